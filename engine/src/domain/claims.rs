@@ -1,0 +1,82 @@
+//! A claim: tokens of one variant taken by one buyer in one call, all or nothing.
+
+use serde::Serialize;
+
+use super::drops::MAX_BUYER_LIMIT;
+use super::ids::{BuyerId, ClaimId, DropId, IdempotencyKey, Serial, VariantNumber};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("quantity must be 1 to {MAX_BUYER_LIMIT}")]
+pub struct InvalidQuantity;
+
+/// Units asked for in one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Quantity(u8);
+
+impl Quantity {
+    pub fn new(units: i64) -> Result<Self, InvalidQuantity> {
+        match u8::try_from(units) {
+            Ok(units) if (1..=MAX_BUYER_LIMIT).contains(&u32::from(units)) => Ok(Self(units)),
+            _ => Err(InvalidQuantity),
+        }
+    }
+
+    pub fn units(self) -> u32 {
+        u32::from(self.0)
+    }
+
+    pub fn as_byte(self) -> u8 {
+        self.0
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub id: ClaimId,
+    pub buyer: BuyerId,
+    pub variant: VariantNumber,
+    pub quantity: Quantity,
+}
+
+impl Claim {
+    pub fn new(drop: DropId, buyer: BuyerId, key: &IdempotencyKey, variant: VariantNumber, quantity: Quantity) -> Self {
+        Self { id: ClaimId::new(drop, &buyer, key), buyer, variant, quantity }
+    }
+}
+
+/// How far an answered claim has got when it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acknowledgement {
+    /// Applied on the Redis primary.
+    Accepted,
+}
+
+/// How a claim ended. All of these are answers; not to know is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    Taken {
+        serials: Vec<Serial>,
+    },
+    /// The same key and body were answered before: the same answer again.
+    Replayed {
+        serials: Vec<Serial>,
+    },
+    /// The claim with this key was taken once and has been released since.
+    Released,
+    /// The key was used for another variant or quantity.
+    KeyReused,
+    OverLimit {
+        held: u32,
+        limit: u32,
+    },
+    /// At one instant after the call arrived no warehouse had a free token and none was moving.
+    SoldOut,
+    /// As above, with fewer left than asked for.
+    NotEnough {
+        available: u32,
+    },
+    NotOpen,
+    Closed,
+}

@@ -1,0 +1,207 @@
+//! A drop: one timed sale of one product, and the rules a new one must keep.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
+use super::money::{Currency, Money};
+
+/// A drop has at most this many variants: they are numbered in one byte, and a batch may name every one of them.
+pub const MAX_VARIANTS: usize = 32;
+/// At most this many units a buyer: a record keeps a quantity in seven bits.
+pub const MAX_BUYER_LIMIT: u32 = 100;
+pub const MAX_WAREHOUSES: u32 = 1024;
+/// Units of one drop: ten times the largest sale we know of, and serials stay far below 32 bits.
+pub const MAX_STOCK_UNITS: u32 = 10_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropState {
+    /// Rows exist in Postgres; Redis knows nothing of it.
+    Draft,
+    /// Warehouses are being loaded; an opening that died is begun again.
+    Opening,
+    Open,
+    Closed,
+}
+
+impl DropState {
+    pub const ALL: [Self; 4] = [Self::Draft, Self::Opening, Self::Open, Self::Closed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Opening => "opening",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// One SKU of a drop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DropVariant {
+    pub number: VariantNumber,
+    pub variant_id: i32,
+    pub sku: String,
+    pub title: String,
+    pub price: Money,
+    pub stock_units: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Warehouse {
+    pub id: WarehouseId,
+    pub number: WarehouseNumber,
+    pub epoch: Epoch,
+}
+
+/// A drop as Postgres has it. Everything but `state` and the warehouses' epochs is fixed for the drop's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaleDrop {
+    pub id: DropId,
+    pub name: DropName,
+    pub product_id: i32,
+    pub product_name: String,
+    pub state: DropState,
+    pub currency: Currency,
+    pub buyer_limit: u32,
+    pub home_key: u64,
+    pub tax_basis_points: u32,
+    pub shipping: Money,
+    pub opens_at: Option<Timestamp>,
+    pub closes_at: Option<Timestamp>,
+    pub pay_by: Timestamp,
+    /// In the order of their numbers, from 0, without gaps.
+    pub variants: Vec<DropVariant>,
+    /// In the order of their numbers, from 0, without gaps.
+    pub warehouses: Vec<Warehouse>,
+}
+
+impl SaleDrop {
+    /// The warehouse that owns this buyer's limit and idempotency record. The hash is a published specification
+    /// (XXH3, 64 bits), so every build and every gateway agrees.
+    pub fn home_of(&self, buyer: &BuyerId) -> &Warehouse {
+        let hash = xxh3_64_with_seed(buyer.as_str().as_bytes(), self.home_key);
+        &self.warehouses[(hash % self.warehouses.len() as u64) as usize]
+    }
+
+    pub fn variant(&self, number: VariantNumber) -> Option<&DropVariant> {
+        self.variants.get(usize::from(number.0))
+    }
+
+    pub fn variant_by_sku(&self, sku: &str) -> Option<&DropVariant> {
+        self.variants.iter().find(|variant| variant.sku == sku)
+    }
+
+    pub fn warehouse_by_id(&self, id: WarehouseId) -> Option<&Warehouse> {
+        self.warehouses.iter().find(|warehouse| warehouse.id == id)
+    }
+
+    pub fn variant_numbers(&self) -> Vec<VariantNumber> {
+        self.variants.iter().map(|variant| variant.number).collect()
+    }
+
+    pub fn stock_units(&self) -> u64 {
+        self.variants.iter().map(|variant| u64::from(variant.stock_units)).sum()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct NewVariant {
+    pub sku: String,
+    pub title: String,
+    pub price_minor: i64,
+    pub stock_units: u32,
+}
+
+/// What `drop create` asks for. [`NewDrop::check`] says what is wrong with it.
+#[derive(Debug, Clone)]
+pub struct NewDrop {
+    pub name: DropName,
+    pub product_name: String,
+    pub currency: Currency,
+    pub variants: Vec<NewVariant>,
+    pub buyer_limit: u32,
+    pub warehouses: u32,
+    pub tax_basis_points: u32,
+    pub shipping_minor: i64,
+    pub opens_at: Option<Timestamp>,
+    pub closes_at: Option<Timestamp>,
+    pub pay_by: Timestamp,
+}
+
+/// Why a drop cannot be made, in a sentence that says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDrop {
+    #[error("the product needs a name")]
+    ProductName,
+    #[error("a drop has 1 to {MAX_VARIANTS} variants; this one has {0}")]
+    VariantCount(usize),
+    #[error("the SKU {0:?} must be 1 to 64 visible ASCII characters and occur once")]
+    Sku(String),
+    #[error("the price of {0} must be at least 1 minor unit")]
+    Price(String),
+    #[error("the stock of all variants is {0} units; at most {MAX_STOCK_UNITS} fit into one drop")]
+    Stock(u64),
+    #[error("the limit per buyer must be 1 to {MAX_BUYER_LIMIT} units; it is {0}")]
+    BuyerLimit(u32),
+    #[error("a drop has 1 to {MAX_WAREHOUSES} virtual warehouses; {0} were asked for")]
+    Warehouses(u32),
+    #[error("tax is 0 to 10000 basis points; {0} were given")]
+    Tax(u32),
+    #[error("shipping cannot be negative")]
+    Shipping,
+    #[error("the drop must close after it opens")]
+    Times,
+    #[error("the full price of an order at the limit does not fit into 64 bits of minor units")]
+    Amount,
+}
+
+impl NewDrop {
+    pub fn check(&self) -> Result<(), InvalidDrop> {
+        if self.product_name.trim().is_empty() {
+            return Err(InvalidDrop::ProductName);
+        }
+        if !(1..=MAX_VARIANTS).contains(&self.variants.len()) {
+            return Err(InvalidDrop::VariantCount(self.variants.len()));
+        }
+        if !(1..=MAX_BUYER_LIMIT).contains(&self.buyer_limit) {
+            return Err(InvalidDrop::BuyerLimit(self.buyer_limit));
+        }
+        if !(1..=MAX_WAREHOUSES).contains(&self.warehouses) {
+            return Err(InvalidDrop::Warehouses(self.warehouses));
+        }
+        if self.tax_basis_points > 10_000 {
+            return Err(InvalidDrop::Tax(self.tax_basis_points));
+        }
+        if self.shipping_minor < 0 {
+            return Err(InvalidDrop::Shipping);
+        }
+        if let (Some(opens_at), Some(closes_at)) = (self.opens_at, self.closes_at)
+            && closes_at <= opens_at
+        {
+            return Err(InvalidDrop::Times);
+        }
+        for (index, variant) in self.variants.iter().enumerate() {
+            let well_formed =
+                (1..=64).contains(&variant.sku.len()) && variant.sku.bytes().all(|byte| byte.is_ascii_graphic());
+            if !well_formed || self.variants[..index].iter().any(|earlier| earlier.sku == variant.sku) {
+                return Err(InvalidDrop::Sku(variant.sku.clone()));
+            }
+            if variant.price_minor < 1 {
+                return Err(InvalidDrop::Price(variant.sku.clone()));
+            }
+            let price = Money::new(variant.price_minor, self.currency);
+            let shipping = Money::new(self.shipping_minor, self.currency);
+            super::pricing::Totals::of_units(price, self.buyer_limit, self.tax_basis_points, shipping)
+                .map_err(|_| InvalidDrop::Amount)?;
+        }
+        let stock = self.variants.iter().map(|variant| u64::from(variant.stock_units)).sum::<u64>();
+        if stock > u64::from(MAX_STOCK_UNITS) {
+            return Err(InvalidDrop::Stock(stock));
+        }
+        Ok(())
+    }
+}

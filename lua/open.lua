@@ -1,0 +1,29 @@
+#!lua
+-- open: ends a load. The warehouse may issue from now on, if its state says so.
+--
+-- KEYS  meta claims
+-- ARGV  epoch replid chunks state
+-- REPLY code
+-- CODES OK NOT_LOADED FENCED GAP
+--
+-- chunks  how many chunks were loaded
+-- state   `ready` (not yet open), `open` or `closed`
+local meta, claims = KEYS[1], KEYS[2]
+local epoch, replid, chunks, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+assert(#KEYS == 2 and #ARGV == 4, 'open: wrong number of keys or arguments')
+local OK, NOT_LOADED, FENCED, GAP = 0, 1, 2, 4
+
+local known = redis.call('HMGET', meta, 'epoch', 'state', 'chunks')
+if not known[1] then return { NOT_LOADED } end
+local now = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if known[1] ~= epoch or known[2] ~= 'loading' or now ~= replid then return { FENCED } end
+if known[3] ~= chunks then return { GAP } end
+
+if redis.call('EXISTS', claims) == 0 then
+    -- A stream may be empty and still exist.
+    local first = redis.call('XADD', claims, '*', 'e', epoch)
+    redis.call('XDEL', claims, first)
+end
+redis.call('HSET', meta, 'fence', replid, 'state', state)
+redis.call('HINCRBY', meta, 'seq', 1)
+return { OK }
