@@ -1,0 +1,431 @@
+//! Drops, their warehouses and their units.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::error::{LedgerError, expect_rows};
+use super::pool::Ledger;
+use crate::domain::drops::{DropState, DropVariant, NewDrop, SaleDrop, Warehouse};
+use crate::domain::ids::{
+    BuyerId, ClaimId, DropId, DropName, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
+};
+use crate::domain::money::Money;
+use crate::domain::orders::OrderState;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DropCreated {
+    Created(DropId),
+    NameTaken,
+    /// The SKU belongs to another product, or is sold in another currency.
+    SkuTaken(String),
+}
+
+/// What Postgres knows of one warehouse: all that a load puts into Redis.
+#[derive(Debug, Clone)]
+pub struct WarehouseContents {
+    pub last_grant: GrantNumber,
+    pub free: Vec<(VariantNumber, Serial)>,
+    pub claims: Vec<SettledClaim>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SettledClaim {
+    pub id: ClaimId,
+    pub buyer: BuyerId,
+    pub variant: VariantNumber,
+    pub quantity: u32,
+    pub serials: Vec<Serial>,
+    pub live: bool,
+}
+
+/// A drop whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    Open(DropName),
+    Close(DropName),
+}
+
+/// One unbroken run of serials that lies in one warehouse.
+struct Run {
+    variant: i16,
+    warehouse: usize,
+    first: i32,
+    length: i32,
+}
+
+/// Splits every variant's stock over the warehouses, unit by unit even; the odd units of one variant begin where those
+/// of the variant before it ended, so that no warehouse gets all of them.
+fn split(stocks: &[u32], warehouses: usize) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let (mut first, mut turn) = (1, 0);
+    for (variant, stock) in stocks.iter().enumerate() {
+        let (even, odd) = (*stock as usize / warehouses, *stock as usize % warehouses);
+        for step in 0..warehouses {
+            let length = (even + usize::from(step < odd)) as i32;
+            let warehouse = (turn + step) % warehouses;
+            runs.push(Run { variant: variant as i16, warehouse, first, length });
+            first += length;
+        }
+        turn = (turn + odd) % warehouses;
+    }
+    runs
+}
+
+impl Ledger {
+    pub async fn create_drop(&self, new: &NewDrop, home_key: u64) -> Result<DropCreated, LedgerError> {
+        let created = self
+            .run_tx("drops.create_drop", async |tx| {
+                let taken = "-- drops.name_taken\nselect 1 from drops where name = $1";
+                if tx.query_opt(taken, &[&new.name.as_str()]).await?.is_some() {
+                    return Ok(DropCreated::NameTaken);
+                }
+                let currency = new.currency.as_str();
+                let known = "-- drops.product\nselect product_id from products where name = $1 order by 1 limit 1";
+                let product: i32 = match tx.query_opt(known, &[&new.product_name]).await? {
+                    Some(row) => row.get(0),
+                    None => {
+                        let insert = "-- drops.new_product\ninsert into products (name) values ($1) returning product_id";
+                        tx.query_one(insert, &[&new.product_name]).await?.get(0)
+                    }
+                };
+                let mut variant_ids = Vec::new();
+                for variant in &new.variants {
+                    const UPSERT: &str = "-- drops.variant
+                        insert into variants (product_id, sku, title, price_minor, currency) values ($1, $2, $3, $4, $5)
+                        on conflict (sku) do update set sku = excluded.sku
+                        returning variant_id, product_id, currency";
+                    let row = tx
+                        .query_one(UPSERT, &[&product, &variant.sku, &variant.title, &variant.price_minor, &currency])
+                        .await?;
+                    if row.get::<_, i32>(1) != product || row.get::<_, String>(2) != currency {
+                        return Ok(DropCreated::SkuTaken(variant.sku.clone()));
+                    }
+                    variant_ids.push(row.get::<_, i32>(0));
+                }
+
+                const DROP: &str = "-- drops.new_drop
+                    insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
+                                       tax_basis_points, shipping_minor, opens_at, closes_at, pay_by)
+                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, $8, $9, $10, $11) returning drop_id";
+                let drop_id: i32 = tx
+                    .query_one(
+                        DROP,
+                        &[
+                            /* name */ &new.name.as_str(),
+                            /* product_id */ &product,
+                            /* currency */ &currency,
+                            /* buyer_limit */ &(new.buyer_limit as i16),
+                            /* warehouse_count */ &(new.warehouses as i16),
+                            /* home_key */ &home_key.cast_signed(),
+                            /* tax_basis_points */ &(new.tax_basis_points as i32),
+                            /* shipping_minor */ &new.shipping_minor,
+                            /* opens_at */ &new.opens_at,
+                            /* closes_at */ &new.closes_at,
+                            /* pay_by */ &new.pay_by,
+                        ],
+                    )
+                    .await?
+                    .get(0);
+                const VARIANTS: &str = "-- drops.drop_variants
+                    insert into drop_variants (drop_id, number, variant_id, price_minor, stock)
+                    select $1, (n - 1)::smallint, variant_id, price_minor, stock
+                    from unnest($2::int[], $3::bigint[], $4::int[]) with ordinality as v (variant_id, price_minor, stock, n)";
+                let prices = new.variants.iter().map(|variant| variant.price_minor).collect::<Vec<_>>();
+                let stocks = new.variants.iter().map(|variant| variant.stock_units as i32).collect::<Vec<_>>();
+                tx.execute(VARIANTS, &[&drop_id, &variant_ids, &prices, &stocks]).await?;
+                const WAREHOUSES: &str = "-- drops.new_warehouses
+                    insert into warehouses (drop_id, number, state, last_grant)
+                    select $1, n::smallint, 'unloaded', 1 from generate_series(0, $2::int - 1) n
+                    returning warehouse_id, number";
+                let mut rows = tx.query(WAREHOUSES, &[&drop_id, &(new.warehouses as i32)]).await?;
+                rows.sort_by_key(|row| row.get::<_, i16>(1));
+                let warehouses = rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>();
+
+                let stock_units = new.variants.iter().map(|variant| variant.stock_units).collect::<Vec<_>>();
+                let runs = split(&stock_units, warehouses.len());
+                const TOKENS: &str = "-- drops.new_tokens
+                    insert into tokens (drop_id, serial, variant_number, warehouse_id)
+                    select $1, serial, run.variant, run.warehouse_id
+                    from unnest($2::smallint[], $3::int[], $4::int[], $5::int[]) as run (variant, warehouse_id, first, length),
+                         generate_series(run.first, run.first + run.length - 1) as serial
+                    order by serial";
+                const INVENTORY: &str = "-- drops.new_inventory
+                    insert into inventory (product_id, variant_id, warehouse_id, quantity_available)
+                    select $1, variant_id, warehouse_id, length
+                    from unnest($2::int[], $3::int[], $4::int[]) as run (variant_id, warehouse_id, length)";
+                const GRANTS: &str = "-- drops.first_grants
+                    insert into grants (warehouse_id, number, kind, serials, applied_at)
+                    select warehouse_id, 1, 'first_load',
+                           coalesce(array_agg(serial order by serial) filter (where serial is not null), '{}'), now()
+                    from warehouses left join tokens using (warehouse_id) where warehouses.drop_id = $1
+                    group by warehouse_id";
+                let variant_numbers = runs.iter().map(|run| run.variant).collect::<Vec<_>>();
+                let run_variants = runs.iter().map(|run| variant_ids[run.variant as usize]).collect::<Vec<_>>();
+                let run_warehouses = runs.iter().map(|run| warehouses[run.warehouse]).collect::<Vec<_>>();
+                let firsts = runs.iter().map(|run| run.first).collect::<Vec<_>>();
+                let lengths = runs.iter().map(|run| run.length).collect::<Vec<_>>();
+                tx.execute(TOKENS, &[&drop_id, &variant_numbers, &run_warehouses, &firsts, &lengths]).await?;
+                tx.execute(INVENTORY, &[&product, &run_variants, &run_warehouses, &lengths]).await?;
+                tx.execute(GRANTS, &[&drop_id]).await?;
+                Ok(DropCreated::Created(DropId(drop_id)))
+            })
+            .await;
+        match created {
+            // Two creations of one name at once: the unique index decided.
+            Err(error) if error.is_unique_violation() => Ok(DropCreated::NameTaken),
+            other => other,
+        }
+    }
+
+    pub async fn drop_by_name(&self, name: &DropName) -> Result<Option<SaleDrop>, LedgerError> {
+        let found = self.find_drops("d.name = $1", &[&name.as_str()]).await?;
+        Ok(found.into_iter().next())
+    }
+
+    pub async fn drop_by_id(&self, id: DropId) -> Result<Option<SaleDrop>, LedgerError> {
+        let found = self.find_drops("d.drop_id = $1", &[&id.0]).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Every drop that Redis may know something of.
+    pub async fn loaded_drops(&self) -> Result<Vec<SaleDrop>, LedgerError> {
+        self.find_drops("d.state <> 'draft'", &[]).await
+    }
+
+    async fn find_drops(
+        &self,
+        condition: &'static str,
+        arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<SaleDrop>, LedgerError> {
+        let sql = format!(
+            "-- drops.find
+            select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
+                   d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by
+            from drops d join products p using (product_id) where {condition} order by d.drop_id"
+        );
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(&sql).await?;
+        let mut drops = Vec::new();
+        for row in connection.query(&statement, arguments).await? {
+            let drop_id: i32 = row.get(0);
+            const VARIANTS: &str = "-- drops.variants
+                select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock
+                from drop_variants dv join variants v using (variant_id) where dv.drop_id = $1 order by dv.number";
+            const WAREHOUSES: &str = "-- drops.warehouses
+                select warehouse_id, number, epoch from warehouses where drop_id = $1 order by number";
+            let variants = connection.prepare_cached(VARIANTS).await?;
+            let warehouses = connection.prepare_cached(WAREHOUSES).await?;
+            let variants = connection.query(&variants, &[&drop_id]).await?;
+            let warehouses = connection.query(&warehouses, &[&drop_id]).await?;
+            drops.push(drop_from_rows(&row, &variants, &warehouses)?);
+        }
+        Ok(drops)
+    }
+
+    /// Moves a drop from one state to another; `false` if it was in neither the first nor the second.
+    pub async fn move_drop(&self, id: DropId, from: DropState, to: DropState) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- drops.move_drop\nupdate drops set state = $3 where drop_id = $1 and state in ($2, $3)";
+        let connection = self.connection().await?;
+        let changed = connection.execute(SQL, &[&id.0, &from.as_str(), &to.as_str()]).await?;
+        Ok(changed == 1)
+    }
+
+    /// Drops that the clock opens or closes, and openings that somebody began and did not finish.
+    pub async fn due_drops(&self, now: Timestamp) -> Result<Vec<Due>, LedgerError> {
+        const SQL: &str = "-- drops.due
+            select name, state from drops
+            where (state = 'draft' and opens_at <= $1) or state = 'opening' or (state = 'open' and closes_at <= $1)";
+        let connection = self.connection().await?;
+        let rows = connection.query(SQL, &[/* now */ &now]).await?;
+        rows.iter()
+            .map(|row| {
+                let name = name_of(row, 0)?;
+                Ok(if row.get::<_, &str>(1) == "open" { Due::Close(name) } else { Due::Open(name) })
+            })
+            .collect()
+    }
+
+    /// Begins a load: a new epoch, under which only that load may open the warehouse.
+    pub async fn begin_load(&self, warehouse: WarehouseId) -> Result<Epoch, LedgerError> {
+        const SQL: &str = "-- drops.begin_load
+            update warehouses set epoch = epoch + 1, state = 'rebuilding' where warehouse_id = $1 returning epoch";
+        let connection = self.connection().await?;
+        Ok(Epoch(connection.query_one(SQL, &[&warehouse.0]).await?.get(0)))
+    }
+
+    /// Ends a load; `false` if a newer one has begun.
+    pub async fn finish_load(&self, warehouse: WarehouseId, epoch: Epoch) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- drops.finish_load
+            update warehouses set state = 'ready' where warehouse_id = $1 and epoch = $2";
+        let connection = self.connection().await?;
+        Ok(connection.execute(SQL, &[&warehouse.0, &epoch.0]).await? == 1)
+    }
+
+    /// Reads a warehouse under its row lock, so that no grant and no settlement can come between the parts.
+    /// `None` if a newer load has begun.
+    pub async fn warehouse_contents(
+        &self,
+        drop: &SaleDrop,
+        warehouse: WarehouseId,
+        epoch: Epoch,
+    ) -> Result<Option<WarehouseContents>, LedgerError> {
+        self.run_tx("drops.warehouse_contents", async |tx| {
+            const LOCK: &str = "-- drops.lock_warehouse
+                select last_grant from warehouses where warehouse_id = $1 and epoch = $2 for update";
+            let Some(row) = tx.query_opt(LOCK, &[&warehouse.0, &epoch.0]).await? else {
+                return Ok(None);
+            };
+            const FREE: &str = "-- drops.free_tokens
+                select variant_number, serial from tokens
+                where drop_id = $1 and warehouse_id = $2 and order_id is null order by serial";
+            const CLAIMS: &str = "-- drops.settled_claims
+                select o.order_id, o.buyer, dv.number, i.quantity, i.serials, o.status
+                from orders o join order_items i using (order_id)
+                     join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
+                where o.drop_id = $1 and i.warehouse_id = $2";
+            let free = tx.query(FREE, &[&drop.id.0, &warehouse.0]).await?;
+            let claims = tx.query(CLAIMS, &[&drop.id.0, &warehouse.0]).await?;
+            Ok(Some(WarehouseContents {
+                last_grant: GrantNumber(row.get(0)),
+                free: free.iter().map(|row| (VariantNumber(row.get::<_, i16>(0) as u8), serial(row.get(1)))).collect(),
+                claims: claims.iter().map(settled_claim).collect::<Result<_, _>>()?,
+            }))
+        })
+        .await
+    }
+
+    /// Leaves the mark that a proof of "sold out" may be out; grants that free units wait from then on.
+    /// Must be committed before the first reading of a proof.
+    pub async fn mark_proof(&self, drop: DropId, now: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- drops.mark_proof
+            update drops set proof_marked_at = $2 where drop_id = $1 and proof_marked_at is null";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let changed = connection.execute(&statement, &[&drop.0, /* now */ &now]).await?;
+        if changed > 1 { expect_rows("drops.mark_proof", 1, changed) } else { Ok(()) }
+    }
+
+    /// Whether a proof of "sold out" may be out for this drop.
+    pub async fn is_proof_marked(&self, drop: DropId) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- drops.is_proof_marked\nselect proof_marked_at is not null from drops where drop_id = $1";
+        Ok(self.connection().await?.query_one(SQL, &[&drop.0]).await?.get(0))
+    }
+
+    /// Epoch and last grant of every warehouse of a drop, in the order of their numbers.
+    pub async fn warehouse_marks(&self, drop: DropId) -> Result<Vec<(Epoch, GrantNumber)>, LedgerError> {
+        const SQL: &str = "-- drops.warehouse_marks
+            select epoch, last_grant from warehouses where drop_id = $1 order by number";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let rows = connection.query(&statement, &[&drop.0]).await?;
+        Ok(rows.iter().map(|row| (Epoch(row.get(0)), GrantNumber(row.get(1)))).collect())
+    }
+}
+
+fn settled_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
+    let buyer: String = row.get(1);
+    let status: String = row.get(5);
+    Ok(SettledClaim {
+        id: ClaimId(row.get::<_, Uuid>(0)),
+        buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", row.get::<_, Uuid>(0), &buyer))?,
+        variant: VariantNumber(row.get::<_, i16>(2) as u8),
+        quantity: row.get::<_, i32>(3) as u32,
+        serials: serials(row.get(4)),
+        live: order_state(&status, row.get::<_, Uuid>(0))?.is_live(),
+    })
+}
+
+pub(super) fn inconsistent(
+    table: &'static str,
+    column: &'static str,
+    row: impl std::fmt::Display,
+    value: &str,
+) -> LedgerError {
+    LedgerError::Inconsistent { table, column, row: row.to_string(), value: value.to_owned() }
+}
+
+pub(super) fn order_state(text: &str, order: Uuid) -> Result<OrderState, LedgerError> {
+    let found = OrderState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| inconsistent("orders", "status", order, text))
+}
+
+pub(super) fn serial(value: i32) -> Serial {
+    Serial(value.cast_unsigned())
+}
+
+pub(super) fn serials(values: Option<Vec<i32>>) -> Vec<Serial> {
+    values.unwrap_or_default().into_iter().map(serial).collect()
+}
+
+pub(super) fn serial_values(serials: &[Serial]) -> Vec<i32> {
+    serials.iter().map(|serial| serial.0.cast_signed()).collect()
+}
+
+fn name_of(row: &Row, column: usize) -> Result<DropName, LedgerError> {
+    let name: &str = row.get(column);
+    name.parse().map_err(|_| inconsistent("drops", "name", name, name))
+}
+
+fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<SaleDrop, LedgerError> {
+    let name = name_of(row, 1)?;
+    let (state, currency): (&str, &str) = (row.get(4), row.get(5));
+    let state = DropState::ALL.into_iter().find(|known| known.as_str() == state);
+    let currency = currency.parse().map_err(|_| inconsistent("drops", "currency", &name, currency))?;
+    Ok(SaleDrop {
+        id: DropId(row.get(0)),
+        product_id: row.get(2),
+        product_name: row.get(3),
+        state: state.ok_or_else(|| inconsistent("drops", "state", &name, row.get(4)))?,
+        currency,
+        buyer_limit: row.get::<_, i16>(6) as u32,
+        home_key: row.get::<_, i64>(7).cast_unsigned(),
+        tax_basis_points: row.get::<_, i32>(8) as u32,
+        shipping: Money::new(row.get(9), currency),
+        opens_at: row.get(10),
+        closes_at: row.get(11),
+        pay_by: row.get(12),
+        variants: variants
+            .iter()
+            .map(|row| DropVariant {
+                number: VariantNumber(row.get::<_, i16>(0) as u8),
+                variant_id: row.get(1),
+                sku: row.get(2),
+                title: row.get(3),
+                price: Money::new(row.get(4), currency),
+                stock_units: row.get::<_, i32>(5) as u32,
+            })
+            .collect(),
+        warehouses: warehouses
+            .iter()
+            .map(|row| Warehouse {
+                id: WarehouseId(row.get(0)),
+                number: WarehouseNumber(row.get::<_, i16>(1) as u16),
+                epoch: Epoch(row.get(2)),
+            })
+            .collect(),
+        name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stock_is_split_evenly_without_gaps_and_odd_units_go_round() {
+        for (stocks, warehouses) in [(vec![777], 7), (vec![3, 4, 0, 1], 10), (vec![0], 3), (vec![1_000, 1], 10)] {
+            let runs = split(&stocks, warehouses);
+            let mut next = 1;
+            for run in &runs {
+                assert_eq!(run.first, next);
+                next += run.length;
+            }
+            assert_eq!(next as u32 - 1, stocks.iter().sum::<u32>());
+            let held =
+                |warehouse| runs.iter().filter(|run| run.warehouse == warehouse).map(|run| run.length).sum::<i32>();
+            let held = (0..warehouses).map(held).collect::<Vec<_>>();
+            assert!(held.iter().max().unwrap() - held.iter().min().unwrap() <= 1, "{held:?}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What can go wrong between us and Postgres, in three kinds: the driver, a row that cannot be, a count that is off.
+
+use tokio_postgres::error::SqlState;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("Postgres: {}", describe(.0))]
+    Database(#[from] tokio_postgres::Error),
+    #[error("no connection to Postgres: {0}")]
+    Pool(#[from] deadpool_postgres::PoolError),
+    #[error("{table}.{column} of {row} holds {value:?}, which cannot be")]
+    Inconsistent { table: &'static str, column: &'static str, row: String, value: String },
+    /// Somebody else changed the row first, or it is not there.
+    #[error("{statement} changed {changed} rows, not {expected}")]
+    RowCount { statement: &'static str, expected: u64, changed: u64 },
+    #[error("the address of Postgres is not usable: {0}")]
+    Address(String),
+    #[error("migration: {0}")]
+    Migration(String),
+    #[error(
+        "the database has schema version {found}, this program knows {known}: start the newer program, or restore the older database"
+    )]
+    SchemaNewer { found: i32, known: i32 },
+}
+
+/// The driver prints "db error" for everything the server says; its own words are one level deeper.
+fn describe(error: &tokio_postgres::Error) -> String {
+    error
+        .as_db_error()
+        .map_or_else(|| error.to_string(), |server| format!("{}: {}", server.code().code(), server.message()))
+}
+
+impl LedgerError {
+    fn sql_state(&self) -> Option<&SqlState> {
+        match self {
+            Self::Database(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Postgres chose this transaction to give way; the whole of it may run again.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.sql_state(), Some(state) if *state == SqlState::T_R_SERIALIZATION_FAILURE || *state == SqlState::T_R_DEADLOCK_DETECTED)
+    }
+
+    pub fn is_unique_violation(&self) -> bool {
+        self.sql_state() == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+
+    /// Whether the same call may succeed later: the server was not there, was busy, or gave no answer.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database(error) => error.code().is_none() || self.is_conflict() || self.is_passing(),
+            Self::Pool(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Classes 08 (connection), 53 (resources), 57 (operator intervention) and 55P03 (lock not available).
+    fn is_passing(&self) -> bool {
+        let code = self.sql_state().map(SqlState::code).unwrap_or_default();
+        ["08", "53", "57", "55P03"].iter().any(|class| code.starts_with(class))
+    }
+}
+
+/// For statements that must change exactly so many rows.
+pub(super) fn expect_rows(statement: &'static str, expected: u64, changed: u64) -> Result<(), LedgerError> {
+    if changed == expected { Ok(()) } else { Err(LedgerError::RowCount { statement, expected, changed }) }
+}

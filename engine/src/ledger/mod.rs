@@ -1,0 +1,19 @@
+//! The ledger: the only user of Postgres, and the truth.
+//!
+//! Every transaction goes through [`Ledger::run_tx`] and takes its locks in this order, so that no two can wait for each
+//! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse).
+
+pub mod audit;
+pub mod drops;
+pub mod error;
+pub mod grants;
+pub mod migrate;
+pub mod orders;
+pub mod payments;
+pub mod pool;
+pub mod profiles;
+pub mod settlements;
+mod tx;
+
+pub use error::LedgerError;
+pub use pool::Ledger;

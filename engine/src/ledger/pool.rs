@@ -1,0 +1,57 @@
+//! The pool of connections, with a bound on every wait.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::{Config, NoTls};
+
+use super::error::LedgerError;
+
+/// Waiting longer than this for a connection means that the pool is too small or Postgres too slow: an error, not a queue.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// No statement of ours takes this long on data of any size we settle; one that does holds locks that others wait for.
+const SESSION: &str = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s \
+                       -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off";
+
+/// The door to Postgres. Cheap to clone; all clones share one pool.
+#[derive(Clone)]
+pub struct Ledger {
+    pub(super) pool: Pool,
+    pub(super) config: Config,
+}
+
+impl Ledger {
+    /// Takes an address such as `postgres://user:password@host:5432/database`. Connects on first use.
+    pub fn new(url: &str, connections: usize) -> Result<Self, LedgerError> {
+        let mut config = Config::from_str(url).map_err(|error| LedgerError::Address(error.to_string()))?;
+        config.application_name("doorbuster").options(SESSION).connect_timeout(CONNECT_WAIT);
+        config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
+        let manager =
+            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let timeouts =
+            Timeouts { wait: Some(POOL_WAIT), create: Some(CONNECT_WAIT), recycle: Some(Duration::from_secs(1)) };
+        let pool = Pool::builder(manager)
+            .max_size(connections)
+            .timeouts(timeouts)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| LedgerError::Address(error.to_string()))?;
+        Ok(Self { pool, config })
+    }
+
+    pub async fn ping(&self) -> Result<(), LedgerError> {
+        self.connection().await?.simple_query("-- pool.ping\nselect 1").await?;
+        Ok(())
+    }
+
+    pub async fn version(&self) -> Result<String, LedgerError> {
+        let row = self.connection().await?.query_one("-- pool.version\nshow server_version", &[]).await?;
+        Ok(row.get(0))
+    }
+
+    pub(super) async fn connection(&self) -> Result<Object, LedgerError> {
+        Ok(self.pool.get().await?)
+    }
+}

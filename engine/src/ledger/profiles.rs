@@ -1,0 +1,48 @@
+//! Checkout profiles: where the money comes from and where the goods go. Never in Redis.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::error::LedgerError;
+use super::pool::Ledger;
+use crate::domain::ids::{BuyerId, PaymentMethodId};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckoutProfile {
+    pub payment_method: PaymentMethodId,
+    pub email: String,
+    /// The address as the buyer gave it; its form is checked at the edge.
+    pub ship_to: Value,
+}
+
+impl Ledger {
+    pub async fn save_profile(
+        &self,
+        buyer: &BuyerId,
+        profile: &CheckoutProfile,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        const SQL: &str = "-- profiles.save_profile
+            insert into checkout_profiles (buyer, payment_method, email, ship_to, updated_at)
+            values ($1, $2, $3, $4, $5)
+            on conflict (buyer) do update
+                set payment_method = excluded.payment_method, email = excluded.email, ship_to = excluded.ship_to,
+                    updated_at = excluded.updated_at";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let method = profile.payment_method.as_str();
+        connection
+            .execute(
+                &statement,
+                &[
+                    /* buyer */ &buyer.as_str(),
+                    /* payment_method */ &method,
+                    /* email */ &profile.email,
+                    /* ship_to */ &profile.ship_to,
+                    /* now */ &now,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+}

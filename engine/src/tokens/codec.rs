@@ -1,0 +1,268 @@
+//! Bytes on the way to and from the scripts: cmsgpack arguments, packed outcomes, records of buyers, the claim log.
+
+use rmp::{decode, encode};
+
+use super::contract::status;
+use super::error::TokenError;
+use crate::domain::claims::{Claim, Quantity};
+use crate::domain::ids::{BuyerId, ClaimId, DropId, Serial, VariantNumber, WarehouseNumber};
+
+const WRITING: &str = "a Vec takes every write";
+
+/// A growing cmsgpack value.
+#[derive(Default)]
+pub(super) struct Packed(pub(super) Vec<u8>);
+
+impl Packed {
+    pub(super) fn array(mut self, len: usize) -> Self {
+        encode::write_array_len(&mut self.0, len as u32).expect(WRITING);
+        self
+    }
+
+    pub(super) fn text(&mut self, bytes: &[u8]) {
+        encode::write_str_len(&mut self.0, bytes.len() as u32).expect(WRITING);
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(super) fn number(&mut self, number: u32) {
+        encode::write_uint(&mut self.0, u64::from(number)).expect(WRITING);
+    }
+
+    pub(super) fn serials(&mut self, serials: &[Serial]) {
+        encode::write_array_len(&mut self.0, serials.len() as u32).expect(WRITING);
+        for serial in serials {
+            self.text(serial.0.to_string().as_bytes());
+        }
+    }
+}
+
+/// The batch of `claim`, with the variants it names in the order of their first use.
+pub(super) fn pack_claims(claims: &[Claim]) -> (Vec<VariantNumber>, Vec<u8>) {
+    let mut variants: Vec<VariantNumber> = Vec::new();
+    let mut packed = Packed(Vec::with_capacity(claims.len() * 40)).array(claims.len() * 4);
+    for claim in claims {
+        let position = variants.iter().position(|variant| *variant == claim.variant).unwrap_or_else(|| {
+            variants.push(claim.variant);
+            variants.len() - 1
+        });
+        packed.text(claim.buyer.as_str().as_bytes());
+        packed.text(&claim.id.tail());
+        packed.number(position as u32 + 1);
+        packed.number(claim.quantity.units());
+    }
+    (variants, packed.0)
+}
+
+pub(super) fn variant_bytes(variants: &[VariantNumber]) -> Vec<u8> {
+    variants.iter().map(|variant| variant.0).collect()
+}
+
+/// How one claim of a batch ended in its warehouse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchOutcome {
+    Taken(Vec<Serial>),
+    Replayed(Vec<Serial>),
+    Released,
+    KeyReused,
+    OverLimit {
+        held: u32,
+    },
+    /// Fewer free here than asked for. Other warehouses may have more.
+    Short {
+        free: u32,
+    },
+    NotOpen,
+    Closed,
+}
+
+/// Reads bytes one field at a time; running out of them is an error with the script's name.
+struct Reader<'a> {
+    script: &'static str,
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], TokenError> {
+        let (head, rest) = self.bytes.split_at_checked(len).ok_or_else(|| self.bad("the bytes end too early"))?;
+        self.bytes = rest;
+        Ok(head)
+    }
+
+    fn byte(&mut self) -> Result<u8, TokenError> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn number(&mut self) -> Result<u32, TokenError> {
+        Ok(u32::from_be_bytes(self.take(4)?.try_into().expect("four bytes were taken")))
+    }
+
+    fn serials(&mut self, count: u8) -> Result<Vec<Serial>, TokenError> {
+        (0..count).map(|_| Ok(Serial(self.number()?))).collect()
+    }
+
+    fn bad(&self, what: impl Into<String>) -> TokenError {
+        TokenError::BadReply { script: self.script, what: what.into() }
+    }
+}
+
+pub(super) fn unpack_outcomes(bytes: &[u8], count: usize) -> Result<Vec<BatchOutcome>, TokenError> {
+    let mut reader = Reader { script: "claim", bytes };
+    let outcomes = (0..count)
+        .map(|_| match reader.byte()? {
+            status::TAKEN => {
+                let count = reader.byte()?;
+                Ok(BatchOutcome::Taken(reader.serials(count)?))
+            }
+            status::REPLAYED => {
+                let count = reader.byte()?;
+                Ok(BatchOutcome::Replayed(reader.serials(count)?))
+            }
+            status::RELEASED => Ok(BatchOutcome::Released),
+            status::KEY_REUSED => Ok(BatchOutcome::KeyReused),
+            status::OVER_LIMIT => Ok(BatchOutcome::OverLimit { held: u32::from(reader.byte()?) }),
+            status::SHORT => Ok(BatchOutcome::Short { free: reader.number()? }),
+            status::NOT_OPEN => Ok(BatchOutcome::NotOpen),
+            status::CLOSED => Ok(BatchOutcome::Closed),
+            other => Err(reader.bad(format!("status {other}"))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    match reader.bytes.len() {
+        0 => Ok(outcomes),
+        left => Err(reader.bad(format!("{left} bytes are left over"))),
+    }
+}
+
+/// A claim as the log has it: taken in Redis, to be settled in Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedClaim {
+    pub claim: Claim,
+    pub serials: Vec<Serial>,
+}
+
+fn claim_and_units(reader: &mut Reader<'_>, drop: DropId) -> Result<(ClaimId, VariantNumber, u8), TokenError> {
+    let tail = reader.take(ClaimId::TAIL_BYTES)?.try_into().expect("as many bytes as a tail has were taken");
+    Ok((ClaimId::from_tail(drop, tail), VariantNumber(reader.byte()?), reader.byte()?))
+}
+
+fn quantity(reader: &Reader<'_>, units: u8) -> Result<Quantity, TokenError> {
+    Quantity::new(i64::from(units)).map_err(|_| reader.bad(format!("quantity {units}")))
+}
+
+/// The claims of one entry of the claim stream.
+pub(super) fn unpack_log(drop: DropId, bytes: &[u8]) -> Result<Vec<LoggedClaim>, TokenError> {
+    let mut reader = Reader { script: "claim log", bytes };
+    let mut claims = Vec::new();
+    while !reader.bytes.is_empty() {
+        let (id, variant, units) = claim_and_units(&mut reader, drop)?;
+        let quantity = quantity(&reader, units)?;
+        let serials = reader.serials(units)?;
+        let len = usize::from(reader.byte()?);
+        let buyer = buyer_of(&reader, reader.bytes.get(..len).unwrap_or_default())?;
+        reader.take(len)?;
+        claims.push(LoggedClaim { claim: Claim { id, buyer, variant, quantity }, serials });
+    }
+    Ok(claims)
+}
+
+fn buyer_of(reader: &Reader<'_>, bytes: &[u8]) -> Result<BuyerId, TokenError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| reader.bad("a buyer that is not text"))?;
+    text.parse().map_err(|_| reader.bad("a buyer's id of another form"))
+}
+
+/// One claim in a buyer's record. No serials: it has been released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedClaim {
+    pub id: ClaimId,
+    pub variant: VariantNumber,
+    pub quantity: Quantity,
+    pub serials: Option<Vec<Serial>>,
+}
+
+const RELEASED_BIT: u8 = 128;
+
+pub(super) fn unpack_record(drop: DropId, bytes: &[u8]) -> Result<Vec<RecordedClaim>, TokenError> {
+    let mut reader = Reader { script: "buyers", bytes };
+    let mut claims = Vec::new();
+    while !reader.bytes.is_empty() {
+        let (id, variant, units) = claim_and_units(&mut reader, drop)?;
+        let quantity = quantity(&reader, units & !RELEASED_BIT)?;
+        let serials = if units & RELEASED_BIT == 0 { Some(reader.serials(units)?) } else { None };
+        claims.push(RecordedClaim { id, variant, quantity, serials });
+    }
+    Ok(claims)
+}
+
+pub(super) fn pack_record(claims: &[RecordedClaim]) -> Vec<u8> {
+    let mut record = Vec::new();
+    for claim in claims {
+        record.extend_from_slice(&claim.id.tail());
+        record.push(claim.variant.0);
+        match &claim.serials {
+            Some(serials) => {
+                record.push(claim.quantity.as_byte());
+                serials.iter().for_each(|serial| record.extend_from_slice(&serial.0.to_be_bytes()));
+            }
+            None => record.push(claim.quantity.as_byte() | RELEASED_BIT),
+        }
+    }
+    record
+}
+
+/// Tokens set aside in `out`, on their way to another warehouse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaving {
+    pub transfer: crate::domain::ids::TransferId,
+    pub variant: VariantNumber,
+    pub destination: WarehouseNumber,
+    pub serials: Vec<Serial>,
+}
+
+pub(super) fn unpack_leaving(transfer: &[u8], packed: &[u8]) -> Result<Leaving, TokenError> {
+    let bad = |what: &str| TokenError::BadReply { script: "look", what: what.to_owned() };
+    let transfer = std::str::from_utf8(transfer).ok().and_then(|text| uuid::Uuid::parse_str(text).ok());
+    let transfer = crate::domain::ids::TransferId(transfer.ok_or_else(|| bad("a transfer id that is no UUID"))?);
+    let mut rest = packed;
+    let number = |rest: &mut &[u8]| decode::read_int::<u32, _>(rest).map_err(|_| bad("a number is missing"));
+    let length = |rest: &mut &[u8]| decode::read_array_len(rest).map_err(|_| bad("an array is missing"));
+    if length(&mut rest)? != 3 {
+        return Err(bad("not three values"));
+    }
+    let variant = VariantNumber(u8::try_from(number(&mut rest)?).map_err(|_| bad("variant"))?);
+    let destination = WarehouseNumber(u16::try_from(number(&mut rest)?).map_err(|_| bad("destination"))?);
+    let mut serials = Vec::new();
+    for _ in 0..length(&mut rest)? {
+        let (text, tail) = decode::read_str_from_slice(rest).map_err(|_| bad("a serial is missing"))?;
+        rest = tail;
+        serials.push(Serial(text.parse().map_err(|_| bad("a serial that is no number"))?));
+    }
+    Ok(Leaving { transfer, variant, destination, serials })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_packing() {
+        let id = ClaimId::new(DropId(3), &"b".parse().unwrap(), &"k".parse().unwrap());
+        let claims = vec![
+            RecordedClaim {
+                id,
+                variant: VariantNumber(2),
+                quantity: Quantity::new(2).unwrap(),
+                serials: Some(vec![Serial(7), Serial(4_000_000_000)]),
+            },
+            RecordedClaim { id, variant: VariantNumber(0), quantity: Quantity::new(100).unwrap(), serials: None },
+        ];
+        assert_eq!(unpack_record(DropId(3), &pack_record(&claims)).unwrap(), claims);
+    }
+
+    #[test]
+    fn cut_or_foreign_replies_are_errors_and_never_outcomes() {
+        assert!(unpack_outcomes(&[0, 2, 0, 0, 0, 1], 1).is_err());
+        assert!(unpack_outcomes(&[9], 1).is_err());
+        assert!(unpack_outcomes(&[2, 2], 1).is_err());
+        assert_eq!(unpack_outcomes(&[5, 0, 0, 0, 9], 1).unwrap(), [BatchOutcome::Short { free: 9 }]);
+        assert!(unpack_log(DropId(1), &[1; 20]).is_err());
+    }
+}

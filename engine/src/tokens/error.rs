@@ -1,0 +1,40 @@
+//! What can keep us from finding out what Redis did.
+
+use redis::RedisError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The warehouse was never loaded, or its keys are gone. Never shown as sold out.
+    #[error("the warehouse is not loaded in Redis")]
+    NotLoaded,
+    /// Redis may have forgotten claims, or our epoch is old. Never shown as sold out.
+    #[error("the warehouse is fenced until it has been rebuilt")]
+    Fenced,
+    /// A newer load has begun.
+    #[error("a newer load of this warehouse has begun")]
+    Stale,
+    /// An earlier grant or chunk is missing.
+    #[error("an earlier grant or chunk is missing in Redis")]
+    Gap,
+    /// Redis gave no answer, or refused. What was sent may have been executed.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    #[error("Redis answered {script} with something that is not in the contract: {what}")]
+    BadReply { script: &'static str, what: String },
+    /// The queue in front of a warehouse is full, or this process is stopping. Nothing was sent.
+    #[error("too many claims are waiting for this warehouse")]
+    Overloaded,
+}
+
+impl TokenError {
+    /// Whether the same call may succeed when it is made again. Every script may be called twice.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Redis(error) => {
+                error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_cluster_error()
+            }
+            Self::NotLoaded | Self::Fenced | Self::Gap | Self::Overloaded => true,
+            Self::Stale | Self::BadReply { .. } => false,
+        }
+    }
+}

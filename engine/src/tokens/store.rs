@@ -1,0 +1,466 @@
+//! One method a script, typed on both sides. A call may be made again: every script answers a repeat without harm.
+
+use redis::aio::ConnectionManager;
+use redis::{FromRedisValue, Value};
+
+use super::codec::{self, BatchOutcome, Leaving, LoggedClaim, Packed, RecordedClaim};
+use super::contract::{self, Code, ScriptContract};
+use super::error::TokenError;
+use super::keys::WarehouseKeys;
+use crate::domain::claims::Claim;
+use crate::domain::drops::{SaleDrop, Warehouse};
+use crate::domain::ids::{
+    BuyerId, ClaimId, DropId, Epoch, GrantNumber, Serial, TransferId, VariantNumber, WarehouseNumber,
+};
+
+pub use super::codec::{
+    BatchOutcome as Outcome, Leaving as LeavingTokens, LoggedClaim as LogClaim, RecordedClaim as HeldClaim,
+};
+
+/// The door to Redis. Cheap to clone; all clones share one connection.
+#[derive(Clone)]
+pub struct TokenStore {
+    connection: ConnectionManager,
+}
+
+impl TokenStore {
+    pub async fn connect(url: &str) -> Result<Self, TokenError> {
+        Ok(Self { connection: super::connection::connect(url).await? })
+    }
+
+    pub fn warehouse(&self, drop: &SaleDrop, warehouse: &Warehouse) -> WarehouseStore {
+        WarehouseStore {
+            connection: self.connection.clone(),
+            keys: WarehouseKeys::new(&drop.name, warehouse.number),
+            drop: drop.id,
+            epoch: warehouse.epoch,
+            variants: drop.variant_numbers(),
+        }
+    }
+
+    pub async fn ping(&self) -> Result<(), TokenError> {
+        let mut connection = self.connection.clone();
+        Ok(redis::cmd("PING").query_async::<()>(&mut connection).await?)
+    }
+
+    pub async fn version(&self) -> Result<String, TokenError> {
+        let mut connection = self.connection.clone();
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        Ok(version.unwrap_or("unknown").trim().to_owned())
+    }
+}
+
+/// One virtual warehouse in Redis, as of one epoch.
+#[derive(Clone)]
+pub struct WarehouseStore {
+    connection: ConnectionManager,
+    keys: WarehouseKeys,
+    drop: DropId,
+    epoch: Epoch,
+    variants: Vec<VariantNumber>,
+}
+
+/// What a warehouse holds at one instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub granted: GrantNumber,
+    /// Grows with every change: two equal readings mean that nothing happened in between.
+    pub seq: u64,
+    pub state: String,
+    pub leaving: Vec<Leaving>,
+    /// For each variant of the drop, in order.
+    pub free: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantApplied {
+    Now,
+    Before,
+}
+
+/// The claim that a release ends.
+#[derive(Debug, Clone)]
+pub struct ReleasedClaim {
+    pub id: ClaimId,
+    pub buyer: BuyerId,
+    pub variant: VariantNumber,
+    pub units: u32,
+}
+
+/// An id of the claim stream: milliseconds and a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId {
+    pub ms: u64,
+    pub seq: u64,
+}
+
+impl StreamId {
+    pub const ZERO: Self = Self { ms: 0, seq: 0 };
+
+    fn parse(text: &str) -> Option<Self> {
+        let (ms, seq) = text.split_once('-')?;
+        Some(Self { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for StreamId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// One entry of the claim log: the claims of one batch.
+#[derive(Debug, Clone)]
+pub struct LogEntry {
+    pub id: StreamId,
+    pub epoch: Epoch,
+    pub taken_at_ms: i64,
+    pub claims: Vec<LoggedClaim>,
+}
+
+/// Everything a warehouse holds, read in one transaction, for the audit.
+#[derive(Debug, Clone)]
+pub struct Dump {
+    pub epoch: Epoch,
+    pub granted: GrantNumber,
+    pub seq: u64,
+    pub state: String,
+    pub limit: u32,
+    pub settled: StreamId,
+    pub free: Vec<(VariantNumber, Vec<Serial>)>,
+    pub leaving: Vec<Leaving>,
+    pub buyers: Vec<(BuyerId, Vec<RecordedClaim>)>,
+    pub log: Vec<LogEntry>,
+}
+
+/// What `load` puts into an emptied warehouse, of one variant.
+#[derive(Debug, Clone, Default)]
+pub struct LoadVariant {
+    /// One unbroken run of free serials: first serial and length.
+    pub run: Option<(Serial, u32)>,
+    pub serials: Vec<Serial>,
+}
+
+impl WarehouseStore {
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Takes tokens for a batch of claims whose buyers live here. The answers come in the order of the claims.
+    pub async fn claim(&self, now_ms: i64, claims: &[Claim]) -> Result<Vec<BatchOutcome>, TokenError> {
+        let (variants, batch) = codec::pack_claims(claims);
+        let args: [Vec<u8>; 4] = [text(self.epoch.0), text(now_ms), codec::variant_bytes(&variants), batch];
+        let reply = self.call(&contract::CLAIM, &variants, &args).await?;
+        codec::unpack_outcomes(&bytes(&contract::CLAIM, reply, 1)?, claims.len())
+    }
+
+    pub async fn grant(
+        &self,
+        number: GrantNumber,
+        serials: &[(VariantNumber, Vec<Serial>)],
+        released: Option<&ReleasedClaim>,
+    ) -> Result<GrantApplied, TokenError> {
+        let variants = serials.iter().map(|(variant, _)| *variant).collect::<Vec<_>>();
+        let mut packed = Packed::default().array(serials.len());
+        serials.iter().for_each(|(_, serials)| packed.serials(serials));
+        let released = released.map_or_else(Vec::new, |claim| {
+            let mut packed = Packed::default().array(4);
+            packed.text(claim.buyer.as_str().as_bytes());
+            packed.text(&claim.id.tail());
+            packed.number(u32::from(claim.variant.0));
+            packed.number(claim.units);
+            packed.0
+        });
+        let args: [Vec<u8>; 5] =
+            [text(self.epoch.0), text(number.0), codec::variant_bytes(&variants), packed.0, released];
+        match self.call_for_code(&contract::GRANT, &variants, &args).await?.0 {
+            Code::Already => Ok(GrantApplied::Before),
+            _ => Ok(GrantApplied::Now),
+        }
+    }
+
+    /// Sets up to `units` free tokens aside for `destination`.
+    pub async fn pull(
+        &self,
+        variant: VariantNumber,
+        transfer: TransferId,
+        destination: WarehouseNumber,
+        units: u32,
+    ) -> Result<Vec<Serial>, TokenError> {
+        let args: [Vec<u8>; 5] =
+            [text(self.epoch.0), vec![variant.0], text(transfer.0), text(destination.0), text(units)];
+        let reply = self.call(&contract::PULL, &[variant], &args).await?;
+        let serials: Vec<String> = field(&contract::PULL, reply, 1)?;
+        serials
+            .iter()
+            .map(|text| Ok(Serial(text.parse().map_err(|_| bad(&contract::PULL, "a serial that is no number"))?)))
+            .collect()
+    }
+
+    pub async fn clear(&self, transfer: TransferId) -> Result<(), TokenError> {
+        let args: [Vec<u8>; 2] = [text(self.epoch.0), text(transfer.0)];
+        self.call(&contract::CLEAR, &[], &args).await.map(|_| ())
+    }
+
+    pub async fn look(&self) -> Result<View, TokenError> {
+        let args: [Vec<u8>; 2] = [text(self.epoch.0), codec::variant_bytes(&self.variants)];
+        let reply = self.call(&contract::LOOK, &self.variants, &args).await?;
+        let script = &contract::LOOK;
+        let (_, granted, seq, state, leaving, free): (i64, i64, u64, String, Vec<(Vec<u8>, Vec<u8>)>, Vec<u32>) =
+            FromRedisValue::from_redis_value(Value::Array(reply)).map_err(|error| bad(script, error.to_string()))?;
+        let leaving = leaving.iter().map(|(id, packed)| codec::unpack_leaving(id, packed)).collect::<Result<_, _>>()?;
+        Ok(View { granted: GrantNumber(granted), seq, state, leaving, free })
+    }
+
+    /// Begins a load: the warehouse issues nothing until [`Self::open`]. Answers the server's replication id.
+    pub async fn fence(&self) -> Result<String, TokenError> {
+        let reply = self.call(&contract::FENCE, &[], &[text(self.epoch.0)]).await?;
+        field(&contract::FENCE, reply, 1)
+    }
+
+    /// Loads the free tokens and the buyers' records in chunks, after [`Self::fence`]. Answers the number of chunks.
+    pub async fn load(
+        &self,
+        replid: &str,
+        granted: GrantNumber,
+        limit: u32,
+        variants: &[LoadVariant],
+        holders: &[(BuyerId, Vec<RecordedClaim>)],
+    ) -> Result<u32, TokenError> {
+        let mut ranges = Packed::default().array(variants.len() * 2);
+        for variant in variants {
+            let (first, length) = variant.run.unwrap_or((Serial(1), 0));
+            ranges.number(first.0);
+            ranges.number(length);
+        }
+        let no_serials = vec![Vec::new(); variants.len()];
+        self.load_chunk(replid, 0, granted, limit, &ranges.0, &no_serials, &[]).await?;
+        let mut chunk = 1;
+        for (position, variant) in variants.iter().enumerate() {
+            for serials in variant.serials.chunks(contract::MAX_SERIALS) {
+                let mut lists = no_serials.clone();
+                lists[position] = serials.to_vec();
+                self.load_chunk(replid, chunk, granted, limit, &[], &lists, &[]).await?;
+                chunk += 1;
+            }
+        }
+        for holders in holders.chunks(contract::MAX_BATCH) {
+            self.load_chunk(replid, chunk, granted, limit, &[], &no_serials, holders).await?;
+            chunk += 1;
+        }
+        Ok(chunk)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the script, in its order")]
+    async fn load_chunk(
+        &self,
+        replid: &str,
+        chunk: u32,
+        granted: GrantNumber,
+        limit: u32,
+        ranges: &[u8],
+        serials: &[Vec<Serial>],
+        holders: &[(BuyerId, Vec<RecordedClaim>)],
+    ) -> Result<(), TokenError> {
+        let mut packed_serials = Packed::default().array(serials.len());
+        serials.iter().for_each(|serials| packed_serials.serials(serials));
+        let mut packed_holders = Packed::default().array(holders.len() * 2);
+        for (buyer, claims) in holders {
+            packed_holders.text(buyer.as_str().as_bytes());
+            packed_holders.text(&codec::pack_record(claims));
+        }
+        let args: [Vec<u8>; 9] = [
+            text(self.epoch.0),
+            text(replid),
+            text(chunk),
+            text(granted.0),
+            text(limit),
+            codec::variant_bytes(&self.variants),
+            if chunk == 0 { ranges.to_vec() } else { Packed::default().array(0).0 },
+            packed_serials.0,
+            packed_holders.0,
+        ];
+        self.call(&contract::LOAD, &self.variants, &args).await.map(|_| ())
+    }
+
+    /// Ends a load. `state` is `ready`, `open` or `closed`.
+    pub async fn open(&self, replid: &str, chunks: u32, state: &str) -> Result<(), TokenError> {
+        let args: [Vec<u8>; 4] = [text(self.epoch.0), text(replid), text(chunks), text(state)];
+        self.call(&contract::OPEN, &[], &args).await.map(|_| ())
+    }
+
+    pub async fn set_state(&self, state: &str) -> Result<(), TokenError> {
+        let args: [Vec<u8>; 2] = [text(self.epoch.0), text(state)];
+        self.call(&contract::SET_STATE, &[], &args).await.map(|_| ())
+    }
+
+    /// Up to `count` entries of the claim log that Postgres has not committed yet.
+    pub async fn unsettled(&self, count: usize) -> Result<Vec<LogEntry>, TokenError> {
+        let mut connection = self.connection.clone();
+        let settled: Option<String> =
+            redis::cmd("HGET").arg(self.keys.fixed("meta")).arg("settled").query_async(&mut connection).await?;
+        let settled = settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)?;
+        let entries: Value = redis::cmd("XRANGE")
+            .arg(self.keys.fixed("claims"))
+            .arg(format!("({settled}"))
+            .arg("+")
+            .arg("COUNT")
+            .arg(count)
+            .query_async(&mut connection)
+            .await?;
+        self.log_entries(entries)
+    }
+
+    /// Moves the settlement mark to `settled` and trims what is older than `trim_before` and behind the mark.
+    pub async fn settled(&self, settled: StreamId, trim_before: StreamId) -> Result<(), TokenError> {
+        let args: [Vec<u8>; 3] = [text(self.epoch.0), text(settled), text(trim_before)];
+        self.call(&contract::SETTLED, &[], &args).await.map(|_| ())
+    }
+
+    /// What this buyer holds here, as far as Redis knows.
+    pub async fn record_of(&self, buyer: &BuyerId) -> Result<Vec<RecordedClaim>, TokenError> {
+        let mut connection = self.connection.clone();
+        let record: Option<Vec<u8>> =
+            redis::cmd("HGET").arg(self.keys.fixed("buyers")).arg(buyer.as_str()).query_async(&mut connection).await?;
+        record.map_or_else(|| Ok(Vec::new()), |record| codec::unpack_record(self.drop, &record))
+    }
+
+    /// Everything, in one transaction. `None`: the warehouse was never loaded.
+    pub async fn dump(&self) -> Result<Option<Dump>, TokenError> {
+        let mut connection = self.connection.clone();
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for name in ["meta", "out", "buyers"] {
+            pipe.cmd("HGETALL").arg(self.keys.fixed(name));
+        }
+        pipe.cmd("XRANGE").arg(self.keys.fixed("claims")).arg("-").arg("+");
+        for variant in &self.variants {
+            pipe.cmd("GET").arg(self.keys.of_variant("tokens", *variant));
+            pipe.cmd("LRANGE").arg(self.keys.of_variant("spare", *variant)).arg(0).arg(-1);
+        }
+        let mut replies: std::vec::IntoIter<Value> = pipe.query_async::<Vec<Value>>(&mut connection).await?.into_iter();
+        let mut next = || replies.next().ok_or_else(|| dump_error("a reply is missing"));
+        let meta: std::collections::HashMap<String, String> = value(next()?)?;
+        if meta.is_empty() {
+            return Ok(None);
+        }
+        let get = |name: &str| meta.get(name).cloned().ok_or_else(|| dump_error(format!("meta has no {name}")));
+        let number = |name: &str| get(name)?.parse::<i64>().map_err(|_| dump_error(format!("{name} is no number")));
+        let out: Vec<(Vec<u8>, Vec<u8>)> = value(next()?)?;
+        let records: Vec<(Vec<u8>, Vec<u8>)> = value(next()?)?;
+        let log = self.log_entries(next()?)?;
+        let mut free = Vec::new();
+        for variant in &self.variants {
+            let range: u32 = value(next()?)?;
+            let first = number(&format!("first:{}", variant.0))? as u32;
+            let spare: Vec<u32> = value(next()?)?;
+            let serials = (first..first + range).chain(spare.into_iter().filter(|serial| *serial != 0));
+            free.push((*variant, serials.map(Serial).collect()));
+        }
+        let leaving = out.iter().filter(|(id, _)| !id.is_empty());
+        let mut buyers = Vec::new();
+        for (name, record) in records.iter().filter(|(name, _)| !name.is_empty()) {
+            let name = std::str::from_utf8(name).map_err(|_| dump_error("a buyer that is not text"))?;
+            let buyer = name.parse().map_err(|_| dump_error("a buyer's id of another form"))?;
+            buyers.push((buyer, codec::unpack_record(self.drop, record)?));
+        }
+        Ok(Some(Dump {
+            epoch: Epoch(number("epoch")?),
+            granted: GrantNumber(number("granted")?),
+            seq: number("seq")? as u64,
+            state: get("state")?,
+            limit: number("limit")? as u32,
+            settled: StreamId::parse(&get("settled")?).ok_or_else(|| dump_error("settled is no stream id"))?,
+            free,
+            leaving: leaving.map(|(id, packed)| codec::unpack_leaving(id, packed)).collect::<Result<_, _>>()?,
+            buyers,
+            log,
+        }))
+    }
+
+    fn log_entries(&self, reply: Value) -> Result<Vec<LogEntry>, TokenError> {
+        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = value(reply)?;
+        entries
+            .into_iter()
+            .map(|(id, fields)| {
+                let get = |name: &str| {
+                    let found = fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_slice());
+                    found.ok_or_else(|| dump_error(format!("the log entry {id} has no field {name}")))
+                };
+                let number = |name: &str| {
+                    let text = std::str::from_utf8(get(name)?).ok().and_then(|text| text.parse::<i64>().ok());
+                    text.ok_or_else(|| dump_error(format!("{name} of the log entry {id} is no number")))
+                };
+                Ok(LogEntry {
+                    id: StreamId::parse(&id).ok_or_else(|| dump_error(format!("{id} is no stream id")))?,
+                    epoch: Epoch(number("e")?),
+                    taken_at_ms: number("t")?,
+                    claims: codec::unpack_log(self.drop, get("b")?)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn call_for_code(
+        &self,
+        contract: &'static ScriptContract,
+        variants: &[VariantNumber],
+        args: &[Vec<u8>],
+    ) -> Result<(Code, Vec<Value>), TokenError> {
+        let mut connection = self.connection.clone();
+        let reply: Vec<Value> = contract.call(&self.keys, variants, args).invoke_async(&mut connection).await?;
+        let Some(Value::Int(code)) = reply.first() else {
+            return Err(bad(contract, "no code"));
+        };
+        match Code::from_reply(*code) {
+            Some(code) if !contract.codes.contains(&code) => {
+                Err(bad(contract, format!("code {} is not its own", code.name())))
+            }
+            Some(Code::NotLoaded) => Err(TokenError::NotLoaded),
+            Some(Code::Fenced) => Err(TokenError::Fenced),
+            Some(Code::Stale) => Err(TokenError::Stale),
+            Some(Code::Gap) => Err(TokenError::Gap),
+            Some(code @ (Code::Ok | Code::Already)) => Ok((code, reply)),
+            None => Err(bad(contract, format!("code {code}"))),
+        }
+    }
+
+    async fn call(
+        &self,
+        contract: &'static ScriptContract,
+        variants: &[VariantNumber],
+        args: &[Vec<u8>],
+    ) -> Result<Vec<Value>, TokenError> {
+        Ok(self.call_for_code(contract, variants, args).await?.1)
+    }
+}
+
+/// Numbers go to the scripts as decimal strings.
+fn text(value: impl ToString) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+fn bad(contract: &ScriptContract, what: impl Into<String>) -> TokenError {
+    TokenError::BadReply { script: contract.name, what: what.into() }
+}
+
+fn dump_error(what: impl Into<String>) -> TokenError {
+    TokenError::BadReply { script: "a warehouse's keys", what: what.into() }
+}
+
+fn value<T: FromRedisValue>(value: Value) -> Result<T, TokenError> {
+    T::from_redis_value(value).map_err(|error| dump_error(error.to_string()))
+}
+
+fn field<T: FromRedisValue>(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<T, TokenError> {
+    let value = reply.into_iter().nth(index).ok_or_else(|| bad(contract, format!("no element {index}")))?;
+    T::from_redis_value(value).map_err(|error| bad(contract, error.to_string()))
+}
+
+fn bytes(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<Vec<u8>, TokenError> {
+    match reply.into_iter().nth(index) {
+        Some(Value::BulkString(bytes)) => Ok(bytes),
+        _ => Err(bad(contract, format!("element {index} is no string"))),
+    }
+}
