@@ -1,5 +1,9 @@
-//! Doorbuster's engine: tokens in Redis, truth in Postgres, one protocol between them.
+//! Doorbuster's engine: tokens in Redis, truth in Postgres, one protocol between them. See ARCHITECTURE.md beside `src/`.
+//!
+//! Modules stand in reading order. The arrow: `domain ← {tokens, ledger, provider} ← flows ← workers ← gateway`;
+//! the adapters do not know each other.
 
 pub mod domain;
-pub mod ledger;
 pub mod tokens;
+pub mod ledger;
+pub mod provider;

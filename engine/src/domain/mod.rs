@@ -1,10 +1,10 @@
 //! Types and state machines. No I/O, no chance: everything but [`clock`] is a function of its arguments.
 
-pub mod claims;
-pub mod clock;
-pub mod drops;
 pub mod ids;
 pub mod money;
+pub mod clock;
+pub mod pricing;
+pub mod drops;
+pub mod claims;
 pub mod orders;
 pub mod payments;
-pub mod pricing;

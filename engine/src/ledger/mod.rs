@@ -3,17 +3,17 @@
 //! Every transaction goes through [`Ledger::run_tx`] and takes its locks in this order, so that no two can wait for each
 //! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse).
 
-pub mod audit;
-pub mod drops;
-pub mod error;
-pub mod grants;
-pub mod migrate;
-pub mod orders;
-pub mod payments;
 pub mod pool;
+mod tx;
+pub mod migrate;
+pub mod drops;
+pub mod grants;
 pub mod profiles;
 pub mod settlements;
-mod tx;
+pub mod orders;
+pub mod payments;
+pub mod audit;
+pub mod error;
 
 pub use error::LedgerError;
 pub use pool::Ledger;

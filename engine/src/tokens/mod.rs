@@ -2,12 +2,12 @@
 //!
 //! A claim costs one EVALSHA for a whole batch of claims; nothing else here lies on the buyer's way.
 
-pub mod batcher;
+pub mod contract;
+pub mod keys;
 mod codec;
 pub mod connection;
-pub mod contract;
-pub mod error;
-pub mod keys;
 pub mod store;
+pub mod batcher;
+pub mod error;
 
 pub use error::TokenError;

@@ -1,0 +1,274 @@
+//! One HTTP round trip per call, with no retry, no redirect and no proxy from the environment.
+//!
+//! A future of `send` that is dropped half way leaves an unknown result behind, like a timeout does.
+
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::ids::IntentId;
+
+use super::intent::{Intent, is_intent_id};
+use super::outcome::{Outcome, classify};
+use super::request::{INTENTS_PATH, ProviderRequest, intent_path};
+
+/// The version whose fields we read; without it the account's own setting would choose the format.
+const STRIPE_VERSION: &str = "2024-06-20";
+
+/// A page of 100 intents is about 300 KiB; an answer over this is not one of ours, and memory is ours.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Shorter than the 60 s and more after which servers drop idle connections: a request written into a connection
+/// that is just being closed has an unknown outcome, and each costs a read back.
+const IDLE_CONNECTION: Duration = Duration::from_secs(20);
+
+/// 25 requests a second of up to 2 s each keep 50 connections busy.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// What the provider allows in one page.
+const PAGE_LIMIT_MAX: u32 = 100;
+
+/// A credential: it cannot be printed.
+#[derive(Clone)]
+pub struct SecretKey(String);
+
+/// How to reach the provider.
+#[derive(Debug, Clone)]
+pub struct ProviderSettings {
+    /// `https://api.stripe.com`, or a fake one's address.
+    pub base_url: String,
+    pub secret_key: SecretKey,
+    /// Bounds name lookup, TCP and TLS; when it runs out, nothing was sent. Must be below `answer_timeout`.
+    pub connect_timeout: Duration,
+    /// Bounds the whole call, from waiting for a connection to the last byte of the answer.
+    pub answer_timeout: Duration,
+}
+
+/// The provider's client. Cloning shares the connections.
+#[derive(Debug, Clone)]
+pub struct ProviderClient {
+    http: reqwest::Client,
+    base_url: String,
+}
+
+/// One page of a list, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Page<T> {
+    pub data: Vec<T>,
+    pub has_more: bool,
+}
+
+/// Why something could not be read. Reading changes nothing, so every error may be tried again later; see
+/// `is_retryable` for those that may pass by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    #[error("the provider's settings are wrong: {0}")]
+    Settings(String),
+    #[error("the provider could not be asked: {0}")]
+    Unreachable(String),
+    #[error("the provider asks us to slow down")]
+    RateLimited { retry_after: Option<Duration> },
+    #[error("the provider knows no such intent")]
+    NotFound,
+    #[error("the provider refused: {code}: {message}")]
+    Rejected { code: String, message: String },
+    #[error("the provider refused our credential with {status}")]
+    Misconfigured { status: u16 },
+    #[error("the provider's answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl ProviderError {
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::RateLimited { .. })
+    }
+}
+
+impl From<String> for SecretKey {
+    fn from(key: String) -> Self {
+        Self(key)
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(redacted)")
+    }
+}
+
+impl ProviderClient {
+    pub fn new(settings: ProviderSettings) -> Result<Self, ProviderError> {
+        let wrong = |what: &str| ProviderError::Settings(what.to_owned());
+        let url = reqwest::Url::parse(&settings.base_url).map_err(|_| wrong("base_url is not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("base_url must be http or https, without query and fragment"));
+        }
+        if settings.connect_timeout >= settings.answer_timeout {
+            // Otherwise a connection that never stood would be reported as unknown instead of not sent.
+            return Err(wrong("connect_timeout must be below answer_timeout"));
+        }
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", settings.secret_key.0))
+            .map_err(|_| wrong("secret_key has characters that no header can carry"))?;
+        authorization.set_sensitive(true);
+        let headers = HeaderMap::from_iter([
+            (AUTHORIZATION, authorization),
+            (HeaderName::from_static("stripe-version"), HeaderValue::from_static(STRIPE_VERSION)),
+        ]);
+        let http = reqwest::Client::builder()
+            .default_headers(headers)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.answer_timeout)
+            .pool_idle_timeout(IDLE_CONNECTION)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build()
+            .map_err(|error| ProviderError::Settings(chain(&error)))?;
+        Ok(Self { http, base_url: settings.base_url.trim_end_matches('/').to_owned() })
+    }
+
+    /// Sends these bytes once. The attempt must be committed as dispatched before.
+    pub async fn send(&self, request: &ProviderRequest) -> Outcome {
+        let call = self
+            .http
+            .post(format!("{}{}", self.base_url, request.path))
+            .header("idempotency-key", &request.idempotency_key)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(request.body.clone());
+        match exchange(call).await {
+            Ok(answer) => classify(answer.status, &answer.headers, &answer.body),
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// The intent as it stands now.
+    pub async fn read_intent(&self, id: &IntentId) -> Result<Intent, ProviderError> {
+        if !is_intent_id(&id.0) {
+            return Err(ProviderError::NotFound);
+        }
+        let intent: Intent = self.read(self.http.get(format!("{}{}", self.base_url, intent_path(id)))).await?;
+        if intent.id != *id {
+            return Err(ProviderError::Unreadable("the answer is about another intent".to_owned()));
+        }
+        Ok(intent)
+    }
+
+    /// Up to `limit` (1 to 100) intents, newest first, from behind `starting_after`.
+    pub async fn list_intents(
+        &self,
+        starting_after: Option<&IntentId>,
+        limit: u32,
+    ) -> Result<Page<Intent>, ProviderError> {
+        let limit = limit.clamp(1, PAGE_LIMIT_MAX).to_string();
+        let mut query = vec![("limit", limit.as_str())];
+        query.extend(starting_after.map(|id| ("starting_after", id.0.as_str())));
+        self.read(self.http.get(format!("{}{INTENTS_PATH}", self.base_url)).query(&query)).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, ProviderError> {
+        let outcome = match exchange(call).await {
+            Ok(answer) if answer.status == StatusCode::OK => {
+                return serde_json::from_slice(&answer.body)
+                    .map_err(|error| ProviderError::Unreadable(error.to_string()));
+            }
+            Ok(answer) => match classify(answer.status, &answer.headers, &answer.body) {
+                Outcome::Rejected { .. } if answer.status == StatusCode::NOT_FOUND => {
+                    return Err(ProviderError::NotFound);
+                }
+                outcome => outcome,
+            },
+            Err(outcome) => outcome,
+        };
+        Err(match outcome {
+            Outcome::NotSent { reason } | Outcome::Unknown { reason } => ProviderError::Unreachable(reason),
+            Outcome::RateLimited { retry_after } => ProviderError::RateLimited { retry_after },
+            Outcome::Rejected { code, message } => ProviderError::Rejected { code, message },
+            Outcome::Misconfigured { status } => ProviderError::Misconfigured { status },
+            Outcome::Answered(_) | Outcome::Declined(_) => {
+                ProviderError::Unreadable("a read was answered like a charge".to_owned())
+            }
+        })
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+/// One round trip; the error is the outcome of a request without a complete answer.
+async fn exchange(call: RequestBuilder) -> Result<Answer, Outcome> {
+    let mut response = call.send().await.map_err(|error| without_answer(&error))?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| Outcome::Unknown { reason: chain(&error) })? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(Outcome::Unknown { reason: format!("the answer is over {ANSWER_BYTES_MAX} bytes") });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status, headers, body })
+}
+
+fn without_answer(error: &reqwest::Error) -> Outcome {
+    if error.is_builder() {
+        // Never built, so never sent, and no repetition will change that: somebody has to look.
+        return Outcome::Rejected { code: "unsendable_request".to_owned(), message: chain(error) };
+    }
+    // Name lookup, TCP and TLS end before the first byte of a request is written. Nothing else proves it.
+    if error.is_connect() {
+        return Outcome::NotSent { reason: chain(error) };
+    }
+    Outcome::Unknown { reason: chain(error) }
+}
+
+/// The whole chain: `error sending request` alone says nothing about why.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(base_url: &str, secret_key: &str) -> ProviderSettings {
+        ProviderSettings {
+            base_url: base_url.to_owned(),
+            secret_key: secret_key.to_owned().into(),
+            connect_timeout: Duration::from_secs(1),
+            answer_timeout: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn the_secret_key_is_never_printed() {
+        let settings = settings("http://127.0.0.1:1", "sk_live_secret");
+        let client = ProviderClient::new(settings.clone()).unwrap();
+        assert!(!format!("{settings:?} {client:?}").contains("sk_live"));
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        for (base_url, secret_key) in
+            [("", "sk"), ("ftp://127.0.0.1", "sk"), ("http://127.0.0.1?a=b", "sk"), ("http://127.0.0.1", "s\nk")]
+        {
+            let error = ProviderClient::new(settings(base_url, secret_key)).unwrap_err();
+            assert!(matches!(error, ProviderError::Settings(_)), "{base_url} {secret_key}");
+        }
+        let slow = ProviderSettings { connect_timeout: Duration::from_secs(2), ..settings("http://127.0.0.1", "sk") };
+        assert!(ProviderClient::new(slow).is_err());
+    }
+}

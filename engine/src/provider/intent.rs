@@ -1,0 +1,120 @@
+//! A payment intent as the provider describes it. What cannot be read completely is not read at all.
+
+use serde::Deserialize;
+
+use crate::domain::ids::IntentId;
+use crate::domain::money::{InvalidCurrency, Money};
+
+/// Where an intent stands, in the provider's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IntentStatus {
+    RequiresPaymentMethod,
+    RequiresConfirmation,
+    RequiresAction,
+    Processing,
+    RequiresCapture,
+    Canceled,
+    Succeeded,
+    /// A word we do not know: neither success nor failure.
+    Other(String),
+}
+
+/// What the provider says about one payment. Amount, order and live mode are compared by whoever settles it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "WireIntent")]
+pub struct Intent {
+    pub id: IntentId,
+    pub status: IntentStatus,
+    pub amount: Money,
+    pub amount_received: Money,
+    /// `metadata[order_id]`, as text: the provider keeps whatever anybody wrote there.
+    pub order_id: Option<String>,
+    pub livemode: bool,
+    /// The newest charge, which may be a declined one: no proof of payment.
+    pub latest_charge: Option<String>,
+    pub last_payment_error: Option<String>,
+}
+
+/// Why a JSON object is no payment intent.
+#[derive(Debug, thiserror::Error)]
+pub enum UnreadableIntent {
+    #[error("the object is a {0:?}, not a payment_intent")]
+    OtherObject(String),
+    #[error("{0:?} cannot be an intent's id")]
+    Id(String),
+    #[error("an amount is negative: {0}")]
+    Amount(i64),
+    #[error(transparent)]
+    Currency(#[from] InvalidCurrency),
+}
+
+/// Whether a text can stand for an intent in a path: letters, digits and `_` only.
+pub(super) fn is_intent_id(text: &str) -> bool {
+    matches!(text.len(), 1..=255) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[derive(Deserialize)]
+struct WireIntent {
+    object: String,
+    id: String,
+    status: String,
+    amount: i64,
+    amount_received: i64,
+    currency: String,
+    metadata: WireMetadata,
+    livemode: bool,
+    latest_charge: Option<String>,
+    last_payment_error: Option<WirePaymentError>,
+}
+
+#[derive(Deserialize)]
+struct WireMetadata {
+    order_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WirePaymentError {
+    code: Option<String>,
+}
+
+impl TryFrom<WireIntent> for Intent {
+    type Error = UnreadableIntent;
+
+    fn try_from(wire: WireIntent) -> Result<Self, UnreadableIntent> {
+        if wire.object != "payment_intent" {
+            return Err(UnreadableIntent::OtherObject(wire.object));
+        }
+        if !is_intent_id(&wire.id) {
+            return Err(UnreadableIntent::Id(wire.id));
+        }
+        if let Some(negative) = [wire.amount, wire.amount_received].into_iter().find(|amount| *amount < 0) {
+            return Err(UnreadableIntent::Amount(negative));
+        }
+        let currency = wire.currency.to_ascii_uppercase().parse()?;
+        Ok(Self {
+            id: IntentId(wire.id),
+            status: wire.status.into(),
+            amount: Money::new(wire.amount, currency),
+            amount_received: Money::new(wire.amount_received, currency),
+            order_id: wire.metadata.order_id,
+            livemode: wire.livemode,
+            latest_charge: wire.latest_charge,
+            last_payment_error: wire.last_payment_error.and_then(|error| error.code),
+        })
+    }
+}
+
+impl From<String> for IntentStatus {
+    fn from(word: String) -> Self {
+        match word.as_str() {
+            "requires_payment_method" => Self::RequiresPaymentMethod,
+            "requires_confirmation" => Self::RequiresConfirmation,
+            "requires_action" => Self::RequiresAction,
+            "processing" => Self::Processing,
+            "requires_capture" => Self::RequiresCapture,
+            "canceled" => Self::Canceled,
+            "succeeded" => Self::Succeeded,
+            _ => Self::Other(word),
+        }
+    }
+}

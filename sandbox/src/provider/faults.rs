@@ -1,0 +1,69 @@
+//! Which request goes wrong, and how: drawn from seed, name and attempt, never from the order of arrival.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::FakeProviderOptions;
+
+/// What happens to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) delay: Duration,
+    pub(crate) lost_request: bool,
+    pub(crate) error_500: bool,
+    pub(crate) lost_answer: bool,
+}
+
+/// Counts attempts by name, so that a repeat of a lost request is drawn anew.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    attempts: HashMap<String, u64>,
+}
+
+impl Faults {
+    /// `name` is the idempotency key, or method and path where there is none.
+    pub(crate) fn draw(&mut self, options: &FakeProviderOptions, name: &str) -> Fault {
+        let attempt = self.attempts.entry(name.to_owned()).or_default();
+        *attempt += 1;
+        let mut chance = StdRng::seed_from_u64(mix(options.seed, *attempt, name));
+        let delay = match options.delay.is_empty() {
+            true => options.delay.start,
+            false => chance.random_range(options.delay.clone()),
+        };
+        let mut happens = |rate: f64| chance.random::<f64>() < rate;
+        Fault {
+            delay,
+            lost_request: happens(options.lost_request_rate),
+            error_500: happens(options.error_500_rate),
+            lost_answer: happens(options.lost_answer_rate),
+        }
+    }
+}
+
+/// FNV-1a, 64 bits: the standard library's hasher may change with the compiler.
+fn mix(seed: u64, attempt: u64, name: &str) -> u64 {
+    let bytes = seed.to_be_bytes().into_iter().chain(attempt.to_be_bytes()).chain(name.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_loses_the_same_requests_and_none_for_ever() {
+        let options = FakeProviderOptions { lost_answer_rate: 0.5, ..FakeProviderOptions::default() };
+        let draws = |options: &FakeProviderOptions, name: &str| {
+            let mut faults = Faults::default();
+            (0..64).map(|_| faults.draw(options, name).lost_answer).collect::<Vec<_>>()
+        };
+        let first = draws(&options, "order-1");
+        assert_eq!(first, draws(&options, "order-1"));
+        assert_ne!(first, draws(&options, "order-2"));
+        assert_ne!(first, draws(&FakeProviderOptions { seed: 2, ..options.clone() }, "order-1"));
+        assert!(first.contains(&true) && first.contains(&false));
+    }
+}
