@@ -72,14 +72,16 @@ create table grants (
     kind         text        not null check (kind in ('first_load', 'restock', 'release', 'transfer', 'return')),
     serials      integer[]   not null,
     -- A release tells the warehouse which claim is over, so that the buyer's limit comes back in the same step.
-    claim_id     uuid,
-    buyer        text,
+    claim_id      uuid,
+    buyer         text,
+    claim_variant smallint,
+    claim_units   smallint,
     transfer_id  uuid unique,
     created_at   timestamptz not null default now(),
     applied_at   timestamptz,
     primary key (warehouse_id, number),
     check ((kind in ('transfer', 'return')) = (transfer_id is not null)),
     check ((kind = 'release') = (claim_id is not null)),
-    check ((claim_id is null) = (buyer is null))
+    check (num_nulls(claim_id, buyer, claim_variant, claim_units) in (0, 4))
 );
 create index grants_unapplied on grants (warehouse_id, number) where applied_at is null;

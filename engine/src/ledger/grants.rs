@@ -1,1 +1,222 @@
+//! Grants: the numbered log that puts tokens into warehouses, and the only way they get there.
+//!
+//! A grant is inserted, and its tokens are moved, under the row lock of the warehouse that gets them, in the transaction
+//! that decides it. Applying it to Redis is a separate step that anyone may take, any number of times.
 
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::drops::{inconsistent, serial_values, serials};
+use super::error::{LedgerError, expect_rows};
+use super::pool::Ledger;
+use crate::domain::drops::{SaleDrop, Warehouse};
+use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId};
+
+/// Grants looked at in one go. More are waiting only after a long absence of Redis, and the next round takes those.
+const PENDING_GRANTS: i64 = 1000;
+
+/// A grant that Redis may not have yet.
+#[derive(Debug, Clone)]
+pub struct PendingGrant {
+    pub warehouse: WarehouseId,
+    pub number: GrantNumber,
+    pub tokens: Vec<(VariantNumber, Vec<Serial>)>,
+    pub released: Option<Released>,
+    /// It makes units free that no warehouse had: a release or a restock, not a move from one warehouse to another.
+    pub frees_units: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Released {
+    pub claim: ClaimId,
+    pub buyer: BuyerId,
+    pub variant: VariantNumber,
+    pub units: u32,
+}
+
+/// How the transaction of a pull ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferDecided {
+    /// The tokens belong to the destination now.
+    Granted,
+    /// Somebody finished this transfer before.
+    Before,
+    /// The source has begun another epoch since: what it had set aside is void, and its rebuild frees the tokens.
+    Void,
+}
+
+impl Ledger {
+    /// Grants what `source` has set aside to `destination`. The source's epoch must be the one in which it was set aside.
+    pub async fn grant_transfer(
+        &self,
+        drop: &SaleDrop,
+        source: &Warehouse,
+        destination: WarehouseId,
+        variant: VariantNumber,
+        transfer: TransferId,
+        moved: &[Serial],
+    ) -> Result<TransferDecided, LedgerError> {
+        let units = moved.len() as i32;
+        let kind = if destination == source.id { "return" } else { "transfer" };
+        self.run_tx("grants.grant_transfer", async |tx| {
+            const LOCK: &str = "-- grants.lock_warehouses
+                select warehouse_id, epoch from warehouses where warehouse_id = any($1) order by warehouse_id for update";
+            let rows = tx.query(LOCK, &[/* warehouses */ &vec![source.id.0, destination.0]]).await?;
+            let epoch = rows.iter().find(|row| row.get::<_, i32>(0) == source.id.0).map(|row| row.get::<_, i64>(1));
+            if epoch != Some(source.epoch.0) {
+                return Ok(TransferDecided::Void);
+            }
+            let known = "-- grants.known_transfer\nselect 1 from grants where transfer_id = $1";
+            if tx.query_opt(known, &[&transfer.0]).await?.is_some() {
+                return Ok(TransferDecided::Before);
+            }
+            insert(tx, destination, kind, moved, None, Some(transfer)).await?;
+            if destination != source.id {
+                const MOVE: &str = "-- grants.move_tokens
+                    update tokens set warehouse_id = $4
+                    where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null";
+                let serials = serial_values(moved);
+                let changed = tx.execute(MOVE, &[&drop.id.0, &serials, &source.id.0, &destination.0]).await?;
+                expect_rows("grants.move_tokens", moved.len() as u64, changed)?;
+                let variant_id = drop.variant(variant).map(|variant| variant.variant_id);
+                let variant_id =
+                    variant_id.ok_or_else(|| inconsistent("tokens", "variant_number", &drop.name, &variant.0.to_string()))?;
+                const INVENTORY: &str = "-- grants.move_inventory
+                    update inventory i
+                    set quantity_available = quantity_available + delta.units, version = version + 1
+                    from (select warehouse_id, units from unnest($3::int[], $4::int[]) as d (warehouse_id, units)) delta
+                    where i.product_id = $1 and i.variant_id = $2 and i.warehouse_id = delta.warehouse_id";
+                lock_inventory(tx, &[variant_id], &[source.id.0, destination.0]).await?;
+                let changed = tx
+                    .execute(
+                        INVENTORY,
+                        &[&drop.product_id, &variant_id, &vec![source.id.0, destination.0], &vec![-units, units]],
+                    )
+                    .await?;
+                expect_rows("grants.move_inventory", 2, changed)?;
+            }
+            Ok(TransferDecided::Granted)
+        })
+        .await
+    }
+
+    /// Grants that nobody has marked as applied yet, oldest first in each warehouse.
+    pub async fn pending_grants(&self) -> Result<Vec<PendingGrant>, LedgerError> {
+        self.find_pending("g.applied_at is null", &[&PENDING_GRANTS]).await
+    }
+
+    pub async fn pending_grants_of(&self, warehouse: WarehouseId) -> Result<Vec<PendingGrant>, LedgerError> {
+        self.find_pending("g.applied_at is null and g.warehouse_id = $2", &[&PENDING_GRANTS, &warehouse.0]).await
+    }
+
+    async fn find_pending(
+        &self,
+        condition: &'static str,
+        arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<PendingGrant>, LedgerError> {
+        let sql = format!(
+            "-- grants.pending
+            select g.warehouse_id, g.number, g.kind, g.claim_id, g.buyer, u.serials, u.variants, g.claim_variant, g.claim_units
+            from (select * from grants g where {condition} order by warehouse_id, number limit $1) g
+                 join warehouses w using (warehouse_id),
+                 lateral (select array_agg(t.serial) as serials, array_agg(t.variant_number) as variants
+                          from tokens t where t.drop_id = w.drop_id and t.serial = any(g.serials)) u
+            order by g.warehouse_id, g.number"
+        );
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(&sql).await?;
+        let rows = connection.query(&statement, arguments).await?;
+        rows.iter()
+            .map(|row| {
+                let found = serials(row.get(5));
+                let variants: Vec<i16> = row.get::<_, Option<_>>(6).unwrap_or_default();
+                let mut tokens: Vec<(VariantNumber, Vec<Serial>)> = Vec::new();
+                for (serial, variant) in found.into_iter().zip(variants) {
+                    let variant = VariantNumber(variant as u8);
+                    match tokens.iter_mut().find(|(known, _)| *known == variant) {
+                        Some((_, serials)) => serials.push(serial),
+                        None => tokens.push((variant, vec![serial])),
+                    }
+                }
+                let kind: &str = row.get(2);
+                let released = match row.get::<_, Option<Uuid>>(3) {
+                    Some(claim) => {
+                        let buyer: &str = row.get(4);
+                        Some(Released {
+                            claim: ClaimId(claim),
+                            buyer: buyer.parse().map_err(|_| inconsistent("grants", "buyer", claim, buyer))?,
+                            variant: VariantNumber(row.get::<_, i16>(7) as u8),
+                            units: row.get::<_, i16>(8) as u32,
+                        })
+                    }
+                    None => None,
+                };
+                Ok(PendingGrant {
+                    warehouse: WarehouseId(row.get(0)),
+                    number: GrantNumber(row.get(1)),
+                    tokens,
+                    released,
+                    frees_units: matches!(kind, "release" | "restock"),
+                })
+            })
+            .collect()
+    }
+
+    /// Notes that Redis has this grant. Only a hint for the next round: applying it again would do nothing.
+    pub async fn mark_applied(
+        &self,
+        warehouse: WarehouseId,
+        number: GrantNumber,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        const SQL: &str = "-- grants.mark_applied
+            update grants set applied_at = $3 where warehouse_id = $1 and number = $2 and applied_at is null";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        connection.execute(&statement, &[&warehouse.0, &number.0, /* now */ &now]).await?;
+        Ok(())
+    }
+}
+
+/// Inserts the next grant of a warehouse. The caller holds, or hereby takes, the warehouse's row lock.
+pub(super) async fn insert(
+    tx: &Transaction<'_>,
+    warehouse: WarehouseId,
+    kind: &str,
+    serials: &[Serial],
+    released: Option<&Released>,
+    transfer: Option<TransferId>,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- grants.insert
+        with numbered as (
+            update warehouses set last_grant = last_grant + 1 where warehouse_id = $1 returning last_grant
+        )
+        insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, transfer_id)
+        select $1, last_grant, $2, $3, $4, $5, $6, $7, $8 from numbered";
+    let claim = released.map(|released| released.claim.0);
+    let buyer = released.map(|released| released.buyer.as_str());
+    let variant = released.map(|released| i16::from(released.variant.0));
+    let units = released.map(|released| released.units as i16);
+    let transfer = transfer.map(|transfer| transfer.0);
+    let statement = tx.prepare_cached(SQL).await?;
+    let serials = serial_values(serials);
+    let changed = tx
+        .execute(&statement, &[&warehouse.0, &kind, &serials, &claim, &buyer, &variant, &units, &transfer])
+        .await?;
+    expect_rows("grants.insert", 1, changed)
+}
+
+/// Takes the inventory rows' locks in the one order.
+pub(super) async fn lock_inventory(
+    tx: &Transaction<'_>,
+    variants: &[i32],
+    warehouses: &[i32],
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- grants.lock_inventory
+        select 1 from inventory where variant_id = any($1) and warehouse_id = any($2)
+        order by variant_id, warehouse_id for update";
+    let statement = tx.prepare_cached(SQL).await?;
+    tx.query(&statement, &[&variants, &warehouses]).await?;
+    Ok(())
+}
