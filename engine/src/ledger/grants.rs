@@ -201,9 +201,8 @@ pub(super) async fn insert(
     let transfer = transfer.map(|transfer| transfer.0);
     let statement = tx.prepare_cached(SQL).await?;
     let serials = serial_values(serials);
-    let changed = tx
-        .execute(&statement, &[&warehouse.0, &kind, &serials, &claim, &buyer, &variant, &units, &transfer])
-        .await?;
+    let changed =
+        tx.execute(&statement, &[&warehouse.0, &kind, &serials, &claim, &buyer, &variant, &units, &transfer]).await?;
     expect_rows("grants.insert", 1, changed)
 }
 

@@ -262,11 +262,7 @@ fn decide<'a>(drop: &SaleDrop, claims: &[&'a ClaimToSettle], mut findings: Findi
     decision
 }
 
-fn accept<'a>(
-    drop: &SaleDrop,
-    claim: &'a ClaimToSettle,
-    findings: &mut Findings,
-) -> Result<Accepted<'a>, Rejection> {
+fn accept<'a>(drop: &SaleDrop, claim: &'a ClaimToSettle, findings: &mut Findings) -> Result<Accepted<'a>, Rejection> {
     let variant = drop.variant(claim.claim.variant).ok_or(Rejection::UnknownVariant)?;
     for serial in serial_values(&claim.serials) {
         match findings.tokens.get(&serial) {
@@ -282,22 +278,15 @@ fn accept<'a>(
     if nths.len() < claim.claim.quantity.units() as usize {
         return Err(Rejection::OverLimit);
     }
-    let totals =
-        Totals::of_units(variant.price, claim.claim.quantity.units(), drop.tax_basis_points, drop.shipping)
-            .expect("a drop is only made when the price of an order at its limit fits");
+    let totals = Totals::of_units(variant.price, claim.claim.quantity.units(), drop.tax_basis_points, drop.shipping)
+        .expect("a drop is only made when the price of an order at its limit fits");
     held.extend(&nths);
     for serial in serial_values(&claim.serials) {
         if let Some(token) = findings.tokens.get_mut(&serial) {
             token.holder = Some(claim.claim.id.0);
         }
     }
-    Ok(Accepted {
-        claim,
-        variant_id: variant.variant_id,
-        unit_price_minor: variant.price.amount_minor,
-        totals,
-        nths,
-    })
+    Ok(Accepted { claim, variant_id: variant.variant_id, unit_price_minor: variant.price.amount_minor, totals, nths })
 }
 
 async fn write_orders(
@@ -369,11 +358,8 @@ async fn write_orders(
         .await?;
     expect_rows("settlements.insert_orders", count, changed)?;
     let statement = tx.prepare_cached(ITEMS).await?;
-    tx.execute(
-        &statement,
-        &[&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists],
-    )
-    .await?;
+    tx.execute(&statement, &[&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists])
+        .await?;
     let (required, in_flight) = (PaymentState::Required.as_str(), PaymentState::InFlight.as_str());
     let statement = tx.prepare_cached(PAYMENTS).await?;
     tx.execute(&statement, &[&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods]).await?;
@@ -386,7 +372,8 @@ async fn write_orders(
     let statement = tx.prepare_cached(HOLDINGS).await?;
     tx.execute(&statement, &[&drop.id.0, &place_buyers, &place_nths, &place_orders]).await?;
 
-    let units = accepted.iter().flat_map(|a| serial_values(&a.claim.serials).into_iter().map(|s| (s, a.claim.claim.id.0)));
+    let units =
+        accepted.iter().flat_map(|a| serial_values(&a.claim.serials).into_iter().map(|s| (s, a.claim.claim.id.0)));
     let (serials, holders): (Vec<_>, Vec<_>) = units.unzip();
     let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.id.0, &serials, &holders]).await?;
     expect_rows("settlements.take_tokens", serials.len() as u64, changed)?;
