@@ -7,3 +7,5 @@ pub mod domain;
 pub mod tokens;
 pub mod ledger;
 pub mod provider;
+pub mod flows;
+pub mod workers;

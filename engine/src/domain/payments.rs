@@ -13,6 +13,9 @@
 
 use serde::Serialize;
 
+use super::ids::{IntentId, OrderId};
+use super::money::Money;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum PaymentState {
@@ -118,6 +121,31 @@ impl PaymentState {
             (from, event) => Err(InvalidPaymentTransition { from, event }),
         }
     }
+}
+
+/// What the provider says of one intent, in our words. Whoever brings it (worker, webhook, reconciler) has it settled by
+/// the same function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderReport {
+    pub intent: IntentId,
+    pub amount: Money,
+    /// The order named in the intent's metadata.
+    pub order: Option<OrderId>,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Captured {
+        charge: Option<String>,
+    },
+    Declined {
+        code: String,
+    },
+    ActionRequired,
+    Processing,
+    /// Can never be captured any more.
+    Canceled,
 }
 
 /// One call to the provider, append-only.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
+use super::tx::run_tx;
 use crate::domain::drops::{DropState, DropVariant, NewDrop, SaleDrop, Warehouse};
 use crate::domain::ids::{
     BuyerId, ClaimId, DropId, DropName, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
@@ -74,103 +75,101 @@ fn split(stocks: &[u32], warehouses: usize) -> Vec<Run> {
 
 impl Ledger {
     pub async fn create_drop(&self, new: &NewDrop, home_key: u64) -> Result<DropCreated, LedgerError> {
-        let created = self
-            .run_tx("drops.create_drop", async |tx| {
-                let taken = "-- drops.name_taken\nselect 1 from drops where name = $1";
-                if tx.query_opt(taken, &[&new.name.as_str()]).await?.is_some() {
-                    return Ok(DropCreated::NameTaken);
+        let created = run_tx!(self, "drops.create_drop", tx, {
+            let taken = "-- drops.name_taken\nselect 1 from drops where name = $1";
+            if tx.query_opt(taken, &[&new.name.as_str()]).await?.is_some() {
+                return Ok(DropCreated::NameTaken);
+            }
+            let currency = new.currency.as_str();
+            let known = "-- drops.product\nselect product_id from products where name = $1 order by 1 limit 1";
+            let product: i32 = match tx.query_opt(known, &[&new.product_name]).await? {
+                Some(row) => row.get(0),
+                None => {
+                    let insert = "-- drops.new_product\ninsert into products (name) values ($1) returning product_id";
+                    tx.query_one(insert, &[&new.product_name]).await?.get(0)
                 }
-                let currency = new.currency.as_str();
-                let known = "-- drops.product\nselect product_id from products where name = $1 order by 1 limit 1";
-                let product: i32 = match tx.query_opt(known, &[&new.product_name]).await? {
-                    Some(row) => row.get(0),
-                    None => {
-                        let insert = "-- drops.new_product\ninsert into products (name) values ($1) returning product_id";
-                        tx.query_one(insert, &[&new.product_name]).await?.get(0)
-                    }
-                };
-                let mut variant_ids = Vec::new();
-                for variant in &new.variants {
-                    const UPSERT: &str = "-- drops.variant
+            };
+            let mut variant_ids = Vec::new();
+            for variant in &new.variants {
+                const UPSERT: &str = "-- drops.variant
                         insert into variants (product_id, sku, title, price_minor, currency) values ($1, $2, $3, $4, $5)
                         on conflict (sku) do update set sku = excluded.sku
                         returning variant_id, product_id, currency";
-                    let row = tx
-                        .query_one(UPSERT, &[&product, &variant.sku, &variant.title, &variant.price_minor, &currency])
-                        .await?;
-                    if row.get::<_, i32>(1) != product || row.get::<_, String>(2) != currency {
-                        return Ok(DropCreated::SkuTaken(variant.sku.clone()));
-                    }
-                    variant_ids.push(row.get::<_, i32>(0));
+                let row = tx
+                    .query_one(UPSERT, &[&product, &variant.sku, &variant.title, &variant.price_minor, &currency])
+                    .await?;
+                if row.get::<_, i32>(1) != product || row.get::<_, String>(2) != currency {
+                    return Ok(DropCreated::SkuTaken(variant.sku.clone()));
                 }
+                variant_ids.push(row.get::<_, i32>(0));
+            }
 
-                const DROP: &str = "-- drops.new_drop
+            const DROP: &str = "-- drops.new_drop
                     insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
                                        tax_basis_points, shipping_minor, opens_at, closes_at, pay_by)
                     values ($1, $2, 'draft', $3, $4, $5, $6, $7, $8, $9, $10, $11) returning drop_id";
-                let drop_id: i32 = tx
-                    .query_one(
-                        DROP,
-                        &[
-                            /* name */ &new.name.as_str(),
-                            /* product_id */ &product,
-                            /* currency */ &currency,
-                            /* buyer_limit */ &(new.buyer_limit as i16),
-                            /* warehouse_count */ &(new.warehouses as i16),
-                            /* home_key */ &home_key.cast_signed(),
-                            /* tax_basis_points */ &(new.tax_basis_points as i32),
-                            /* shipping_minor */ &new.shipping_minor,
-                            /* opens_at */ &new.opens_at,
-                            /* closes_at */ &new.closes_at,
-                            /* pay_by */ &new.pay_by,
-                        ],
-                    )
-                    .await?
-                    .get(0);
-                const VARIANTS: &str = "-- drops.drop_variants
+            let drop_id: i32 = tx
+                .query_one(
+                    DROP,
+                    &[
+                        /* name */ &new.name.as_str(),
+                        /* product_id */ &product,
+                        /* currency */ &currency,
+                        /* buyer_limit */ &(new.buyer_limit as i16),
+                        /* warehouse_count */ &(new.warehouses as i16),
+                        /* home_key */ &home_key.cast_signed(),
+                        /* tax_basis_points */ &(new.tax_basis_points as i32),
+                        /* shipping_minor */ &new.shipping_minor,
+                        /* opens_at */ &new.opens_at,
+                        /* closes_at */ &new.closes_at,
+                        /* pay_by */ &new.pay_by,
+                    ],
+                )
+                .await?
+                .get(0);
+            const VARIANTS: &str = "-- drops.drop_variants
                     insert into drop_variants (drop_id, number, variant_id, price_minor, stock)
                     select $1, (n - 1)::smallint, variant_id, price_minor, stock
                     from unnest($2::int[], $3::bigint[], $4::int[]) with ordinality as v (variant_id, price_minor, stock, n)";
-                let prices = new.variants.iter().map(|variant| variant.price_minor).collect::<Vec<_>>();
-                let stocks = new.variants.iter().map(|variant| variant.stock_units as i32).collect::<Vec<_>>();
-                tx.execute(VARIANTS, &[&drop_id, &variant_ids, &prices, &stocks]).await?;
-                const WAREHOUSES: &str = "-- drops.new_warehouses
+            let prices = new.variants.iter().map(|variant| variant.price_minor).collect::<Vec<_>>();
+            let stocks = new.variants.iter().map(|variant| variant.stock_units as i32).collect::<Vec<_>>();
+            tx.execute(VARIANTS, &[&drop_id, &variant_ids, &prices, &stocks]).await?;
+            const WAREHOUSES: &str = "-- drops.new_warehouses
                     insert into warehouses (drop_id, number, state, last_grant)
                     select $1, n::smallint, 'unloaded', 1 from generate_series(0, $2::int - 1) n
                     returning warehouse_id, number";
-                let mut rows = tx.query(WAREHOUSES, &[&drop_id, &(new.warehouses as i32)]).await?;
-                rows.sort_by_key(|row| row.get::<_, i16>(1));
-                let warehouses = rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>();
+            let mut rows = tx.query(WAREHOUSES, &[&drop_id, &(new.warehouses as i32)]).await?;
+            rows.sort_by_key(|row| row.get::<_, i16>(1));
+            let warehouses = rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>();
 
-                let stock_units = new.variants.iter().map(|variant| variant.stock_units).collect::<Vec<_>>();
-                let runs = split(&stock_units, warehouses.len());
-                const TOKENS: &str = "-- drops.new_tokens
+            let stock_units = new.variants.iter().map(|variant| variant.stock_units).collect::<Vec<_>>();
+            let runs = split(&stock_units, warehouses.len());
+            const TOKENS: &str = "-- drops.new_tokens
                     insert into tokens (drop_id, serial, variant_number, warehouse_id)
                     select $1, serial, run.variant, run.warehouse_id
                     from unnest($2::smallint[], $3::int[], $4::int[], $5::int[]) as run (variant, warehouse_id, first, length),
                          generate_series(run.first, run.first + run.length - 1) as serial
                     order by serial";
-                const INVENTORY: &str = "-- drops.new_inventory
+            const INVENTORY: &str = "-- drops.new_inventory
                     insert into inventory (product_id, variant_id, warehouse_id, quantity_available)
                     select $1, variant_id, warehouse_id, length
                     from unnest($2::int[], $3::int[], $4::int[]) as run (variant_id, warehouse_id, length)";
-                const GRANTS: &str = "-- drops.first_grants
+            const GRANTS: &str = "-- drops.first_grants
                     insert into grants (warehouse_id, number, kind, serials, applied_at)
                     select warehouse_id, 1, 'first_load',
                            coalesce(array_agg(serial order by serial) filter (where serial is not null), '{}'), now()
                     from warehouses left join tokens using (warehouse_id) where warehouses.drop_id = $1
                     group by warehouse_id";
-                let variant_numbers = runs.iter().map(|run| run.variant).collect::<Vec<_>>();
-                let run_variants = runs.iter().map(|run| variant_ids[run.variant as usize]).collect::<Vec<_>>();
-                let run_warehouses = runs.iter().map(|run| warehouses[run.warehouse]).collect::<Vec<_>>();
-                let firsts = runs.iter().map(|run| run.first).collect::<Vec<_>>();
-                let lengths = runs.iter().map(|run| run.length).collect::<Vec<_>>();
-                tx.execute(TOKENS, &[&drop_id, &variant_numbers, &run_warehouses, &firsts, &lengths]).await?;
-                tx.execute(INVENTORY, &[&product, &run_variants, &run_warehouses, &lengths]).await?;
-                tx.execute(GRANTS, &[&drop_id]).await?;
-                Ok(DropCreated::Created(DropId(drop_id)))
-            })
-            .await;
+            let variant_numbers = runs.iter().map(|run| run.variant).collect::<Vec<_>>();
+            let run_variants = runs.iter().map(|run| variant_ids[run.variant as usize]).collect::<Vec<_>>();
+            let run_warehouses = runs.iter().map(|run| warehouses[run.warehouse]).collect::<Vec<_>>();
+            let firsts = runs.iter().map(|run| run.first).collect::<Vec<_>>();
+            let lengths = runs.iter().map(|run| run.length).collect::<Vec<_>>();
+            tx.execute(TOKENS, &[&drop_id, &variant_numbers, &run_warehouses, &firsts, &lengths]).await?;
+            tx.execute(INVENTORY, &[&product, &run_variants, &run_warehouses, &lengths]).await?;
+            tx.execute(GRANTS, &[&drop_id]).await?;
+            Ok(DropCreated::Created(DropId(drop_id)))
+        });
         match created {
             // Two creations of one name at once: the unique index decided.
             Err(error) if error.is_unique_violation() => Ok(DropCreated::NameTaken),
@@ -270,7 +269,7 @@ impl Ledger {
         warehouse: WarehouseId,
         epoch: Epoch,
     ) -> Result<Option<WarehouseContents>, LedgerError> {
-        self.run_tx("drops.warehouse_contents", async |tx| {
+        run_tx!(self, "drops.warehouse_contents", tx, {
             const LOCK: &str = "-- drops.lock_warehouse
                 select last_grant from warehouses where warehouse_id = $1 and epoch = $2 for update";
             let Some(row) = tx.query_opt(LOCK, &[&warehouse.0, &epoch.0]).await? else {
@@ -292,7 +291,6 @@ impl Ledger {
                 claims: claims.iter().map(settled_claim).collect::<Result<_, _>>()?,
             }))
         })
-        .await
     }
 
     /// Leaves the mark that a proof of "sold out" may be out; grants that free units wait from then on.

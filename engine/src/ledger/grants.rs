@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::drops::{inconsistent, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
+use super::tx::run_tx;
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId};
 
@@ -59,7 +60,7 @@ impl Ledger {
     ) -> Result<TransferDecided, LedgerError> {
         let units = moved.len() as i32;
         let kind = if destination == source.id { "return" } else { "transfer" };
-        self.run_tx("grants.grant_transfer", async |tx| {
+        run_tx!(self, "grants.grant_transfer", tx, {
             const LOCK: &str = "-- grants.lock_warehouses
                 select warehouse_id, epoch from warehouses where warehouse_id = any($1) order by warehouse_id for update";
             let rows = tx.query(LOCK, &[/* warehouses */ &vec![source.id.0, destination.0]]).await?;
@@ -80,8 +81,8 @@ impl Ledger {
                 let changed = tx.execute(MOVE, &[&drop.id.0, &serials, &source.id.0, &destination.0]).await?;
                 expect_rows("grants.move_tokens", moved.len() as u64, changed)?;
                 let variant_id = drop.variant(variant).map(|variant| variant.variant_id);
-                let variant_id =
-                    variant_id.ok_or_else(|| inconsistent("tokens", "variant_number", &drop.name, &variant.0.to_string()))?;
+                let variant_id = variant_id
+                    .ok_or_else(|| inconsistent("tokens", "variant_number", &drop.name, &variant.0.to_string()))?;
                 const INVENTORY: &str = "-- grants.move_inventory
                     update inventory i
                     set quantity_available = quantity_available + delta.units, version = version + 1
@@ -98,7 +99,6 @@ impl Ledger {
             }
             Ok(TransferDecided::Granted)
         })
-        .await
     }
 
     /// Grants that nobody has marked as applied yet, oldest first in each warehouse.

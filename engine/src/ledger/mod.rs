@@ -1,6 +1,6 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
-//! Every transaction goes through [`Ledger::run_tx`] and takes its locks in this order, so that no two can wait for each
+//! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
 //! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse).
 
 pub mod pool;

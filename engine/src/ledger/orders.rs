@@ -1,1 +1,90 @@
+//! Orders as their buyers see them. The owner is part of every question: there is no way to ask by id alone.
 
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::drops::{order_state, serials};
+use super::error::LedgerError;
+use super::payments::{money, payment_state};
+use super::pool::Ledger;
+use crate::domain::ids::{BuyerId, ClaimId, OrderId, Serial};
+use crate::domain::money::Money;
+use crate::domain::orders::OrderState;
+use crate::domain::payments::PaymentState;
+use crate::domain::pricing::Totals;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderView {
+    pub id: OrderId,
+    pub drop_name: Option<String>,
+    pub status: OrderState,
+    pub payment: PaymentState,
+    pub totals: Totals,
+    pub items: Vec<OrderItemView>,
+    pub ship_to: Option<Value>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderItemView {
+    pub sku: String,
+    pub title: String,
+    pub quantity: u32,
+    pub unit_price: Money,
+    pub serials: Vec<Serial>,
+}
+
+impl Ledger {
+    pub async fn order_of(&self, buyer: &BuyerId, id: OrderId) -> Result<Option<OrderView>, LedgerError> {
+        const ORDER: &str = "-- orders.order_of
+            select d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
+                   o.ship_to, o.created_at, o.updated_at
+            from orders o join payments p using (order_id) left join drops d using (drop_id)
+            where o.order_id = $1 and o.buyer = $2";
+        const ITEMS: &str = "-- orders.items_of
+            select v.sku, v.title, i.quantity, i.unit_price_minor, i.serials
+            from order_items i join variants v using (variant_id) where i.order_id = $1 order by i.line";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(ORDER).await?;
+        let Some(row) = connection.query_opt(&statement, &[&id.0, &buyer.as_str()]).await? else {
+            return Ok(None);
+        };
+        let statement = connection.prepare_cached(ITEMS).await?;
+        let items = connection.query(&statement, &[&id.0]).await?;
+        let currency: &str = row.get(3);
+        let amount = |column| money(row.get(column), currency, id.0);
+        Ok(Some(OrderView {
+            id,
+            drop_name: row.get(0),
+            status: order_state(row.get(1), id.0)?,
+            payment: payment_state(row.get(2), id.0)?,
+            totals: Totals { subtotal: amount(4)?, tax: amount(5)?, shipping: amount(6)?, total: amount(7)? },
+            items: items
+                .iter()
+                .map(|row| {
+                    Ok(OrderItemView {
+                        sku: row.get(0),
+                        title: row.get(1),
+                        quantity: row.get::<_, i32>(2) as u32,
+                        unit_price: money(row.get(3), currency, id.0)?,
+                        serials: serials(row.get(4)),
+                    })
+                })
+                .collect::<Result<_, LedgerError>>()?,
+            ship_to: row.get(8),
+            created_at: row.get(9),
+            updated_at: row.get(10),
+        }))
+    }
+
+    /// Why settlement could not make an order of this buyer's claim, if it could not.
+    pub async fn rejection_of(&self, buyer: &BuyerId, claim: ClaimId) -> Result<Option<String>, LedgerError> {
+        const SQL: &str = "-- orders.rejection_of
+            select reason from rejected_claims where claim_id = $1 and buyer = $2";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let row = connection.query_opt(&statement, &[&claim.0, &buyer.as_str()]).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+}

@@ -25,6 +25,7 @@ use super::drops::serial_values;
 use super::error::{LedgerError, expect_rows};
 use super::grants;
 use super::pool::Ledger;
+use super::tx::run_tx;
 use crate::domain::claims::Claim;
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{ClaimId, Epoch, Serial, WarehouseId};
@@ -86,7 +87,6 @@ struct Findings {
     seen: HashSet<Uuid>,
     tokens: HashMap<i32, TokenRow>,
     held: HashMap<String, Vec<i16>>,
-    profiles: HashMap<String, Profile>,
 }
 
 struct TokenRow {
@@ -150,15 +150,15 @@ impl Ledger {
         lock: WarehouseLock,
         now: Timestamp,
     ) -> Result<Option<Settlement>, LedgerError> {
-        self.run_tx("settlements.settle", async |tx| {
+        run_tx!(self, "settlements.settle", tx, {
             let stale = lock_warehouses(tx, claims, settling, lock).await?;
             let claims = claims.iter().filter(|claim| !stale.contains(&claim.warehouse.id)).collect::<Vec<_>>();
-            let findings = find(tx, drop, &claims).await?;
-            let decision = decide(drop, &claims, findings.0);
+            let (findings, profiles) = find(tx, drop, &claims).await?;
+            let decision = decide(drop, &claims, findings);
             if !decision.rejected.is_empty() && lock == WarehouseLock::Shared {
                 return Ok(None);
             }
-            write_orders(tx, drop, &decision.accepted, &findings.1, now).await?;
+            write_orders(tx, drop, &decision.accepted, &profiles, now).await?;
             write_rejections(tx, drop, &decision.rejected, now).await?;
             Ok(Some(Settlement {
                 settled: decision.accepted.iter().map(|accepted| accepted.claim.claim.id).collect(),
@@ -167,7 +167,6 @@ impl Ledger {
                 stale,
             }))
         })
-        .await
     }
 }
 
@@ -242,7 +241,7 @@ async fn find(
         .map(|row| (row.get(0), Profile { payment_method: row.get(1), email: row.get(2), ship_to: row.get(3) }))
         .collect();
     let seen = seen.iter().map(|row| row.get(0)).collect();
-    Ok((Findings { seen, tokens, held: places, profiles: HashMap::new() }, profiles))
+    Ok((Findings { seen, tokens, held: places }, profiles))
 }
 
 /// Goes through the claims in the order of the log; what one claim takes, the next one finds taken.

@@ -1,51 +1,73 @@
 //! The one way into a transaction.
+//!
+//! A macro and not a method that takes a closure: a future that borrows from both its caller and the transaction cannot
+//! be promised to be `Send` through a generic closure (rust-lang/rust#102211), and the workers spawn these futures.
 
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Transaction;
 use rand::RngExt;
 
 use super::error::LedgerError;
-use super::pool::Ledger;
 
 /// A deadlock or serialization failure is somebody else's success; five in a row are a mistake in the order of locks.
 const TRIES: u32 = 5;
 
-impl Ledger {
-    /// Runs `work` in a transaction and commits. On a conflict all of it runs again, so `work` must have no effect outside
-    /// of its transaction. A COMMIT that got no answer is an error: the caller runs the same, idempotent work again.
-    pub(super) async fn run_tx<T>(
-        &self,
-        name: &'static str,
-        work: impl AsyncFn(&Transaction<'_>) -> Result<T, LedgerError>,
-    ) -> Result<T, LedgerError> {
-        let started = Instant::now();
-        let mut tried = 1;
-        let outcome = loop {
-            match self.try_tx(&work).await {
-                Err(error) if error.is_conflict() && tried < TRIES => {
-                    metrics::counter!("doorbuster_tx_retries_total", "tx" => name).increment(1);
-                    let pause = Duration::from_millis(rand::rng().random_range(1..=10 * u64::from(tried)));
-                    tokio::time::sleep(pause).await;
-                    tried += 1;
-                }
-                outcome => break outcome,
+/// Runs a block in a transaction and commits: `run_tx!(ledger, "module.function", tx, { … Ok(value) })`. On a conflict all
+/// of it runs again, so the block must have no effect outside of its transaction. `return` leaves the block only. A COMMIT
+/// that got no answer is an error: the caller runs the same, idempotent work again.
+macro_rules! run_tx {
+    ($ledger:expr, $name:literal, $tx:ident, $work:block) => {{
+        let mut run = $crate::ledger::tx::Run::begin($name);
+        loop {
+            let outcome = async {
+                let mut connection = $ledger.connection().await?;
+                let transaction = connection.transaction().await?;
+                let $tx = &transaction;
+                let value = $crate::ledger::tx::outcome_of(async { $work }).await?;
+                transaction.commit().await?;
+                Ok::<_, LedgerError>(value)
             }
-        };
-        let status = if outcome.is_ok() { "ok" } else { "error" };
-        metrics::histogram!("doorbuster_tx_seconds", "tx" => name, "status" => status)
-            .record(started.elapsed().as_secs_f64());
-        outcome
+            .await;
+            if let Some(outcome) = run.end_or_again(outcome).await {
+                break outcome;
+            }
+        }
+    }};
+}
+pub(super) use run_tx;
+
+/// Tells the compiler what the block answers.
+pub(super) fn outcome_of<T, F: Future<Output = Result<T, LedgerError>>>(work: F) -> F {
+    work
+}
+
+/// One transaction with its repeats.
+pub(super) struct Run {
+    name: &'static str,
+    started: Instant,
+    tried: u32,
+}
+
+impl Run {
+    pub(super) fn begin(name: &'static str) -> Self {
+        Self { name, started: Instant::now(), tried: 1 }
     }
 
-    async fn try_tx<T>(
-        &self,
-        work: &impl AsyncFn(&Transaction<'_>) -> Result<T, LedgerError>,
-    ) -> Result<T, LedgerError> {
-        let mut connection = self.connection().await?;
-        let tx = connection.transaction().await?;
-        let value = work(&tx).await?;
-        tx.commit().await?;
-        Ok(value)
+    /// `None`: it lost against another transaction and must run again.
+    pub(super) async fn end_or_again<T>(&mut self, outcome: Result<T, LedgerError>) -> Option<Result<T, LedgerError>> {
+        if let Err(error) = &outcome
+            && error.is_conflict()
+            && self.tried < TRIES
+        {
+            metrics::counter!("doorbuster_tx_retries_total", "tx" => self.name).increment(1);
+            let pause = Duration::from_millis(rand::rng().random_range(1..=10 * u64::from(self.tried)));
+            tokio::time::sleep(pause).await;
+            self.tried += 1;
+            return None;
+        }
+        let status = if outcome.is_ok() { "ok" } else { "error" };
+        metrics::histogram!("doorbuster_tx_seconds", "tx" => self.name, "status" => status)
+            .record(self.started.elapsed().as_secs_f64());
+        Some(outcome)
     }
 }

@@ -1,0 +1,361 @@
+//! Charging: one intent an order, created, stored, confirmed; or canceled after a decline.
+//!
+//! Two calls to the provider for an order that pays, three for one that is declined. Before each call its key and exact bytes
+//! are committed, then that it is about to be sent; no transaction is open while we wait. What a crash leaves behind is an
+//! open attempt: one that was never dispatched is sent, one that may have been executed is read back or repeated
+//! under the same key. Nothing here decides that an unknown outcome is a failure.
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use jiff::SignedDuration;
+
+use crate::domain::ids::OrderId;
+use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict};
+use crate::ledger::payments::{Attempt, LeasedPayment, PaymentSettled};
+use crate::provider::{Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderRequest};
+
+use super::engine::{Engine, EngineError};
+
+/// Longer than the calls of one payment can take together, so that a lease runs out only when its worker is gone.
+const LEASE: SignedDuration = SignedDuration::from_secs(120);
+/// The first wait after a call without an answer; doubled each time.
+const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(1);
+const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
+/// How long the queue rests after the provider refused our credential.
+const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChargeReport {
+    pub leased: usize,
+    pub confirmed: usize,
+    pub released: usize,
+    /// The outcome is unknown, or the provider did not take the call: they come again.
+    pub later: usize,
+    pub review: usize,
+}
+
+enum Step {
+    Settled(PaymentSettled),
+    Later,
+}
+
+impl Engine {
+    /// Charges up to `limit` payments that are due, `concurrency` at a time.
+    pub async fn charge_due(
+        &self,
+        provider: &ProviderClient,
+        limit: i64,
+        concurrency: usize,
+    ) -> Result<ChargeReport, EngineError> {
+        let leased = self.ledger.lease_payments(self.clock.now(), LEASE, limit).await?;
+        let mut report = ChargeReport { leased: leased.len(), ..ChargeReport::default() };
+        let mut steps = stream::iter(leased)
+            .map(|payment| async move { (payment.order, Box::pin(self.charge(provider, payment)).await) })
+            .buffer_unordered(concurrency);
+        while let Some((order, step)) = steps.next().await {
+            match step {
+                Ok(Step::Settled(PaymentSettled::Confirmed)) => report.confirmed += 1,
+                Ok(Step::Settled(PaymentSettled::Released)) => report.released += 1,
+                Ok(Step::Settled(PaymentSettled::Review(reason))) => {
+                    tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
+                    report.review += 1;
+                }
+                Ok(Step::Settled(_)) => {}
+                Ok(Step::Later) => report.later += 1,
+                // The lease runs out, and the attempt that was left open is taken up again.
+                Err(error) => {
+                    tracing::warn!(%order, %error, "charging order {order} was interrupted: {error}");
+                    report.later += 1;
+                }
+            }
+        }
+        metrics::counter!("doorbuster_orders_confirmed_total").increment(report.confirmed as u64);
+        metrics::counter!("doorbuster_orders_payment_failed_total").increment(report.released as u64);
+        metrics::counter!("doorbuster_payments_review_total").increment(report.review as u64);
+        Ok(report)
+    }
+
+    async fn charge(&self, provider: &ProviderClient, mut payment: LeasedPayment) -> Result<Step, EngineError> {
+        if let Some(open) = payment.open_attempt.take() {
+            return self.resume(provider, &mut payment, open).await;
+        }
+        if matches!(payment.state, PaymentState::Processing | PaymentState::ActionRequired) {
+            return self.ask(provider, &payment).await;
+        }
+        self.next_call(provider, &mut payment).await
+    }
+
+    /// The next call of a payment that has no open attempt.
+    async fn next_call(&self, provider: &ProviderClient, payment: &mut LeasedPayment) -> Result<Step, EngineError> {
+        loop {
+            let request = match (&payment.intent, payment.state, &payment.payment_method) {
+                (Some(intent), PaymentState::CancelRequested, _) => ProviderRequest::cancel(payment.order, intent),
+                (None, _, _) => match ProviderRequest::create(payment.order, payment.amount) {
+                    Ok(request) => request,
+                    Err(error) => return self.review(payment, &error.to_string()).await,
+                },
+                (Some(intent), _, Some(method)) => {
+                    payment.confirms += 1;
+                    ProviderRequest::confirm(payment.order, intent, method, payment.confirms)
+                }
+                (Some(_), _, None) => return self.review(payment, "there is no payment method").await,
+            };
+            let operation = operation_name(request.operation);
+            let call = (operation, &*request.idempotency_key, &*request.path, &*request.body);
+            let attempt = self.ledger.prepare_attempt(payment, call, self.clock.now()).await?;
+            match self.perform(provider, payment, &attempt).await? {
+                // The intent is stored on the order: now it may be confirmed.
+                Some(intent) if operation == "create" => payment.intent = Some(intent.id),
+                Some(intent) => return self.settle_intent(payment.order, &intent).await,
+                None => return Ok(Step::Later),
+            }
+        }
+    }
+
+    /// Takes up an attempt that a crash or a lost answer left open.
+    async fn resume(
+        &self,
+        provider: &ProviderClient,
+        payment: &mut LeasedPayment,
+        open: Attempt,
+    ) -> Result<Step, EngineError> {
+        let may_have_run = matches!(open.state, AttemptState::Dispatched | AttemptState::Unknown);
+        if may_have_run && open.operation != "create" {
+            let Some(intent) = self.read_back(provider, payment).await? else { return Ok(Step::Later) };
+            if let Some(state) = attempt_state(&open.operation, &intent) {
+                let detail = "read back from the provider";
+                self.ledger.finish_attempt(payment, &open, state, detail, None, self.clock.now()).await?;
+                return self.settle_intent(payment.order, &intent).await;
+            }
+        }
+        // Not executed yet, or a create: the same key and bytes again. If it did run, the provider answers as it did.
+        match self.perform(provider, payment, &open).await? {
+            Some(intent) if open.operation == "create" => {
+                payment.intent = Some(intent.id);
+                self.next_call(provider, payment).await
+            }
+            Some(intent) => self.settle_intent(payment.order, &intent).await,
+            None => Ok(Step::Later),
+        }
+    }
+
+    /// Sends one attempt and writes down how it ended. `None`: it has to come again, and has been put back.
+    async fn perform(
+        &self,
+        provider: &ProviderClient,
+        payment: &LeasedPayment,
+        attempt: &Attempt,
+    ) -> Result<Option<Intent>, EngineError> {
+        let request = ProviderRequest {
+            operation: operation_of(&attempt.operation, payment.confirms),
+            path: attempt.path.clone(),
+            idempotency_key: attempt.idempotency_key.clone(),
+            body: attempt.body.clone(),
+        };
+        self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
+        let outcome = provider.send(&request).await;
+        let now = self.clock.now();
+        let operation = attempt.operation.clone();
+        let label = outcome_label(&outcome);
+        metrics::counter!("doorbuster_provider_calls_total", "operation" => operation, "outcome" => label).increment(1);
+        match outcome {
+            Outcome::Answered(intent) => {
+                let stored = (attempt.operation == "create").then_some(&intent.id);
+                let state = attempt_state(&attempt.operation, &intent).unwrap_or(AttemptState::Unknown);
+                self.ledger.finish_attempt(payment, attempt, state, status_text(&intent), stored, now).await?;
+                if state == AttemptState::Unknown {
+                    return self.later(payment, None, backoff(payment.tries)).await;
+                }
+                Ok(Some(intent))
+            }
+            Outcome::Declined(decline) => {
+                let code = decline.decline_code.as_deref().unwrap_or(&decline.code).to_owned();
+                self.ledger.finish_attempt(payment, attempt, AttemptState::Declined, &code, None, now).await?;
+                let Some(intent) = payment.intent.clone() else { return Ok(None) };
+                let report = ProviderReport {
+                    intent,
+                    amount: payment.amount,
+                    order: Some(payment.order),
+                    verdict: Verdict::Declined { code },
+                };
+                // The cancel that follows is due at once: the next round makes it.
+                self.ledger.settle_payment(payment.order, &report, now).await?;
+                Ok(None)
+            }
+            Outcome::NotSent { reason } => {
+                self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, &reason, None, now).await?;
+                self.later(payment, None, backoff(payment.tries)).await
+            }
+            Outcome::RateLimited { retry_after } => {
+                let wait = retry_after.and_then(|wait| SignedDuration::try_from(wait).ok());
+                self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, "rate limited", None, now).await?;
+                self.later(payment, None, wait.unwrap_or_else(|| backoff(payment.tries))).await
+            }
+            Outcome::Unknown { reason } => {
+                self.ledger.finish_attempt(payment, attempt, AttemptState::Unknown, &reason, None, now).await?;
+                self.later(payment, Some(PaymentEvent::WentDark), backoff(payment.tries)).await
+            }
+            Outcome::Misconfigured { status } => {
+                tracing::error!(
+                    status,
+                    "the payment provider refuses our credential with {status}: check the secret key"
+                );
+                let detail = format!("refused with {status}");
+                self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, &detail, None, now).await?;
+                self.later(payment, None, MISCONFIGURED_REST).await
+            }
+            Outcome::Rejected { code, message } => {
+                let detail = format!("{code}: {message}");
+                self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &detail, None, now).await?;
+                // The intent may have moved under another key; only what it is now counts.
+                let read = if payment.intent.is_some() { self.read_back(provider, payment).await? } else { None };
+                match read {
+                    Some(intent) if attempt_state(&attempt.operation, &intent).is_some() => Ok(Some(intent)),
+                    _ => {
+                        self.review(payment, &detail).await?;
+                        Ok(None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the provider how a payment stands that waits for the buyer or for the provider.
+    async fn ask(&self, provider: &ProviderClient, payment: &LeasedPayment) -> Result<Step, EngineError> {
+        match self.read_back(provider, payment).await? {
+            Some(intent) => self.settle_intent(payment.order, &intent).await,
+            None => Ok(Step::Later),
+        }
+    }
+
+    async fn read_back(
+        &self,
+        provider: &ProviderClient,
+        payment: &LeasedPayment,
+    ) -> Result<Option<Intent>, EngineError> {
+        let Some(intent) = &payment.intent else {
+            self.review(payment, "an attempt was sent for an intent that is not stored").await?;
+            return Ok(None);
+        };
+        match provider.read_intent(intent).await {
+            Ok(intent) => Ok(Some(intent)),
+            Err(error) => {
+                tracing::warn!(order = %payment.order, %error, "reading back the payment of order {}: {error}", payment.order);
+                self.later(payment, None, backoff(payment.tries)).await
+            }
+        }
+    }
+
+    async fn settle_intent(&self, order: OrderId, intent: &Intent) -> Result<Step, EngineError> {
+        // What was captured is what counts; should it differ from what was asked for, settling finds the contradiction.
+        let amount = if intent.status == IntentStatus::Succeeded { intent.amount_received } else { intent.amount };
+        let report = ProviderReport {
+            intent: intent.id.clone(),
+            amount,
+            order: intent.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId),
+            verdict: verdict(intent),
+        };
+        Ok(Step::Settled(self.ledger.settle_payment(order, &report, self.clock.now()).await?))
+    }
+
+    async fn later(
+        &self,
+        payment: &LeasedPayment,
+        event: Option<PaymentEvent>,
+        wait: SignedDuration,
+    ) -> Result<Option<Intent>, EngineError> {
+        let now = self.clock.now();
+        let due = now.checked_add(wait).unwrap_or(now);
+        self.ledger.yield_payment(payment, event, None, Some(due), now).await?;
+        Ok(None)
+    }
+
+    async fn review(&self, payment: &LeasedPayment, reason: &str) -> Result<Step, EngineError> {
+        let event = Some(PaymentEvent::Contradiction);
+        self.ledger.yield_payment(payment, event, Some(reason), None, self.clock.now()).await?;
+        Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
+    }
+
+    /// Ends orders for which no payment method came in time. Answers how many.
+    pub async fn expire_unpaid(&self, limit: i64) -> Result<usize, EngineError> {
+        let now = self.clock.now();
+        let orders = self.ledger.unpaid_past_due(now, limit).await?;
+        for order in &orders {
+            self.ledger.expire_unpaid(*order, now).await?;
+        }
+        Ok(orders.len())
+    }
+}
+
+/// How an attempt ended, if the intent shows that it did. `None`: it has not been executed.
+fn attempt_state(operation: &str, intent: &Intent) -> Option<AttemptState> {
+    match (operation, &intent.status) {
+        ("create", _) | (_, IntentStatus::Succeeded | IntentStatus::Canceled) => Some(AttemptState::Succeeded),
+        (_, IntentStatus::RequiresAction) => Some(AttemptState::ActionRequired),
+        (_, IntentStatus::Processing) => Some(AttemptState::Processing),
+        ("confirm", IntentStatus::RequiresPaymentMethod) if intent.last_payment_error.is_some() => {
+            Some(AttemptState::Declined)
+        }
+        (_, IntentStatus::RequiresPaymentMethod | IntentStatus::RequiresConfirmation) => None,
+        (_, IntentStatus::RequiresCapture | IntentStatus::Other(_)) => Some(AttemptState::Processing),
+    }
+}
+
+fn verdict(intent: &Intent) -> Verdict {
+    match &intent.status {
+        IntentStatus::Succeeded => Verdict::Captured { charge: intent.latest_charge.clone() },
+        IntentStatus::Canceled => Verdict::Canceled,
+        IntentStatus::RequiresAction => Verdict::ActionRequired,
+        IntentStatus::RequiresPaymentMethod => {
+            Verdict::Declined { code: intent.last_payment_error.clone().unwrap_or_else(|| "declined".to_owned()) }
+        }
+        _ => Verdict::Processing,
+    }
+}
+
+fn status_text(intent: &Intent) -> &str {
+    match &intent.status {
+        IntentStatus::RequiresPaymentMethod => "requires_payment_method",
+        IntentStatus::RequiresConfirmation => "requires_confirmation",
+        IntentStatus::RequiresAction => "requires_action",
+        IntentStatus::Processing => "processing",
+        IntentStatus::RequiresCapture => "requires_capture",
+        IntentStatus::Canceled => "canceled",
+        IntentStatus::Succeeded => "succeeded",
+        IntentStatus::Other(text) => text,
+    }
+}
+
+fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Create | Operation::CreateAgain { .. } => "create",
+        Operation::Confirm { .. } => "confirm",
+        Operation::Cancel => "cancel",
+    }
+}
+
+fn operation_of(name: &str, confirms: u32) -> Operation {
+    match name {
+        "create" => Operation::Create,
+        "cancel" => Operation::Cancel,
+        _ => Operation::Confirm { attempt: confirms },
+    }
+}
+
+fn outcome_label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Answered(_) => "answered",
+        Outcome::Declined(_) => "declined",
+        Outcome::NotSent { .. } => "not_sent",
+        Outcome::Unknown { .. } => "unknown",
+        Outcome::RateLimited { .. } => "rate_limited",
+        Outcome::Rejected { .. } => "rejected",
+        Outcome::Misconfigured { .. } => "misconfigured",
+    }
+}
+
+/// 1, 2, 4 … 60 seconds. Payments fall due one by one, so they need no jitter against each other.
+fn backoff(tries: i32) -> SignedDuration {
+    let doublings = tries.clamp(1, 7) - 1;
+    (FIRST_BACKOFF * (1 << doublings)).min(LONGEST_BACKOFF)
+}

@@ -1,0 +1,138 @@
+//! The claim: from the buyer's click to an answer that is kept.
+//!
+//! One EVALSHA, shared with up to 255 others, when the home warehouse has a token. Otherwise a pull (some milliseconds, one
+//! Postgres transaction) or the proof that nothing is left, whose lease answers everybody else for a second.
+
+use std::time::{Duration, Instant};
+
+use crate::domain::claims::{Claim, ClaimOutcome};
+use crate::domain::ids::{BuyerId, ClaimId, DropName, OrderId, Serial};
+use crate::tokens::TokenError;
+use crate::tokens::store::Outcome;
+
+use super::engine::{Engine, EngineError, LiveDrop};
+use super::pull::Found;
+
+/// How long a claim may look for tokens elsewhere: twice the wait of a grant that frees units, then "ask again" is kinder.
+const SEARCH_DEADLINE: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+
+/// How far a claim has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimProgress {
+    /// Taken in Redis; the next settlement makes an order of it.
+    Accepted,
+    /// The order exists; its payment is under way.
+    Settled,
+    /// Paid.
+    Confirmed,
+    /// Its units have been given back, or it could not become an order.
+    Failed,
+}
+
+/// A claim as its buyer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimView {
+    pub id: ClaimId,
+    pub drop: DropName,
+    pub sku: String,
+    pub quantity: u32,
+    /// What it holds; nothing once it has failed.
+    pub serials: Vec<Serial>,
+    pub progress: ClaimProgress,
+    pub order: Option<OrderId>,
+}
+
+impl Engine {
+    /// A claim of this buyer, wherever it is by now. `None`: he has made none of this id, or Redis has forgotten it.
+    pub async fn claim_of(&self, buyer: &BuyerId, id: ClaimId) -> Result<Option<ClaimView>, EngineError> {
+        let Some(drop) = self.ledger.drop_by_id(id.drop_id()).await? else {
+            return Ok(None);
+        };
+        if let Some(order) = self.ledger.order_of(buyer, id.order_id()).await? {
+            let Some(item) = order.items.first() else { return Ok(None) };
+            let (progress, serials) = match order.status {
+                status if !status.is_live() => (ClaimProgress::Failed, Vec::new()),
+                status if status.is_sold() => (ClaimProgress::Confirmed, item.serials.clone()),
+                _ => (ClaimProgress::Settled, item.serials.clone()),
+            };
+            let (sku, quantity) = (item.sku.clone(), item.quantity);
+            return Ok(Some(ClaimView {
+                id,
+                drop: drop.name,
+                sku,
+                quantity,
+                serials,
+                progress,
+                order: Some(order.id),
+            }));
+        }
+        let live = self.adopt(drop);
+        let record = match live.store(live.home_of(buyer)).record_of(buyer).await {
+            Err(error @ (TokenError::NotLoaded | TokenError::Fenced)) => return Err(error.into()),
+            other => other?,
+        };
+        let Some(held) = record.into_iter().find(|held| held.id == id) else {
+            return Ok(None);
+        };
+        let rejected = self.ledger.rejection_of(buyer, id).await?.is_some();
+        let progress = if held.serials.is_none() || rejected { ClaimProgress::Failed } else { ClaimProgress::Accepted };
+        let sku = live.drop.variant(held.variant).map(|variant| variant.sku.clone()).unwrap_or_default();
+        let serials = if progress == ClaimProgress::Failed { Vec::new() } else { held.serials.unwrap_or_default() };
+        Ok(Some(ClaimView {
+            id,
+            drop: live.drop.name.clone(),
+            sku,
+            quantity: held.quantity.units(),
+            serials,
+            progress,
+            order: None,
+        }))
+    }
+
+    /// Claims tokens. `Err` means that we could not find out: the same claim may be made again, and a claim that was
+    /// applied all the same answers as it did.
+    pub async fn claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {
+        let outcome = self.try_claim(live, claim).await;
+        match outcome {
+            Err(error) if error.is_fenced() => match self.refresh(&live.drop.name).await? {
+                // Our epoch was old: once more with the new one.
+                Some(fresh) if fresh.drop.warehouses != live.drop.warehouses => self.try_claim(&fresh, claim).await,
+                _ => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    async fn try_claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {
+        let home = *live.home_of(&claim.buyer);
+        let deadline = Instant::now() + SEARCH_DEADLINE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let outcome = live.batcher(&home).submit(claim.clone()).await?;
+            match outcome {
+                Outcome::Taken(serials) => return Ok(ClaimOutcome::Taken { serials }),
+                Outcome::Replayed(serials) => return Ok(ClaimOutcome::Replayed { serials }),
+                Outcome::Released => return Ok(ClaimOutcome::Released),
+                Outcome::KeyReused => return Ok(ClaimOutcome::KeyReused),
+                Outcome::OverLimit { held } => {
+                    return Ok(ClaimOutcome::OverLimit { held, limit: live.drop.buyer_limit });
+                }
+                Outcome::NotOpen => return Ok(ClaimOutcome::NotOpen),
+                Outcome::Closed => return Ok(ClaimOutcome::Closed),
+                Outcome::Short { .. } => {}
+            }
+            match self.find_tokens(live, &home, claim.variant, claim.quantity).await? {
+                Found::NoMoreThan { available: 0 } => return Ok(ClaimOutcome::SoldOut),
+                Found::NoMoreThan { available } => return Ok(ClaimOutcome::NotEnough { available }),
+                Found::Fetched if Instant::now() < deadline => pause = FIRST_PAUSE,
+                Found::Moving if Instant::now() + pause < deadline => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Found::Fetched | Found::Moving => return Err(EngineError::Moving),
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What every flow works with: the two stores, the clock, and the drops that this process has met.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
+
+use crate::domain::clock::Clock;
+use crate::domain::drops::{SaleDrop, Warehouse};
+use crate::domain::ids::{BuyerId, DropName, VariantNumber, WarehouseId};
+use crate::ledger::{Ledger, LedgerError};
+use crate::tokens::TokenError;
+use crate::tokens::batcher::Batcher;
+use crate::tokens::store::{TokenStore, WarehouseStore};
+
+use super::grants::FirstSeen;
+
+/// Why a flow could not find out, or could not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Tokens(#[from] Arc<TokenError>),
+    #[error(transparent)]
+    Ledger(#[from] Arc<LedgerError>),
+    /// Units are on the move and the wait for them was too long; nothing was decided.
+    #[error("units are being moved between warehouses; ask again")]
+    Moving,
+    #[error("the provider: {0}")]
+    Provider(String),
+}
+
+impl From<TokenError> for EngineError {
+    fn from(error: TokenError) -> Self {
+        Self::Tokens(Arc::new(error))
+    }
+}
+
+impl From<LedgerError> for EngineError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(Arc::new(error))
+    }
+}
+
+impl EngineError {
+    /// Whether the caller may do the same again with hope of another answer.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Tokens(error) => error.is_retryable(),
+            Self::Ledger(error) => error.is_retryable(),
+            Self::Moving | Self::Provider(_) => true,
+        }
+    }
+
+    /// Redis does not have this warehouse as Postgres knows it: our epoch is old, or a rebuild is due.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Tokens(error) if matches!(**error, TokenError::Fenced | TokenError::NotLoaded))
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub ledger: Ledger,
+    pub tokens: TokenStore,
+    pub clock: Clock,
+    drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
+    pub(super) grants_seen: Arc<Mutex<FirstSeen>>,
+}
+
+/// A drop as this process deals with it.
+pub struct LiveDrop {
+    pub drop: SaleDrop,
+    pub(super) stores: Vec<WarehouseStore>,
+    batchers: Vec<Batcher>,
+    pub(super) shared: Arc<DropShared>,
+}
+
+/// What stays when a warehouse's epoch changes.
+#[derive(Default)]
+pub(super) struct DropShared {
+    pub(super) proofs: Mutex<HashMap<VariantNumber, Proof>>,
+    /// One search for tokens at a time. Holds how the last one ended, for those who waited behind it.
+    pub(super) search: tokio::sync::Mutex<Option<super::pull::LastSearch>>,
+}
+
+/// A proof that no more than `available` units of a variant can be had, good until the lease ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Proof {
+    pub(super) available: u32,
+    pub(super) good_until: Instant,
+}
+
+impl Engine {
+    pub fn new(ledger: Ledger, tokens: TokenStore, clock: Clock) -> Self {
+        Self { ledger, tokens, clock, drops: Arc::default(), grants_seen: Arc::default() }
+    }
+
+    /// The drop of this name, from memory if this process has met it. `None`: there is none.
+    pub async fn live_drop(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
+        let known = self.drops.read().expect("nobody panics holding this lock").get(name).cloned();
+        match known {
+            Some(live) => Ok(Some(live)),
+            None => self.refresh(name).await,
+        }
+    }
+
+    /// Reads the drop anew from Postgres: its state, and the epochs of its warehouses.
+    pub async fn refresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else {
+            return Ok(None);
+        };
+        Ok(Some(self.adopt(drop)))
+    }
+
+    /// Makes a drop that was just read the one this process works with.
+    pub(super) fn adopt(&self, drop: SaleDrop) -> Arc<LiveDrop> {
+        let mut drops = self.drops.write().expect("nobody panics holding this lock");
+        let before = drops.get(&drop.name).cloned();
+        if let Some(before) = &before
+            && before.drop == drop
+        {
+            return Arc::clone(before);
+        }
+        let stores =
+            drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&drop, warehouse)).collect::<Vec<_>>();
+        // A batcher lives as long as its warehouse's epoch: claims that wait in the old one are told that it is fenced.
+        let batcher = |position: usize, store: &WarehouseStore| match &before {
+            Some(before) if before.stores.get(position).is_some_and(|old| old.epoch() == store.epoch()) => {
+                before.batchers[position].clone()
+            }
+            _ => Batcher::start(store.clone(), self.clock.clone()),
+        };
+        let batchers = stores.iter().enumerate().map(|(position, store)| batcher(position, store)).collect();
+        let shared = before.map_or_else(Arc::default, |before| Arc::clone(&before.shared));
+        let live = Arc::new(LiveDrop { drop, stores, batchers, shared });
+        drops.insert(live.drop.name.clone(), Arc::clone(&live));
+        live
+    }
+}
+
+impl LiveDrop {
+    pub fn home_of(&self, buyer: &BuyerId) -> &Warehouse {
+        self.drop.home_of(buyer)
+    }
+
+    pub fn store(&self, warehouse: &Warehouse) -> &WarehouseStore {
+        &self.stores[usize::from(warehouse.number.0)]
+    }
+
+    pub(super) fn store_by_id(&self, id: WarehouseId) -> Option<&WarehouseStore> {
+        self.drop.warehouse_by_id(id).map(|warehouse| self.store(warehouse))
+    }
+
+    pub(super) fn batcher(&self, warehouse: &Warehouse) -> &Batcher {
+        &self.batchers[usize::from(warehouse.number.0)]
+    }
+
+    pub(super) fn variant_position(&self, variant: VariantNumber) -> usize {
+        usize::from(variant.0)
+    }
+}

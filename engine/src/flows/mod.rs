@@ -1,0 +1,12 @@
+//! Flows: the only place where the adapters meet. Each file is one story, told from its first step to its last.
+
+pub mod engine;
+pub mod open_drop;
+pub mod claim;
+pub mod pull;
+pub mod grants;
+pub mod settle;
+pub mod charge;
+pub mod audit;
+
+pub use engine::{Engine, EngineError, LiveDrop};

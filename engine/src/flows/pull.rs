@@ -1,0 +1,196 @@
+//! The search for tokens when a home has too few: a pull from other warehouses, or the proof that there are none.
+//!
+//! A pull, each step of which anyone may repeat or finish:
+//!
+//! 1. `pull.lua` sets tokens aside in the source's `out`;
+//! 2. one Postgres transaction grants them to the destination (the transfer id is unique, the source's epoch must hold);
+//! 3. the grant is applied to the destination;
+//! 4. the source forgets what it had set aside.
+//!
+//! A crash after 1 leaves tokens in `out`: whoever looks next finishes at 2. After 2 the grant is pending: the worker or the
+//! next search applies it. One search at a time in a process; several processes disturb but never hurt each other.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use uuid::Uuid;
+
+use crate::domain::claims::Quantity;
+use crate::domain::drops::Warehouse;
+use crate::domain::ids::{TransferId, VariantNumber};
+use crate::ledger::grants::TransferDecided;
+use crate::tokens::contract::MAX_SERIALS;
+use crate::tokens::store::{LeavingTokens, View};
+
+use super::engine::{Engine, EngineError, LiveDrop, Proof};
+
+/// A proof is good for this long, counted from before its first reading. [`super::grants::FREED_UNITS_WAIT`] is longer.
+pub(super) const PROOF_LEASE: Duration = Duration::from_secs(1);
+
+/// What a search came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The home has, or had a moment ago, what was asked for.
+    Fetched,
+    /// At one instant after the search began no more than this could be had anywhere.
+    NoMoreThan { available: u32 },
+    /// Units are between places; neither can be said yet.
+    Moving,
+}
+
+/// How the last search ended: those who waited behind it since before it began need not repeat it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LastSearch {
+    began: Instant,
+    variant: VariantNumber,
+    was_moving: bool,
+}
+
+impl Engine {
+    pub(super) async fn find_tokens(
+        &self,
+        live: &LiveDrop,
+        home: &Warehouse,
+        variant: VariantNumber,
+        quantity: Quantity,
+    ) -> Result<Found, EngineError> {
+        let arrived = Instant::now();
+        if let Some(found) = proved(live, variant, quantity) {
+            return Ok(found);
+        }
+        let mut last = live.shared.search.lock().await;
+        if let Some(found) = proved(live, variant, quantity) {
+            return Ok(found);
+        }
+        if last.is_some_and(|last| last.was_moving && last.variant == variant && last.began >= arrived) {
+            return Ok(Found::Moving);
+        }
+        let began = Instant::now();
+        let found = self.search(live, home, variant, quantity, began).await;
+        *last = Some(LastSearch { began, variant, was_moving: matches!(found, Ok(Found::Moving)) });
+        found
+    }
+
+    async fn search(
+        &self,
+        live: &LiveDrop,
+        home: &Warehouse,
+        variant: VariantNumber,
+        quantity: Quantity,
+        began: Instant,
+    ) -> Result<Found, EngineError> {
+        let position = live.variant_position(variant);
+        let views = self.look_everywhere(live).await?;
+        // What somebody set aside and did not bring home: finish it first, it may be all that is left.
+        for (source, view) in live.drop.warehouses.iter().zip(&views) {
+            for leaving in &view.leaving {
+                self.finish_transfer(live, source, leaving).await?;
+            }
+        }
+        if views.iter().any(|view| !view.leaving.is_empty()) {
+            return Ok(Found::Fetched);
+        }
+        let at_home = views[usize::from(home.number.0)].free[position];
+        let everywhere = views.iter().map(|view| view.free[position]).sum::<u32>();
+        if at_home >= quantity.units() {
+            return Ok(Found::Fetched);
+        }
+        if everywhere < quantity.units() {
+            return self.prove(live, variant, quantity, began).await;
+        }
+        let mut donors =
+            live.drop.warehouses.iter().zip(&views).filter(|(donor, _)| donor.id != home.id).collect::<Vec<_>>();
+        donors.sort_by_key(|(_, view)| std::cmp::Reverse(view.free[position]));
+        let mut missing = quantity.units() - at_home;
+        for (donor, view) in donors {
+            let rest = view.free[position];
+            if missing == 0 || rest == 0 {
+                break;
+            }
+            // What is asked for, plus an even share of the donor's rest, so that the next buyers of this home need no pull.
+            // Near the end the share is nothing, and units go one by one to whoever asks.
+            let share = rest.saturating_sub(missing) / live.drop.warehouses.len() as u32;
+            let units = (missing + share).min(rest).min(MAX_SERIALS as u32);
+            let transfer = TransferId(Uuid::now_v7());
+            let serials = live.store(donor).pull(variant, transfer, home.number, units).await?;
+            metrics::counter!("doorbuster_pulled_units_total").increment(serials.len() as u64);
+            if serials.is_empty() {
+                continue;
+            }
+            missing = missing.saturating_sub(serials.len() as u32);
+            let leaving = LeavingTokens { transfer, variant, destination: home.number, serials };
+            self.finish_transfer(live, donor, &leaving).await?;
+        }
+        Ok(Found::Fetched)
+    }
+
+    /// Steps 2 to 4 of a pull.
+    async fn finish_transfer(
+        &self,
+        live: &LiveDrop,
+        source: &Warehouse,
+        leaving: &LeavingTokens,
+    ) -> Result<(), EngineError> {
+        let destination = live.drop.warehouses.get(usize::from(leaving.destination.0)).unwrap_or(source);
+        let decided = self
+            .ledger
+            .grant_transfer(&live.drop, source, destination.id, leaving.variant, leaving.transfer, &leaving.serials)
+            .await?;
+        if decided == TransferDecided::Void {
+            return Ok(());
+        }
+        self.apply_grants_of(live, destination).await?;
+        live.store(source).clear(leaving.transfer).await?;
+        Ok(())
+    }
+
+    async fn look_everywhere(&self, live: &LiveDrop) -> Result<Vec<View>, EngineError> {
+        Ok(try_join_all(live.stores.iter().map(|store| store.look())).await?)
+    }
+
+    /// Proves that at one instant no more than `available` units were free anywhere and none was moving.
+    ///
+    /// `seq` of every warehouse is equal before and after the reading in Postgres, so in between nothing changed; and
+    /// in that time every warehouse had applied the last grant that Postgres knew of.
+    async fn prove(
+        &self,
+        live: &LiveDrop,
+        variant: VariantNumber,
+        quantity: Quantity,
+        began: Instant,
+    ) -> Result<Found, EngineError> {
+        let position = live.variant_position(variant);
+        self.ledger.mark_proof(live.drop.id, self.clock.now()).await?;
+        let first_reading = Instant::now();
+        let before = self.look_everywhere(live).await?;
+        let marks = self.ledger.warehouse_marks(live.drop.id).await?;
+        let after = self.look_everywhere(live).await?;
+
+        let epochs_hold = live.stores.iter().zip(&marks).all(|(store, (epoch, _))| store.epoch() == *epoch);
+        let grants_applied = after.iter().zip(&marks).all(|(view, (_, last_grant))| view.granted == *last_grant);
+        let at_rest = after.iter().all(|view| view.leaving.is_empty());
+        if before != after || !epochs_hold || !grants_applied || !at_rest || marks.len() != after.len() {
+            for warehouse in &live.drop.warehouses {
+                self.apply_grants_of(live, warehouse).await?;
+            }
+            return Ok(Found::Moving);
+        }
+        let available = after.iter().map(|view| view.free[position]).sum::<u32>();
+        if available >= quantity.units() {
+            return Ok(Found::Fetched);
+        }
+        let proof = Proof { available, good_until: first_reading + PROOF_LEASE };
+        live.shared.proofs.lock().expect("nobody panics holding this lock").insert(variant, proof);
+        metrics::counter!("doorbuster_sold_out_proofs_total").increment(1);
+        tracing::debug!(drop = %live.drop.name, available, took = ?began.elapsed(), "proved: {available} units left");
+        Ok(Found::NoMoreThan { available })
+    }
+}
+
+/// The answer of a proof whose lease still holds.
+fn proved(live: &LiveDrop, variant: VariantNumber, quantity: Quantity) -> Option<Found> {
+    let proofs = live.shared.proofs.lock().expect("nobody panics holding this lock");
+    let proof = proofs.get(&variant)?;
+    let holds = Instant::now() < proof.good_until && quantity.units() > proof.available;
+    holds.then_some(Found::NoMoreThan { available: proof.available })
+}

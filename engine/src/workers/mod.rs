@@ -1,0 +1,161 @@
+//! Workers: loops that call flows. They hold no state that matters, so any number of them may run, and any may die.
+//!
+//! | loop | each | does |
+//! |---|---|---|
+//! | settle | second | reads the claim logs; settles them when the interval is over or the backlog is long |
+//! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
+//! | grants | quarter of a second | brings releases to Redis; ends orders without a payment method |
+//! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::flows::{Engine, EngineError};
+use crate::provider::ProviderClient;
+
+/// How often the claim logs are read for their length. What is read is settled or thrown away: at the backlog limit this
+/// is a third of a megabyte a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const GRANTS_EVERY: Duration = Duration::from_millis(250);
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks for due payments when there were none.
+const CHARGE_IDLE: Duration = Duration::from_millis(250);
+/// Payments leased in one go: few enough that a worker that dies delays them for one lease only.
+const CHARGE_BATCH: i64 = 256;
+const EXPIRE_BATCH: i64 = 500;
+/// After an error: long enough not to fill the log, short enough to be back when the store is.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// How long a claim waits for its order at most.
+    pub settle_every: Duration,
+    /// So many claims waiting are settled at once.
+    pub backlog_limit: usize,
+    /// Calls to the provider at the same time.
+    pub charge_concurrency: usize,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self { settle_every: Duration::from_secs(30), backlog_limit: 5_000, charge_concurrency: 16 }
+    }
+}
+
+/// Runs all loops until `stop`; then every loop finishes its step, and what is accepted is settled once more.
+pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
+    tasks.spawn(charge(engine.clone(), provider, settings, stop.clone()));
+    tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || {
+            engine.expire_unpaid(EXPIRE_BATCH).await?;
+            engine.apply_grants().await.map(|_| ())
+        }
+    }));
+    tasks.spawn(repeat("watch", WATCH_EVERY, stop, async move || {
+        engine.run_schedule().await?;
+        engine.rebuild_fenced().await.map(|_| ())
+    }));
+    tasks.close();
+    tasks.wait().await;
+    tracing::info!("all workers have stopped");
+}
+
+/// Settles every drop's backlog now, until nothing is left.
+pub async fn settle_all(engine: &Engine) -> Result<usize, EngineError> {
+    let mut settled = 0;
+    for drop in engine.ledger.loaded_drops().await? {
+        while let Some(backlog) = engine.backlog(&drop.name).await? {
+            let report = engine.settle(&backlog).await?;
+            settled += report.settled;
+            if !backlog.is_cut || report.settled + report.duplicates + report.rejected == 0 {
+                break;
+            }
+        }
+    }
+    Ok(settled)
+}
+
+async fn settle(engine: Engine, settings: WorkerSettings, stop: CancellationToken) {
+    let mut last = Instant::now();
+    loop {
+        let stopping = pause(LOOK_EVERY.min(settings.settle_every), &stop).await;
+        match settle_if_due(&engine, &settings, &mut last, stopping).await {
+            Ok(()) if stopping => return,
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(%error, "settlement could not finish its round: {error}");
+                if stopping || pause(AFTER_ERROR, &stop).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn settle_if_due(
+    engine: &Engine,
+    settings: &WorkerSettings,
+    last: &mut Instant,
+    stopping: bool,
+) -> Result<(), EngineError> {
+    let mut waiting = 0;
+    let is_time = stopping || last.elapsed() >= settings.settle_every;
+    for drop in engine.ledger.loaded_drops().await? {
+        let Some(backlog) = engine.backlog(&drop.name).await? else { continue };
+        waiting += backlog.claims();
+        if is_time || backlog.is_cut || backlog.claims() >= settings.backlog_limit {
+            let started = Instant::now();
+            let report = engine.settle(&backlog).await?;
+            metrics::histogram!("doorbuster_settle_seconds").record(started.elapsed().as_secs_f64());
+            if report.settled > 0 {
+                let drop = drop.name.as_str();
+                tracing::info!(drop, settled = report.settled, "settled {} claims of {drop}", report.settled);
+            }
+        }
+    }
+    metrics::gauge!("doorbuster_settlement_backlog_claims").set(waiting as f64);
+    if is_time {
+        settle_all(engine).await?;
+        *last = Instant::now();
+    }
+    Ok(())
+}
+
+async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match engine.charge_due(&provider, CHARGE_BATCH, settings.charge_concurrency).await {
+            Ok(report) if report.leased > 0 => {}
+            Ok(_) => {
+                pause(CHARGE_IDLE, &stop).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "charging could not finish its round: {error}");
+                pause(AFTER_ERROR, &stop).await;
+            }
+        }
+    }
+}
+
+async fn repeat(
+    name: &'static str,
+    every: Duration,
+    stop: CancellationToken,
+    step: impl AsyncFn() -> Result<(), EngineError>,
+) {
+    while !pause(every, &stop).await {
+        if let Err(error) = step().await {
+            tracing::warn!(%error, "the {name} worker could not finish its round: {error}");
+            pause(AFTER_ERROR, &stop).await;
+        }
+    }
+}
+
+/// Waits; `true` at once when it is time to stop.
+async fn pause(wait: Duration, stop: &CancellationToken) -> bool {
+    stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none()
+}
