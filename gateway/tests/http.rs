@@ -1,0 +1,11 @@
+//! The gateway over real HTTP, in front of a real Redis and Postgres. One database and one drop a test.
+
+mod support;
+
+mod http {
+    mod refusals;
+    mod claims;
+    mod orders;
+    mod surface;
+    mod stopping;
+}
