@@ -36,24 +36,24 @@ async fn servers() -> &'static Servers {
         .await
 }
 
-pub struct World {
-    pub engine: Engine,
-    pub database: String,
-    pub redis_url: String,
-    pub sql: Client,
-    pub drop: DropName,
+pub(crate) struct World {
+    pub(crate) engine: Engine,
+    pub(crate) database: String,
+    pub(crate) redis_url: String,
+    pub(crate) sql: Client,
+    pub(crate) drop: DropName,
     number: u32,
 }
 
 impl World {
     /// Shared servers, a database of its own.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let servers = servers().await;
         Self::on(servers.redis.url(), &servers.postgres).await
     }
 
     /// A Redis of its own as well, for tests that hurt it.
-    pub async fn with_own_redis() -> (Self, Redis) {
+    pub(crate) async fn with_own_redis() -> (Self, Redis) {
         let servers = servers().await;
         let redis = servers.sandbox.redis().await.expect("redis-server");
         (Self::on(redis.url(), &servers.postgres).await, redis)
@@ -72,12 +72,12 @@ impl World {
     }
 
     /// Another process, so to speak: its own connections, pool and memory, the same stores.
-    pub async fn another_engine(&self) -> Engine {
+    pub(crate) async fn another_engine(&self) -> Engine {
         let ledger = Ledger::new(&self.database, 8).unwrap();
         Engine::new(ledger, TokenStore::connect(&self.redis_url).await.unwrap(), self.engine.clock.clone())
     }
 
-    pub fn new_drop(&self, stocks: &[u32], warehouses: u32, limit: u32) -> NewDrop {
+    pub(crate) fn new_drop(&self, stocks: &[u32], warehouses: u32, limit: u32) -> NewDrop {
         let variant = |(index, stock): (usize, &u32)| NewVariant {
             sku: format!("SKU-{}-{index}", self.number),
             title: format!("size {index}"),
@@ -100,17 +100,17 @@ impl World {
     }
 
     /// Creates and opens a drop with one variant for each stock.
-    pub async fn open(&self, stocks: &[u32], warehouses: u32, limit: u32) -> std::sync::Arc<LiveDrop> {
+    pub(crate) async fn open(&self, stocks: &[u32], warehouses: u32, limit: u32) -> std::sync::Arc<LiveDrop> {
         self.engine.create_drop(&self.new_drop(stocks, warehouses, limit), 42).await.unwrap().unwrap();
         self.engine.open_drop(&self.drop).await.unwrap().unwrap();
         self.live().await
     }
 
-    pub async fn live(&self) -> std::sync::Arc<LiveDrop> {
+    pub(crate) async fn live(&self) -> std::sync::Arc<LiveDrop> {
         self.engine.refresh(&self.drop).await.unwrap().unwrap()
     }
 
-    pub async fn claim(
+    pub(crate) async fn claim(
         &self,
         live: &LiveDrop,
         who: u32,
@@ -122,7 +122,7 @@ impl World {
     }
 
     /// As [`Self::claim`], again while units are on the move.
-    pub async fn claim_until_answered(
+    pub(crate) async fn claim_until_answered(
         &self,
         live: &LiveDrop,
         who: u32,
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    pub async fn save_profile(&self, who: u32, method: &str) {
+    pub(crate) async fn save_profile(&self, who: u32, method: &str) {
         let profile = CheckoutProfile {
             payment_method: method.parse::<PaymentMethodId>().unwrap(),
             email: format!("b{who}@example.test"),
@@ -150,16 +150,16 @@ impl World {
         self.engine.ledger.save_profile(&buyer(who), &profile, self.engine.clock.now()).await.unwrap();
     }
 
-    pub async fn settle(&self) -> usize {
+    pub(crate) async fn settle(&self) -> usize {
         doorbuster_engine::workers::settle_all(&self.engine).await.unwrap()
     }
 
-    pub async fn count(&self, sql: &str) -> i64 {
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
         self.sql.query_one(sql, &[]).await.unwrap().get(0)
     }
 
     /// Everything Redis holds of the drop.
-    pub async fn dumps(&self, live: &LiveDrop) -> Vec<Dump> {
+    pub(crate) async fn dumps(&self, live: &LiveDrop) -> Vec<Dump> {
         let mut dumps = Vec::new();
         for warehouse in &live.drop.warehouses {
             dumps.push(live.store(warehouse).dump().await.unwrap().expect("a loaded warehouse"));
@@ -167,12 +167,12 @@ impl World {
         dumps
     }
 
-    pub async fn free_in_redis(&self, live: &LiveDrop) -> usize {
+    pub(crate) async fn free_in_redis(&self, live: &LiveDrop) -> usize {
         self.dumps(live).await.iter().flat_map(|dump| &dump.free).map(|(_, serials)| serials.len()).sum()
     }
 
     /// Applies grants until none is left; those that free units wait their time.
-    pub async fn apply_all_grants(&self) {
+    pub(crate) async fn apply_all_grants(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let report = self.engine.apply_grants().await.unwrap();
@@ -185,23 +185,23 @@ impl World {
     }
 }
 
-pub fn buyer(who: u32) -> BuyerId {
+pub(crate) fn buyer(who: u32) -> BuyerId {
     format!("buyer-{who:014x}").parse().unwrap()
 }
 
-pub fn claim(live: &LiveDrop, buyer: &BuyerId, key: &str, variant: u8, units: i64) -> Claim {
+pub(crate) fn claim(live: &LiveDrop, buyer: &BuyerId, key: &str, variant: u8, units: i64) -> Claim {
     let key = key.parse().unwrap();
     Claim::new(live.drop.id, buyer.clone(), &key, VariantNumber(variant), Quantity::new(units).unwrap())
 }
 
-pub fn taken(outcome: ClaimOutcome) -> Vec<Serial> {
+pub(crate) fn taken(outcome: ClaimOutcome) -> Vec<Serial> {
     match outcome {
         ClaimOutcome::Taken { serials } => serials,
         other => panic!("not taken: {other:?}"),
     }
 }
 
-pub async fn provider(options: FakeProviderOptions) -> (FakeProvider, ProviderClient) {
+pub(crate) async fn provider(options: FakeProviderOptions) -> (FakeProvider, ProviderClient) {
     let fake = FakeProvider::start(options).await.unwrap();
     let client = ProviderClient::new(ProviderSettings {
         base_url: fake.url().to_owned(),

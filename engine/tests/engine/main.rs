@@ -7,4 +7,5 @@ mod pulls;
 mod settlement;
 mod payments;
 mod forgetting;
+mod audit;
 mod schema;

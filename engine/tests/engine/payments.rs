@@ -101,7 +101,8 @@ async fn c1_two_workers_charge_an_order_once() {
     let other = world.another_engine().await;
     while world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await > 0 {
         let (one, two) = tokio::join!(world.engine.charge_due(&client, 5, 4), other.charge_due(&client, 5, 4));
-        (one.unwrap(), two.unwrap());
+        one.unwrap();
+        two.unwrap();
     }
     assert_eq!(fake.captures().len(), 30);
 }
