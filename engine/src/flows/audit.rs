@@ -214,10 +214,14 @@ impl Checks<'_> {
             let places = self.places.remove(&token.serial).unwrap_or_default();
             match places.as_slice() {
                 [] => self.violation("unit_lost", format!("unit {} is nowhere", token.serial.0)),
-                [Place::Free(warehouse) | Place::Granted(warehouse)] if *warehouse != token.warehouse => self.violation(
-                    "unit_in_wrong_warehouse",
-                    format!("unit {} belongs to warehouse {} and lies in {}", token.serial.0, token.warehouse.0, warehouse.0),
-                ),
+                [Place::Free(warehouse) | Place::Granted(warehouse)] if *warehouse != token.warehouse => self
+                    .violation(
+                        "unit_in_wrong_warehouse",
+                        format!(
+                            "unit {} belongs to warehouse {} and lies in {}",
+                            token.serial.0, token.warehouse.0, warehouse.0
+                        ),
+                    ),
                 [_] => {}
                 several => {
                     let detail = format!("unit {} is in {} places: {several:?}", token.serial.0, several.len());
@@ -241,7 +245,10 @@ impl Checks<'_> {
                 *held.entry(order.buyer.clone()).or_default() += units;
                 for serial in &order.serials {
                     if let Some(other) = owners.insert(*serial, *id) {
-                        self.violation("unit_sold_twice", format!("unit {} is in the orders {other} and {id}", serial.0));
+                        self.violation(
+                            "unit_sold_twice",
+                            format!("unit {} is in the orders {other} and {id}", serial.0),
+                        );
                     }
                     if holders.get(serial).copied().flatten() != Some(*id) {
                         self.violation("unit_not_held", format!("order {id} does not hold its unit {}", serial.0));
@@ -254,7 +261,8 @@ impl Checks<'_> {
             }
             let is_paid = order.payment == PaymentState::Succeeded;
             if order.status.is_sold() != is_paid {
-                let detail = format!("order {id} is {} and its payment {}", order.status.as_str(), order.payment.as_str());
+                let detail =
+                    format!("order {id} is {} and its payment {}", order.status.as_str(), order.payment.as_str());
                 self.violation("payment_differs", detail);
             }
             let due = if is_paid { order.total.amount_minor } else { 0 };
@@ -297,7 +305,8 @@ impl Checks<'_> {
 
     fn check_grants(&mut self, facts: &DropFacts) {
         for (warehouse, last) in self.drop.warehouses.clone().iter().zip(&facts.last_grants) {
-            let numbers = facts.grants.iter().filter(|grant| grant.warehouse == warehouse.id).map(|grant| grant.number.0);
+            let numbers =
+                facts.grants.iter().filter(|grant| grant.warehouse == warehouse.id).map(|grant| grant.number.0);
             if !numbers.eq(1..=last.0) {
                 let detail = format!("the grants of warehouse {} are not numbered 1 to {}", warehouse.number.0, last.0);
                 self.violation("grants_have_gaps", detail);
@@ -356,8 +365,7 @@ fn check_captures(
     }
     for (id, (drop, order)) in orders {
         let found = by_order.get(id).map_or(&[][..], Vec::as_slice);
-        let mut violation =
-            |rule, detail| violations.push(Violation { rule, drop: drop.to_string(), detail });
+        let mut violation = |rule, detail| violations.push(Violation { rule, drop: drop.to_string(), detail });
         if found.len() > 1 {
             violation("captured_twice", format!("order {id} was captured {} times", found.len()));
         }

@@ -46,21 +46,35 @@ async fn an_honest_sale_is_clean_and_every_unit_is_counted_once() {
 async fn every_doctored_store_turns_the_audit_red() {
     // What is done to Postgres, and the rules that must notice.
     let cases: [(&str, &[&str]); 8] = [
-        ("update tokens set order_id = null where serial = (select min(serial) from tokens where order_id is not null)",
-         &["inventory_differs", "unit_lost", "unit_not_held"]),
-        ("update inventory set quantity_available = quantity_available + 1 where warehouse_id = (select min(warehouse_id) from inventory)",
-         &["inventory_differs"]),
-        ("delete from holdings where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
-         &["holdings_differ"]),
-        ("update journal set amount_minor = amount_minor + 1 where source = (select min(source) from journal)",
-         &["journal_differs"]),
-        ("update payments set state = 'IN_FLIGHT' where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
-         &["journal_differs", "payment_differs"]),
+        (
+            "update tokens set order_id = null where serial = (select min(serial) from tokens where order_id is not null)",
+            &["inventory_differs", "unit_lost", "unit_not_held"],
+        ),
+        (
+            "update inventory set quantity_available = quantity_available + 1 where warehouse_id = (select min(warehouse_id) from inventory)",
+            &["inventory_differs"],
+        ),
+        (
+            "delete from holdings where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
+            &["holdings_differ"],
+        ),
+        (
+            "update journal set amount_minor = amount_minor + 1 where source = (select min(source) from journal)",
+            &["journal_differs"],
+        ),
+        (
+            "update payments set state = 'IN_FLIGHT' where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
+            &["journal_differs", "payment_differs"],
+        ),
         ("update grants set number = 77 where kind = 'release'", &["grants_have_gaps", "unit_twice"]),
-        ("update tokens set warehouse_id = (select max(warehouse_id) from warehouses) + (select min(warehouse_id) from warehouses) - warehouse_id where order_id is null",
-         &["inventory_differs", "unit_in_wrong_warehouse"]),
-        ("update orders set status = 'CANCELLED' where status = 'PENDING_PAYMENT'",
-         &["holdings_differ", "inventory_differs", "unit_held_by_dead_order"]),
+        (
+            "update tokens set warehouse_id = (select max(warehouse_id) from warehouses) + (select min(warehouse_id) from warehouses) - warehouse_id where order_id is null",
+            &["inventory_differs", "unit_in_wrong_warehouse"],
+        ),
+        (
+            "update orders set status = 'CANCELLED' where status = 'PENDING_PAYMENT'",
+            &["holdings_differ", "inventory_differs", "unit_held_by_dead_order"],
+        ),
     ];
     for (sql, expected) in cases {
         let (world, _fake, client) = sale().await;
