@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use tokio_postgres::IsolationLevel;
 use uuid::Uuid;
 
@@ -41,6 +42,8 @@ pub struct TokenFact {
 pub struct OrderFact {
     pub buyer: BuyerId,
     pub status: OrderState,
+    pub variant: VariantNumber,
+    /// The units it holds, or held before it ended.
     pub serials: Vec<Serial>,
     pub total: Money,
     pub payment: PaymentState,
@@ -62,6 +65,10 @@ pub struct GrantFact {
     pub warehouse: WarehouseId,
     pub number: GrantNumber,
     pub serials: Vec<Serial>,
+    /// It gave units back on sale that an order had held.
+    pub is_release: bool,
+    /// From when on Redis surely had it.
+    pub applied_at: Option<Timestamp>,
 }
 
 impl Ledger {
@@ -71,8 +78,10 @@ impl Ledger {
         const ORDERS: &str = "-- audit.orders
             select o.order_id, o.buyer, o.status, i.serials, o.total_minor, o.currency, p.state, p.intent_id,
                    coalesce((select sum(amount_minor) from journal j
-                             where j.order_id = o.order_id and debit_account = 'provider'), 0)::bigint
-            from orders o join order_items i using (order_id) join payments p using (order_id) where o.drop_id = $1";
+                             where j.order_id = o.order_id and debit_account = 'provider'), 0)::bigint, dv.number
+            from orders o join order_items i using (order_id) join payments p using (order_id)
+                 join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
+            where o.drop_id = $1";
         const REJECTED: &str = "-- audit.rejected\nselect claim_id from rejected_claims where drop_id = $1";
         const INVENTORY: &str = "-- audit.inventory
             select dv.number, i.warehouse_id, i.quantity_available::bigint, i.quantity_reserved::bigint
@@ -81,7 +90,7 @@ impl Ledger {
             where w.drop_id = $1";
         const MARKS: &str = "-- audit.marks\nselect last_grant from warehouses where drop_id = $1 order by number";
         const GRANTS: &str = "-- audit.grants
-            select g.warehouse_id, g.number, g.serials from grants g join warehouses w using (warehouse_id)
+            select g.warehouse_id, g.number, g.serials, g.kind, g.applied_at from grants g join warehouses w using (warehouse_id)
             where w.drop_id = $1 order by g.warehouse_id, g.number";
         const HOLDINGS: &str = "-- audit.holdings
             select order_id, count(*) from holdings where drop_id = $1 group by order_id";
@@ -113,6 +122,7 @@ impl Ledger {
                 payment: payment_state(row.get(6), id)?,
                 intent: row.get::<_, Option<String>>(7).map(IntentId),
                 booked_minor: row.get(8),
+                variant: variant(row.get(9)),
             };
             Ok((OrderId(id), fact))
         });
@@ -144,6 +154,8 @@ impl Ledger {
                     warehouse: WarehouseId(row.get(0)),
                     number: GrantNumber(row.get(1)),
                     serials: serials(row.get(2)),
+                    is_release: row.get::<_, &str>(3) == "release",
+                    applied_at: row.get(4),
                 })
                 .collect(),
             holdings: holdings.iter().map(|row| (OrderId(row.get(0)), row.get::<_, i64>(1) as u32)).collect(),
