@@ -55,7 +55,11 @@ fn the_arrow_between_modules_holds() {
 
 #[test]
 fn each_driver_has_one_door() {
-    let doors = [("redis::", "engine/src/tokens/"), ("tokio_postgres", "engine/src/ledger/"), ("reqwest", "engine/src/provider/")];
+    let doors = [
+        ("redis::", "engine/src/tokens/"),
+        ("tokio_postgres", "engine/src/ledger/"),
+        ("reqwest", "engine/src/provider/"),
+    ];
     for folder in ["engine/src", "gateway/src"] {
         for (file, text) in files(&root().join(folder), ".rs") {
             for (driver, door) in doors {
@@ -80,8 +84,11 @@ fn every_statement_names_its_function() {
     for (file, text) in files(&root().join("engine/src/ledger"), ".rs") {
         let module = Path::new(&file).file_stem().unwrap().to_string_lossy().into_owned();
         for (number, line) in text.lines().enumerate() {
-            let starts_sql = line.contains("\"select ") || line.contains("\"update ") || line.contains("\"insert ")
-                || line.contains("\"delete ") || line.contains("\"with ");
+            let starts_sql = line.contains("\"select ")
+                || line.contains("\"update ")
+                || line.contains("\"insert ")
+                || line.contains("\"delete ")
+                || line.contains("\"with ");
             assert!(!starts_sql, "{file}:{}: begin the statement with `-- {module}.function`", number + 1);
             if let Some((_, label)) = line.split_once("\"-- ") {
                 assert!(label.starts_with(&format!("{module}.")), "{file}:{}: label {label:?}", number + 1);

@@ -102,3 +102,39 @@ async fn nobody_is_refused_while_a_unit_is_free_whatever_the_skew() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_is_granted_but_not_yet_in_redis_is_waited_for_and_never_called_sold_out() {
+    let world = World::new().await;
+    let live = world.open(&[1], 3, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    world.settle().await;
+    // The order ends for want of a payment method; the grant of its unit is committed and waits, for a proof is out.
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
+    assert_eq!(world.engine.apply_grants().await.unwrap().left, 1);
+    // Another gateway holds no proof. Its buyer waits until the unit arrives.
+    let other = world.another_engine().await;
+    let elsewhere = other.refresh(&world.drop).await.unwrap().unwrap();
+    let outcome = other.claim(&elsewhere, &crate::harness::claim(&live, &buyer(3), "k", 0, 1)).await.unwrap();
+    assert!(matches!(outcome, ClaimOutcome::Taken { .. }), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_comes_in_once_however_often_and_by_whomever_it_is_applied() {
+    use doorbuster_engine::domain::ids::GrantNumber;
+    use doorbuster_engine::tokens::TokenError;
+    use doorbuster_engine::tokens::store::GrantApplied;
+    let world = World::new().await;
+    let live = world.open(&[2], 1, 1).await;
+    let store = live.store(&live.drop.warehouses[0]);
+    let serials = [(VariantNumber(0), vec![doorbuster_engine::domain::ids::Serial(77)])];
+    let gap = store.grant(GrantNumber(3), &serials, None).await.unwrap_err();
+    assert!(matches!(gap, TokenError::Gap), "number 2 comes before number 3: {gap}");
+    assert_eq!(store.grant(GrantNumber(2), &serials, None).await.unwrap(), GrantApplied::Now);
+    for number in [1, 2] {
+        assert_eq!(store.grant(GrantNumber(number), &serials, None).await.unwrap(), GrantApplied::Before);
+    }
+    assert_eq!(world.free_in_redis(&live).await, 3);
+}
