@@ -59,9 +59,20 @@ async fn a_declined_order_gives_its_unit_and_its_limit_back_and_the_unit_is_sold
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c7_lost_answers_never_charge_twice() {
+    let faults = FakeProviderOptions { lost_answer_rate: 0.4, lost_request_rate: 0.2, seed: 7, ..Default::default() };
+    charge_forty_through(faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c4_errors_that_the_provider_stored_are_overcome_and_never_charge_twice() {
+    let faults = FakeProviderOptions { error_500_rate: 0.4, lost_answer_rate: 0.2, seed: 11, ..Default::default() };
+    charge_forty_through(faults).await;
+}
+
+/// Forty orders, eight of them declined, through a provider with these faults.
+async fn charge_forty_through(faults: FakeProviderOptions) {
     let world = World::new().await;
-    let options = FakeProviderOptions { lost_answer_rate: 0.4, lost_request_rate: 0.2, seed: 7, ..Default::default() };
-    let (fake, client) = provider(options).await;
+    let (fake, client) = provider(faults).await;
     let live = world.open(&[40], 2, 1).await;
     for who in 0..40 {
         world.save_profile(who, if who % 5 == 0 { "pm_card_chargeDeclined" } else { "pm_card_visa" }).await;
