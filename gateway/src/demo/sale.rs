@@ -13,7 +13,7 @@ use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::WorkerSettings;
-use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions};
+use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions, Mint};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use doorbuster_sandbox::{Postgres, Redis, Sandbox};
 use jiff::SignedDuration;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::DemoOptions;
 use super::screen::Screen;
-use crate::{Gateway, GatewayConfig, RunningGateway, Workers, auth};
+use crate::{Gateway, GatewayConfig, RunningGateway, Secret, Workers, auth};
 
 /// Known to everybody who reads this: the demo's servers live on loopback, for as long as it runs.
 const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows";
@@ -118,7 +118,7 @@ impl Demo {
                 format!("http://{}", gateway.public_addr),
                 drop.as_str(),
                 vec![SKU.to_owned()],
-                Arc::new(|buyer: &str| bearer(buyer)),
+                mint(engine.clock.clone()),
             )
         })?;
         let elapsed = Duration::ZERO;
@@ -226,7 +226,11 @@ async fn create(engine: &Engine, options: &DemoOptions) -> anyhow::Result<DropNa
     Ok(name)
 }
 
-/// A bearer token for a buyer of the demo.
-pub(super) fn bearer(buyer: &str) -> String {
-    auth::mint(JWT_SECRET, buyer, Clock::System.now(), SignedDuration::from_hours(1))
+/// Makes the bearer tokens of the demo's buyers.
+fn mint(clock: Clock) -> Mint {
+    let secret = Secret::from(JWT_SECRET.to_owned());
+    Arc::new(move |buyer: &str| {
+        let buyer = buyer.parse().expect("the crowd's buyers have well-formed ids");
+        auth::mint(&secret, &buyer, clock.now(), SignedDuration::from_hours(1))
+    })
 }
