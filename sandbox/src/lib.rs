@@ -9,6 +9,7 @@ mod redis;
 mod server;
 mod watchdog;
 pub mod provider;
+pub mod crowd;
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::os::unix::fs::PermissionsExt as _;

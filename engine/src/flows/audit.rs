@@ -1,1 +1,383 @@
+//! The audit: every unit is in exactly one place, by identity and not by count.
+//!
+//! One reading is Redis, then one snapshot of Postgres, then Redis again. Equal `seq` in every warehouse before and after
+//! means that Redis stood still around the snapshot, so all of it is one instant. While buyers are busy that may not
+//! happen in a few tries: then the audit says that it was not quiet, and finds nothing, rather than accuse falsely.
 
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::try_join_all;
+use serde::Serialize;
+
+use crate::domain::drops::{DropState, SaleDrop};
+use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, WarehouseId};
+use crate::domain::orders::OrderState;
+use crate::domain::payments::PaymentState;
+use crate::ledger::audit::DropFacts;
+use crate::provider::{Intent, IntentStatus, ProviderClient};
+use crate::tokens::store::Dump;
+
+use super::engine::{Engine, EngineError};
+
+/// Readings tried before a drop counts as not quiet.
+const READINGS: u32 = 10;
+const BETWEEN_READINGS: std::time::Duration = std::time::Duration::from_millis(200);
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AuditReport {
+    pub drops: Vec<DropAudit>,
+    pub violations: Vec<Violation>,
+    /// Captured charges at the provider, if it was asked.
+    pub captures: Option<usize>,
+}
+
+/// Where the units of a drop are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DropAudit {
+    pub drop: String,
+    /// The stores stood still for one reading. Otherwise the other figures are from different instants.
+    pub is_quiet: bool,
+    pub stock: usize,
+    pub free: usize,
+    pub moving: usize,
+    pub claimed: usize,
+    pub reserved: usize,
+    pub sold: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Stable name of the broken invariant.
+    pub rule: &'static str,
+    pub drop: String,
+    pub detail: String,
+}
+
+impl AuditReport {
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty() && self.drops.iter().all(|drop| drop.is_quiet)
+    }
+}
+
+/// A place in which a unit can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Free(WarehouseId),
+    Leaving(WarehouseId),
+    Granted(WarehouseId),
+    Claimed(ClaimId),
+    Order(OrderId),
+}
+
+impl Engine {
+    /// Audits every drop that was ever opened; with a provider, its captures too.
+    pub async fn audit(&self, provider: Option<&ProviderClient>) -> Result<AuditReport, EngineError> {
+        let mut report = AuditReport::default();
+        let mut orders = HashMap::new();
+        for drop in self.ledger.loaded_drops().await? {
+            let (audit, facts) = self.audit_drop(&drop, &mut report.violations).await?;
+            report.drops.push(audit);
+            orders.extend(facts.orders.into_iter().map(|(id, order)| (id, (drop.name.clone(), order))));
+        }
+        if let Some(provider) = provider {
+            let intents = all_intents(provider).await?;
+            let captured = intents.iter().filter(|intent| intent.status == IntentStatus::Succeeded).collect::<Vec<_>>();
+            report.captures = Some(captured.len());
+            check_captures(&orders, &captured, &mut report.violations);
+        }
+        metrics::gauge!("doorbuster_audit_violations").set(report.violations.len() as f64);
+        Ok(report)
+    }
+
+    async fn audit_drop(
+        &self,
+        drop: &SaleDrop,
+        violations: &mut Vec<Violation>,
+    ) -> Result<(DropAudit, DropFacts), EngineError> {
+        for _ in 0..READINGS {
+            let before = self.dump_all(drop).await?;
+            let facts = self.ledger.drop_facts(drop).await?;
+            let after = self.dump_all(drop).await?;
+            let seqs = |dumps: &[Option<Dump>]| dumps.iter().map(|d| d.as_ref().map(|d| d.seq)).collect::<Vec<_>>();
+            if seqs(&before) == seqs(&after) {
+                let mut checks = Checks { drop, violations, places: HashMap::new(), audit: DropAudit::default() };
+                let audit = checks.run(&facts, &after);
+                return Ok((audit, facts));
+            }
+            tokio::time::sleep(BETWEEN_READINGS).await;
+        }
+        let facts = self.ledger.drop_facts(drop).await?;
+        let stock = facts.tokens.len();
+        Ok((DropAudit { drop: drop.name.to_string(), stock, ..DropAudit::default() }, facts))
+    }
+
+    async fn dump_all(&self, drop: &SaleDrop) -> Result<Vec<Option<Dump>>, EngineError> {
+        let stores = drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(drop, warehouse));
+        Ok(try_join_all(stores.map(|store| async move { store.dump().await })).await?)
+    }
+}
+
+struct Checks<'a> {
+    drop: &'a SaleDrop,
+    violations: &'a mut Vec<Violation>,
+    places: HashMap<Serial, Vec<Place>>,
+    audit: DropAudit,
+}
+
+impl Checks<'_> {
+    fn violation(&mut self, rule: &'static str, detail: String) {
+        self.violations.push(Violation { rule, drop: self.drop.name.to_string(), detail });
+    }
+
+    fn put(&mut self, serials: &[Serial], place: &Place) {
+        for serial in serials {
+            self.places.entry(*serial).or_default().push(place.clone());
+        }
+        match place {
+            Place::Free(_) => self.audit.free += serials.len(),
+            Place::Leaving(_) | Place::Granted(_) => self.audit.moving += serials.len(),
+            Place::Claimed(_) => self.audit.claimed += serials.len(),
+            Place::Order(_) => {}
+        }
+    }
+
+    fn run(&mut self, facts: &DropFacts, dumps: &[Option<Dump>]) -> DropAudit {
+        let rejected = facts.rejected_claims.iter().copied().collect::<HashSet<_>>();
+        let mut held: HashMap<BuyerId, u32> = HashMap::new();
+        for (warehouse, dump) in self.drop.warehouses.clone().iter().zip(dumps) {
+            match dump {
+                Some(dump) => self.place_warehouse(warehouse.id, dump, facts, &rejected, &mut held),
+                None if matches!(self.drop.state, DropState::Open | DropState::Closed) => {
+                    self.violation("warehouse_not_loaded", format!("warehouse {} is not in Redis", warehouse.number.0));
+                }
+                None => {}
+            }
+        }
+        for token in &facts.tokens {
+            if let Some(order) = token.holder {
+                self.put(&[token.serial], &Place::Order(order));
+            }
+        }
+        self.check_places(facts);
+        self.check_orders(facts, &mut held);
+        for (buyer, units) in held.iter().filter(|(_, units)| **units > self.drop.buyer_limit) {
+            let limit = self.drop.buyer_limit;
+            self.violation("over_limit", format!("buyer {buyer} holds {units} units; the limit is {limit}"));
+        }
+        self.check_inventory(facts);
+        self.check_grants(facts);
+        self.count(facts)
+    }
+
+    fn place_warehouse(
+        &mut self,
+        warehouse: WarehouseId,
+        dump: &Dump,
+        facts: &DropFacts,
+        rejected: &HashSet<OrderId>,
+        held: &mut HashMap<BuyerId, u32>,
+    ) {
+        for (_, serials) in &dump.free {
+            self.put(serials, &Place::Free(warehouse));
+        }
+        for leaving in &dump.leaving {
+            // Once granted, the destination's grant is the place, and `out` only waits to be cleared.
+            let granted = |serial: &&Serial| {
+                facts.tokens.iter().any(|token| token.serial == **serial && token.warehouse == warehouse)
+            };
+            let here = leaving.serials.iter().filter(granted).copied().collect::<Vec<_>>();
+            self.put(&here, &Place::Leaving(warehouse));
+        }
+        for grant in facts.grants.iter().filter(|grant| grant.warehouse == warehouse && grant.number > dump.granted) {
+            self.put(&grant.serials, &Place::Granted(warehouse));
+        }
+        let unsettled = dump.log.iter().filter(|entry| entry.id > dump.settled).flat_map(|entry| &entry.claims);
+        let unsettled = unsettled.map(|logged| logged.claim.id).collect::<HashSet<_>>();
+        for (buyer, claims) in &dump.buyers {
+            for claim in claims {
+                let Some(serials) = &claim.serials else { continue };
+                let order = claim.id.order_id();
+                if facts.orders.contains_key(&order) || rejected.contains(&order) {
+                    continue;
+                }
+                *held.entry(buyer.clone()).or_default() += claim.quantity.units();
+                self.put(serials, &Place::Claimed(claim.id));
+                if !unsettled.contains(&claim.id) {
+                    self.violation("claim_without_log_entry", format!("claim {} will never be settled", claim.id));
+                }
+            }
+        }
+    }
+
+    fn check_places(&mut self, facts: &DropFacts) {
+        for token in &facts.tokens {
+            let places = self.places.remove(&token.serial).unwrap_or_default();
+            match places.as_slice() {
+                [] => self.violation("unit_lost", format!("unit {} is nowhere", token.serial.0)),
+                [Place::Free(warehouse) | Place::Granted(warehouse)] if *warehouse != token.warehouse => self
+                    .violation(
+                        "unit_in_wrong_warehouse",
+                        format!(
+                            "unit {} belongs to warehouse {} and lies in {}",
+                            token.serial.0, token.warehouse.0, warehouse.0
+                        ),
+                    ),
+                [_] => {}
+                several => {
+                    let detail = format!("unit {} is in {} places: {several:?}", token.serial.0, several.len());
+                    self.violation("unit_twice", detail);
+                }
+            }
+        }
+        let strange = self.places.drain().collect::<Vec<_>>();
+        for (serial, places) in strange {
+            self.violation("unit_unknown", format!("unit {} does not exist and is in {places:?}", serial.0));
+        }
+    }
+
+    fn check_orders(&mut self, facts: &DropFacts, held: &mut HashMap<BuyerId, u32>) {
+        let mut owners: HashMap<Serial, OrderId> = HashMap::new();
+        let holders = facts.tokens.iter().map(|token| (token.serial, token.holder)).collect::<HashMap<_, _>>();
+        for (id, order) in &facts.orders {
+            let units = order.serials.len() as u32;
+            let holdings = facts.holdings.get(id).copied().unwrap_or_default();
+            if order.status.is_live() {
+                *held.entry(order.buyer.clone()).or_default() += units;
+                for serial in &order.serials {
+                    if let Some(other) = owners.insert(*serial, *id) {
+                        self.violation(
+                            "unit_sold_twice",
+                            format!("unit {} is in the orders {other} and {id}", serial.0),
+                        );
+                    }
+                    if holders.get(serial).copied().flatten() != Some(*id) {
+                        self.violation("unit_not_held", format!("order {id} does not hold its unit {}", serial.0));
+                    }
+                }
+            }
+            let expected = if order.status.is_live() { units } else { 0 };
+            if holdings != expected {
+                self.violation("holdings_differ", format!("order {id} has {holdings} holdings, not {expected}"));
+            }
+            let is_paid = order.payment == PaymentState::Succeeded;
+            if order.status.is_sold() != is_paid {
+                let detail =
+                    format!("order {id} is {} and its payment {}", order.status.as_str(), order.payment.as_str());
+                self.violation("payment_differs", detail);
+            }
+            let due = if is_paid { order.total.amount_minor } else { 0 };
+            if order.booked_minor != due {
+                self.violation("journal_differs", format!("order {id}: {} booked, {due} due", order.booked_minor));
+            }
+        }
+        for token in &facts.tokens {
+            let Some(holder) = token.holder else { continue };
+            if !facts.orders.get(&holder).is_some_and(|order| order.status.is_live()) {
+                self.violation("unit_held_by_dead_order", format!("unit {} is held by order {holder}", token.serial.0));
+            }
+        }
+    }
+
+    /// The two-column rule, from the token rows: available is what was not sold, reserved is what unpaid orders hold.
+    fn check_inventory(&mut self, facts: &DropFacts) {
+        let mut expected: HashMap<_, (i64, i64)> = HashMap::new();
+        for token in &facts.tokens {
+            let columns = expected.entry((token.variant, token.warehouse)).or_default();
+            let status = token.holder.and_then(|holder| facts.orders.get(&holder)).map(|order| order.status);
+            columns.0 += i64::from(!status.is_some_and(OrderState::is_sold));
+            columns.1 += i64::from(status == Some(OrderState::PendingPayment));
+        }
+        for row in &facts.inventory {
+            let (available, reserved) = expected.remove(&(row.variant, row.warehouse)).unwrap_or_default();
+            if (row.available, row.reserved) != (available, reserved) {
+                let detail = format!(
+                    "variant {} in warehouse {}: inventory says {} available and {} reserved, the units say {available} and {reserved}",
+                    row.variant.0, row.warehouse.0, row.available, row.reserved
+                );
+                self.violation("inventory_differs", detail);
+            }
+        }
+        for ((variant, warehouse), _) in expected {
+            let detail = format!("variant {} in warehouse {} has units and no inventory row", variant.0, warehouse.0);
+            self.violation("inventory_differs", detail);
+        }
+    }
+
+    fn check_grants(&mut self, facts: &DropFacts) {
+        for (warehouse, last) in self.drop.warehouses.clone().iter().zip(&facts.last_grants) {
+            let numbers =
+                facts.grants.iter().filter(|grant| grant.warehouse == warehouse.id).map(|grant| grant.number.0);
+            if !numbers.eq(1..=last.0) {
+                let detail = format!("the grants of warehouse {} are not numbered 1 to {}", warehouse.number.0, last.0);
+                self.violation("grants_have_gaps", detail);
+            }
+        }
+    }
+
+    fn count(&self, facts: &DropFacts) -> DropAudit {
+        let status = |token: &&crate::ledger::audit::TokenFact| {
+            token.holder.and_then(|holder| facts.orders.get(&holder)).map(|order| order.status)
+        };
+        let sold = facts.tokens.iter().filter(|token| status(token).is_some_and(OrderState::is_sold)).count();
+        let reserved = facts.tokens.iter().filter(|token| status(token) == Some(OrderState::PendingPayment)).count();
+        DropAudit {
+            drop: self.drop.name.to_string(),
+            is_quiet: true,
+            stock: facts.tokens.len(),
+            reserved,
+            sold,
+            ..self.audit.clone()
+        }
+    }
+}
+
+async fn all_intents(provider: &ProviderClient) -> Result<Vec<Intent>, EngineError> {
+    const PAGE: u32 = 100;
+    let mut intents: Vec<Intent> = Vec::new();
+    loop {
+        let after = intents.last().map(|intent| intent.id.clone());
+        let page = provider.list_intents(after.as_ref(), PAGE).await;
+        let page = page.map_err(|error| EngineError::Provider(error.to_string()))?;
+        intents.extend(page.data);
+        if !page.has_more {
+            return Ok(intents);
+        }
+    }
+}
+
+/// At most one captured charge an order; every capture has its sold order, every sold order its capture.
+fn check_captures(
+    orders: &HashMap<OrderId, (DropName, crate::ledger::audit::OrderFact)>,
+    captured: &[&Intent],
+    violations: &mut Vec<Violation>,
+) {
+    let mut by_order: HashMap<OrderId, Vec<&Intent>> = HashMap::new();
+    for intent in captured.iter().copied() {
+        let order = intent.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId);
+        match order.filter(|order| orders.contains_key(order)) {
+            Some(order) => by_order.entry(order).or_default().push(intent),
+            None => violations.push(Violation {
+                rule: "capture_without_order",
+                drop: String::new(),
+                detail: format!("intent {} was captured for no order of ours", intent.id.0),
+            }),
+        }
+    }
+    for (id, (drop, order)) in orders {
+        let found = by_order.get(id).map_or(&[][..], Vec::as_slice);
+        let mut violation = |rule, detail| violations.push(Violation { rule, drop: drop.to_string(), detail });
+        if found.len() > 1 {
+            violation("captured_twice", format!("order {id} was captured {} times", found.len()));
+        }
+        let stored: Option<&IntentId> = order.intent.as_ref();
+        let ours = found.iter().any(|intent| Some(&intent.id) == stored && intent.amount_received == order.total);
+        if order.payment == PaymentState::Succeeded && !ours {
+            violation("paid_without_capture", format!("order {id} is paid and the provider has no such capture"));
+        }
+        // While a charge is under way its capture may be there before our row says so.
+        let is_over = matches!(order.payment, PaymentState::Failed | PaymentState::Canceled | PaymentState::Required);
+        if is_over && !found.is_empty() {
+            violation("captured_without_sale", format!("order {id} is {} and was captured", order.status.as_str()));
+        }
+    }
+}

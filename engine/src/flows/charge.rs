@@ -21,6 +21,8 @@ const LEASE: SignedDuration = SignedDuration::from_secs(120);
 /// The first wait after a call without an answer; doubled each time.
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
+/// A create without an answer is repeated under its own key so often before another key is taken.
+const CREATE_REPEATS: i32 = 3;
 /// How long the queue rests after the provider refused our credential.
 const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
 
@@ -88,17 +90,9 @@ impl Engine {
     /// The next call of a payment that has no open attempt.
     async fn next_call(&self, provider: &ProviderClient, payment: &mut LeasedPayment) -> Result<Step, EngineError> {
         loop {
-            let request = match (&payment.intent, payment.state, &payment.payment_method) {
-                (Some(intent), PaymentState::CancelRequested, _) => ProviderRequest::cancel(payment.order, intent),
-                (None, _, _) => match ProviderRequest::create(payment.order, payment.amount) {
-                    Ok(request) => request,
-                    Err(error) => return self.review(payment, &error.to_string()).await,
-                },
-                (Some(intent), _, Some(method)) => {
-                    payment.confirms += 1;
-                    ProviderRequest::confirm(payment.order, intent, method, payment.confirms)
-                }
-                (Some(_), _, None) => return self.review(payment, "there is no payment method").await,
+            let request = match next_request(payment) {
+                Ok(request) => request,
+                Err(reason) => return self.review(payment, &reason).await,
             };
             let operation = operation_name(request.operation);
             let call = (operation, &*request.idempotency_key, &*request.path, &*request.body);
@@ -128,7 +122,15 @@ impl Engine {
                 return self.settle_intent(payment.order, &intent).await;
             }
         }
-        // Not executed yet, or a create: the same key and bytes again. If it did run, the provider answers as it did.
+        // The provider keeps answering a key with the error it once stored. The intent, just read, can still be confirmed
+        // or canceled under the next key, and captures at most once whatever comes of the old one; an intent that nobody
+        // stored holds no money.
+        if open.state == AttemptState::Unknown && (open.operation != "create" || payment.tries > CREATE_REPEATS) {
+            let detail = "no answer came of this key; the next one takes over";
+            self.ledger.finish_attempt(payment, &open, AttemptState::Rejected, detail, None, self.clock.now()).await?;
+            return self.next_call(provider, payment).await;
+        }
+        // Never dispatched, cut off by a crash, or a create: the same key and bytes again. If it did run, the provider answers as it did.
         match self.perform(provider, payment, &open).await? {
             Some(intent) if open.operation == "create" => {
                 payment.intent = Some(intent.id);
@@ -287,6 +289,33 @@ impl Engine {
     }
 }
 
+/// The call that a payment without an open attempt needs next; its number makes its key.
+fn next_request(payment: &mut LeasedPayment) -> Result<ProviderRequest, String> {
+    let (order, amount) = (payment.order, payment.amount);
+    match (&payment.intent, payment.state, &payment.payment_method) {
+        (None, _, _) => {
+            payment.creates += 1;
+            let request = match payment.creates - 1 {
+                0 => ProviderRequest::create(order, amount),
+                again => ProviderRequest::create_again(order, amount, again),
+            };
+            request.map_err(|error| error.to_string())
+        }
+        (Some(intent), PaymentState::CancelRequested, _) => {
+            payment.cancels += 1;
+            Ok(match payment.cancels - 1 {
+                0 => ProviderRequest::cancel(order, intent),
+                again => ProviderRequest::cancel_again(order, intent, again),
+            })
+        }
+        (Some(intent), _, Some(method)) => {
+            payment.confirms += 1;
+            Ok(ProviderRequest::confirm(order, intent, method, payment.confirms))
+        }
+        (Some(_), _, None) => Err("there is no payment method".to_owned()),
+    }
+}
+
 /// How an attempt ended, if the intent shows that it did. `None`: it has not been executed.
 fn attempt_state(operation: &str, intent: &Intent) -> Option<AttemptState> {
     match (operation, &intent.status) {
@@ -330,7 +359,7 @@ fn operation_name(operation: Operation) -> &'static str {
     match operation {
         Operation::Create | Operation::CreateAgain { .. } => "create",
         Operation::Confirm { .. } => "confirm",
-        Operation::Cancel => "cancel",
+        Operation::Cancel | Operation::CancelAgain { .. } => "cancel",
     }
 }
 

@@ -168,6 +168,12 @@ impl LiveDrop {
         &self.stores[usize::from(warehouse.number.0)]
     }
 
+    /// Units free in each warehouse now, summed over the variants; each warehouse at its own instant.
+    pub async fn free_units(&self) -> Result<Vec<u32>, EngineError> {
+        let views = futures_util::future::try_join_all(self.stores.iter().map(|store| store.look())).await?;
+        Ok(views.iter().map(|view| view.free.iter().sum()).collect())
+    }
+
     pub(super) fn store_by_id(&self, id: WarehouseId) -> Option<&WarehouseStore> {
         self.drop.warehouse_by_id(id).map(|warehouse| self.store(warehouse))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::SignedDuration;
 
@@ -81,7 +82,9 @@ impl Engine {
         }
         let live = &backlog.live;
         let now = self.clock.now();
+        let started = Instant::now();
         let settlement = self.ledger.settle(&live.drop, &backlog.claims, Settling::Live, now).await?;
+        metrics::histogram!("doorbuster_settle_seconds").record(started.elapsed().as_secs_f64());
         for (claim, reason) in &settlement.rejected {
             tracing::error!(%claim, reason = reason.as_str(), "the claim {claim} could not become an order");
         }

@@ -1,1 +1,164 @@
+//! What the audit reads from Postgres: one snapshot of one drop, taken in a single read-only transaction.
 
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use tokio_postgres::IsolationLevel;
+use uuid::Uuid;
+
+use super::drops::{inconsistent, order_state, serial, serials};
+use super::error::LedgerError;
+use super::payments::{money, payment_state};
+use super::pool::Ledger;
+use crate::domain::drops::SaleDrop;
+use crate::domain::ids::{BuyerId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
+use crate::domain::money::Money;
+use crate::domain::orders::OrderState;
+use crate::domain::payments::PaymentState;
+
+#[derive(Debug, Clone)]
+pub struct DropFacts {
+    pub tokens: Vec<TokenFact>,
+    pub orders: HashMap<OrderId, OrderFact>,
+    pub rejected_claims: Vec<OrderId>,
+    pub inventory: Vec<InventoryFact>,
+    /// In the order of the warehouses' numbers.
+    pub last_grants: Vec<GrantNumber>,
+    /// Every grant: its tokens are on their way until the warehouse has applied its number.
+    pub grants: Vec<GrantFact>,
+    /// Live units by order, as the second guard of the limit counts them.
+    pub holdings: HashMap<OrderId, u32>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TokenFact {
+    pub serial: Serial,
+    pub variant: VariantNumber,
+    pub warehouse: WarehouseId,
+    pub holder: Option<OrderId>,
+}
+
+#[derive(Debug, Clone)]
+pub struct OrderFact {
+    pub buyer: BuyerId,
+    pub status: OrderState,
+    pub variant: VariantNumber,
+    /// The units it holds, or held before it ended.
+    pub serials: Vec<Serial>,
+    pub total: Money,
+    pub payment: PaymentState,
+    pub intent: Option<IntentId>,
+    /// Booked from the provider for this order.
+    pub booked_minor: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct InventoryFact {
+    pub variant: VariantNumber,
+    pub warehouse: WarehouseId,
+    pub available: i64,
+    pub reserved: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct GrantFact {
+    pub warehouse: WarehouseId,
+    pub number: GrantNumber,
+    pub serials: Vec<Serial>,
+    /// It gave units back on sale that an order had held.
+    pub is_release: bool,
+    /// From when on Redis surely had it.
+    pub applied_at: Option<Timestamp>,
+}
+
+impl Ledger {
+    pub async fn drop_facts(&self, drop: &SaleDrop) -> Result<DropFacts, LedgerError> {
+        const TOKENS: &str = "-- audit.tokens
+            select serial, variant_number, warehouse_id, order_id from tokens where drop_id = $1 order by serial";
+        const ORDERS: &str = "-- audit.orders
+            select o.order_id, o.buyer, o.status, i.serials, o.total_minor, o.currency, p.state, p.intent_id,
+                   coalesce((select sum(amount_minor) from journal j
+                             where j.order_id = o.order_id and debit_account = 'provider'), 0)::bigint, dv.number
+            from orders o join order_items i using (order_id) join payments p using (order_id)
+                 join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
+            where o.drop_id = $1";
+        const REJECTED: &str = "-- audit.rejected\nselect claim_id from rejected_claims where drop_id = $1";
+        const INVENTORY: &str = "-- audit.inventory
+            select dv.number, i.warehouse_id, i.quantity_available::bigint, i.quantity_reserved::bigint
+            from inventory i join warehouses w using (warehouse_id)
+                 join drop_variants dv on dv.drop_id = w.drop_id and dv.variant_id = i.variant_id
+            where w.drop_id = $1";
+        const MARKS: &str = "-- audit.marks\nselect last_grant from warehouses where drop_id = $1 order by number";
+        const GRANTS: &str = "-- audit.grants
+            select g.warehouse_id, g.number, g.serials, g.kind, g.applied_at from grants g join warehouses w using (warehouse_id)
+            where w.drop_id = $1 order by g.warehouse_id, g.number";
+        const HOLDINGS: &str = "-- audit.holdings
+            select order_id, count(*) from holdings where drop_id = $1 group by order_id";
+        let mut connection = self.connection().await?;
+        let snapshot = connection
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await?;
+        let tokens = snapshot.query(TOKENS, &[&drop.id.0]).await?;
+        let orders = snapshot.query(ORDERS, &[&drop.id.0]).await?;
+        let rejected = snapshot.query(REJECTED, &[&drop.id.0]).await?;
+        let inventory = snapshot.query(INVENTORY, &[&drop.id.0]).await?;
+        let marks = snapshot.query(MARKS, &[&drop.id.0]).await?;
+        let grants = snapshot.query(GRANTS, &[&drop.id.0]).await?;
+        let holdings = snapshot.query(HOLDINGS, &[&drop.id.0]).await?;
+        snapshot.commit().await?;
+
+        let variant = |number: i16| VariantNumber(number as u8);
+        let orders = orders.iter().map(|row| {
+            let id: Uuid = row.get(0);
+            let buyer: &str = row.get(1);
+            let fact = OrderFact {
+                buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", id, buyer))?,
+                status: order_state(row.get(2), id)?,
+                serials: serials(row.get(3)),
+                total: money(row.get(4), row.get(5), id)?,
+                payment: payment_state(row.get(6), id)?,
+                intent: row.get::<_, Option<String>>(7).map(IntentId),
+                booked_minor: row.get(8),
+                variant: variant(row.get(9)),
+            };
+            Ok((OrderId(id), fact))
+        });
+        Ok(DropFacts {
+            tokens: tokens
+                .iter()
+                .map(|row| TokenFact {
+                    serial: serial(row.get(0)),
+                    variant: variant(row.get(1)),
+                    warehouse: WarehouseId(row.get(2)),
+                    holder: row.get::<_, Option<Uuid>>(3).map(OrderId),
+                })
+                .collect(),
+            orders: orders.collect::<Result<_, LedgerError>>()?,
+            rejected_claims: rejected.iter().map(|row| OrderId(row.get(0))).collect(),
+            inventory: inventory
+                .iter()
+                .map(|row| InventoryFact {
+                    variant: variant(row.get(0)),
+                    warehouse: WarehouseId(row.get(1)),
+                    available: row.get(2),
+                    reserved: row.get(3),
+                })
+                .collect(),
+            last_grants: marks.iter().map(|row| GrantNumber(row.get(0))).collect(),
+            grants: grants
+                .iter()
+                .map(|row| GrantFact {
+                    warehouse: WarehouseId(row.get(0)),
+                    number: GrantNumber(row.get(1)),
+                    serials: serials(row.get(2)),
+                    is_release: row.get::<_, &str>(3) == "release",
+                    applied_at: row.get(4),
+                })
+                .collect(),
+            holdings: holdings.iter().map(|row| (OrderId(row.get(0)), row.get::<_, i64>(1) as u32)).collect(),
+        })
+    }
+}

@@ -1,6 +1,6 @@
 //! Brings the schema up to date, one process at a time.
 
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 use super::error::LedgerError;
 use super::pool::Ledger;
@@ -24,10 +24,8 @@ impl Ledger {
 
         let runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true);
         let known = runner.get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0);
-        let applied = runner.get_last_applied_migration_async(&mut client).await;
-        let found = applied.map_err(|error| LedgerError::Migration(error.to_string()))?;
-        let outcome = match found {
-            Some(found) if found.version() > known => Err(LedgerError::SchemaNewer { found: found.version(), known }),
+        let outcome = match newest_applied(&client).await? {
+            Some(found) if found > known => Err(LedgerError::SchemaNewer { found, known }),
             _ => match runner.run_async(&mut client).await {
                 Ok(report) => Ok(report.applied_migrations().iter().map(ToString::to_string).collect()),
                 Err(error) => Err(LedgerError::Migration(with_cause(&error))),
@@ -37,6 +35,16 @@ impl Ledger {
         let _ = driver.await;
         outcome
     }
+}
+
+/// The newest migration in the database. `None`: an empty database.
+async fn newest_applied(client: &Client) -> Result<Option<i32>, LedgerError> {
+    let table = "-- migrate.table\nselect to_regclass('refinery_schema_history') is not null";
+    if !client.query_one(table, &[]).await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let newest = "-- migrate.newest\nselect max(version) from refinery_schema_history";
+    Ok(client.query_one(newest, &[]).await?.get(0))
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

@@ -1,13 +1,16 @@
 //! Orders as their buyers see them. The owner is part of every question: there is no way to ask by id alone.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_postgres::Row;
 
-use super::drops::{order_state, serials};
+use super::drops::{inconsistent, order_state, serials};
 use super::error::LedgerError;
 use super::payments::{money, payment_state};
 use super::pool::Ledger;
-use crate::domain::ids::{BuyerId, ClaimId, OrderId, Serial};
+use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
@@ -76,6 +79,21 @@ impl Ledger {
             created_at: row.get(9),
             updated_at: row.get(10),
         }))
+    }
+
+    /// How many orders of a drop are in each state.
+    pub async fn order_counts(&self, drop: DropId) -> Result<HashMap<OrderState, u64>, LedgerError> {
+        const SQL: &str = "-- orders.counts\nselect status, count(*) from orders where drop_id = $1 group by status";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let rows = connection.query(&statement, &[&drop.0]).await?;
+        let count = |row: &Row| {
+            let status: &str = row.get(0);
+            let known = OrderState::ALL.into_iter().find(|state| state.as_str() == status);
+            let known = known.ok_or_else(|| inconsistent("orders", "status", drop.0, status))?;
+            Ok((known, row.get::<_, i64>(1).cast_unsigned()))
+        };
+        rows.iter().map(count).collect()
     }
 
     /// Why settlement could not make an order of this buyer's claim, if it could not.

@@ -36,8 +36,10 @@ pub struct LeasedPayment {
     pub tries: i32,
     /// The one attempt that has not come to an end.
     pub open_attempt: Option<Attempt>,
-    /// Confirm attempts so far; the next one's number is one more.
+    /// Attempts so far, by operation; they number the keys of the next ones.
+    pub creates: u32,
     pub confirms: u32,
+    pub cancels: u32,
 }
 
 /// One call to the provider with its exact bytes.
@@ -86,10 +88,13 @@ impl Ledger {
                 from due where p.order_id = due.order_id
                 returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number, p.tries
             )
-            select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state,
-                   (select count(*) from payment_attempts c where c.order_id = l.order_id and c.operation = 'confirm')
+            select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels
             from leased l left join payment_attempts a
-                 on a.order_id = l.order_id and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
+                 on a.order_id = l.order_id and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN'),
+                 lateral (select count(*) filter (where operation = 'create') as creates,
+                                 count(*) filter (where operation = 'confirm') as confirms,
+                                 count(*) filter (where operation = 'cancel') as cancels
+                          from payment_attempts c where c.order_id = l.order_id) c";
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
@@ -604,6 +609,8 @@ fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {
         lease: row.get(6),
         tries: row.get(7),
         open_attempt,
-        confirms: row.get::<_, i64>(14) as u32,
+        creates: row.get::<_, i64>(14) as u32,
+        confirms: row.get::<_, i64>(15) as u32,
+        cancels: row.get::<_, i64>(16) as u32,
     })
 }

@@ -11,6 +11,7 @@
 //! | create again | `order-{order}:create:{m}` | same | same |
 //! | confirm | `order-{order}:confirm:{n}` | `/v1/payment_intents/{intent}/confirm` | payment_method |
 //! | cancel | `order-{order}:cancel` | `/v1/payment_intents/{intent}/cancel` | empty |
+//! | cancel again | `order-{order}:cancel:{m}` | same | empty |
 
 use crate::domain::ids::{IntentId, OrderId, PaymentMethodId};
 use crate::domain::money::{Currency, Money};
@@ -28,6 +29,9 @@ pub enum Operation {
     Confirm { attempt: u32 },
     /// The end of an intent that has not captured.
     Cancel,
+    /// The `again`-th repeat (from 1) of a cancel that the provider keeps answering with a stored error. It cannot take
+    /// money, so a new key is harmless.
+    CancelAgain { again: u32 },
 }
 
 /// The exact bytes of one request, as committed to Postgres before they are sent.
@@ -90,12 +94,11 @@ impl ProviderRequest {
     }
 
     pub fn cancel(order: OrderId, intent: &IntentId) -> Self {
-        Self {
-            operation: Operation::Cancel,
-            path: format!("{}/cancel", intent_path(intent)),
-            idempotency_key: format!("order-{order}:cancel"),
-            body: String::new(),
-        }
+        cancel_with(Operation::Cancel, format!("order-{order}:cancel"), intent)
+    }
+
+    pub fn cancel_again(order: OrderId, intent: &IntentId, again: u32) -> Self {
+        cancel_with(Operation::CancelAgain { again }, format!("order-{order}:cancel:{again}"), intent)
     }
 }
 
@@ -115,6 +118,11 @@ fn create_with(
         ("payment_method_types[]", "card"),
     ]);
     Ok(ProviderRequest { operation, path: INTENTS_PATH.to_owned(), idempotency_key, body })
+}
+
+fn cancel_with(operation: Operation, idempotency_key: String, intent: &IntentId) -> ProviderRequest {
+    let path = format!("{}/cancel", intent_path(intent));
+    ProviderRequest { operation, path, idempotency_key, body: String::new() }
 }
 
 pub(super) const INTENTS_PATH: &str = "/v1/payment_intents";

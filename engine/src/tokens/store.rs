@@ -235,8 +235,9 @@ impl WarehouseStore {
         let args: [Vec<u8>; 2] = [text(self.epoch.0), codec::variant_bytes(&self.variants)];
         let reply = self.call(&contract::LOOK, &self.variants, &args).await?;
         let script = &contract::LOOK;
-        let (_, granted, seq, state, leaving, free): (i64, i64, u64, String, Vec<(Vec<u8>, Vec<u8>)>, Vec<u32>) =
-            FromRedisValue::from_redis_value(Value::Array(reply)).map_err(|error| bad(script, error.to_string()))?;
+        type Reply = (i64, i64, u64, String, Pairs, Vec<u32>);
+        let (_, granted, seq, state, leaving, free) =
+            Reply::from_redis_value(Value::Array(reply)).map_err(|error| bad(script, error.to_string()))?;
         let leaving = leaving.iter().map(|(id, packed)| codec::unpack_leaving(id, packed)).collect::<Result<_, _>>()?;
         Ok(View { granted: GrantNumber(granted), seq, state, leaving, free })
     }
@@ -375,8 +376,8 @@ impl WarehouseStore {
         }
         let get = |name: &str| meta.get(name).cloned().ok_or_else(|| dump_error(format!("meta has no {name}")));
         let number = |name: &str| get(name)?.parse::<i64>().map_err(|_| dump_error(format!("{name} is no number")));
-        let out: Vec<(Vec<u8>, Vec<u8>)> = value(next()?)?;
-        let records: Vec<(Vec<u8>, Vec<u8>)> = value(next()?)?;
+        let out: Pairs = value(next()?)?;
+        let records: Pairs = value(next()?)?;
         let log = self.log_entries(next()?)?;
         let mut free = Vec::new();
         for variant in &self.variants {
@@ -408,7 +409,8 @@ impl WarehouseStore {
     }
 
     fn log_entries(&self, reply: Value) -> Result<Vec<LogEntry>, TokenError> {
-        let entries: Vec<(String, Vec<(String, Vec<u8>)>)> = value(reply)?;
+        type Fields = Vec<(String, Vec<u8>)>;
+        let entries: Vec<(String, Fields)> = value(reply)?;
         entries
             .into_iter()
             .map(|(id, fields)| {
@@ -463,6 +465,9 @@ impl WarehouseStore {
         Ok(self.call_for_code(contract, variants, args).await?.1)
     }
 }
+
+/// A hash with keys and values that are not text.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Numbers go to the scripts as decimal strings.
 fn text(value: impl ToString) -> Vec<u8> {

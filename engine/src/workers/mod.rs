@@ -109,9 +109,7 @@ async fn settle_if_due(
         let Some(backlog) = engine.backlog(&drop.name).await? else { continue };
         waiting += backlog.claims();
         if is_time || backlog.is_cut || backlog.claims() >= settings.backlog_limit {
-            let started = Instant::now();
             let report = engine.settle(&backlog).await?;
-            metrics::histogram!("doorbuster_settle_seconds").record(started.elapsed().as_secs_f64());
             if report.settled > 0 {
                 let drop = drop.name.as_str();
                 tracing::info!(drop, settled = report.settled, "settled {} claims of {drop}", report.settled);

@@ -1,0 +1,28 @@
+# Everything a newcomer needs. `make` alone lists it.
+.PHONY: help setup demo test check soak bench deny
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## look for redis-server and Postgres, install them where that is allowed
+	@sandbox/setup.sh
+
+demo: setup ## the first drop, end to end: make demo ARGS="--exit --report out.json"
+	@cargo run --quiet --release --locked -p doorbuster -- demo $(ARGS)
+
+test: setup ## all tests, on private servers
+	cargo test --workspace --locked
+
+check: ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+soak: setup ## the long suites; they print counts and seeds
+	cargo test --release --locked -p doorbuster-engine --test engine -- --ignored --nocapture
+
+bench: setup ## criterion benches
+	cargo bench --locked -p doorbuster-benches
+
+deny: ## licences, advisories, unused dependencies (needs cargo-deny and cargo-machete)
+	cargo deny check
+	cargo machete

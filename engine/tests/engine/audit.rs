@@ -1,0 +1,106 @@
+//! The audit is clean after an honest sale, and red for each way in which the stores may disagree.
+
+use doorbuster_engine::flows::audit::AuditReport;
+use doorbuster_engine::provider::ProviderClient;
+use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+
+use crate::harness::{World, provider, taken};
+
+/// Ten units over two warehouses: four paid, one declined, one waiting for a method, one not settled yet.
+async fn sale() -> (World, FakeProvider, ProviderClient) {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[10], 2, 2).await;
+    for who in 0..5 {
+        world.save_profile(who, if who == 4 { "pm_card_chargeDeclined" } else { "pm_card_visa" }).await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    taken(world.claim_until_answered(&live, 5, "k", 0, 1).await);
+    world.settle().await;
+    for _ in 0..3 {
+        world.engine.charge_due(&client, 20, 4).await.unwrap();
+    }
+    world.apply_all_grants().await;
+    taken(world.claim_until_answered(&live, 6, "k", 0, 1).await);
+    (world, fake, client)
+}
+
+fn rules(report: &AuditReport) -> Vec<&'static str> {
+    let mut rules = report.violations.iter().map(|violation| violation.rule).collect::<Vec<_>>();
+    rules.sort_unstable();
+    rules.dedup();
+    rules
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_sale_is_clean_and_every_unit_is_counted_once() {
+    let (world, _fake, client) = sale().await;
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let drop = &report.drops[0];
+    assert_eq!((drop.stock, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold), (10, 4, 0, 1, 1, 4));
+    assert_eq!(report.captures, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_doctored_store_turns_the_audit_red() {
+    // What is done to Postgres, and the rules that must notice.
+    let cases: [(&str, &[&str]); 8] = [
+        (
+            "update tokens set order_id = null where serial = (select min(serial) from tokens where order_id is not null)",
+            &["inventory_differs", "unit_lost", "unit_not_held"],
+        ),
+        (
+            "update inventory set quantity_available = quantity_available + 1 where warehouse_id = (select min(warehouse_id) from inventory)",
+            &["inventory_differs"],
+        ),
+        (
+            "delete from holdings where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
+            &["holdings_differ"],
+        ),
+        (
+            "update journal set amount_minor = amount_minor + 1 where source = (select min(source) from journal)",
+            &["journal_differs"],
+        ),
+        (
+            "update payments set state = 'IN_FLIGHT' where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
+            &["journal_differs", "payment_differs"],
+        ),
+        ("update grants set number = 77 where kind = 'release'", &["grants_have_gaps", "unit_twice"]),
+        (
+            "update tokens set warehouse_id = (select max(warehouse_id) from warehouses) + (select min(warehouse_id) from warehouses) - warehouse_id where order_id is null",
+            &["inventory_differs", "unit_in_wrong_warehouse"],
+        ),
+        (
+            "update orders set status = 'CANCELLED' where status = 'PENDING_PAYMENT'",
+            &["holdings_differ", "inventory_differs", "unit_held_by_dead_order"],
+        ),
+    ];
+    for (sql, expected) in cases {
+        let (world, _fake, client) = sale().await;
+        assert!(world.sql.execute(sql, &[]).await.unwrap() > 0, "{sql}");
+        let report = world.engine.audit(Some(&client)).await.unwrap();
+        assert!(!report.is_clean());
+        assert_eq!(rules(&report), expected, "{sql}\n{:#?}", report.violations);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_capture_and_a_forged_redis_turn_the_audit_red() {
+    let (world, fake, client) = sale().await;
+    let paid = fake.captures()[0].order_id.clone().unwrap();
+    fake.capture_twice(&paid).unwrap();
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert_eq!(rules(&report), ["captured_twice"], "{:#?}", report.violations);
+
+    let (world, _fake, client) = sale().await;
+    let mut redis = redis::Client::open(&*world.redis_url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{{{}:0}}:spare:0", world.drop);
+    redis::cmd("LPUSH").arg(&key).arg(9_999).query_async::<()>(&mut redis).await.unwrap();
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert_eq!(rules(&report), ["unit_unknown"]);
+    let key = format!("{{{}:1}}:tokens:0", world.drop);
+    redis::cmd("DECR").arg(&key).query_async::<()>(&mut redis).await.unwrap();
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert_eq!(rules(&report), ["unit_lost", "unit_unknown"]);
+}

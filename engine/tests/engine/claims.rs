@@ -1,0 +1,114 @@
+//! Claims against one warehouse and against several: limits, idempotency, states.
+
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::ids::Serial;
+use futures_util::future::join_all;
+
+use crate::harness::{World, buyer, claim, taken};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_is_sold_exactly_and_then_refused() {
+    let world = World::new().await;
+    let live = world.open(&[37], 5, 1).await;
+    let outcomes = join_all((0..200).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    let mut serials = outcomes.iter().filter_map(|outcome| match outcome {
+        ClaimOutcome::Taken { serials } => Some(serials[0].0),
+        ClaimOutcome::SoldOut => None,
+        other => panic!("{other:?}"),
+    });
+    let mut sold = serials.by_ref().collect::<Vec<_>>();
+    sold.sort_unstable();
+    assert_eq!(sold, (1..=37).collect::<Vec<_>>(), "every serial once");
+    assert_eq!(world.free_in_redis(&live).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_key_gets_the_same_answer_also_after_the_sell_out() {
+    let world = World::new().await;
+    let live = world.open(&[3], 2, 3).await;
+    let first = taken(world.claim_until_answered(&live, 1, "k", 0, 2).await);
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+    assert_eq!(world.claim_until_answered(&live, 3, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 2).await, ClaimOutcome::Replayed { serials: first });
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::KeyReused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_one_buyer_in_one_batch_see_each_other() {
+    let world = World::new().await;
+    let live = world.open(&[50, 50], 1, 3).await;
+    let one = buyer(1);
+    let home = live.home_of(&one);
+    let batch = [
+        claim(&live, &one, "a", 0, 2),
+        claim(&live, &one, "a", 0, 2),
+        claim(&live, &one, "b", 1, 2),
+        claim(&live, &one, "c", 1, 1),
+        claim(&live, &one, "d", 0, 1),
+    ];
+    use doorbuster_engine::tokens::store::Outcome;
+    let outcomes = live.store(home).claim(0, &batch).await.unwrap();
+    let Outcome::Taken(first) = &outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!(first, &[Serial(50), Serial(49)]);
+    assert_eq!(outcomes[1], Outcome::Replayed(first.clone()));
+    assert_eq!(outcomes[2], Outcome::OverLimit { held: 2 }, "the limit holds across variants");
+    assert_eq!(outcomes[3], Outcome::Taken(vec![Serial(100)]));
+    assert_eq!(outcomes[4], Outcome::OverLimit { held: 3 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_write_nothing() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    let before = format!("{:?}", world.dumps(&live).await);
+    for who in 1..100 {
+        let outcome = world.claim_until_answered(&live, who, "other", 0, 1).await;
+        assert!(matches!(outcome, ClaimOutcome::SoldOut | ClaimOutcome::OverLimit { .. }), "{outcome:?}");
+    }
+    assert_eq!(format!("{:?}", world.dumps(&live).await), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_sells_only_while_it_is_open_and_answers_known_claims_always() {
+    let world = World::new().await;
+    world.engine.create_drop(&world.new_drop(&[5], 2, 1), 42).await.unwrap().unwrap();
+    let live = world.live().await;
+    let unloaded = world.claim(&live, 1, "k", 0, 1).await.unwrap_err();
+    assert!(unloaded.is_fenced(), "a drop that was never loaded is not sold out: {unloaded}");
+    world.engine.open_drop(&world.drop).await.unwrap().unwrap();
+    let live = world.live().await;
+    let serials = taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::Closed);
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Replayed { serials });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_shapes_of_stock_limit_and_warehouses_work() {
+    // No stock, one unit, a limit above the stock, more warehouses than units.
+    for (stock, warehouses, limit) in [(0_u32, 3, 1), (1, 1, 1), (2, 1, 100), (3, 16, 2)] {
+        let world = World::new().await;
+        let live = world.open(&[stock], warehouses, limit).await;
+        let outcomes = join_all((0..8).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+        let sold = outcomes.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count();
+        assert_eq!(sold as u32, stock, "{stock} units in {warehouses} warehouses");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_is_left_is_not_enough_with_the_number_that_is() {
+    let world = World::new().await;
+    let live = world.open(&[3], 2, 10).await;
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 5).await, ClaimOutcome::NotEnough { available: 3 });
+    assert_eq!(taken(world.claim_until_answered(&live, 1, "k2", 0, 3).await).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_that_the_server_forgot_are_loaded_again() {
+    let (world, redis) = World::with_own_redis().await;
+    let live = world.open(&[2], 1, 1).await;
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut connection).await.unwrap();
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+}

@@ -1,0 +1,214 @@
+//! What every test needs: servers once, a fresh database, a drop, buyers, and time by hand.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use doorbuster_engine::domain::claims::{Claim, ClaimOutcome, Quantity};
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::ids::{BuyerId, DropName, PaymentMethodId, Serial, VariantNumber};
+use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
+use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::ledger::profiles::CheckoutProfile;
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
+use doorbuster_engine::tokens::store::{Dump, TokenStore};
+use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+use doorbuster_sandbox::{Postgres, Redis, Sandbox};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+struct Servers {
+    sandbox: Sandbox,
+    redis: Redis,
+    postgres: Postgres,
+}
+
+static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+async fn servers() -> &'static Servers {
+    SERVERS
+        .get_or_init(|| async {
+            let sandbox = Sandbox::temporary().expect("a folder for the servers");
+            let (redis, postgres) = tokio::join!(sandbox.redis(), sandbox.postgres());
+            Servers { redis: redis.expect("redis-server"), postgres: postgres.expect("Postgres"), sandbox }
+        })
+        .await
+}
+
+pub(crate) struct World {
+    pub(crate) engine: Engine,
+    pub(crate) database: String,
+    pub(crate) redis_url: String,
+    pub(crate) sql: Client,
+    pub(crate) drop: DropName,
+    number: u32,
+}
+
+impl World {
+    /// Shared servers, a database of its own.
+    pub(crate) async fn new() -> Self {
+        let servers = servers().await;
+        Self::on(servers.redis.url(), &servers.postgres).await
+    }
+
+    /// A Redis of its own as well, for tests that hurt it.
+    pub(crate) async fn with_own_redis() -> (Self, Redis) {
+        let servers = servers().await;
+        let redis = servers.sandbox.redis().await.expect("redis-server");
+        (Self::on(redis.url(), &servers.postgres).await, redis)
+    }
+
+    async fn on(redis_url: String, postgres: &Postgres) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let database = postgres.create_database(&format!("test_{number}")).await.expect("a database");
+        let ledger = Ledger::new(&database, 8).unwrap();
+        ledger.migrate().await.unwrap();
+        let engine = Engine::new(ledger, TokenStore::connect(&redis_url).await.unwrap(), Clock::System);
+        let (sql, connection) = tokio_postgres::connect(&database, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let drop = format!("drop-{number}").parse().unwrap();
+        Self { engine, database, redis_url, sql, drop, number }
+    }
+
+    /// Another process, so to speak: its own connections, pool and memory, the same stores.
+    pub(crate) async fn another_engine(&self) -> Engine {
+        let ledger = Ledger::new(&self.database, 8).unwrap();
+        Engine::new(ledger, TokenStore::connect(&self.redis_url).await.unwrap(), self.engine.clock.clone())
+    }
+
+    pub(crate) fn new_drop(&self, stocks: &[u32], warehouses: u32, limit: u32) -> NewDrop {
+        let variant = |(index, stock): (usize, &u32)| NewVariant {
+            sku: format!("SKU-{}-{index}", self.number),
+            title: format!("size {index}"),
+            price_minor: 14_900,
+            stock_units: *stock,
+        };
+        NewDrop {
+            name: self.drop.clone(),
+            product_name: format!("Shoe {}", self.number),
+            currency: "EUR".parse().unwrap(),
+            variants: stocks.iter().enumerate().map(variant).collect(),
+            buyer_limit: limit,
+            warehouses,
+            tax_basis_points: 1_900,
+            shipping_minor: 490,
+            opens_at: None,
+            closes_at: None,
+            pay_by: self.engine.clock.now() + jiff::SignedDuration::from_hours(1),
+        }
+    }
+
+    /// Creates and opens a drop with one variant for each stock.
+    pub(crate) async fn open(&self, stocks: &[u32], warehouses: u32, limit: u32) -> std::sync::Arc<LiveDrop> {
+        self.engine.create_drop(&self.new_drop(stocks, warehouses, limit), 42).await.unwrap().unwrap();
+        self.engine.open_drop(&self.drop).await.unwrap().unwrap();
+        self.live().await
+    }
+
+    pub(crate) async fn live(&self) -> std::sync::Arc<LiveDrop> {
+        self.engine.refresh(&self.drop).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        live: &LiveDrop,
+        who: u32,
+        key: &str,
+        variant: u8,
+        units: i64,
+    ) -> Result<ClaimOutcome, EngineError> {
+        self.engine.claim(live, &claim(live, &buyer(who), key, variant, units)).await
+    }
+
+    /// As [`Self::claim`], again while units are on the move.
+    pub(crate) async fn claim_until_answered(
+        &self,
+        live: &LiveDrop,
+        who: u32,
+        key: &str,
+        variant: u8,
+        units: i64,
+    ) -> ClaimOutcome {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.claim(live, who, key, variant, units).await {
+                Err(error) if error.is_retryable() && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                outcome => return outcome.unwrap(),
+            }
+        }
+    }
+
+    pub(crate) async fn save_profile(&self, who: u32, method: &str) {
+        let profile = CheckoutProfile {
+            payment_method: method.parse::<PaymentMethodId>().unwrap(),
+            email: format!("b{who}@example.test"),
+            ship_to: serde_json::json!({ "name": "B", "country": "DE" }),
+        };
+        self.engine.ledger.save_profile(&buyer(who), &profile, self.engine.clock.now()).await.unwrap();
+    }
+
+    pub(crate) async fn settle(&self) -> usize {
+        doorbuster_engine::workers::settle_all(&self.engine).await.unwrap()
+    }
+
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
+        self.sql.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Everything Redis holds of the drop.
+    pub(crate) async fn dumps(&self, live: &LiveDrop) -> Vec<Dump> {
+        let mut dumps = Vec::new();
+        for warehouse in &live.drop.warehouses {
+            dumps.push(live.store(warehouse).dump().await.unwrap().expect("a loaded warehouse"));
+        }
+        dumps
+    }
+
+    pub(crate) async fn free_in_redis(&self, live: &LiveDrop) -> usize {
+        self.dumps(live).await.iter().flat_map(|dump| &dump.free).map(|(_, serials)| serials.len()).sum()
+    }
+
+    /// Applies grants until none is left; those that free units wait their time.
+    pub(crate) async fn apply_all_grants(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let report = self.engine.apply_grants().await.unwrap();
+            if report.left == 0 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "grants are left: {report:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+pub(crate) fn buyer(who: u32) -> BuyerId {
+    format!("buyer-{who:014x}").parse().unwrap()
+}
+
+pub(crate) fn claim(live: &LiveDrop, buyer: &BuyerId, key: &str, variant: u8, units: i64) -> Claim {
+    let key = key.parse().unwrap();
+    Claim::new(live.drop.id, buyer.clone(), &key, VariantNumber(variant), Quantity::new(units).unwrap())
+}
+
+pub(crate) fn taken(outcome: ClaimOutcome) -> Vec<Serial> {
+    match outcome {
+        ClaimOutcome::Taken { serials } => serials,
+        other => panic!("not taken: {other:?}"),
+    }
+}
+
+pub(crate) async fn provider(options: FakeProviderOptions) -> (FakeProvider, ProviderClient) {
+    let fake = FakeProvider::start(options).await.unwrap();
+    let client = ProviderClient::new(ProviderSettings {
+        base_url: fake.url().to_owned(),
+        secret_key: fake.secret_key().to_owned().into(),
+        connect_timeout: Duration::from_secs(1),
+        answer_timeout: Duration::from_secs(5),
+    })
+    .unwrap();
+    (fake, client)
+}

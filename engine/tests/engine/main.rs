@@ -1,0 +1,11 @@
+//! The engine against a real Redis, a real Postgres and the fake provider over HTTP. One binary, one pair of servers;
+//! every test has a database and a drop of its own.
+
+mod harness;
+mod claims;
+mod pulls;
+mod settlement;
+mod payments;
+mod forgetting;
+mod audit;
+mod schema;

@@ -1,0 +1,167 @@
+//! Orders are charged once; a decline gives the unit to somebody else.
+
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_sandbox::provider::FakeProviderOptions;
+
+use crate::harness::{World, buyer, claim, provider, taken};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paid_order_is_confirmed_and_leaves_the_inventory() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[5], 2, 2).await;
+    world.save_profile(1, "pm_card_visa").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 2).await);
+    world.settle().await;
+    let report = world.engine.charge_due(&client, 10, 4).await.unwrap();
+    assert_eq!((report.confirmed, report.review, report.later), (1, 0, 0));
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().leased, 0, "nothing is due");
+    assert_eq!(world.count("select count(*) from orders where status = 'CONFIRMED'").await, 1);
+    assert_eq!(world.count("select sum(quantity_available) from inventory").await, 3);
+    assert_eq!(world.count("select sum(quantity_reserved) from inventory").await, 0);
+    let captures = fake.captures();
+    assert_eq!(captures.len(), 1);
+    let booked = "select sum(amount_minor)::bigint from journal where debit_account = 'provider'";
+    assert_eq!(world.count(booked).await, captures[0].amount_minor);
+    assert_eq!(world.count("select count(*) from outbox where kind = 'order_confirmed'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declined_order_gives_its_unit_and_its_limit_back_and_the_unit_is_sold_to_another() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[1], 2, 1).await;
+    world.save_profile(1, "pm_card_chargeDeclined").await;
+    world.save_profile(2, "pm_card_visa").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    world.settle().await;
+    let mut released = 0;
+    for _ in 0..3 {
+        released += world.engine.charge_due(&client, 10, 4).await.unwrap().released;
+    }
+    assert_eq!(released, 1);
+    assert_eq!(world.count("select count(*) from orders where status = 'PAYMENT_FAILED'").await, 1);
+    assert_eq!(world.count("select sum(quantity_reserved) from inventory").await, 0);
+    assert_eq!(world.count("select count(*) from holdings").await, 0);
+    assert!(world.engine.apply_grants().await.unwrap().left > 0, "a proof may be out: the unit waits");
+    world.apply_all_grants().await;
+    assert_eq!(
+        world.claim_until_answered(&live, 1, "k", 0, 1).await,
+        ClaimOutcome::Released,
+        "the old key is told how it ended"
+    );
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+    world.settle().await;
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().confirmed, 1);
+    assert_eq!(fake.captures().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c7_lost_answers_never_charge_twice() {
+    let faults = FakeProviderOptions { lost_answer_rate: 0.4, lost_request_rate: 0.2, seed: 7, ..Default::default() };
+    charge_forty_through(faults).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c4_errors_that_the_provider_stored_are_overcome_and_never_charge_twice() {
+    let faults = FakeProviderOptions { error_500_rate: 0.4, lost_answer_rate: 0.2, seed: 11, ..Default::default() };
+    charge_forty_through(faults).await;
+}
+
+/// Forty orders, eight of them declined, through a provider with these faults.
+async fn charge_forty_through(faults: FakeProviderOptions) {
+    let world = World::new().await;
+    let (fake, client) = provider(faults).await;
+    let live = world.open(&[40], 2, 1).await;
+    for who in 0..40 {
+        world.save_profile(who, if who % 5 == 0 { "pm_card_chargeDeclined" } else { "pm_card_visa" }).await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    let started = std::time::Instant::now();
+    while world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await > 0 {
+        // Backoff is a due time: brought forward here, so that the test does not wait for it.
+        world
+            .sql
+            .execute("update payments set due_at = least(due_at, now()) where due_at is not null", &[])
+            .await
+            .unwrap();
+        world.engine.charge_due(&client, 50, 8).await.unwrap();
+        assert!(started.elapsed().as_secs() < 60, "orders are still unpaid");
+    }
+    assert_eq!(world.count("select count(*) from orders where status = 'CONFIRMED'").await, 32);
+    assert_eq!(world.count("select count(*) from orders where status = 'PAYMENT_FAILED'").await, 8);
+    let mut orders = fake.captures().into_iter().map(|capture| capture.order_id).collect::<Vec<_>>();
+    orders.sort();
+    let all = orders.len();
+    orders.dedup();
+    assert_eq!((all, orders.len()), (32, 32), "one capture an order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_two_workers_charge_an_order_once() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[30], 2, 1).await;
+    for who in 0..30 {
+        world.save_profile(who, "pm_card_visa").await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    let other = world.another_engine().await;
+    while world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await > 0 {
+        let (one, two) = tokio::join!(world.engine.charge_due(&client, 5, 4), other.charge_due(&client, 5, 4));
+        one.unwrap();
+        two.unwrap();
+    }
+    assert_eq!(fake.captures().len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_a_worker_whose_lease_ran_out_cannot_write() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, "pm_card_visa").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let none = jiff::SignedDuration::ZERO;
+    let slept = ledger.lease_payments(now, none, 1).await.unwrap().remove(0);
+    let awake = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+    assert_eq!(awake.lease, slept.lease + 1);
+    assert!(ledger.prepare_attempt(&slept, ("create", "k1", "/p", "b"), now).await.is_err());
+    assert!(ledger.lease_payments(now, none, 1).await.unwrap().is_empty(), "leased is leased");
+    let attempt = ledger.prepare_attempt(&awake, ("create", "k1", "/p", "b"), now).await.unwrap();
+    assert!(ledger.dispatch_attempt(&slept, &attempt, now).await.is_err());
+    assert!(
+        ledger.prepare_attempt(&awake, ("create", "k2", "/p", "b"), now).await.is_err(),
+        "one open attempt an order"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_without_a_payment_method_waits_for_one_until_pay_by() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[2], 1, 1).await;
+    let orders = [1, 2].map(|who| claim(&live, &buyer(who), "k", 0, 1).id.order_id());
+    for who in [1, 2] {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().leased, 0);
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0, "pay_by has not come");
+    let now = world.engine.clock.now();
+    assert!(!world.engine.ledger.use_profile(orders[0], &buyer(1), now).await.unwrap(), "no profile yet");
+    world.save_profile(1, "pm_card_visa").await;
+    assert!(!world.engine.ledger.use_profile(orders[0], &buyer(2), now).await.unwrap(), "not his order");
+    assert!(world.engine.ledger.use_profile(orders[0], &buyer(1), now).await.unwrap());
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().confirmed, 1);
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
+    assert_eq!(world.count("select count(*) from orders where status = 'PAYMENT_FAILED'").await, 1);
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 1);
+    assert_eq!(fake.captures().len(), 1);
+}

@@ -1,0 +1,140 @@
+//! Tokens that travel: pulls, their crashes, and the proof of "sold out".
+
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::ids::{TransferId, VariantNumber};
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::harness::{World, buyer, taken};
+
+/// A buyer whose home is the warehouse of this number.
+fn at_home(live: &doorbuster_engine::flows::LiveDrop, number: u16, from: u32) -> u32 {
+    (from..).find(|who| live.home_of(&buyer(*who)).number.0 == number).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_home_sells_the_stock_of_all_warehouses() {
+    let world = World::new().await;
+    let live = world.open(&[40], 8, 1).await;
+    let mut who = 0;
+    for _ in 0..40 {
+        who = at_home(&live, 3, who + 1);
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    who = at_home(&live, 3, who + 1);
+    assert_eq!(world.claim_until_answered(&live, who, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    assert!(world.count("select count(*) from grants where kind = 'transfer'").await > 0);
+    let spread = "select count(*) from inventory i join warehouses w using (warehouse_id) where w.number = 3 and i.quantity_available = 40";
+    assert_eq!(world.count(spread).await, 1, "the inventory moved with the units");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_died_after_setting_aside_is_finished_by_the_next_search() {
+    let world = World::new().await;
+    let live = world.open(&[4], 2, 1).await;
+    let source = &live.drop.warehouses[0];
+    let destination = live.drop.warehouses[1].number;
+    let transfer = TransferId(uuid::Uuid::now_v7());
+    let moved = live.store(source).pull(VariantNumber(0), transfer, destination, 2).await.unwrap();
+    let again = live.store(source).pull(VariantNumber(0), transfer, destination, 2).await.unwrap();
+    assert_eq!((moved.len(), &moved), (2, &again), "the same transfer sets aside once");
+    let outcomes = join_all((0..10).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    let sold = outcomes.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count();
+    assert_eq!(sold, 4, "what was on the way is sold before anyone is refused: {outcomes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_died_after_its_commit_is_finished_by_the_next_search() {
+    let world = World::new().await;
+    let live = world.open(&[4], 2, 1).await;
+    let (source, destination) = (&live.drop.warehouses[0], &live.drop.warehouses[1]);
+    let transfer = TransferId(uuid::Uuid::now_v7());
+    let moved = live.store(source).pull(VariantNumber(0), transfer, destination.number, 2).await.unwrap();
+    let ledger = &world.engine.ledger;
+    for _ in 0..2 {
+        ledger.grant_transfer(&live.drop, source, destination.id, VariantNumber(0), transfer, &moved).await.unwrap();
+    }
+    assert_eq!(world.count("select count(*) from grants where kind = 'transfer'").await, 1, "granted once");
+    let outcomes = join_all((0..10).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    let sold = outcomes.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count();
+    assert_eq!(sold, 4, "{outcomes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_refused_while_a_unit_is_free_whatever_the_skew() {
+    for seed in 0..12_u64 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let world = World::new().await;
+        let warehouses = random.random_range(1..=12);
+        let limit = random.random_range(1..=3);
+        let stocks = (0..random.random_range(1..=3)).map(|_| random.random_range(0..=25)).collect::<Vec<u32>>();
+        let live = world.open(&stocks, warehouses, limit).await;
+        // Two processes, and buyers of whom most live in one warehouse.
+        let other = world.another_engine().await;
+        let buyers =
+            (0..120).map(|who| if who % 4 == 0 { who } else { at_home(&live, 0, who * 1_000) }).collect::<Vec<_>>();
+        let variants = stocks.len() as u8;
+        let wishes = buyers.iter().map(|who| (*who, random.random_range(0..variants), random.random_range(1..=limit)));
+        let wishes = wishes.collect::<Vec<_>>();
+        let calls = wishes.iter().enumerate().map(|(index, (who, variant, units))| {
+            let claim = crate::harness::claim(&live, &buyer(*who), &format!("k{index}"), *variant, i64::from(*units));
+            let engine = if index % 2 == 0 { &world.engine } else { &other };
+            let live = &live;
+            async move {
+                loop {
+                    match engine.claim(live, &claim).await {
+                        Err(error) if error.is_retryable() => {}
+                        outcome => return outcome.unwrap(),
+                    }
+                }
+            }
+        });
+        let outcomes = join_all(calls).await;
+        for (variant, stock) in stocks.iter().enumerate() {
+            let of_variant = || wishes.iter().zip(&outcomes).filter(move |(wish, _)| usize::from(wish.1) == variant);
+            let sold =
+                of_variant().filter(|(_, o)| matches!(o, ClaimOutcome::Taken { .. })).map(|(w, _)| w.2).sum::<u32>();
+            assert!(sold <= *stock, "seed {seed}: sold {sold} of {stock}");
+            if of_variant().any(|(_, outcome)| *outcome == ClaimOutcome::SoldOut) {
+                assert_eq!(sold, *stock, "seed {seed}: refused as sold out while units were free");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_is_granted_but_not_yet_in_redis_is_waited_for_and_never_called_sold_out() {
+    let world = World::new().await;
+    let live = world.open(&[1], 3, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    world.settle().await;
+    // The order ends for want of a payment method; the grant of its unit is committed and waits, for a proof is out.
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
+    assert_eq!(world.engine.apply_grants().await.unwrap().left, 1);
+    // Another gateway holds no proof. Its buyer waits until the unit arrives.
+    let other = world.another_engine().await;
+    let elsewhere = other.refresh(&world.drop).await.unwrap().unwrap();
+    let outcome = other.claim(&elsewhere, &crate::harness::claim(&live, &buyer(3), "k", 0, 1)).await.unwrap();
+    assert!(matches!(outcome, ClaimOutcome::Taken { .. }), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_comes_in_once_however_often_and_by_whomever_it_is_applied() {
+    use doorbuster_engine::domain::ids::GrantNumber;
+    use doorbuster_engine::tokens::TokenError;
+    use doorbuster_engine::tokens::store::GrantApplied;
+    let world = World::new().await;
+    let live = world.open(&[2], 1, 1).await;
+    let store = live.store(&live.drop.warehouses[0]);
+    let serials = [(VariantNumber(0), vec![doorbuster_engine::domain::ids::Serial(77)])];
+    let gap = store.grant(GrantNumber(3), &serials, None).await.unwrap_err();
+    assert!(matches!(gap, TokenError::Gap), "number 2 comes before number 3: {gap}");
+    assert_eq!(store.grant(GrantNumber(2), &serials, None).await.unwrap(), GrantApplied::Now);
+    for number in [1, 2] {
+        assert_eq!(store.grant(GrantNumber(number), &serials, None).await.unwrap(), GrantApplied::Before);
+    }
+    assert_eq!(world.free_in_redis(&live).await, 3);
+}

@@ -1,0 +1,126 @@
+//! The few style rules that are enforced: the arrow between modules, and what must not stand in the tree.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every file below `folder` whose name ends so, with its text.
+fn files(folder: &Path, ending: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !name.starts_with('.') && name != "target" && name != "node_modules" {
+                found.extend(files(&path, ending));
+            }
+        } else if name.ends_with(ending) {
+            let shown = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            found.push((shown, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found
+}
+
+/// The code of a file: without comments, and without its tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_arrow_between_modules_holds() {
+    // Who may name whom: domain ← adapters ← flows ← workers. Adapters do not know each other.
+    let allowed: [(&str, &[&str]); 6] = [
+        ("domain", &["domain"]),
+        ("tokens", &["domain", "tokens"]),
+        ("ledger", &["domain", "ledger"]),
+        ("provider", &["domain", "provider"]),
+        ("flows", &["domain", "tokens", "ledger", "provider", "flows"]),
+        ("workers", &["domain", "flows", "provider", "workers"]),
+    ];
+    let src = root().join("engine/src");
+    for (module, may_name) in allowed {
+        for (file, text) in files(&src.join(module), ".rs") {
+            for other in allowed.map(|(name, _)| name).iter().filter(|name| !may_name.contains(name)) {
+                let named = code(&text).contains(&format!("crate::{other}"));
+                assert!(!named, "{file} may not name crate::{other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_driver_has_one_door() {
+    let doors = [
+        ("redis::", "engine/src/tokens/"),
+        ("tokio_postgres", "engine/src/ledger/"),
+        ("reqwest", "engine/src/provider/"),
+    ];
+    for folder in ["engine/src", "gateway/src"] {
+        for (file, text) in files(&root().join(folder), ".rs") {
+            for (driver, door) in doors {
+                let uses = code(&text).lines().any(|line| line.contains(driver) && !line.contains("crate::"));
+                assert!(!uses || file.starts_with(door), "{file} uses {driver}, which only {door} may");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for folder in ["engine/src", "gateway/src", "sandbox/src"] {
+        for (file, text) in files(&root().join(folder), ".rs") {
+            assert!(text.starts_with("//!") || text.starts_with("#![doc"), "{file} begins without a //! header");
+        }
+    }
+}
+
+#[test]
+fn every_statement_names_its_function() {
+    for (file, text) in files(&root().join("engine/src/ledger"), ".rs") {
+        let module = Path::new(&file).file_stem().unwrap().to_string_lossy().into_owned();
+        for (number, line) in text.lines().enumerate() {
+            let starts_sql = line.contains("\"select ")
+                || line.contains("\"update ")
+                || line.contains("\"insert ")
+                || line.contains("\"delete ")
+                || line.contains("\"with ");
+            assert!(!starts_sql, "{file}:{}: begin the statement with `-- {module}.function`", number + 1);
+            if let Some((_, label)) = line.split_once("\"-- ") {
+                assert!(label.starts_with(&format!("{module}.")), "{file}:{}: label {label:?}", number + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_unfinished_stands_in_the_tree() {
+    // Spelled apart, so that this file does not find itself.
+    let unfinished = [concat!("FIX", "ME"), concat!("XX", "X"), concat!("TO", "DO"), concat!("HA", "CK")];
+    for ending in [".rs", ".lua", ".sql", ".md", ".sh", ".toml"] {
+        for (file, text) in files(&root(), ending) {
+            for word in unfinished {
+                assert!(!text.contains(word), "{file} contains {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lints_are_silenced_with_a_reason() {
+    for folder in ["engine", "gateway", "sandbox", "benches", "loadtest"] {
+        for (file, text) in files(&root().join(folder), ".rs") {
+            let silenced = concat!("#[all", "ow(");
+            assert!(!text.contains(silenced), "{file}: use #[expect(lint, reason = …)]");
+            for (number, line) in text.lines().enumerate() {
+                let expects = line.trim_start().starts_with(concat!("#[exp", "ect("));
+                let next = text.lines().skip(number).take(4).collect::<String>();
+                assert!(!expects || next.contains("reason = "), "{file}:{}: why?", number + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The report: figures, and zeros that are computed from the buyers' own log and the stores, never from the engine's counters.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use doorbuster_engine::flows::audit::AuditReport;
+use doorbuster_sandbox::crowd::{CaptureFact, FreedFact, Latencies, OrderFact, StoreFacts, Verdict, judge};
+use serde::Serialize;
+
+use super::sale::Demo;
+use crate::telemetry;
+
+/// What the demo found. Its JSON form is what `--report` writes.
+#[derive(Debug, Serialize)]
+pub struct DemoReport {
+    pub stock: u32,
+    pub buyers: usize,
+    pub warehouses: u32,
+    pub limit: u32,
+    pub seed: u64,
+    /// From the buyers' log, the order rows and the provider's ledger.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    pub audit_violations: usize,
+    pub claim_latency_ms: Quantiles,
+    /// How late clicks were sent after the moment they were meant for: the crowd's own limit, not the gateway's.
+    pub click_lateness_ms: Quantiles,
+    pub claims_per_s: f64,
+    /// Claims settled for each second spent settling.
+    pub settle_per_s: f64,
+    pub elapsed_s: f64,
+    pub redis_version: String,
+    pub postgres_version: String,
+    #[serde(skip)]
+    pub audit: AuditReport,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Quantiles {
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl From<Latencies> for Quantiles {
+    fn from(latencies: Latencies) -> Self {
+        Self { p50: latencies.p50_ms, p99: latencies.p99_ms, max: latencies.max_ms }
+    }
+}
+
+impl DemoReport {
+    pub fn is_clean(&self) -> bool {
+        self.verdict.is_clean() && self.audit.is_clean()
+    }
+}
+
+impl Demo {
+    /// Reads log and stores as they are now.
+    pub async fn report(&self) -> anyhow::Result<DemoReport> {
+        let audit = self.engine.audit(Some(&self.provider_client)).await?;
+        let facts = self.facts(&audit).await?;
+        Ok(DemoReport {
+            stock: self.options.stock,
+            buyers: self.options.buyers,
+            warehouses: self.options.warehouses,
+            limit: self.options.limit,
+            seed: self.options.seed,
+            verdict: judge(&self.log, &facts),
+            audit_violations: audit.violations.len(),
+            claim_latency_ms: self.log.latencies().into(),
+            click_lateness_ms: self.log.lateness().into(),
+            claims_per_s: self.log.claims_per_s(),
+            settle_per_s: settle_per_s(),
+            elapsed_s: self.elapsed.as_secs_f64(),
+            redis_version: self.redis.version().to_owned(),
+            postgres_version: self.postgres.version().to_owned(),
+            audit,
+        })
+    }
+
+    /// What the stores hold, in the judge's words.
+    async fn facts(&self, audit: &AuditReport) -> anyhow::Result<StoreFacts> {
+        let live = self.engine.refresh(&self.drop).await?.context("the drop is gone")?;
+        let facts = self.engine.ledger.drop_facts(&live.drop).await?;
+        let sku = |number| live.drop.variant(number).map(|variant| variant.sku.clone()).unwrap_or_default();
+        let variants = facts.tokens.iter().map(|token| (token.serial, token.variant)).collect::<HashMap<_, _>>();
+        let orders = facts.orders.iter().map(|(id, order)| OrderFact {
+            order_id: id.to_string(),
+            buyer: order.buyer.to_string(),
+            sku: sku(order.variant),
+            status: order.status.as_str().to_owned(),
+            serials: order.serials.iter().map(|serial| serial.0).collect(),
+            total_minor: order.total.amount_minor,
+            currency: order.total.currency.to_string(),
+        });
+        let freed = facts.grants.iter().filter(|grant| grant.is_release).filter_map(|grant| {
+            let variant = variants.get(grant.serials.first()?)?;
+            let at_us = grant.applied_at?.as_microsecond();
+            Some(FreedFact { sku: sku(*variant), units: grant.serials.len() as u32, at_us })
+        });
+        let captures = self.provider.captures().into_iter().map(|capture| CaptureFact {
+            order_id: capture.order_id,
+            amount_minor: capture.amount_minor,
+            currency: capture.currency.to_ascii_uppercase(),
+        });
+        Ok(StoreFacts {
+            stock: live.drop.variants.iter().map(|variant| (variant.sku.clone(), variant.stock_units)).collect(),
+            limit: live.drop.buyer_limit,
+            orders: orders.collect(),
+            freed: freed.collect(),
+            tokens_free: audit.drops.iter().map(|drop| drop.free as u32).sum(),
+            captures: captures.collect(),
+        })
+    }
+}
+
+/// From the metrics of this process. A figure, not one of the zeros.
+fn settle_per_s() -> f64 {
+    let metrics = telemetry::recorder().render();
+    let reading = |name: &str| {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse::<f64>().ok()).unwrap_or_default()
+    };
+    let seconds = reading("doorbuster_settle_seconds_sum");
+    if seconds > 0.0 { reading("doorbuster_settled_claims_total") / seconds } else { 0.0 }
+}

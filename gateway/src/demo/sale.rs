@@ -1,0 +1,236 @@
+//! The sale itself: servers, drop, buyers, and the wait until every order has come to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::ids::DropName;
+use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
+use doorbuster_engine::tokens::store::TokenStore;
+use doorbuster_engine::workers::WorkerSettings;
+use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions, Mint};
+use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+use doorbuster_sandbox::{Postgres, Redis, Sandbox};
+use jiff::SignedDuration;
+use rand::RngExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::options::DemoOptions;
+use super::screen::Screen;
+use crate::{Gateway, GatewayConfig, RunningGateway, Secret, Workers, auth};
+
+/// Known to everybody who reads this: the demo's servers live on loopback, for as long as it runs.
+const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows";
+const SKU: &str = "SHOE-42";
+const PRICE_MINOR: i64 = 14_900;
+const DATABASE_CONNECTIONS: usize = 24;
+/// Requests under way at the same time: enough to keep every batch full, few enough for a laptop's open files.
+const CONNECTIONS: usize = 256;
+/// First clicks come within this, for each ten thousand buyers.
+const ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(2);
+const DOUBLE_CLICK_RATE: f64 = 0.1;
+/// Refused buyers who keep coming back: they get what declined cards give back.
+const PATIENT_RATE: f64 = 0.02;
+/// The sale is over when nothing has changed for so long and no order waits for its payment.
+const QUIET: Duration = Duration::from_secs(4);
+/// Whatever happens, the wait for that ends.
+const WAIT_LIMIT: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A running sale with everything it needs. What is dropped with it: servers, folder, all of it.
+pub struct Demo {
+    pub options: DemoOptions,
+    pub engine: Engine,
+    pub provider: FakeProvider,
+    pub provider_client: ProviderClient,
+    pub gateway: RunningGateway,
+    /// Where the orders are, for tests that doctor them.
+    pub database_url: String,
+    pub drop: DropName,
+    /// What the buyers did and were told.
+    pub log: BuyersLog,
+    pub(super) crowd: Crowd,
+    pub(super) redis: Redis,
+    pub(super) postgres: Postgres,
+    pub(super) elapsed: Duration,
+    patience_over: CancellationToken,
+}
+
+/// What the demo waits for, read from the stores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) free: u64,
+    pub(super) unsettled: u64,
+    pub(super) pending: u64,
+    pub(super) confirmed: u64,
+    pub(super) failed: u64,
+}
+
+impl Demo {
+    /// Starts the servers, makes the drop and opens it.
+    pub async fn open(options: DemoOptions, screen: &Screen) -> anyhow::Result<Self> {
+        let settle_every = Duration::try_from(options.settle_every).context("--settle-every cannot be negative")?;
+        if settle_every.is_zero() {
+            bail!("--settle-every must be above zero");
+        }
+        screen.step("starting a private Redis, Postgres and payment provider");
+        let sandbox = Sandbox::temporary()?;
+        let (redis, postgres) = tokio::try_join!(sandbox.redis(), sandbox.postgres())?;
+        let provider = FakeProvider::start(FakeProviderOptions { seed: options.seed, ..Default::default() }).await?;
+        let provider_client = ProviderClient::new(ProviderSettings {
+            base_url: provider.url().to_owned(),
+            secret_key: provider.secret_key().to_owned().into(),
+            connect_timeout: Duration::from_secs(2),
+            answer_timeout: Duration::from_secs(20),
+        })?;
+        let database_url = postgres.create_database("doorbuster").await?;
+        let ledger = Ledger::new(&database_url, DATABASE_CONNECTIONS)?;
+        ledger.migrate().await?;
+        let engine = Engine::new(ledger, TokenStore::connect(&redis.url()).await?, Clock::System);
+
+        screen.step(&format!("opening the drop: {} units in {} warehouses", options.stock, options.warehouses));
+        let drop = create(&engine, &options).await?;
+        let workers = Workers {
+            provider: provider_client.clone(),
+            settings: WorkerSettings { settle_every, ..WorkerSettings::default() },
+        };
+        let config = GatewayConfig::on_free_ports(JWT_SECRET);
+        let gateway = Gateway::start(config, engine.clone(), Some(workers)).await?;
+
+        let patience_over = CancellationToken::new();
+        let crowd = Crowd::new(CrowdOptions {
+            buyers: options.buyers,
+            seed: options.seed,
+            quantity_max: options.limit,
+            double_click_rate: DOUBLE_CLICK_RATE,
+            decline_rate: options.decline_rate,
+            arrive_within: ARRIVAL_OF_TEN_THOUSAND.mul_f64((options.buyers as f64 / 10_000.0).max(0.1)),
+            connections: CONNECTIONS,
+            patient_rate: PATIENT_RATE,
+            patience: WAIT_LIMIT,
+            stop: patience_over.clone(),
+            ..CrowdOptions::new(
+                format!("http://{}", gateway.public_addr),
+                drop.as_str(),
+                vec![SKU.to_owned()],
+                mint(engine.clock.clone()),
+            )
+        })?;
+        let elapsed = Duration::ZERO;
+        let log = BuyersLog::default();
+        Ok(Self {
+            options,
+            engine,
+            provider,
+            provider_client,
+            gateway,
+            database_url,
+            drop,
+            log,
+            crowd,
+            redis,
+            postgres,
+            elapsed,
+            patience_over,
+        })
+    }
+
+    /// Lets the buyers in, and waits until every order has come to its end.
+    pub async fn sell(&mut self, screen: &Screen) -> anyhow::Result<()> {
+        let watched = screen.watch_profiles(&self.crowd, self.options.buyers);
+        let saved = self.crowd.save_profiles().await;
+        watched.abort();
+        saved?;
+        screen.step(&format!("{} buyers click", self.options.buyers));
+        let started = Instant::now();
+        let rush = tokio::spawn({
+            let crowd = self.crowd.clone();
+            async move { crowd.rush().await }
+        });
+        let waited = self.wait_until_quiet(screen).await;
+        self.patience_over.cancel();
+        self.log = rush.await.context("the buyers' task")?;
+        self.elapsed = started.elapsed();
+        waited
+    }
+
+    async fn wait_until_quiet(&self, screen: &Screen) -> anyhow::Result<()> {
+        let bars = screen.sale(self.options.buyers, self.options.stock);
+        let deadline = Instant::now() + WAIT_LIMIT;
+        let mut last = Standing::default();
+        let mut changed = Instant::now();
+        while Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let standing = self.standing().await?;
+            let progress = self.crowd.progress();
+            bars.show(&progress, &standing);
+            if standing != last {
+                (last, changed) = (standing, Instant::now());
+            }
+            let everybody_clicked = progress.clicked as usize >= self.options.buyers;
+            let at_rest = everybody_clicked && standing.unsettled == 0 && standing.pending == 0;
+            let all_sold = standing.free == 0 && self.engine.ledger.pending_grants().await?.is_empty();
+            if at_rest && (changed.elapsed() > QUIET || (all_sold && changed.elapsed() > 2 * LOOK_EVERY)) {
+                return Ok(());
+            }
+        }
+        bail!("orders are still open after {WAIT_LIMIT:?}: {last:?}")
+    }
+
+    pub(super) async fn standing(&self) -> anyhow::Result<Standing> {
+        let live = self.engine.refresh(&self.drop).await?.context("the drop is gone")?;
+        let counts = self.engine.ledger.order_counts(live.drop.id).await?;
+        let of = |state: OrderState| counts.get(&state).copied().unwrap_or_default();
+        let backlog = self.engine.backlog(&self.drop).await?;
+        Ok(Standing {
+            free: live.free_units().await?.into_iter().map(u64::from).sum(),
+            unsettled: backlog.map_or(0, |backlog| backlog.claims() as u64),
+            pending: of(OrderState::PendingPayment),
+            confirmed: OrderState::ALL.into_iter().filter(|state| state.is_sold()).map(of).sum(),
+            failed: of(OrderState::PaymentFailed),
+        })
+    }
+}
+
+async fn create(engine: &Engine, options: &DemoOptions) -> anyhow::Result<DropName> {
+    let name: DropName = "shoe-drop".parse()?;
+    let new = NewDrop {
+        name: name.clone(),
+        product_name: "Doorbuster One".to_owned(),
+        currency: "EUR".parse()?,
+        variants: vec![NewVariant {
+            sku: SKU.to_owned(),
+            title: "EU 42".to_owned(),
+            price_minor: PRICE_MINOR,
+            stock_units: options.stock,
+        }],
+        buyer_limit: options.limit,
+        warehouses: options.warehouses,
+        tax_basis_points: 1_900,
+        shipping_minor: 490,
+        opens_at: None,
+        closes_at: None,
+        pay_by: engine.clock.now() + SignedDuration::from_hours(1),
+    };
+    if let Err(invalid) = new.check() {
+        bail!("{invalid}");
+    }
+    let home_key = rand::rng().random();
+    engine.create_drop(&new, home_key).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+    engine.open_drop(&name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+    Ok(name)
+}
+
+/// Makes the bearer tokens of the demo's buyers.
+fn mint(clock: Clock) -> Mint {
+    let secret = Secret::from(JWT_SECRET.to_owned());
+    Arc::new(move |buyer: &str| {
+        let buyer = buyer.parse().expect("the crowd's buyers have well-formed ids");
+        auth::mint(&secret, &buyer, clock.now(), SignedDuration::from_hours(1))
+    })
+}

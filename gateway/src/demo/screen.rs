@@ -1,0 +1,144 @@
+//! What a person sees: steps and live bars on stderr, the table on stdout.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use doorbuster_sandbox::crowd::{Crowd, Progress};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::task::AbortHandle;
+
+use super::report::DemoReport;
+use super::sale::Standing;
+
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+const BAR: &str = "  {prefix:<18} {bar:36} {pos:>7}/{len} {msg}";
+
+/// Draws only on a terminal; elsewhere the steps are lines.
+pub struct Screen {
+    bars: MultiProgress,
+    is_silent: bool,
+}
+
+pub(super) struct SaleBars {
+    clicked: ProgressBar,
+    claimed: ProgressBar,
+    confirmed: ProgressBar,
+}
+
+impl Screen {
+    pub fn on_terminal() -> Self {
+        Self { bars: MultiProgress::new(), is_silent: false }
+    }
+
+    pub fn silent() -> Self {
+        let bars = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
+        Self { bars, is_silent: true }
+    }
+
+    #[expect(clippy::print_stderr, reason = "the demo speaks to the person who started it")]
+    pub(super) fn step(&self, text: &str) {
+        if !self.is_silent {
+            self.bars.suspend(|| eprintln!("→ {text}"));
+        }
+    }
+
+    fn bar(&self, name: &'static str, length: u64) -> ProgressBar {
+        let style = ProgressStyle::with_template(BAR).expect("the template is a constant that works");
+        let bar = ProgressBar::new(length).with_style(style.progress_chars("█▌ ")).with_prefix(name);
+        self.bars.add(bar)
+    }
+
+    pub(super) fn watch_profiles(&self, crowd: &Crowd, buyers: usize) -> AbortHandle {
+        let bar = self.bar("checkout profiles", buyers as u64);
+        let crowd = crowd.clone();
+        let watcher = tokio::spawn(async move {
+            loop {
+                bar.set_position(crowd.progress().profiles_saved);
+                tokio::time::sleep(REDRAW_EVERY).await;
+            }
+        });
+        watcher.abort_handle()
+    }
+
+    pub(super) fn sale(&self, buyers: usize, stock: u32) -> SaleBars {
+        SaleBars {
+            clicked: self.bar("buyers clicked", buyers as u64),
+            claimed: self.bar("units claimed", u64::from(stock)),
+            confirmed: self.bar("orders confirmed", u64::from(stock)),
+        }
+    }
+
+    #[expect(clippy::print_stdout, reason = "the table is what the demo is run for")]
+    pub fn show(&self, report: &DemoReport) {
+        if !self.is_silent {
+            println!("{}", table(report));
+        }
+    }
+}
+
+impl SaleBars {
+    pub(super) fn show(&self, progress: &Progress, standing: &Standing) {
+        self.clicked.set_position(progress.clicked);
+        self.clicked.set_message(format!("{} sold out, {} clicked twice", progress.sold_out, progress.replayed));
+        let stock = self.claimed.length().unwrap_or_default();
+        self.claimed.set_position(stock.saturating_sub(standing.free));
+        self.claimed.set_message(format!("{} to settle", standing.unsettled));
+        self.confirmed.set_position(standing.confirmed);
+        self.confirmed.set_message(format!("{} to charge, {} declined", standing.pending, standing.failed));
+    }
+}
+
+impl Drop for SaleBars {
+    fn drop(&mut self) {
+        for bar in [&self.clicked, &self.claimed, &self.confirmed] {
+            bar.abandon();
+        }
+    }
+}
+
+fn table(report: &DemoReport) -> String {
+    let verdict = &report.verdict;
+    let latency = &report.claim_latency_ms;
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "  {name:<32} {value:>14}");
+    };
+    row("buyers", report.buyers.to_string());
+    row("units for sale", format!("{} in {} warehouses", report.stock, report.warehouses));
+    row("claims accepted", verdict.claims_accepted.to_string());
+    row("clicks answered again", verdict.replayed_clicks.to_string());
+    row("told sold out", verdict.sold_out_answers.to_string());
+    row("claim latency p50 / p99 / max", format!("{:.1} / {:.1} / {:.1} ms", latency.p50, latency.p99, latency.max));
+    row("claims per second", format!("{:.0}", report.claims_per_s));
+    row("settled per second of settling", format!("{:.0}", report.settle_per_s));
+    row("orders confirmed", verdict.orders_confirmed.to_string());
+    row("units confirmed", verdict.units_confirmed.to_string());
+    row("orders whose card was declined", verdict.orders_payment_failed.to_string());
+    row("units free again", verdict.tokens_free.to_string());
+    row("elapsed", format!("{:.1} s", report.elapsed_s));
+    row("Redis / Postgres", format!("{} / {}", report.redis_version, report.postgres_version));
+    let _ = writeln!(text, "  audit, from the buyers' log, the stores and the provider's ledger");
+    let mut check = |name: &str, found: u64, allowed: u64| {
+        let mark = if found <= allowed { "✓" } else { "✗" };
+        let _ = writeln!(text, "  {mark} {name:<40} {found:>4}");
+    };
+    check("units oversold", verdict.oversold, 0);
+    check("refused while stock remained", verdict.refused_while_stock_remained, 0);
+    check("captures of one order, at most", verdict.captures_per_order_max, 1);
+    check("claims lost", verdict.lost_claims, 0);
+    check("buyers over the limit", verdict.over_limit, 0);
+    check("repeated clicks answered differently", verdict.answers_that_differ, 0);
+    check("orders and captures that do not match", verdict.capture_mismatches, 0);
+    check("violations found by the audit", report.audit_violations as u64, 0);
+    for finding in &verdict.findings {
+        let _ = writeln!(text, "    {finding}");
+    }
+    for violation in &report.audit.violations {
+        let _ = writeln!(text, "    {}: {}", violation.rule, violation.detail);
+    }
+    if !report.audit.drops.iter().all(|drop| drop.is_quiet) {
+        let _ = writeln!(text, "    the stores did not stand still for the audit");
+    }
+    text
+}

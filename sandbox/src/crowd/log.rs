@@ -1,0 +1,175 @@
+//! What the buyers saw: every request with its times and its answer.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// Everything the buyers did, in the order of `started_us`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuyersLog {
+    pub calls: Vec<Call>,
+}
+
+/// One request. Times are microseconds since 1970, all on one clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    pub buyer: String,
+    /// The idempotency key: calls of one buyer with one key are one intent.
+    pub key: String,
+    pub sku: String,
+    pub quantity: u32,
+    pub visit: Visit,
+    /// When it would have been sent, had a connection been free.
+    pub due_us: i64,
+    /// Rounded down, as `ended_us` is rounded up: the interval is never too short.
+    pub started_us: i64,
+    pub ended_us: i64,
+    pub outcome: CallOutcome,
+}
+
+/// Why a request was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Visit {
+    FirstClick,
+    DoubleClick,
+    /// The request before got no answer, or was told to try again.
+    Retry,
+    /// A patient buyer who was refused.
+    Return,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallOutcome {
+    Accepted {
+        claim_id: String,
+        serials: Vec<u32>,
+        replayed: bool,
+    },
+    SoldOut,
+    NotEnough {
+        available: u32,
+    },
+    LimitExceeded,
+    NotOpen,
+    Closed,
+    Released,
+    KeyReused,
+    /// 429 or 503: try again later.
+    Overloaded,
+    /// The claim may have been taken or not; the text says what happened instead of an answer.
+    Unknown(String),
+    /// An answer outside the contract.
+    Error {
+        status: u16,
+        code: String,
+    },
+}
+
+/// In milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Latencies {
+    pub calls: u64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+/// Wall time that never jumps: one look at the machine's clock, and monotonic time from there.
+pub(super) struct WallClock {
+    anchor: Instant,
+    anchor_us: i64,
+}
+
+impl BuyersLog {
+    /// From sending a first click to its answer, for those that were decided. The wait for a free connection is not in
+    /// it: see [`Self::lateness`].
+    pub fn latencies(&self) -> Latencies {
+        Latencies::of(self.first_clicks().filter(|call| call.outcome.is_decided()).map(|c| c.ended_us - c.started_us))
+    }
+
+    /// How long after they were due first clicks were sent. More than a few milliseconds say that the crowd was held up
+    /// by its own bound on connections, so that [`Self::latencies`] flatter.
+    pub fn lateness(&self) -> Latencies {
+        Latencies::of(self.first_clicks().map(|call| call.started_us - call.due_us))
+    }
+
+    /// Accepted claims over the time from the first start to the answer of the last accepted one; replays are no claims.
+    pub fn claims_per_s(&self) -> f64 {
+        let mut answered_us: HashMap<&str, i64> = HashMap::new();
+        for call in &self.calls {
+            if let CallOutcome::Accepted { claim_id, .. } = &call.outcome {
+                let earliest = answered_us.entry(claim_id).or_insert(call.ended_us);
+                *earliest = call.ended_us.min(*earliest);
+            }
+        }
+        let first_us = self.calls.iter().map(|call| call.started_us).min();
+        match (first_us, answered_us.values().max()) {
+            (Some(first_us), Some(last_us)) => answered_us.len() as f64 * 1e6 / (last_us - first_us).max(1) as f64,
+            _ => 0.0,
+        }
+    }
+
+    fn first_clicks(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| call.visit == Visit::FirstClick)
+    }
+}
+
+impl CallOutcome {
+    /// An answer that asking again at once would not change.
+    pub fn is_decided(&self) -> bool {
+        match self {
+            Self::Overloaded | Self::Unknown(_) => false,
+            Self::Error { status, .. } => *status < 500,
+            _ => true,
+        }
+    }
+
+    /// A refusal that time may undo.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(self, Self::SoldOut | Self::NotEnough { .. } | Self::NotOpen)
+    }
+}
+
+impl Latencies {
+    fn of(durations_us: impl Iterator<Item = i64>) -> Self {
+        let mut histogram = Histogram::<u64>::new(3).expect("three digits are between zero and five");
+        for duration_us in durations_us {
+            histogram.saturating_record(u64::try_from(duration_us).unwrap_or(0));
+        }
+        let ms = |us: u64| us as f64 / 1e3;
+        Self {
+            calls: histogram.len(),
+            p50_ms: ms(histogram.value_at_quantile(0.5)),
+            p99_ms: ms(histogram.value_at_quantile(0.99)),
+            max_ms: ms(histogram.max()),
+        }
+    }
+}
+
+impl WallClock {
+    #[expect(clippy::disallowed_methods, reason = "the log is compared with the stores' times, which are real")]
+    pub(super) fn start() -> Self {
+        let anchor = Instant::now();
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { anchor, anchor_us: microseconds(since_1970) }
+    }
+
+    pub(super) fn rounded_down_us(&self) -> i64 {
+        self.at_us(Instant::now())
+    }
+
+    pub(super) fn rounded_up_us(&self) -> i64 {
+        self.rounded_down_us() + 1
+    }
+
+    pub(super) fn at_us(&self, instant: Instant) -> i64 {
+        self.anchor_us + microseconds(instant.duration_since(self.anchor))
+    }
+}
+
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).expect("292,000 years from 1970 have not passed")
+}
