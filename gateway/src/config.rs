@@ -24,9 +24,9 @@ const EXIT_BAD_CONFIG: u8 = 64;
 /// HMAC-SHA256 is as strong as its key up to 32 bytes; a shorter secret can be guessed from one token.
 const JWT_SECRET_BYTES_MIN: usize = 32;
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
-const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
-const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -257,7 +257,8 @@ fn sentence(error: &clap::Error) -> String {
         return format!("{flags} must be given, as a flag or as its DOORBUSTER_… variable (see --help)");
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "say what to do: serve, work, migrate, drop, token or check-config (see --help)".to_owned();
+        return "say what to do: serve, work, migrate, drop, token, audit, check-config or demo (see --help)"
+            .to_owned();
     }
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");

@@ -15,6 +15,7 @@ pub mod routes;
 mod middleware;
 pub mod openapi;
 pub mod telemetry;
+pub mod demo;
 
 pub use config::{GatewayConfig, Secret};
 pub use server::{Gateway, RunningGateway, Workers, serve};

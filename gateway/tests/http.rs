@@ -3,6 +3,7 @@
 mod support;
 
 mod http {
+    pub(crate) mod shop;
     mod refusals;
     mod claims;
     mod orders;

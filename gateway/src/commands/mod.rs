@@ -6,6 +6,8 @@ pub mod migrate;
 pub mod drop;
 pub mod token;
 pub mod check_config;
+pub mod demo;
+pub mod audit;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,10 @@ pub enum Command {
     Drop(drop::DropArguments),
     /// Mints a token for a test buyer
     Token(token::TokenArguments),
+    /// Runs a whole sale on this machine, on private servers, and audits it
+    Demo(crate::demo::DemoOptions),
+    /// Audits every drop: each unit in exactly one place, each order charged once
+    Audit(audit::AuditArguments),
     /// Connects to Redis and Postgres and says what it finds there
     CheckConfig(check_config::CheckArguments),
 }
@@ -74,6 +80,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments).await,
         Command::Drop(arguments) => drop::run(arguments).await,
         Command::Token(arguments) => token::run(&arguments),
+        Command::Demo(options) => Box::pin(demo::run(options)).await,
+        Command::Audit(arguments) => audit::run(&arguments).await,
         Command::CheckConfig(arguments) => check_config::run(&arguments).await,
     }
 }

@@ -3,7 +3,8 @@
 use doorbuster_engine::workers::settle_all;
 use serde_json::json;
 
-use crate::support::{Sale, send, shop, shop_with, until};
+use super::shop::{shop, shop_with};
+use crate::support::{Sale, send, until};
 
 #[tokio::test]
 async fn a_claim_is_answered_with_its_units() {

@@ -3,7 +3,8 @@
 use doorbuster_engine::workers::settle_all;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Sale, Shop, send, shop, token};
+use super::shop::{Shop, shop};
+use crate::support::{Answer, Sale, send, token};
 
 const PROFILE: &str = "/v1/me/checkout-profile";
 

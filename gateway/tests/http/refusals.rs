@@ -5,7 +5,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::support::{SECRET, Sale, Shop, send, shop, token};
+use super::shop::{Shop, shop};
+use crate::support::{SECRET, Sale, send, token};
 
 type Change = fn(&Shop, RequestBuilder) -> RequestBuilder;
 
@@ -84,9 +85,7 @@ async fn a_claim_that_does_not_fit_is_refused_and_changes_nothing() {
         ("text", 415, "unsupported_media_type", |_, request| {
             request.header("content-type", "text/plain").body(r#"{"sku":"shoe-42"}"#)
         }),
-        ("a body of 5 KiB", 413, "body_too_large", |_, request| {
-            request.json(&json!({ "sku": "s".repeat(5 * 1024) }))
-        }),
+        ("a body of 5 KiB", 413, "body_too_large", |_, request| request.json(&json!({ "sku": "s".repeat(5 * 1024) }))),
         ("a body of 5 KiB, unannounced", 413, "body_too_large", |_, request| {
             let pieces = (0..5).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
             let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));

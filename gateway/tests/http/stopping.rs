@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{SECRET, Sale, client, count, engine, make_drop, new_database, shop, shop_with, token, until};
+use super::shop::{shop, shop_with};
+use crate::support::{SECRET, Sale, client, count, engine, make_drop, new_database, token, until};
 
 /// The head of a claim's request, whose body of two bytes is still to come.
 fn head(drop: &str, buyer: &str) -> String {

@@ -1,11 +1,9 @@
-//! One Redis and one Postgres for the whole test binary; a database, a gateway and a drop for each test.
-
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+//! One Redis and one Postgres for the whole test binary; a database and a drop for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use doorbuster::{GatewayConfig, RunningGateway, Secret, auth};
+use doorbuster::{Secret, auth};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
 use doorbuster_engine::domain::ids::BuyerId;
@@ -15,18 +13,18 @@ use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_sandbox::{Postgres, Redis, Sandbox};
 use jiff::SignedDuration;
 use reqwest::{RequestBuilder, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
-pub const SECRET: &str = "a secret of this test, long enough for HS256";
+pub(crate) const SECRET: &str = "a secret of this test, long enough for HS256";
 
-pub struct Servers {
-    pub redis: Redis,
-    pub postgres: Postgres,
+pub(crate) struct Servers {
+    pub(crate) redis: Redis,
+    pub(crate) postgres: Postgres,
 }
 
 /// Started once; the sandbox's watchdog ends them when this process is gone.
-pub async fn servers() -> &'static Servers {
+pub(crate) async fn servers() -> &'static Servers {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     SERVERS
         .get_or_init(|| async {
@@ -37,20 +35,11 @@ pub async fn servers() -> &'static Servers {
         .await
 }
 
-/// A gateway of one test, and the engine under it.
-pub struct Shop {
-    pub engine: Engine,
-    pub gateway: RunningGateway,
-    pub http: reqwest::Client,
-    pub database_url: String,
-    pub drop: String,
-}
-
 /// A drop of these variants, `(sku, stock)`, opened if asked for.
-pub struct Sale {
-    pub variants: Vec<(&'static str, u32)>,
-    pub limit: u32,
-    pub is_open: bool,
+pub(crate) struct Sale {
+    pub(crate) variants: Vec<(&'static str, u32)>,
+    pub(crate) limit: u32,
+    pub(crate) is_open: bool,
 }
 
 impl Default for Sale {
@@ -59,33 +48,20 @@ impl Default for Sale {
     }
 }
 
-pub async fn shop(sale: Sale) -> Shop {
-    shop_with(sale, GatewayConfig::on_free_ports(SECRET)).await
-}
-
-pub async fn shop_with(sale: Sale, config: GatewayConfig) -> Shop {
-    let (database_url, drop) = new_database().await;
-    let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
-    make_drop(&engine, &drop, &sale).await;
-    let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
-    Shop { engine, gateway, http: client(), database_url, drop }
-}
-
 /// Address of an empty database, and a drop's name that nobody else in this binary uses.
-pub async fn new_database() -> (String, String) {
+pub(crate) async fn new_database() -> (String, String) {
     static DATABASES: AtomicU32 = AtomicU32::new(1);
     let number = DATABASES.fetch_add(1, Ordering::Relaxed);
     let url = servers().await.postgres.create_database(&format!("shop_{number}")).await.unwrap();
     (url, format!("drop-{number}"))
 }
 
-pub async fn engine(database_url: &str) -> Engine {
+pub(crate) async fn engine(database_url: &str) -> Engine {
     let tokens = TokenStore::connect(&servers().await.redis.url()).await.unwrap();
     Engine::new(Ledger::new(database_url, 16).unwrap(), tokens, Clock::System)
 }
 
-pub async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleDrop {
+pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleDrop {
     let variants = sale.variants.iter().map(|(sku, stock)| NewVariant {
         sku: (*sku).to_owned(),
         title: format!("Shoe {sku}"),
@@ -109,11 +85,11 @@ pub async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleDrop {
     if sale.is_open { engine.open_drop(&new.name).await.unwrap().unwrap() } else { drop }
 }
 
-pub fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap()
 }
 
-pub fn token(buyer: &str) -> String {
+pub(crate) fn token(buyer: &str) -> String {
     let secret = Secret::from(SECRET.to_owned());
     let buyer: BuyerId = buyer.parse().unwrap();
     auth::mint(&secret, &buyer, Clock::System.now(), SignedDuration::from_hours(1))
@@ -121,29 +97,29 @@ pub fn token(buyer: &str) -> String {
 
 /// What came back, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: reqwest::header::HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub async fn read(response: Response) -> Self {
+    pub(crate) async fn read(response: Response) -> Self {
         let (status, headers) = (response.status(), response.headers().clone());
         Self { status, headers, text: response.text().await.unwrap() }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     /// Checks that this is a problem of this status and code, in the form every problem has.
     #[track_caller]
-    pub fn is_problem(&self, status: u16, code: &str) -> Value {
+    pub(crate) fn is_problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let body = self.json();
         assert_eq!((self.status.as_u16(), body["code"].as_str().unwrap()), (status, code), "{self:?}");
@@ -156,53 +132,12 @@ impl Answer {
     }
 }
 
-pub async fn send(request: RequestBuilder) -> Answer {
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
     Answer::read(request.send().await.unwrap()).await
 }
 
-impl Shop {
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.gateway.public_addr)
-    }
-
-    pub fn claims_url(&self) -> String {
-        self.url(&format!("/v1/drops/{}/claims", self.drop))
-    }
-
-    /// A claim that would succeed; tests change what they are about.
-    pub fn claim_request(&self, buyer: &str, key: &str) -> RequestBuilder {
-        self.http.post(self.claims_url()).bearer_auth(token(buyer)).header("Idempotency-Key", key)
-    }
-
-    pub async fn claim(&self, buyer: &str, key: &str, quantity: u32) -> Answer {
-        send(self.claim_request(buyer, key).json(&json!({ "quantity": quantity }))).await
-    }
-
-    pub async fn get(&self, buyer: &str, path: &str) -> Answer {
-        send(self.http.get(self.url(path)).bearer_auth(token(buyer))).await
-    }
-
-    pub async fn ops(&self, path: &str) -> Answer {
-        send(self.http.get(format!("http://{}{path}", self.gateway.ops_addr))).await
-    }
-
-    /// Everything a claim could change: each warehouse in Redis, and the rows it could have made in Postgres.
-    pub async fn picture(&self) -> String {
-        let live = self.engine.refresh(&self.drop.parse().unwrap()).await.unwrap().unwrap();
-        let mut picture = format!("{:?}\n", live.drop);
-        for warehouse in &live.drop.warehouses {
-            picture += &format!("{:?}\n", live.store(warehouse).dump().await.unwrap());
-        }
-        for table in ["orders", "order_items", "payments", "checkout_profiles", "grants", "holdings", "rejected_claims"] {
-            picture += &format!("{table} {}\n", count(&self.database_url, &format!("select count(*) from {table}")).await);
-        }
-        let taken = "select count(*) from tokens where order_id is not null";
-        picture + &format!("taken {}\n", count(&self.database_url, taken).await)
-    }
-}
-
 /// The one number that a query answers, over a connection of its own.
-pub async fn count(database_url: &str, sql: &str) -> i64 {
+pub(crate) async fn count(database_url: &str, sql: &str) -> i64 {
     let (client, connection) = tokio_postgres::connect(database_url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.query_one(sql, &[]).await.unwrap().get(0)
@@ -210,7 +145,7 @@ pub async fn count(database_url: &str, sql: &str) -> i64 {
 
 /// Waits for a condition, with a deadline.
 #[track_caller]
-pub fn until<C>(what: &'static str, condition: C) -> impl Future<Output = ()>
+pub(crate) fn until<C>(what: &'static str, condition: C) -> impl Future<Output = ()>
 where
     C: AsyncFnMut() -> bool,
 {
