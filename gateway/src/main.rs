@@ -1,1 +1,23 @@
-fn main() {}
+//! The program. Bad configuration ends with one sentence on stderr and exit code 64, before any port is opened.
+
+use std::process::ExitCode;
+
+use doorbuster::{commands, config, logging};
+
+fn main() -> ExitCode {
+    let cli = match config::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(stop) => return stop.exit(),
+    };
+    if let Err(bad) = logging::start(&cli.log) {
+        return config::Stop::from(bad).exit();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return commands::Failure::from(anyhow::Error::from(error)).exit(),
+    };
+    match runtime.block_on(commands::run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}

@@ -96,7 +96,7 @@ impl Engine {
     pub async fn claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {
         let outcome = self.try_claim(live, claim).await;
         match outcome {
-            Err(error) if error.is_fenced() => match self.refresh(&live.drop.name).await? {
+            Err(error) if error.is_fenced() => match self.refresh_for_crowd(live).await? {
                 // Our epoch was old: once more with the new one.
                 Some(fresh) if fresh.drop.warehouses != live.drop.warehouses => self.try_claim(&fresh, claim).await,
                 _ => Err(error),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::domain::clock::Clock;
 use crate::domain::drops::{SaleDrop, Warehouse};
@@ -13,6 +13,9 @@ use crate::tokens::batcher::Batcher;
 use crate::tokens::store::{TokenStore, WarehouseStore};
 
 use super::grants::FirstSeen;
+
+/// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a flow could not find out, or could not do it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,6 +81,8 @@ pub struct LiveDrop {
 #[derive(Default)]
 pub(super) struct DropShared {
     pub(super) proofs: Mutex<HashMap<VariantNumber, Proof>>,
+    /// When claims last had the drop read anew.
+    pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// One search for tokens at a time. Holds how the last one ended, for those who waited behind it.
     pub(super) search: tokio::sync::Mutex<Option<super::pull::LastSearch>>,
 }
@@ -96,11 +101,28 @@ impl Engine {
 
     /// The drop of this name, from memory if this process has met it. `None`: there is none.
     pub async fn live_drop(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
-        let known = self.drops.read().expect("nobody panics holding this lock").get(name).cloned();
-        match known {
+        match self.known_drop(name) {
             Some(live) => Ok(Some(live)),
             None => self.refresh(name).await,
         }
+    }
+
+    /// The drop of this name if this process has met it.
+    pub fn known_drop(&self, name: &DropName) -> Option<Arc<LiveDrop>> {
+        self.drops.read().expect("nobody panics holding this lock").get(name).cloned()
+    }
+
+    /// As [`Self::refresh`], but Postgres is asked at most once in [`REFRESH_PAUSE`], whoever asks: the crowd in front of a
+    /// fenced warehouse, or of a drop that is not loaded yet, must not become a crowd in front of Postgres.
+    pub(super) async fn refresh_for_crowd(&self, live: &LiveDrop) -> Result<Option<Arc<LiveDrop>>, EngineError> {
+        let mut asked_at = live.shared.refreshed.lock().await;
+        if asked_at.is_some_and(|at| at.elapsed() < REFRESH_PAUSE) {
+            return Ok(self.known_drop(&live.drop.name));
+        }
+        let fresh = self.refresh(&live.drop.name).await;
+        // After the answer, and whatever it was: while Postgres is away, one wait serves everybody.
+        *asked_at = Some(Instant::now());
+        fresh
     }
 
     /// Reads the drop anew from Postgres: its state, and the epochs of its warehouses.

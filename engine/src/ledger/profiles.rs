@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::drops::inconsistent;
 use super::error::LedgerError;
 use super::pool::Ledger;
 use crate::domain::ids::{BuyerId, PaymentMethodId};
@@ -44,5 +45,19 @@ impl Ledger {
             )
             .await?;
         Ok(())
+    }
+
+    pub async fn profile_of(&self, buyer: &BuyerId) -> Result<Option<CheckoutProfile>, LedgerError> {
+        const SQL: &str = "-- profiles.profile_of
+            select payment_method, email, ship_to from checkout_profiles where buyer = $1";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let Some(row) = connection.query_opt(&statement, &[/* buyer */ &buyer.as_str()]).await? else {
+            return Ok(None);
+        };
+        let method: &str = row.get(0);
+        let payment_method =
+            method.parse().map_err(|_| inconsistent("checkout_profiles", "payment_method", buyer, method))?;
+        Ok(Some(CheckoutProfile { payment_method, email: row.get(1), ship_to: row.get(2) }))
     }
 }

@@ -44,11 +44,39 @@ impl TokenStore {
     }
 
     pub async fn version(&self) -> Result<String, TokenError> {
-        let mut connection = self.connection.clone();
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-        Ok(version.unwrap_or("unknown").trim().to_owned())
+        Ok(self.server_facts().await?.version)
     }
+
+    /// How the server is set up, for the operator's check.
+    pub async fn server_facts(&self) -> Result<ServerFacts, TokenError> {
+        let mut connection = self.connection.clone();
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
+        let field = |name: &str| {
+            let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            found.unwrap_or("unknown").trim().to_owned()
+        };
+        // CONFIG may be forbidden to our user, and that is good.
+        let fsync: Result<Vec<String>, _> =
+            redis::cmd("CONFIG").arg("GET").arg("appendfsync").query_async(&mut connection).await;
+        Ok(ServerFacts {
+            version: field("redis_version"),
+            maxmemory_policy: field("maxmemory_policy"),
+            appendonly: field("aof_enabled") == "1",
+            appendfsync: fsync.ok().and_then(|pair| pair.into_iter().nth(1)),
+            is_primary: field("role") == "master",
+        })
+    }
+}
+
+/// What decides whether Redis keeps what it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    pub version: String,
+    pub maxmemory_policy: String,
+    pub appendonly: bool,
+    /// `None`: we may not ask.
+    pub appendfsync: Option<String>,
+    pub is_primary: bool,
 }
 
 /// One virtual warehouse in Redis, as of one epoch.

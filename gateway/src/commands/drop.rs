@@ -1,0 +1,241 @@
+//! `doorbuster drop create | open | close | show`.
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::ids::DropName;
+use doorbuster_engine::domain::money::Currency;
+use doorbuster_engine::flows::open_drop::DropRefused;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::{Failure, print};
+use crate::config::{BadConfig, StoresConfig};
+
+/// How long an order waits for a payment method when nothing else is said.
+const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+
+#[derive(Debug, Args)]
+pub struct DropArguments {
+    #[command(subcommand)]
+    command: DropCommand,
+    #[command(flatten)]
+    stores: StoresConfig,
+    /// Prints JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum DropCommand {
+    /// Makes a drop; nothing is sold before it is opened
+    Create(Box<CreateArguments>),
+    /// Loads the stock into Redis and opens the sale; may be repeated
+    Open(NameArgument),
+    /// Ends the sale; what was claimed stays claimed
+    Close(NameArgument),
+    /// Shows a drop
+    Show(NameArgument),
+}
+
+#[derive(Debug, Args)]
+struct NameArgument {
+    /// The drop's name
+    name: DropName,
+}
+
+#[derive(Debug, Args)]
+struct CreateArguments {
+    /// The drop's name, as in /v1/drops/{name}: 1 to 32 of a-z, 0-9 and -
+    #[arg(long)]
+    name: DropName,
+    /// The product's name, for people
+    #[arg(long)]
+    product: String,
+    /// ISO 4217
+    #[arg(long, default_value = "EUR")]
+    currency: Currency,
+    /// Price of a unit in the currency's smallest unit, for variants without a price of their own
+    #[arg(long, value_name = "AMOUNT")]
+    price_minor: Option<i64>,
+    /// Units, for a drop with one variant, whose SKU is the drop's name
+    #[arg(long, value_name = "UNITS", conflicts_with = "variant", required_unless_present = "variant")]
+    stock: Option<u32>,
+    /// A variant as SKU=STOCK or SKU=STOCK@PRICE_MINOR; once for each
+    #[arg(long, value_name = "VARIANT")]
+    variant: Vec<String>,
+    /// Units a buyer may hold
+    #[arg(long, default_value_t = 1, value_name = "UNITS")]
+    limit: u32,
+    /// Virtual warehouses the stock is split over: more take more claims a second
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    warehouses: u32,
+    /// Tax on the goods: 1900 is 19 %
+    #[arg(long, default_value_t = 0, value_name = "BASIS_POINTS")]
+    tax_basis_points: u32,
+    /// Shipping of one order, in the currency's smallest unit
+    #[arg(long, default_value_t = 0, value_name = "AMOUNT")]
+    shipping_minor: i64,
+    /// When workers open it (RFC 3339); by hand if left out
+    #[arg(long, value_name = "TIME")]
+    opens_at: Option<Timestamp>,
+    /// When workers close it (RFC 3339); by hand if left out
+    #[arg(long, value_name = "TIME")]
+    closes_at: Option<Timestamp>,
+    /// Until when an order waits for a payment method (RFC 3339); 24 hours from now if left out
+    #[arg(long, value_name = "TIME")]
+    pay_by: Option<Timestamp>,
+}
+
+pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
+    let new = match &arguments.command {
+        DropCommand::Create(create) => Some(create.new_drop()?),
+        _ => None,
+    };
+    let engine = super::engine(&arguments.stores).await?;
+    let (name, done) = match arguments.command {
+        DropCommand::Create(_) => {
+            let new = new.expect("made above for this command");
+            (new.name.clone(), engine.create_drop(&new, rand::random()).await)
+        }
+        DropCommand::Open(NameArgument { name }) => (name.clone(), engine.open_drop(&name).await),
+        DropCommand::Close(NameArgument { name }) => (name.clone(), engine.close_drop(&name).await),
+        DropCommand::Show(NameArgument { name }) => {
+            let found = engine.ledger.drop_by_name(&name).await.context("Postgres gave no answer")?;
+            (name, Ok(found.ok_or(DropRefused::Unknown)))
+        }
+    };
+    let drop = done.context("it could not be done")?.map_err(|refused| anyhow!(what_to_do(&name, &refused)))?;
+    if arguments.json {
+        print(as_json(&drop))
+    } else {
+        print(as_text(&drop))
+    }
+    Ok(())
+}
+
+impl CreateArguments {
+    fn new_drop(&self) -> Result<NewDrop, BadConfig> {
+        let price = self.price_minor;
+        let variants = match self.stock {
+            Some(stock_units) => vec![variant(self.name.as_str(), stock_units, price)?],
+            None => self.variant.iter().map(|text| parse_variant(text, price)).collect::<Result<_, _>>()?,
+        };
+        let now = Clock::System.now();
+        Ok(NewDrop {
+            name: self.name.clone(),
+            product_name: self.product.clone(),
+            currency: self.currency,
+            variants,
+            buyer_limit: self.limit,
+            warehouses: self.warehouses,
+            tax_basis_points: self.tax_basis_points,
+            shipping_minor: self.shipping_minor,
+            opens_at: self.opens_at,
+            closes_at: self.closes_at,
+            pay_by: self.pay_by.unwrap_or(now.checked_add(PAY_WITHIN).unwrap_or(now)),
+        })
+    }
+}
+
+/// `SKU=STOCK` or `SKU=STOCK@PRICE_MINOR`. A SKU may hold `=` itself, a number may not.
+fn parse_variant(text: &str, default_price: Option<i64>) -> Result<NewVariant, BadConfig> {
+    let bad = || {
+        BadConfig(format!("--variant {text:?} is not SKU=STOCK or SKU=STOCK@PRICE_MINOR, such as shoe-42=100@14900"))
+    };
+    let (sku, rest) = text.rsplit_once('=').ok_or_else(bad)?;
+    let (stock, price) = match rest.split_once('@') {
+        Some((stock, price)) => (stock, Some(price.parse().map_err(|_| bad())?)),
+        None => (rest, default_price),
+    };
+    variant(sku, stock.parse().map_err(|_| bad())?, price)
+}
+
+fn variant(sku: &str, stock_units: u32, price_minor: Option<i64>) -> Result<NewVariant, BadConfig> {
+    let price_minor = price_minor
+        .ok_or_else(|| BadConfig(format!("{sku} has no price: give --price-minor, or SKU=STOCK@PRICE_MINOR")))?;
+    Ok(NewVariant { sku: sku.to_owned(), title: sku.to_owned(), price_minor, stock_units })
+}
+
+fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
+    match refused {
+        DropRefused::Invalid(invalid) => format!("the drop cannot be made: {invalid}"),
+        DropRefused::NotChargeable(why) => format!("the drop cannot be made, since nobody could pay for it: {why}"),
+        DropRefused::NameTaken => format!("there is a drop named {name} already: choose another --name"),
+        DropRefused::SkuTaken(sku) => {
+            format!(
+                "the SKU {sku} belongs to another product or currency: choose another, or the same --product and --currency"
+            )
+        }
+        DropRefused::Unknown => {
+            format!("there is no drop named {name}: make it with `doorbuster drop create --name {name}`")
+        }
+        DropRefused::State(DropState::Closed) => {
+            format!("{name} is closed, and a closed drop stays closed: make a new one")
+        }
+        DropRefused::State(DropState::Draft) => format!("{name} is not open: `doorbuster drop open {name}` opens it"),
+        DropRefused::State(state) => format!("{name} is {}: wait until that is over", state.as_str()),
+    }
+}
+
+fn as_json(drop: &SaleDrop) -> Value {
+    json!({
+        "name": drop.name,
+        "product": drop.product_name,
+        "state": drop.state,
+        "currency": drop.currency,
+        "limit": drop.buyer_limit,
+        "warehouses": drop.warehouses.len(),
+        "tax_basis_points": drop.tax_basis_points,
+        "shipping": drop.shipping,
+        "opens_at": drop.opens_at,
+        "closes_at": drop.closes_at,
+        "pay_by": drop.pay_by,
+        "variants": drop.variants.iter().map(|variant| json!({
+            "sku": variant.sku,
+            "title": variant.title,
+            "price": variant.price,
+            "stock_units": variant.stock_units,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn as_text(drop: &SaleDrop) -> String {
+    let time = |time: Option<Timestamp>| time.map_or_else(|| "by hand".to_owned(), |time| time.to_string());
+    let mut lines = vec![
+        format!("{}  {}  {}", drop.name, drop.state.as_str(), drop.product_name),
+        format!(
+            "  {} units in {} warehouses, at most {} a buyer",
+            drop.stock_units(),
+            drop.warehouses.len(),
+            drop.buyer_limit
+        ),
+        format!("  opens {}, closes {}, pay by {}", time(drop.opens_at), time(drop.closes_at), drop.pay_by),
+    ];
+    lines.extend(
+        drop.variants
+            .iter()
+            .map(|variant| format!("  {:<24} {:>10} units  {}", variant.sku, variant.stock_units, variant.price)),
+    );
+    if drop.state == DropState::Draft {
+        lines.push(format!("next: doorbuster drop open {}", drop.name));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_are_read_from_their_short_form() {
+        let read = |text, price| parse_variant(text, price).map(|v| (v.sku, v.stock_units, v.price_minor)).ok();
+        assert_eq!(read("shoe-42=100@14900", None), Some(("shoe-42".to_owned(), 100, 14_900)));
+        assert_eq!(read("shoe-42=100", Some(5)), Some(("shoe-42".to_owned(), 100, 5)));
+        assert_eq!(read("a=b=1", Some(5)), Some(("a=b".to_owned(), 1, 5)));
+        for bad in ["shoe", "shoe=", "shoe=x", "shoe=1@", "shoe=1@x", "shoe=-1", "shoe=1"] {
+            assert_eq!(read(bad, None), None, "{bad}");
+        }
+    }
+}

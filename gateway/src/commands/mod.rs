@@ -1,0 +1,137 @@
+//! What the program can be told to do. One file a command.
+
+pub mod serve;
+pub mod work;
+pub mod migrate;
+pub mod drop;
+pub mod token;
+pub mod check_config;
+pub mod demo;
+pub mod audit;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::tokens::store::TokenStore;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{BadConfig, ServeConfig, Stop, StoresConfig, WorkConfig};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the gateway: the buyers' API, and with --with-workers the workers too
+    Serve(Box<ServeConfig>),
+    /// Runs the workers: settlement, charging, releases, openings by the clock, rebuilds
+    Work(Box<WorkConfig>),
+    /// Brings the database up to date; `serve` does it too
+    Migrate(migrate::MigrateArguments),
+    /// Makes, opens, closes and shows drops
+    Drop(drop::DropArguments),
+    /// Mints a token for a test buyer
+    Token(token::TokenArguments),
+    /// Runs a whole sale on this machine, on private servers, and audits it
+    Demo(crate::demo::DemoOptions),
+    /// Audits every drop: each unit in exactly one place, each order charged once
+    Audit(audit::AuditArguments),
+    /// Connects to Redis and Postgres and says what it finds there
+    CheckConfig(check_config::CheckArguments),
+}
+
+/// Why a command did not do what it was told.
+#[derive(Debug)]
+pub enum Failure {
+    Config(BadConfig),
+    Other(anyhow::Error),
+}
+
+impl From<BadConfig> for Failure {
+    fn from(bad: BadConfig) -> Self {
+        Self::Config(bad)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Failure {
+    #[expect(clippy::print_stderr, reason = "the sentence on stderr is the command's answer")]
+    pub fn exit(self) -> ExitCode {
+        match self {
+            Self::Config(bad) => Stop::from(bad).exit(),
+            Self::Other(error) => {
+                eprintln!("doorbuster: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+pub async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(config) => serve::run(&config).await,
+        Command::Work(config) => work::run(&config).await,
+        Command::Migrate(arguments) => migrate::run(&arguments).await,
+        Command::Drop(arguments) => drop::run(arguments).await,
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Demo(options) => Box::pin(demo::run(options)).await,
+        Command::Audit(arguments) => audit::run(&arguments).await,
+        Command::CheckConfig(arguments) => check_config::run(&arguments).await,
+    }
+}
+
+/// The engine of a command, connected to Redis; Postgres is connected to on first use.
+async fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
+    let ledger = ledger(stores)?;
+    let tokens = TokenStore::connect(stores.redis_url.expose()).await.context("Redis cannot be reached")?;
+    Ok(Engine::new(ledger, tokens, Clock::System))
+}
+
+fn ledger(stores: &StoresConfig) -> Result<Ledger, Failure> {
+    stores.check()?;
+    let ledger = Ledger::new(stores.database_url.expose(), usize::from(stores.database_connections));
+    Ok(ledger.map_err(|error| BadConfig(format!("--database-url (DOORBUSTER_DATABASE_URL): {error}")))?)
+}
+
+/// What tells this process to stop. Made before any port is opened, so that no signal is lost.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for the first; from then on a second one ends the process at once.
+    async fn wait(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            tracing::warn!("told to stop twice: leaving at once");
+            std::process::exit(1);
+        });
+    }
+}
+
+/// Answers of commands go to stdout, for people and pipes.
+#[expect(clippy::print_stdout, reason = "this is the one place where commands print")]
+fn print(text: impl std::fmt::Display) {
+    println!("{text}");
+}

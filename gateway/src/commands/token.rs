@@ -1,0 +1,29 @@
+//! `doorbuster token`: a test buyer's token. Real ones come from whoever knows the buyers.
+
+use clap::Args;
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::ids::{BuyerId, InvalidId};
+use jiff::SignedDuration;
+
+use super::{Failure, print};
+use crate::auth;
+use crate::config::{BadConfig, TokenSecret};
+
+#[derive(Debug, Args)]
+pub struct TokenArguments {
+    /// The buyer: 1 to 64 visible ASCII characters
+    #[arg(long, value_name = "ID")]
+    buyer: String,
+    /// How long the token is good for
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    expires_in: SignedDuration,
+    #[command(flatten)]
+    secret: TokenSecret,
+}
+
+pub fn run(arguments: &TokenArguments) -> Result<(), Failure> {
+    arguments.secret.check()?;
+    let buyer: BuyerId = arguments.buyer.parse().map_err(|error: InvalidId| BadConfig(format!("--buyer: {error}")))?;
+    print(auth::mint(&arguments.secret.jwt_secret, &buyer, Clock::System.now(), arguments.expires_in));
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! Every answer that is not a success, as problem+json (RFC 9457). The only place that knows error statuses.
+//!
+//! `code` is for programs and never changes; `title` is for people and is the same for every problem of that code;
+//! `detail` says what to do. What went wrong inside is logged here, once, and never told to the buyer.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use doorbuster_engine::flows::EngineError;
+use doorbuster_engine::ledger::LedgerError;
+use doorbuster_engine::tokens::TokenError;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Everything that answers 503 is over, or decided by a worker, within a second or two.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// One reason why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    // The request itself.
+    NotFound,
+    MethodNotAllowed,
+    TokenMissing,
+    TokenInvalid,
+    IdempotencyKeyMissing,
+    IdempotencyKeyInvalid,
+    UnsupportedMediaType,
+    BodyTooLarge { limit_bytes: usize },
+    BodyTooSlow,
+    MalformedJson,
+    Invalid(Vec<FieldProblem>),
+    // What it is about: not there, or not this buyer's, which nobody can tell apart.
+    DropNotFound,
+    VariantNotFound,
+    ClaimNotFound,
+    OrderNotFound,
+    ProfileNotFound,
+    // How a claim ended, when it took nothing.
+    SoldOut,
+    NotEnough { available: u32 },
+    LimitExceeded { held: u32, limit: u32 },
+    NotOpen,
+    Closed,
+    KeyReused,
+    ClaimReleased,
+    // Payments.
+    PaymentNotRequired,
+    ProfileMissing,
+    // Ourselves: nothing was decided, the same request may be made again.
+    Overloaded,
+    WarehouseRebuilding,
+    UnitsMoving,
+    Unavailable,
+    TimedOut,
+    Internal,
+}
+
+/// What is wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldProblem {
+    /// The field, with dots between the levels: `ship_to.country`
+    pub field: String,
+    pub detail: String,
+}
+
+impl FieldProblem {
+    pub fn new(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), detail: detail.into() }
+    }
+}
+
+/// An error, as RFC 9457 has it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody {
+    /// What happened, for programs: stable
+    #[schema(example = "sold_out")]
+    code: &'static str,
+    /// What happened, for people
+    title: &'static str,
+    status: u16,
+    /// What to do about it
+    detail: Cow<'static, str>,
+    /// The fields that do not fit (`invalid_request`)
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: Vec<FieldProblem>,
+    /// Units that could still be had (`not_enough`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    available: Option<u32>,
+    /// Units that the buyer holds (`limit_exceeded`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<u32>,
+    /// Units that a buyer may hold (`limit_exceeded`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+}
+
+impl Problem {
+    fn parts(&self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::NotFound => (S::NOT_FOUND, "not_found", "There is nothing here"),
+            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method_not_allowed", "This cannot be done here"),
+            Self::TokenMissing => (S::UNAUTHORIZED, "token_missing", "A bearer token is required"),
+            Self::TokenInvalid => (S::UNAUTHORIZED, "token_invalid", "The bearer token is not valid"),
+            Self::IdempotencyKeyMissing => {
+                (S::BAD_REQUEST, "idempotency_key_missing", "The header Idempotency-Key is required")
+            }
+            Self::IdempotencyKeyInvalid => {
+                (S::BAD_REQUEST, "idempotency_key_invalid", "The header Idempotency-Key cannot be used")
+            }
+            Self::UnsupportedMediaType => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body must be JSON")
+            }
+            Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::BodyTooSlow => (S::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time"),
+            Self::MalformedJson => (S::BAD_REQUEST, "malformed_json", "The body is not JSON"),
+            Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid_request", "The request does not fit"),
+            Self::DropNotFound => (S::NOT_FOUND, "drop_not_found", "There is no such drop"),
+            Self::VariantNotFound => (S::NOT_FOUND, "variant_not_found", "The drop has no such variant"),
+            Self::ClaimNotFound => (S::NOT_FOUND, "claim_not_found", "There is no such claim"),
+            Self::OrderNotFound => (S::NOT_FOUND, "order_not_found", "There is no such order"),
+            Self::ProfileNotFound => (S::NOT_FOUND, "profile_not_found", "There is no checkout profile yet"),
+            Self::SoldOut => (S::CONFLICT, "sold_out", "Sold out"),
+            Self::NotEnough { .. } => (S::CONFLICT, "not_enough", "Fewer units are left"),
+            Self::LimitExceeded { .. } => (S::CONFLICT, "limit_exceeded", "The limit per buyer is reached"),
+            Self::NotOpen => (S::CONFLICT, "not_open", "The drop is not open yet"),
+            Self::Closed => (S::GONE, "closed", "The drop is closed"),
+            Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "key_reused", "The Idempotency-Key was used otherwise"),
+            Self::ClaimReleased => (S::CONFLICT, "claim_released", "The claim's units have been given back"),
+            Self::PaymentNotRequired => (S::CONFLICT, "payment_not_required", "The order needs no payment method"),
+            Self::ProfileMissing => (S::CONFLICT, "checkout_profile_missing", "There is no checkout profile yet"),
+            Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "Too many are asking at once"),
+            Self::WarehouseRebuilding => {
+                (S::SERVICE_UNAVAILABLE, "warehouse_rebuilding", "Stock is being brought back")
+            }
+            Self::UnitsMoving => (S::SERVICE_UNAVAILABLE, "units_moving", "The last units are being moved"),
+            Self::Unavailable => (S::SERVICE_UNAVAILABLE, "unavailable", "This cannot be answered just now"),
+            Self::TimedOut => (S::SERVICE_UNAVAILABLE, "timed_out", "This took too long"),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "This is our fault"),
+        }
+    }
+
+    /// For metrics and programs.
+    pub fn code(&self) -> &'static str {
+        self.parts().1
+    }
+
+    fn detail(&self) -> Cow<'static, str> {
+        match self {
+            Self::NotFound => "See /openapi.json for what there is.".into(),
+            Self::MethodNotAllowed => "The header Allow says what can be done.".into(),
+            Self::TokenMissing => "Send the header Authorization: Bearer <token>.".into(),
+            Self::TokenInvalid => "It has expired, or was not issued for this service: get a new one.".into(),
+            Self::IdempotencyKeyMissing => {
+                "Make one up for each purchase, and send the same one when you try again.".into()
+            }
+            Self::IdempotencyKeyInvalid => "Send exactly one, of 1 to 255 visible ASCII characters.".into(),
+            Self::UnsupportedMediaType => "Send Content-Type: application/json.".into(),
+            Self::BodyTooLarge { limit_bytes } => format!("At most {limit_bytes} bytes are read.").into(),
+            Self::BodyTooSlow => "Send the whole body at once.".into(),
+            Self::MalformedJson => "The body cannot be parsed.".into(),
+            Self::Invalid(_) => "See errors for the fields that do not fit.".into(),
+            Self::DropNotFound => "Check the drop's name.".into(),
+            Self::VariantNotFound => "Name one of the SKUs that GET /v1/drops/{drop} lists.".into(),
+            Self::ClaimNotFound | Self::OrderNotFound => "Check the id, and whose token you sent.".into(),
+            Self::ProfileNotFound => "Save one with PUT /v1/me/checkout-profile.".into(),
+            Self::SoldOut => "No unit is left. Should one come back, the same request may succeed later.".into(),
+            Self::NotEnough { available } => format!("Only {available} can be had: ask for fewer.").into(),
+            Self::LimitExceeded { held, limit } => {
+                format!("You hold {held} of at most {limit} units per buyer.").into()
+            }
+            Self::NotOpen => "GET /v1/drops/{drop} says when it opens.".into(),
+            Self::Closed => "No new claims are taken. What you have claimed stays yours.".into(),
+            Self::KeyReused => "It named another variant or quantity before: use a new key for a new purchase.".into(),
+            Self::ClaimReleased => "It was not paid in time, or was cancelled. To try again use a new key.".into(),
+            Self::PaymentNotRequired => "Its payment is under way, done or over: GET the order to see which.".into(),
+            Self::ProfileMissing => "Save one with PUT /v1/me/checkout-profile, then ask again.".into(),
+            Self::Overloaded | Self::WarehouseRebuilding | Self::UnitsMoving => {
+                "Nothing was taken, and it does not mean sold out: send the same request again.".into()
+            }
+            Self::Unavailable | Self::TimedOut | Self::Internal => {
+                "Send the same request again; if it was done, you get its answer.".into()
+            }
+        }
+    }
+
+    fn is_ours_and_passing(&self) -> bool {
+        self.parts().0 == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    fn body(self) -> ProblemBody {
+        let (status, code, title) = self.parts();
+        let detail = self.detail();
+        let mut body = ProblemBody {
+            code,
+            title,
+            status: status.as_u16(),
+            detail,
+            errors: Vec::new(),
+            available: None,
+            held: None,
+            limit: None,
+        };
+        match self {
+            Self::Invalid(errors) => body.errors = errors,
+            Self::NotEnough { available } => body.available = Some(available),
+            Self::LimitExceeded { held, limit } => (body.held, body.limit) = (Some(held), Some(limit)),
+            _ => {}
+        }
+        body
+    }
+
+    pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldProblem::new(field, detail)])
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.parts().0;
+        let is_passing = self.is_ours_and_passing();
+        let challenge = match self {
+            Self::TokenMissing => Some(r#"Bearer realm="doorbuster""#),
+            Self::TokenInvalid => Some(r#"Bearer realm="doorbuster", error="invalid_token""#),
+            _ => None,
+        };
+        let is_replay = self == Self::ClaimReleased;
+        let closes = matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow);
+        let body = serde_json::to_vec(&self.body()).expect("a problem is made of texts and numbers only");
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if is_passing {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if is_replay {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        if closes {
+            // What is left of the body will not be read.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        let problem = match &error {
+            EngineError::Tokens(tokens) => match **tokens {
+                TokenError::Overloaded => Self::Overloaded,
+                TokenError::NotLoaded | TokenError::Fenced | TokenError::Stale => Self::WarehouseRebuilding,
+                TokenError::Redis(_) | TokenError::Gap => Self::Unavailable,
+                TokenError::BadReply { .. } => Self::Internal,
+            },
+            EngineError::Moving => Self::UnitsMoving,
+            _ if error.is_retryable() => Self::Unavailable,
+            _ => Self::Internal,
+        };
+        match problem {
+            Self::Internal => tracing::error!(%error, "a request failed: {error}"),
+            // One line a request would be a flood when a store is away; the stores' own lines say that they are.
+            _ => tracing::debug!(%error, code = problem.code(), "a request got no answer: {error}"),
+        }
+        problem
+    }
+}
+
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_that_passes_says_when_to_come_back() {
+        for problem in [Problem::Overloaded, Problem::WarehouseRebuilding, Problem::UnitsMoving, Problem::TimedOut] {
+            let response = problem.into_response();
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
+    }
+
+    #[test]
+    fn extension_members_appear_only_where_they_mean_something() {
+        let body = serde_json::to_value(Problem::NotEnough { available: 1 }.body()).unwrap();
+        assert_eq!(body["available"], 1);
+        assert!(body.get("held").is_none() && body.get("errors").is_none());
+    }
+}

@@ -1,0 +1,21 @@
+//! The program `doorbuster` as a library, so that tests, the demo and load tests can start the gateway in process.
+//!
+//! Modules stand in reading order. The gateway translates: HTTP to the engine's words and back. It decides nothing about
+//! stock or money, and it is the only part that reads the environment (config.rs) or knows error statuses (error.rs).
+
+pub mod config;
+pub mod logging;
+pub mod commands;
+pub mod server;
+pub mod state;
+pub mod auth;
+pub mod error;
+pub mod extract;
+pub mod routes;
+mod middleware;
+pub mod openapi;
+pub mod telemetry;
+pub mod demo;
+
+pub use config::{GatewayConfig, Secret};
+pub use server::{Gateway, RunningGateway, Workers, serve};

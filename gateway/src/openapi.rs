@@ -1,0 +1,29 @@
+//! What `/openapi.json` says beside the routes, which describe themselves.
+
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Doorbuster",
+        description = "Sells a limited stock to a crowd. Errors are problem+json (RFC 9457) with a stable `code`."
+    ),
+    tags(
+        (name = "claims", description = "Take units of a drop, once"),
+        (name = "drops", description = "What is sold"),
+        (name = "orders", description = "What became of claims"),
+        (name = "checkout", description = "How a buyer pays, and where to")
+    ),
+    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
+)]
+struct Base;
+
+pub(crate) fn base() -> OpenApi {
+    let mut description = Base::openapi();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
+    let bearer = bearer.description(Some("HS256; `sub` is the buyer, `exp` is required")).build();
+    description.components.get_or_insert_default().add_security_scheme("buyer", SecurityScheme::Http(bearer));
+    description
+}

@@ -1,0 +1,62 @@
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`. Never reachable from the public one.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use doorbuster_engine::flows::Engine;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Problem;
+use crate::telemetry;
+
+/// Less than the second that most load balancers wait.
+const PING_DEADLINE: Duration = Duration::from_millis(900);
+
+#[derive(Clone)]
+pub struct Ops {
+    pub engine: Engine,
+    /// Set when this process has been told to stop.
+    pub stopping: CancellationToken,
+}
+
+#[derive(Debug, Serialize)]
+struct Readiness {
+    status: &'static str,
+    redis: &'static str,
+    postgres: &'static str,
+}
+
+pub fn router(ops: Ops) -> Router {
+    Router::new()
+        .route("/healthz", get(async || Json(serde_json::json!({ "status": "alive" }))))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(async || Problem::NotFound.into_response())
+        .with_state(ops)
+}
+
+/// Ready to serve: not stopping, and both stores answer in time.
+async fn readyz(State(ops): State<Ops>) -> Response {
+    let redis = tokio::time::timeout(PING_DEADLINE, ops.engine.tokens.ping());
+    let postgres = tokio::time::timeout(PING_DEADLINE, ops.engine.ledger.ping());
+    let (redis, postgres) = tokio::join!(redis, postgres);
+    let (redis, postgres) = (matches!(redis, Ok(Ok(()))), matches!(postgres, Ok(Ok(()))));
+    let status = match (ops.stopping.is_cancelled(), redis && postgres) {
+        (true, _) => "stopping",
+        (false, false) => "not_ready",
+        (false, true) => "ready",
+    };
+    let word = |is_there| if is_there { "answers" } else { "does not answer" };
+    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(Readiness { status, redis: word(redis), postgres: word(postgres) })).into_response()
+}
+
+async fn metrics() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry::recorder().render())
+}

@@ -1,0 +1,155 @@
+//! `GET /v1/orders/{id}` and `POST /v1/orders/{id}/payment`, for the order's buyer only.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use doorbuster_engine::domain::ids::OrderId;
+use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::domain::payments::PaymentState;
+use doorbuster_engine::ledger::orders::OrderView;
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Amount;
+use crate::auth::Buyer;
+use crate::error::{Problem, ProblemBody};
+use crate::extract::{Key, PathText};
+use crate::state::Gate;
+
+/// An order
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderFound {
+    /// For an order of a drop, also the id of its claim
+    pub order_id: Uuid,
+    pub drop: Option<String>,
+    #[schema(value_type = String, example = "PENDING_PAYMENT")]
+    pub status: OrderState,
+    /// `REQUIRED` waits for POST /v1/orders/{id}/payment
+    #[schema(value_type = String, example = "IN_FLIGHT")]
+    pub payment: PaymentState,
+    pub items: Vec<OrderItem>,
+    pub subtotal: Amount,
+    pub tax: Amount,
+    pub shipping: Amount,
+    pub total: Amount,
+    /// The address of the checkout profile at the time
+    #[schema(value_type = Option<super::profile::ShipTo>)]
+    pub ship_to: Option<serde_json::Value>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub links: OrderLinks,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderItem {
+    pub sku: String,
+    pub title: String,
+    pub quantity: u32,
+    pub unit_price: Amount,
+    /// The units, by number; kept when the order has ended, as what it once held
+    pub serials: Vec<u32>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderLinks {
+    pub order: String,
+    /// Where to send the payment, while one is required
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment: Option<String>,
+}
+
+/// An order
+#[utoipa::path(
+    get, path = "/v1/orders/{id}", tag = "orders",
+    params(("id" = String, Path, description = "The order's id")),
+    responses(
+        (status = 200, body = OrderFound),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json",
+            description = "order_not_found: not there, not yet settled, or not yours"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("buyer" = []))
+)]
+pub async fn get_order(
+    State(gate): State<Gate>,
+    Buyer(buyer): Buyer,
+    PathText(id): PathText,
+) -> Result<Json<OrderFound>, Problem> {
+    let order = gate.engine.ledger.order_of(&buyer, order_id(&id)?).await?.ok_or(Problem::OrderNotFound)?;
+    Ok(Json(order.into()))
+}
+
+/// Pay an order with the saved checkout profile
+///
+/// For an order whose payment is REQUIRED. Applied at most once, whatever the key: a repeat finds the payment under way.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/payment", tag = "orders",
+    params(
+        ("id" = String, Path, description = "The order's id"),
+        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
+    ),
+    responses(
+        (status = 202, body = OrderFound, description = "The payment is under way"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "idempotency_key_missing, idempotency_key_invalid"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json",
+            description = "payment_not_required, checkout_profile_missing"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("buyer" = []))
+)]
+pub async fn pay_order(
+    State(gate): State<Gate>,
+    Buyer(buyer): Buyer,
+    Key(_): Key,
+    PathText(id): PathText,
+) -> Result<(StatusCode, Json<OrderFound>), Problem> {
+    let id = order_id(&id)?;
+    let ledger = &gate.engine.ledger;
+    let is_given = ledger.use_profile(id, &buyer, gate.engine.clock.now()).await?;
+    let order = ledger.order_of(&buyer, id).await?.ok_or(Problem::OrderNotFound)?;
+    match (is_given, order.payment) {
+        (true, _) => Ok((StatusCode::ACCEPTED, Json(order.into()))),
+        // Still required, so it was the profile that was missing.
+        (false, PaymentState::Required) => Err(Problem::ProfileMissing),
+        (false, _) => Err(Problem::PaymentNotRequired),
+    }
+}
+
+fn order_id(text: &str) -> Result<OrderId, Problem> {
+    text.parse().map(OrderId).map_err(|_| Problem::OrderNotFound)
+}
+
+impl From<OrderView> for OrderFound {
+    fn from(order: OrderView) -> Self {
+        let items = order.items.into_iter().map(|item| OrderItem {
+            sku: item.sku,
+            title: item.title,
+            quantity: item.quantity,
+            unit_price: item.unit_price.into(),
+            serials: item.serials.iter().map(|serial| serial.0).collect(),
+        });
+        let link = format!("/v1/orders/{}", order.id);
+        let is_required = order.payment == PaymentState::Required;
+        Self {
+            order_id: order.id.0,
+            drop: order.drop_name,
+            status: order.status,
+            payment: order.payment,
+            items: items.collect(),
+            subtotal: order.totals.subtotal.into(),
+            tax: order.totals.tax.into(),
+            shipping: order.totals.shipping.into(),
+            total: order.totals.total.into(),
+            ship_to: order.ship_to,
+            created_at: order.created_at,
+            updated_at: order.updated_at,
+            links: OrderLinks { payment: is_required.then(|| format!("{link}/payment")), order: link },
+        }
+    }
+}

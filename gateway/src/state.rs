@@ -1,0 +1,109 @@
+//! What every request may use: the engine, the verifier of tokens, and the drops as of a second ago.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use doorbuster_engine::domain::ids::DropName;
+use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Verifier;
+use crate::config::{GatewayConfig, Limits};
+
+/// How old a drop's public state may be.
+const FRESH: Duration = Duration::from_secs(1);
+/// Names that are remembered as unknown; the whole memory is dropped when it is full.
+const UNKNOWN_NAMES: usize = 1024;
+/// Lookups of names never met, at the same time: a quarter of the default pool, so that somebody who tries names
+/// leaves the rest of it to those who buy.
+const LOOKUPS: usize = 4;
+
+pub type Gate = Arc<GateState>;
+
+pub struct GateState {
+    pub engine: Engine,
+    pub verifier: Verifier,
+    pub drops: Drops,
+    pub limits: Limits,
+    /// Claims under way, whether or not somebody still waits for them. Stopping waits for these.
+    pub claims: TaskTracker,
+}
+
+impl GateState {
+    pub fn new(config: &GatewayConfig, engine: Engine) -> Self {
+        Self {
+            verifier: Verifier::new(&config.jwt_secret, engine.clock.clone()),
+            drops: Drops::new(engine.clone()),
+            engine,
+            limits: config.limits,
+            claims: TaskTracker::new(),
+        }
+    }
+}
+
+/// The drops, so that a crowd in front of the gateway is not a crowd in front of Postgres.
+pub struct Drops {
+    engine: Engine,
+    asked: Mutex<HashMap<DropName, Instant>>,
+    lookups: Semaphore,
+}
+
+impl Drops {
+    fn new(engine: Engine) -> Self {
+        Self { engine, asked: Mutex::default(), lookups: Semaphore::new(LOOKUPS) }
+    }
+
+    /// The drop with a state that is at most a second old, or as old as Postgres has been away.
+    pub async fn fresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
+        let Some(known) = self.get(name).await? else { return Ok(None) };
+        if !self.is_my_turn(name) {
+            return Ok(Some(known));
+        }
+        match self.engine.refresh(name).await {
+            Ok(fresh) => Ok(fresh),
+            Err(error) => {
+                tracing::warn!(drop = %name, %error, "the drop {name} is shown as it was: {error}");
+                Ok(Some(known))
+            }
+        }
+    }
+
+    /// The drop as this process knows it: Postgres is asked once about a name that was not met yet, and once a second
+    /// about one that does not exist. What Redis answers about its warehouses is newer than this anyway.
+    pub async fn get(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
+        if let Some(known) = self.engine.known_drop(name) {
+            return Ok(Some(known));
+        }
+        if self.was_just_asked(name) {
+            return Ok(None);
+        }
+        let _permit = self.lookups.acquire().await.expect("this semaphore is never closed");
+        if self.was_just_asked(name) {
+            return Ok(self.engine.known_drop(name));
+        }
+        let found = self.engine.live_drop(name).await?;
+        let mut asked = self.asked.lock().expect("nobody panics holding this lock");
+        if asked.len() >= UNKNOWN_NAMES {
+            asked.clear();
+        }
+        asked.insert(name.clone(), Instant::now());
+        Ok(found)
+    }
+
+    fn was_just_asked(&self, name: &DropName) -> bool {
+        let asked = self.asked.lock().expect("nobody panics holding this lock");
+        asked.get(name).is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    /// One caller a second goes to Postgres; the others take what is known.
+    fn is_my_turn(&self, name: &DropName) -> bool {
+        let mut asked = self.asked.lock().expect("nobody panics holding this lock");
+        let is_due = asked.get(name).is_none_or(|at| at.elapsed() >= FRESH);
+        if is_due {
+            asked.insert(name.clone(), Instant::now());
+        }
+        is_due
+    }
+}

@@ -1,0 +1,135 @@
+//! Metrics: one Prometheus recorder a process, every metric with a description, every histogram with buckets.
+//!
+//! Without buckets the recorder makes summaries, which cannot be added up over processes; without upkeep it keeps every
+//! sample since the last scrape.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// From a claim in memory (100 µs) to the longest wait that is configured (30 s), about two steps a decade and more where
+/// claims are answered.
+const SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+/// Powers of two up to the largest batch.
+const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Name, and what it counts. Counters without labels begin at zero here, so that a rule about them has something to read.
+const COUNTERS: [(&str, &str); 15] = [
+    ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
+    ("doorbuster_claims_total", "Answered claims, by outcome"),
+    ("doorbuster_claim_batches_resent_total", "Batches of claims sent again because Redis gave no answer"),
+    ("doorbuster_pulled_units_total", "Units moved between warehouses because a buyer's home had too few"),
+    ("doorbuster_sold_out_proofs_total", "Proofs that no more units can be had"),
+    ("doorbuster_settled_claims_total", "Claims that became orders"),
+    ("doorbuster_rejected_claims_total", "Claims that could not become orders; each one needs an explanation"),
+    ("doorbuster_grants_applied_total", "Grants that a worker brought to Redis"),
+    ("doorbuster_rebuilds_total", "Warehouses rebuilt in Redis after it may have forgotten something"),
+    ("doorbuster_orders_confirmed_total", "Orders paid"),
+    ("doorbuster_orders_payment_failed_total", "Orders whose payment failed; their units went back"),
+    ("doorbuster_payments_review_total", "Payments that need a person"),
+    ("doorbuster_provider_calls_total", "Calls to the payment provider, by operation and outcome"),
+    ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
+    ("doorbuster_connections_total", "Connections accepted by the public listener"),
+];
+const LABELLED: [&str; 4] = [
+    "doorbuster_http_requests_total",
+    "doorbuster_claims_total",
+    "doorbuster_provider_calls_total",
+    "doorbuster_tx_retries_total",
+];
+const HISTOGRAMS: [(&str, &str); 5] = [
+    ("doorbuster_http_request_seconds", "Time from a request's header to its answer, by declared route"),
+    ("doorbuster_claim_batch_size", "Claims sent to Redis in one call"),
+    ("doorbuster_claim_queue_seconds", "Time from a claim's arrival at its batcher to its answer"),
+    ("doorbuster_settle_seconds", "Time one settlement of one drop takes"),
+    ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
+];
+/// Not begun at zero: nobody has counted before the first reading.
+const GAUGES: [(&str, &str); 3] = [
+    ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
+    ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
+    ("doorbuster_connections_open", "Open connections of the public listener"),
+];
+
+/// The process's recorder, installed on first use: a process can have only one, and tests start many gateways in one.
+pub fn recorder() -> &'static PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER.get_or_init(|| {
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Full("doorbuster_claim_batch_size".to_owned()), &BATCH)
+            });
+        let recorder = builder.expect("the lists of buckets above are not empty").build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("this process has a metrics recorder of its own, so /metrics is empty");
+        }
+        describe();
+        handle
+    })
+}
+
+/// Keeps the recorder small until `stop`.
+pub async fn keep_up(stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
+        recorder().run_upkeep();
+    }
+}
+
+fn describe() {
+    for (name, text) in COUNTERS {
+        metrics::describe_counter!(name, text);
+        if !LABELLED.contains(&name) {
+            metrics::counter!(name).increment(0);
+        }
+    }
+    for (name, text) in HISTOGRAMS {
+        metrics::describe_histogram!(name, text);
+    }
+    for (name, text) in GAUGES {
+        metrics::describe_gauge!(name, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Every `doorbuster_…` in a source file that emits metrics.
+    fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                names_in(&path, names);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for line in text.split("metrics::").skip(1) {
+                let Some((_, rest)) = line.split_once("!(\"") else { continue };
+                let name = rest.split('"').next().unwrap_or_default();
+                if name.starts_with("doorbuster_") {
+                    names.insert(name.to_owned());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described_and_every_description_is_a_metric() {
+        let mut emitted = BTreeSet::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        names_in(&root.join("src"), &mut emitted);
+        names_in(&root.join("../engine/src"), &mut emitted);
+        let described = COUNTERS.iter().chain(&HISTOGRAMS).chain(&GAUGES).map(|(name, _)| (*name).to_owned());
+        assert_eq!(described.collect::<BTreeSet<_>>(), emitted);
+    }
+}

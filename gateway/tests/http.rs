@@ -1,0 +1,12 @@
+//! The gateway over real HTTP, in front of a real Redis and Postgres. One database and one drop a test.
+
+mod support;
+
+mod http {
+    pub(crate) mod shop;
+    mod refusals;
+    mod claims;
+    mod orders;
+    mod surface;
+    mod stopping;
+}

@@ -1,0 +1,133 @@
+//! Checkout profiles, orders, and paying an order that waits for it.
+
+use doorbuster_engine::workers::settle_all;
+use serde_json::{Value, json};
+
+use super::shop::{Shop, shop};
+use crate::support::{Answer, Sale, send, token};
+
+const PROFILE: &str = "/v1/me/checkout-profile";
+
+fn profile() -> Value {
+    json!({
+        "payment_method": "pm_card_visa",
+        "email": "ada@example.com",
+        "ship_to": { "name": "Ada", "line1": "1 Road", "city": "Köln", "postal_code": "50667", "country": "DE" }
+    })
+}
+
+async fn put(shop: &Shop, buyer: &str, profile: &Value) -> Answer {
+    send(shop.http.put(shop.url(PROFILE)).bearer_auth(token(buyer)).json(profile)).await
+}
+
+async fn pay(shop: &Shop, buyer: &str, id: &str) -> Answer {
+    let request = shop.http.post(shop.url(&format!("/v1/orders/{id}/payment"))).bearer_auth(token(buyer));
+    send(request.header("Idempotency-Key", "pay")).await
+}
+
+/// A settled order of `ada`.
+async fn order(shop: &Shop) -> String {
+    let id = shop.claim("ada", "k", 1).await.json()["claim_id"].as_str().unwrap().to_owned();
+    settle_all(&shop.engine).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn a_profile_is_kept_as_it_was_given() {
+    let shop = shop(Sale::default()).await;
+    send(shop.http.get(shop.url(PROFILE)).bearer_auth(token("ada"))).await.is_problem(404, "profile_not_found");
+    for change in [None, Some("2nd floor")] {
+        let mut given = profile();
+        if let Some(line2) = change {
+            given["ship_to"]["line2"] = json!(line2);
+        }
+        let saved = put(&shop, "ada", &given).await;
+        assert_eq!((saved.status.as_u16(), saved.json()), (200, given.clone()));
+        assert_eq!(shop.get("ada", PROFILE).await.json(), given);
+    }
+    shop.get("eve", PROFILE).await.is_problem(404, "profile_not_found");
+}
+
+#[tokio::test]
+async fn a_profile_that_does_not_fit_names_every_field_and_is_not_kept() {
+    let shop = shop(Sale::default()).await;
+    let table = [
+        ("payment_method", json!("")),
+        ("payment_method", json!("pm_card visa")),
+        ("payment_method", json!("p".repeat(256))),
+        ("email", json!("ada")),
+        ("email", json!(format!("ada@{}.com", "a".repeat(254)))),
+        ("ship_to.name", json!("")),
+        ("ship_to.name", json!("a".repeat(129))),
+        ("ship_to.line1", json!("1 Road\nBcc: x")),
+        ("ship_to.line2", json!("")),
+        ("ship_to.city", json!(" Köln")),
+        ("ship_to.postal_code", json!("5".repeat(17))),
+        ("ship_to.country", json!("de")),
+        ("ship_to.country", json!("XX")),
+        ("ship_to.country", json!("DEU")),
+        ("ship_to.planet", json!("Earth")),
+        ("status", json!("paid")),
+        ("ship_to", json!("1 Road")),
+        ("ship_to.city", json!(7)),
+    ];
+    for (field, value) in table {
+        let mut given = profile();
+        let place = field.split('.').fold(&mut given, |place, part| &mut place[part]);
+        *place = value;
+        let problem = put(&shop, "ada", &given).await.is_problem(422, "invalid_request");
+        assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+    }
+    let mut given = profile();
+    given["email"] = json!("ada");
+    given["ship_to"]["country"] = json!("XX");
+    let problem = put(&shop, "ada", &given).await.is_problem(422, "invalid_request");
+    assert_eq!(problem["errors"].as_array().unwrap().len(), 2);
+    given["ship_to"]["name"] = json!("a".repeat(9_000));
+    put(&shop, "ada", &given).await.is_problem(413, "body_too_large");
+    shop.get("ada", PROFILE).await.is_problem(404, "profile_not_found");
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_a_payment_takes_the_profile_once() {
+    let shop = shop(Sale::default()).await;
+    let id = order(&shop).await;
+    let waiting = shop.get("ada", &format!("/v1/orders/{id}")).await.json();
+    assert_eq!((&waiting["status"], &waiting["payment"]), (&json!("PENDING_PAYMENT"), &json!("REQUIRED")));
+    assert_eq!(waiting["links"]["payment"], format!("/v1/orders/{id}/payment"));
+    assert_eq!(waiting["subtotal"], json!({ "amount_minor": 14_900, "currency": "EUR" }));
+    assert_eq!(waiting["total"]["amount_minor"], 14_900 + 2_831 + 490);
+
+    pay(&shop, "ada", &id).await.is_problem(409, "checkout_profile_missing");
+    put(&shop, "ada", &profile()).await;
+    pay(&shop, "eve", &id).await.is_problem(404, "order_not_found");
+    let paying = pay(&shop, "ada", &id).await;
+    assert_eq!(paying.status, 202, "{paying:?}");
+    assert_eq!(paying.json()["payment"], "IN_FLIGHT");
+    assert_eq!(paying.json()["ship_to"], profile()["ship_to"]);
+    assert!(paying.json()["links"]["payment"].is_null());
+    pay(&shop, "ada", &id).await.is_problem(409, "payment_not_required");
+    assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.text, paying.text);
+}
+
+#[tokio::test]
+async fn paying_needs_a_key() {
+    let shop = shop(Sale::default()).await;
+    let id = order(&shop).await;
+    put(&shop, "ada", &profile()).await;
+    let request = shop.http.post(shop.url(&format!("/v1/orders/{id}/payment"))).bearer_auth(token("ada"));
+    send(request).await.is_problem(400, "idempotency_key_missing");
+    assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.json()["payment"], "REQUIRED");
+}
+
+#[tokio::test]
+async fn another_buyers_order_is_as_good_as_none() {
+    let shop = shop(Sale::default()).await;
+    let id = order(&shop).await;
+    assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.status, 200);
+    let not_his = shop.get("eve", &format!("/v1/orders/{id}")).await;
+    let not_there = shop.get("eve", "/v1/orders/01234567-89ab-8def-8123-456789abcdef").await;
+    let no_id = shop.get("eve", "/v1/orders/nonsense").await;
+    not_his.is_problem(404, "order_not_found");
+    assert_eq!((&not_his.text, &not_his.text), (&not_there.text, &no_id.text));
+}

@@ -1,0 +1,72 @@
+//! A gateway of one test, with the engine under it.
+
+use doorbuster::{GatewayConfig, RunningGateway};
+use doorbuster_engine::flows::Engine;
+use reqwest::RequestBuilder;
+use serde_json::json;
+
+use crate::support::{Answer, SECRET, Sale, client, count, engine, make_drop, new_database, send, token};
+
+pub(crate) struct Shop {
+    pub(crate) engine: Engine,
+    pub(crate) gateway: RunningGateway,
+    pub(crate) http: reqwest::Client,
+    pub(crate) database_url: String,
+    pub(crate) drop: String,
+}
+
+pub(crate) async fn shop(sale: Sale) -> Shop {
+    shop_with(sale, GatewayConfig::on_free_ports(SECRET)).await
+}
+
+pub(crate) async fn shop_with(sale: Sale, config: GatewayConfig) -> Shop {
+    let (database_url, drop) = new_database().await;
+    let engine = engine(&database_url).await;
+    engine.ledger.migrate().await.unwrap();
+    make_drop(&engine, &drop, &sale).await;
+    let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
+    Shop { engine, gateway, http: client(), database_url, drop }
+}
+
+impl Shop {
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.gateway.public_addr)
+    }
+
+    pub(crate) fn claims_url(&self) -> String {
+        self.url(&format!("/v1/drops/{}/claims", self.drop))
+    }
+
+    /// A claim that would succeed; tests change what they are about.
+    pub(crate) fn claim_request(&self, buyer: &str, key: &str) -> RequestBuilder {
+        self.http.post(self.claims_url()).bearer_auth(token(buyer)).header("Idempotency-Key", key)
+    }
+
+    pub(crate) async fn claim(&self, buyer: &str, key: &str, quantity: u32) -> Answer {
+        send(self.claim_request(buyer, key).json(&json!({ "quantity": quantity }))).await
+    }
+
+    pub(crate) async fn get(&self, buyer: &str, path: &str) -> Answer {
+        send(self.http.get(self.url(path)).bearer_auth(token(buyer))).await
+    }
+
+    pub(crate) async fn ops(&self, path: &str) -> Answer {
+        send(self.http.get(format!("http://{}{path}", self.gateway.ops_addr))).await
+    }
+
+    /// Everything a claim could change: each warehouse in Redis, and the rows it could have made in Postgres.
+    pub(crate) async fn picture(&self) -> String {
+        let live = self.engine.refresh(&self.drop.parse().unwrap()).await.unwrap().unwrap();
+        let mut picture = format!("{:?}\n", live.drop);
+        for warehouse in &live.drop.warehouses {
+            picture += &format!("{:?}\n", live.store(warehouse).dump().await.unwrap());
+        }
+        for table in ["orders", "order_items", "payments", "checkout_profiles", "grants", "holdings", "rejected_claims"]
+        {
+            picture +=
+                &format!("{table} {}\n", count(&self.database_url, &format!("select count(*) from {table}")).await);
+        }
+        let taken = "select count(*) from tokens where order_id is not null";
+        picture + &format!("taken {}\n", count(&self.database_url, taken).await)
+    }
+}

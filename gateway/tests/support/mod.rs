@@ -1,0 +1,161 @@
+//! One Redis and one Postgres for the whole test binary; a database and a drop for each test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use doorbuster::{Secret, auth};
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::ids::BuyerId;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::tokens::store::TokenStore;
+use doorbuster_sandbox::{Postgres, Redis, Sandbox};
+use jiff::SignedDuration;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+pub(crate) const SECRET: &str = "a secret of this test, long enough for HS256";
+
+pub(crate) struct Servers {
+    pub(crate) redis: Redis,
+    pub(crate) postgres: Postgres,
+}
+
+/// Started once; the sandbox's watchdog ends them when this process is gone.
+pub(crate) async fn servers() -> &'static Servers {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    SERVERS
+        .get_or_init(|| async {
+            let sandbox = Sandbox::temporary().unwrap();
+            let (redis, postgres) = tokio::join!(sandbox.redis(), sandbox.postgres());
+            Servers { redis: redis.unwrap(), postgres: postgres.unwrap() }
+        })
+        .await
+}
+
+/// A drop of these variants, `(sku, stock)`, opened if asked for.
+pub(crate) struct Sale {
+    pub(crate) variants: Vec<(&'static str, u32)>,
+    pub(crate) limit: u32,
+    pub(crate) is_open: bool,
+}
+
+impl Default for Sale {
+    fn default() -> Self {
+        Self { variants: vec![("shoe-42", 20)], limit: 2, is_open: true }
+    }
+}
+
+/// Address of an empty database, and a drop's name that nobody else in this binary uses.
+pub(crate) async fn new_database() -> (String, String) {
+    static DATABASES: AtomicU32 = AtomicU32::new(1);
+    let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+    let url = servers().await.postgres.create_database(&format!("shop_{number}")).await.unwrap();
+    (url, format!("drop-{number}"))
+}
+
+pub(crate) async fn engine(database_url: &str) -> Engine {
+    let tokens = TokenStore::connect(&servers().await.redis.url()).await.unwrap();
+    Engine::new(Ledger::new(database_url, 16).unwrap(), tokens, Clock::System)
+}
+
+pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleDrop {
+    let variants = sale.variants.iter().map(|(sku, stock)| NewVariant {
+        sku: (*sku).to_owned(),
+        title: format!("Shoe {sku}"),
+        price_minor: 14_900,
+        stock_units: *stock,
+    });
+    let new = NewDrop {
+        name: name.parse().unwrap(),
+        product_name: "Shoe".to_owned(),
+        currency: "EUR".parse().unwrap(),
+        variants: variants.collect(),
+        buyer_limit: sale.limit,
+        warehouses: 3,
+        tax_basis_points: 1_900,
+        shipping_minor: 490,
+        opens_at: None,
+        closes_at: None,
+        pay_by: Clock::System.now().checked_add(SignedDuration::from_hours(24)).unwrap(),
+    };
+    let drop = engine.create_drop(&new, 7).await.unwrap().unwrap();
+    if sale.is_open { engine.open_drop(&new.name).await.unwrap().unwrap() } else { drop }
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap()
+}
+
+pub(crate) fn token(buyer: &str) -> String {
+    let secret = Secret::from(SECRET.to_owned());
+    let buyer: BuyerId = buyer.parse().unwrap();
+    auth::mint(&secret, &buyer, Clock::System.now(), SignedDuration::from_hours(1))
+}
+
+/// What came back, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) async fn read(response: Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: response.text().await.unwrap() }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Checks that this is a problem of this status and code, in the form every problem has.
+    #[track_caller]
+    pub(crate) fn is_problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let body = self.json();
+        assert_eq!((self.status.as_u16(), body["code"].as_str().unwrap()), (status, code), "{self:?}");
+        assert_eq!(body["status"], status, "{self:?}");
+        assert!(body["title"].is_string() && body["detail"].is_string(), "{self:?}");
+        assert_eq!(self.header("retry-after").is_some(), status == 503, "{self:?}");
+        assert_eq!(self.header("www-authenticate").is_some(), status == 401, "{self:?}");
+        assert!(self.header("x-request-id").is_some(), "{self:?}");
+        body
+    }
+}
+
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
+    Answer::read(request.send().await.unwrap()).await
+}
+
+/// The one number that a query answers, over a connection of its own.
+pub(crate) async fn count(database_url: &str, sql: &str) -> i64 {
+    let (client, connection) = tokio_postgres::connect(database_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Waits for a condition, with a deadline.
+#[track_caller]
+pub(crate) fn until<C>(what: &'static str, condition: C) -> impl Future<Output = ()>
+where
+    C: AsyncFnMut() -> bool,
+{
+    let place = std::panic::Location::caller();
+    async move {
+        let mut condition = condition;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !condition().await {
+            assert!(Instant::now() < deadline, "{place}: in vain waited for: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
