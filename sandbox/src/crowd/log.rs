@@ -1,6 +1,5 @@
 //! What the buyers saw: every request with its times and its answer.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
