@@ -139,9 +139,9 @@ impl Demo {
 
     /// Lets the buyers in, and waits until every order has come to its end.
     pub async fn sell(&mut self, screen: &Screen) -> anyhow::Result<()> {
-        let watched = screen.watch_profiles(&self.crowd, self.options.buyers);
+        let bar = screen.watch_profiles(&self.crowd, self.options.buyers);
         let saved = self.crowd.save_profiles().await;
-        watched.abort();
+        drop(bar);
         saved?;
         screen.step(&format!("{} buyers click", self.options.buyers));
         let started = Instant::now();
