@@ -21,6 +21,8 @@ pub struct DemoReport {
     /// From the buyers' log, the order rows and the provider's ledger.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// Answers that asked a buyer to come back (503), and calls without an answer.
+    pub asked_to_come_back: u64,
     pub audit_violations: usize,
     pub claim_latency_ms: Quantiles,
     /// How late clicks were sent after the moment they were meant for: the crowd's own limit, not the gateway's.
@@ -66,6 +68,7 @@ impl Demo {
             limit: self.options.limit,
             seed: self.options.seed,
             verdict: judge(&self.log, &facts),
+            asked_to_come_back: self.log.undecided(),
             audit_violations: audit.violations.len(),
             claim_latency_ms: self.log.latencies().into(),
             click_lateness_ms: self.log.lateness().into(),

@@ -16,7 +16,7 @@ use doorbuster_engine::workers::WorkerSettings;
 use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions, Mint};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use doorbuster_sandbox::{Postgres, Redis, Sandbox};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -74,10 +74,7 @@ pub(super) struct Standing {
 impl Demo {
     /// Starts the servers, makes the drop and opens it.
     pub async fn open(options: DemoOptions, screen: &Screen) -> anyhow::Result<Self> {
-        let settle_every = Duration::try_from(options.settle_every).context("--settle-every cannot be negative")?;
-        if settle_every.is_zero() {
-            bail!("--settle-every must be above zero");
-        }
+        let settle_every = check(&options)?;
         screen.step("starting a private Redis, Postgres and payment provider");
         let sandbox = Sandbox::temporary()?;
         let (redis, postgres) = tokio::try_join!(sandbox.redis(), sandbox.postgres())?;
@@ -142,9 +139,9 @@ impl Demo {
 
     /// Lets the buyers in, and waits until every order has come to its end.
     pub async fn sell(&mut self, screen: &Screen) -> anyhow::Result<()> {
-        let watched = screen.watch_profiles(&self.crowd, self.options.buyers);
+        let bar = screen.watch_profiles(&self.crowd, self.options.buyers);
         let saved = self.crowd.save_profiles().await;
-        watched.abort();
+        drop(bar);
         saved?;
         screen.step(&format!("{} buyers click", self.options.buyers));
         let started = Instant::now();
@@ -197,10 +194,25 @@ impl Demo {
     }
 }
 
-async fn create(engine: &Engine, options: &DemoOptions) -> anyhow::Result<DropName> {
-    let name: DropName = "shoe-drop".parse()?;
-    let new = NewDrop {
-        name: name.clone(),
+/// What cannot be sold is refused before anything is started.
+fn check(options: &DemoOptions) -> anyhow::Result<Duration> {
+    let settle_every = Duration::try_from(options.settle_every).context("--settle-every cannot be negative")?;
+    if settle_every.is_zero() {
+        bail!("--settle-every must be above zero");
+    }
+    if options.buyers == 0 {
+        bail!("--buyers must be at least 1");
+    }
+    if !(0.0..=1.0).contains(&options.decline_rate) {
+        bail!("--decline-rate is a share from 0 to 1");
+    }
+    new_drop(options, Clock::System.now())?.check()?;
+    Ok(settle_every)
+}
+
+fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
+    Ok(NewDrop {
+        name: "shoe-drop".parse()?,
         product_name: "Doorbuster One".to_owned(),
         currency: "EUR".parse()?,
         variants: vec![NewVariant {
@@ -215,15 +227,16 @@ async fn create(engine: &Engine, options: &DemoOptions) -> anyhow::Result<DropNa
         shipping_minor: 490,
         opens_at: None,
         closes_at: None,
-        pay_by: engine.clock.now() + SignedDuration::from_hours(1),
-    };
-    if let Err(invalid) = new.check() {
-        bail!("{invalid}");
-    }
+        pay_by: now + SignedDuration::from_hours(1),
+    })
+}
+
+async fn create(engine: &Engine, options: &DemoOptions) -> anyhow::Result<DropName> {
+    let new = new_drop(options, engine.clock.now())?;
     let home_key = rand::rng().random();
     engine.create_drop(&new, home_key).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
-    engine.open_drop(&name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
-    Ok(name)
+    engine.open_drop(&new.name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+    Ok(new.name)
 }
 
 /// Makes the bearer tokens of the demo's buyers.

@@ -4,19 +4,26 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use doorbuster_sandbox::crowd::{Crowd, Progress};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use tokio::task::AbortHandle;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::task::JoinHandle;
 
 use super::report::DemoReport;
 use super::sale::Standing;
 
-const REDRAW_EVERY: Duration = Duration::from_millis(100);
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
+const REDRAWS_PER_S: u8 = 5;
 const BAR: &str = "  {prefix:<18} {bar:36} {pos:>7}/{len} {msg}";
 
 /// Draws only on a terminal; elsewhere the steps are lines.
 pub struct Screen {
     bars: MultiProgress,
     is_silent: bool,
+}
+
+pub(super) struct ProfilesBar {
+    bar: ProgressBar,
+    crowd: Crowd,
+    watching: JoinHandle<()>,
 }
 
 pub(super) struct SaleBars {
@@ -27,11 +34,12 @@ pub(super) struct SaleBars {
 
 impl Screen {
     pub fn on_terminal() -> Self {
-        Self { bars: MultiProgress::new(), is_silent: false }
+        let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_S);
+        Self { bars: MultiProgress::with_draw_target(target), is_silent: false }
     }
 
     pub fn silent() -> Self {
-        let bars = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
         Self { bars, is_silent: true }
     }
 
@@ -48,16 +56,19 @@ impl Screen {
         self.bars.add(bar)
     }
 
-    pub(super) fn watch_profiles(&self, crowd: &Crowd, buyers: usize) -> AbortHandle {
+    /// Draws how many profiles are saved, until what it answers is dropped.
+    pub(super) fn watch_profiles(&self, crowd: &Crowd, buyers: usize) -> ProfilesBar {
         let bar = self.bar("checkout profiles", buyers as u64);
-        let crowd = crowd.clone();
-        let watcher = tokio::spawn(async move {
-            loop {
-                bar.set_position(crowd.progress().profiles_saved);
-                tokio::time::sleep(REDRAW_EVERY).await;
+        let watching = tokio::spawn({
+            let (bar, crowd) = (bar.clone(), crowd.clone());
+            async move {
+                loop {
+                    bar.set_position(crowd.progress().profiles_saved);
+                    tokio::time::sleep(REDRAW_EVERY).await;
+                }
             }
         });
-        watcher.abort_handle()
+        ProfilesBar { bar, crowd: crowd.clone(), watching }
     }
 
     pub(super) fn sale(&self, buyers: usize, stock: u32) -> SaleBars {
@@ -73,6 +84,14 @@ impl Screen {
         if !self.is_silent {
             println!("{}", table(report));
         }
+    }
+}
+
+impl Drop for ProfilesBar {
+    fn drop(&mut self) {
+        self.watching.abort();
+        self.bar.set_position(self.crowd.progress().profiles_saved);
+        self.bar.abandon();
     }
 }
 
@@ -109,6 +128,7 @@ fn table(report: &DemoReport) -> String {
     row("claims accepted", verdict.claims_accepted.to_string());
     row("clicks answered again", verdict.replayed_clicks.to_string());
     row("told sold out", verdict.sold_out_answers.to_string());
+    row("asked to come back", report.asked_to_come_back.to_string());
     row("claim latency p50 / p99 / max", format!("{:.1} / {:.1} / {:.1} ms", latency.p50, latency.p99, latency.max));
     row("claims per second", format!("{:.0}", report.claims_per_s));
     row("settled per second of settling", format!("{:.0}", report.settle_per_s));

@@ -1,6 +1,5 @@
 //! What the buyers saw: every request with its times and its answer.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
@@ -96,20 +95,21 @@ impl BuyersLog {
         Latencies::of(self.first_clicks().map(|call| call.started_us - call.due_us))
     }
 
-    /// Accepted claims over the time from the first start to the answer of the last accepted one; replays are no claims.
+    /// Accepted first clicks over the time from the first click to the answer of the last accepted one: how fast the
+    /// stock went. What comes back later and is sold again does not stretch it.
     pub fn claims_per_s(&self) -> f64 {
-        let mut answered_us: HashMap<&str, i64> = HashMap::new();
-        for call in &self.calls {
-            if let CallOutcome::Accepted { claim_id, .. } = &call.outcome {
-                let earliest = answered_us.entry(claim_id).or_insert(call.ended_us);
-                *earliest = call.ended_us.min(*earliest);
-            }
-        }
-        let first_us = self.calls.iter().map(|call| call.started_us).min();
-        match (first_us, answered_us.values().max()) {
+        let accepted = self.first_clicks().filter(|call| matches!(call.outcome, CallOutcome::Accepted { .. }));
+        let answered_us = accepted.map(|call| call.ended_us).collect::<Vec<_>>();
+        let first_us = self.first_clicks().map(|call| call.started_us).min();
+        match (first_us, answered_us.iter().max()) {
             (Some(first_us), Some(last_us)) => answered_us.len() as f64 * 1e6 / (last_us - first_us).max(1) as f64,
             _ => 0.0,
         }
+    }
+
+    /// Answers that asked the buyer to come back, and calls that got none.
+    pub fn undecided(&self) -> u64 {
+        self.calls.iter().filter(|call| !call.outcome.is_decided()).count() as u64
     }
 
     fn first_clicks(&self) -> impl Iterator<Item = &Call> {
