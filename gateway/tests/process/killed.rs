@@ -66,6 +66,7 @@ async fn batches(running: &Running) -> u64 {
     count.map_or(0, |count| count.parse().unwrap())
 }
 
+#[expect(clippy::print_stdout, reason = "how often the faults really happened")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_killed_among_claims_has_promised_nothing_it_does_not_keep() {
     let redis = Sandbox::temporary().unwrap().redis().await.unwrap();

@@ -1,11 +1,12 @@
 //! The program, started with an environment of its own and read line by line.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use doorbuster_sandbox::Sandbox;
 use doorbuster_sandbox::provider::FakeProvider;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,14 +19,17 @@ use crate::support::{SECRET, servers};
 /// Far more than any of this takes; past it something hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// A copy: somebody who builds meanwhile must not swap the program between two starts of one test.
-fn program() -> &'static PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("doorbuster-{}", std::process::id()));
+/// A copy: somebody who builds meanwhile must not swap the program between two starts of one test. It lies in a sandbox of
+/// its own, which goes when this process does.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<(Sandbox, PathBuf)> = OnceLock::new();
+    let (_, program) = PROGRAM.get_or_init(|| {
+        let sandbox = Sandbox::temporary().unwrap();
+        let copy = sandbox.folder().join("doorbuster");
         std::fs::copy(env!("CARGO_BIN_EXE_doorbuster"), &copy).unwrap();
-        copy
-    })
+        (sandbox, copy)
+    });
+    program
 }
 
 /// The program with nothing in its environment.
