@@ -102,7 +102,9 @@ impl Gateway {
         workers: Workers,
     ) -> anyhow::Result<RunningGateway> {
         telemetry::recorder();
-        start(ops_listen, engine, Some(workers))
+        let running = start(ops_listen, engine, Some(workers))?;
+        tracing::info!(ops_addr = %running.ops_addr, "working; operators find http://{}/readyz", running.ops_addr);
+        Ok(running)
     }
 }
 
@@ -115,7 +117,6 @@ fn start(ops_listen: SocketAddr, engine: Engine, workers: Option<Workers>) -> an
     tasks.spawn(telemetry::keep_up(work.clone()));
     if let Some(Workers { provider, settings }) = workers {
         tasks.spawn(workers::run(engine.clone(), provider, settings, work.clone()));
-        tracing::info!("workers are running; operators' listener on http://{ops_addr}");
     }
     tasks.close();
     let ops = Listening::start(ops_listener, ops::router(ops::Ops { engine, stopping: stopping.clone() }));

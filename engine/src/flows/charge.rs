@@ -84,6 +84,13 @@ impl Engine {
         if matches!(payment.state, PaymentState::Processing | PaymentState::ActionRequired) {
             return self.ask(provider, &payment).await;
         }
+        // Confirmed before, and no attempt is open: somebody died between writing down the answer and settling it.
+        if payment.confirms > 0 && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown) {
+            let Some(intent) = self.read_back(provider, &payment).await? else { return Ok(Step::Later) };
+            if attempt_state("confirm", &intent).is_some() {
+                return self.settle_intent(payment.order, &intent).await;
+            }
+        }
         self.next_call(provider, &mut payment).await
     }
 
@@ -210,14 +217,18 @@ impl Engine {
                 let detail = format!("{code}: {message}");
                 self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &detail, None, now).await?;
                 // The intent may have moved under another key; only what it is now counts.
-                let read = if payment.intent.is_some() { self.read_back(provider, payment).await? } else { None };
-                match read {
-                    Some(intent) if attempt_state(&attempt.operation, &intent).is_some() => Ok(Some(intent)),
-                    _ => {
-                        self.review(payment, &detail).await?;
-                        Ok(None)
+                if payment.intent.is_some() {
+                    match self.read_back(provider, payment).await? {
+                        Some(intent) if attempt_state(&attempt.operation, &intent).is_some() => {
+                            return Ok(Some(intent));
+                        }
+                        Some(_) => {}
+                        // Not known yet, so nothing for a person to look at: it has been put back.
+                        None => return Ok(None),
                     }
                 }
+                self.review(payment, &detail).await?;
+                Ok(None)
             }
         }
     }

@@ -56,13 +56,13 @@ impl TokenStore {
             found.unwrap_or("unknown").trim().to_owned()
         };
         // CONFIG may be forbidden to our user, and that is good.
-        let fsync: Result<Vec<String>, _> =
+        let fsync: Result<std::collections::HashMap<String, String>, _> =
             redis::cmd("CONFIG").arg("GET").arg("appendfsync").query_async(&mut connection).await;
         Ok(ServerFacts {
             version: field("redis_version"),
             maxmemory_policy: field("maxmemory_policy"),
             appendonly: field("aof_enabled") == "1",
-            appendfsync: fsync.ok().and_then(|pair| pair.into_iter().nth(1)),
+            appendfsync: fsync.ok().and_then(|mut settings| settings.remove("appendfsync")),
             is_primary: field("role") == "master",
         })
     }

@@ -1,10 +1,13 @@
 //! How claims are answered.
 
+use std::time::Duration;
+
+use doorbuster::GatewayConfig;
 use doorbuster_engine::workers::settle_all;
 use serde_json::json;
 
-use super::shop::{shop, shop_with};
-use crate::support::{Sale, send, until};
+use super::shop::{send, shop, shop_with_own_redis};
+use crate::support::{SECRET, Sale, until};
 
 #[tokio::test]
 async fn a_claim_is_answered_with_its_units() {
@@ -164,11 +167,12 @@ async fn a_buyer_who_hangs_up_has_still_made_his_claim() {
 
 #[tokio::test]
 async fn a_claim_that_gets_no_answer_in_time_is_unknown_and_says_where_to_look() {
-    let mut config = doorbuster::GatewayConfig::on_free_ports(crate::support::SECRET);
-    // Nothing is as quick as this, so every claim is answered before it is known how it ended.
-    config.limits.claim = std::time::Duration::ZERO;
-    let shop = shop_with(Sale::default(), config).await;
+    let mut config = GatewayConfig::on_free_ports(SECRET);
+    config.limits.claim = Duration::from_millis(100);
+    let (shop, redis) = shop_with_own_redis(config).await;
+    redis.pause();
     let answer = shop.claim("ada", "k", 1).await;
+    redis.resume();
     assert_eq!(answer.status, 202, "{answer:?}");
     let body = answer.json();
     assert_eq!((&body["status"], answer.header("retry-after")), (&json!("unknown"), Some("1")));

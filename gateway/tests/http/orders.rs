@@ -3,8 +3,8 @@
 use doorbuster_engine::workers::settle_all;
 use serde_json::{Value, json};
 
-use super::shop::{Shop, shop};
-use crate::support::{Answer, Sale, send, token};
+use super::shop::{Shop, send, shop};
+use crate::support::{Answer, Sale, token};
 
 const PROFILE: &str = "/v1/me/checkout-profile";
 

@@ -5,8 +5,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use super::shop::{Shop, shop};
-use crate::support::{SECRET, Sale, send, token};
+use super::shop::{Shop, send, shop};
+use crate::support::{SECRET, Sale, token};
 
 type Change = fn(&Shop, RequestBuilder) -> RequestBuilder;
 

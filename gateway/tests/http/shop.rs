@@ -2,10 +2,11 @@
 
 use doorbuster::{GatewayConfig, RunningGateway};
 use doorbuster_engine::flows::Engine;
+use doorbuster_sandbox::{Redis, Sandbox};
 use reqwest::RequestBuilder;
 use serde_json::json;
 
-use crate::support::{Answer, SECRET, Sale, client, count, engine, make_drop, new_database, send, token};
+use crate::support::{Answer, SECRET, Sale, client, count, engine, engine_on, make_drop, new_database, token};
 
 pub(crate) struct Shop {
     pub(crate) engine: Engine,
@@ -26,6 +27,21 @@ pub(crate) async fn shop_with(sale: Sale, config: GatewayConfig) -> Shop {
     make_drop(&engine, &drop, &sale).await;
     let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
     Shop { engine, gateway, http: client(), database_url, drop }
+}
+
+/// A shop whose Redis is its own, to be killed or paused.
+pub(crate) async fn shop_with_own_redis(config: GatewayConfig) -> (Shop, Redis) {
+    let redis = Sandbox::temporary().unwrap().redis().await.unwrap();
+    let (database_url, drop) = new_database().await;
+    let engine = engine_on(&redis.url(), &database_url).await;
+    engine.ledger.migrate().await.unwrap();
+    make_drop(&engine, &drop, &Sale::default()).await;
+    let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
+    (Shop { engine, gateway, http: client(), database_url, drop }, redis)
+}
+
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
+    Answer::read_if_whole(request.send().await.unwrap()).await.expect("a whole answer")
 }
 
 impl Shop {

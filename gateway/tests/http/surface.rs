@@ -6,8 +6,8 @@ use axum::http::HeaderValue;
 use doorbuster::GatewayConfig;
 use serde_json::{Value, json};
 
-use super::shop::{Shop, shop, shop_with};
-use crate::support::{SECRET, Sale, client, send, token};
+use super::shop::{send, shop, shop_with, shop_with_own_redis};
+use crate::support::{SECRET, Sale, token};
 
 #[tokio::test]
 async fn a_drop_is_public_but_its_partitioning_is_not() {
@@ -159,17 +159,8 @@ async fn operators_see_health_readiness_and_metrics() {
 /// Redis is away: alive, not ready, and no buyer hears "sold out".
 #[tokio::test]
 async fn a_gateway_without_redis_is_alive_but_not_ready() {
-    let sandbox = doorbuster_sandbox::Sandbox::temporary().unwrap();
-    let redis = sandbox.redis().await.unwrap();
-    let (database_url, drop) = crate::support::new_database().await;
-    let tokens = doorbuster_engine::tokens::store::TokenStore::connect(&redis.url()).await.unwrap();
-    let ledger = doorbuster_engine::ledger::Ledger::new(&database_url, 16).unwrap();
-    let engine = doorbuster_engine::flows::Engine::new(ledger, tokens, doorbuster_engine::domain::clock::Clock::System);
-    engine.ledger.migrate().await.unwrap();
-    crate::support::make_drop(&engine, &drop, &Sale::default()).await;
-    let gateway = doorbuster::serve(GatewayConfig::on_free_ports(SECRET), engine.clone(), None).await.unwrap();
+    let (shop, redis) = shop_with_own_redis(GatewayConfig::on_free_ports(SECRET)).await;
     redis.kill();
-    let shop = Shop { engine, gateway, http: client(), database_url, drop };
     assert_eq!(shop.ops("/healthz").await.status, 200);
     let ready = shop.ops("/readyz").await;
     assert_eq!((ready.status.as_u16(), ready.json()["redis"].as_str()), (503, Some("does not answer")));

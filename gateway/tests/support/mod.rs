@@ -12,7 +12,7 @@ use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_sandbox::{Postgres, Redis, Sandbox};
 use jiff::SignedDuration;
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -57,7 +57,11 @@ pub(crate) async fn new_database() -> (String, String) {
 }
 
 pub(crate) async fn engine(database_url: &str) -> Engine {
-    let tokens = TokenStore::connect(&servers().await.redis.url()).await.unwrap();
+    engine_on(&servers().await.redis.url(), database_url).await
+}
+
+pub(crate) async fn engine_on(redis_url: &str, database_url: &str) -> Engine {
+    let tokens = TokenStore::connect(redis_url).await.unwrap();
     Engine::new(Ledger::new(database_url, 16).unwrap(), tokens, Clock::System)
 }
 
@@ -104,9 +108,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) async fn read(response: Response) -> Self {
+    /// `None` if the connection broke off in the middle.
+    pub(crate) async fn read_if_whole(response: Response) -> Option<Self> {
         let (status, headers) = (response.status(), response.headers().clone());
-        Self { status, headers, text: response.text().await.unwrap() }
+        Some(Self { status, headers, text: response.text().await.ok()? })
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -130,10 +135,6 @@ impl Answer {
         assert!(self.header("x-request-id").is_some(), "{self:?}");
         body
     }
-}
-
-pub(crate) async fn send(request: RequestBuilder) -> Answer {
-    Answer::read(request.send().await.unwrap()).await
 }
 
 /// The one number that a query answers, over a connection of its own.

@@ -1,0 +1,10 @@
+//! The real program as a process: its exit codes, its signals, and what is left when it is killed with -9.
+
+mod support;
+
+mod process {
+    mod program;
+    mod configuration;
+    mod signals;
+    mod killed;
+}

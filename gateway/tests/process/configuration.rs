@@ -1,0 +1,115 @@
+//! Bad configuration: one sentence, exit code 64, before anything is connected or opened.
+
+use super::program::{bare, configured, output};
+use crate::support::{SECRET, new_database};
+
+#[tokio::test]
+async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
+    let redis = ("DOORBUSTER_REDIS_URL", "redis://127.0.0.1:1");
+    let database = ("DOORBUSTER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
+    let secret = ("DOORBUSTER_JWT_SECRET", SECRET);
+    let all = [redis, database, secret];
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let with_workers = &["serve", "--with-workers"];
+    let cases: &[Case] = &[
+        (&[], &[], "say what to do"),
+        (&["sell"], &[], "unrecognized subcommand 'sell'"),
+        (&["serve", "--fast"], &all, "unexpected argument '--fast'"),
+        (&["serve"], &[redis, database], "--jwt-secret"),
+        (&["serve"], &[database, secret], "--redis-url"),
+        (&["serve"], &[redis, database, ("DOORBUSTER_JWT_SECRET", "too-short-secret")], "at least 32 bytes"),
+        (&["serve"], &[redis, database, ("DOORBUSTER_JWT_SECRET", "")], "at least 32 bytes"),
+        (&["serve"], &[("DOORBUSTER_REDIS_URL", "http://x"), database, secret], "redis://"),
+        (&["serve"], &[redis, ("DOORBUSTER_DATABASE_URL", "mysql://user:hidden@x/y"), secret], "postgres://"),
+        (&["serve"], &[redis, ("DOORBUSTER_DATABASE_URL", "postgres://x:notaport/y"), secret], "DATABASE_URL"),
+        (&["serve", "--listen", "everywhere"], &all, "everywhere"),
+        (&["serve", "--cors-origins", "*"], &all, "is not an origin"),
+        (&["serve", "--stop-wait=-3s"], &all, "cannot be negative"),
+        (&["serve", "--log", "doorbuster=loud"], &all, "log filter"),
+        (&["serve", "--log-format", "xml"], &all, "xml"),
+        (&["serve", "--database-connections", "1"], &all, "at least 2"),
+        (with_workers, &all, "--provider-url"),
+        (&["work"], &[redis, database], "--provider-url"),
+        (&["work", "--provider-url", "nonsense", "--provider-key", "sk"], &all, "not a URL"),
+        (&["work", "--settle-every", "soon"], &all, "soon"),
+        (&["token", "--buyer", "a b"], &[secret], "--buyer"),
+        (&["token", "--buyer", "ada"], &[], "--jwt-secret"),
+        (&["drop", "create", "--name", "Shoe", "--product", "Shoe", "--stock", "1"], &all, "Shoe"),
+        (&["drop", "create", "--name", "shoe", "--product", "Shoe", "--stock", "1"], &all, "has no price"),
+        (&["drop", "create", "--name", "shoe", "--product", "Shoe", "--variant", "x"], &all, "SKU=STOCK"),
+        (&["drop", "create", "--name", "shoe", "--product", "Shoe"], &all, "--stock"),
+    ];
+    for (arguments, environment, expected) in cases {
+        let mut command = bare(arguments);
+        command.envs(environment.iter().copied());
+        let output = output(command).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+        assert!(said.starts_with("doorbuster: ") && said.contains(expected), "{arguments:?}: {said}");
+        for hidden in ["too-short-secret", "hidden", SECRET] {
+            assert!(!said.contains(hidden), "{arguments:?}: {said}");
+        }
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn help_is_the_documentation_and_hides_secrets() {
+    for arguments in [["serve", "--help"], ["work", "--help"], ["drop", "--help"], ["check-config", "--help"]] {
+        let mut command = bare(&arguments);
+        command.env("DOORBUSTER_JWT_SECRET", "do-not-show").env("DOORBUSTER_REDIS_URL", "redis://:do-not-show@x");
+        let output = output(command).await;
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && !said.contains("do-not-show"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_there_is_a_failure_and_not_bad_configuration() {
+    let mut command = bare(&["serve"]);
+    command.env("DOORBUSTER_REDIS_URL", "redis://127.0.0.1:1").env("DOORBUSTER_JWT_SECRET", SECRET);
+    command.env("DOORBUSTER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
+    let output = output(command).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Redis cannot be reached"), "{said}");
+}
+
+/// A sale by hand, as the README tells it.
+#[tokio::test]
+async fn a_drop_is_made_opened_shown_and_closed_from_the_command_line() {
+    let (database_url, name) = new_database().await;
+    let run = async |arguments: &[&str]| {
+        let output = output(configured(arguments, &database_url).await).await;
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, said, _) = run(&["migrate"]).await;
+    assert!(code == Some(0) && said.contains("applied"), "{said}");
+    assert_eq!(run(&["migrate"]).await.1, "the database was up to date\n");
+
+    let variants = ["--variant", "shoe-42=5@14900", "--variant", "shoe-43=7"];
+    let create = ["drop", "create", "--name", &name, "--product", "Shoe", "--price-minor", "9900"];
+    let create = [&create[..], &variants[..]].concat();
+    let (code, said, error) = run(&create).await;
+    assert!(code == Some(0) && said.contains("12 units") && said.contains("drop open"), "{said}{error}");
+    let (code, _, error) = run(&create).await;
+    assert!(code == Some(1) && error.contains("choose another --name"), "{error}");
+    let (code, _, error) = run(&["drop", "close", &name]).await;
+    assert!(code == Some(1) && error.contains("is not open"), "{error}");
+    let (code, said, _) = run(&["drop", "open", &name, "--json"]).await;
+    let drop: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &drop["state"], &drop["variants"][1]["price"]["amount_minor"]),
+        (Some(0), &"open".into(), &9900.into())
+    );
+    assert_eq!(run(&["drop", "close", &name]).await.0, Some(0));
+    assert!(run(&["drop", "show", &name]).await.1.contains("closed"));
+    let (code, _, error) = run(&["drop", "show", "nothing"]).await;
+    assert!(code == Some(1) && error.contains("there is no drop named nothing"), "{error}");
+
+    let (code, said, _) = run(&["check-config"]).await;
+    assert!(code == Some(0) && said.contains("noeviction") && said.contains("appendfsync is always"), "{said}");
+    assert_eq!(run(&["token", "--buyer", "ada"]).await.1.trim().split('.').count(), 3);
+}
