@@ -76,6 +76,9 @@ pub struct Latencies {
     pub max_ms: f64,
 }
 
+/// Durations above an hour are counted as an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
 /// Wall time that never jumps: one look at the machine's clock, and monotonic time from there.
 pub(super) struct WallClock {
     anchor: Instant,
@@ -135,7 +138,9 @@ impl CallOutcome {
 
 impl Latencies {
     fn of(durations_us: impl Iterator<Item = i64>) -> Self {
-        let mut histogram = Histogram::<u64>::new(3).expect("three digits are between zero and five");
+        // Bounds from the start: a histogram that grows by itself does not grow while it saturates.
+        let mut histogram =
+            Histogram::<u64>::new_with_bounds(1, LONGEST_US, 3).expect("the bounds and three digits are allowed");
         for duration_us in durations_us {
             histogram.saturating_record(u64::try_from(duration_us).unwrap_or(0));
         }
@@ -172,4 +177,19 @@ impl WallClock {
 
 fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).expect("292,000 years from 1970 have not passed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_what_was_measured() {
+        let latencies = Latencies::of((1..=1_000).map(|ms| ms * 1_000));
+        let close = |measured: f64, expected: f64| (measured - expected).abs() <= expected / 500.0;
+        assert_eq!(latencies.calls, 1_000);
+        assert!(close(latencies.p50_ms, 500.0), "{latencies:?}");
+        assert!(close(latencies.p99_ms, 990.0), "{latencies:?}");
+        assert!(close(latencies.max_ms, 1_000.0), "{latencies:?}");
+    }
 }
