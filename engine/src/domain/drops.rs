@@ -83,8 +83,12 @@ impl SaleDrop {
     /// The warehouse that owns this buyer's limit and idempotency record. The hash is a published specification
     /// (XXH3, 64 bits), so every build and every gateway agrees.
     pub fn home_of(&self, buyer: &BuyerId) -> &Warehouse {
-        let hash = xxh3_64_with_seed(buyer.as_str().as_bytes(), self.home_key);
-        &self.warehouses[(hash % self.warehouses.len() as u64) as usize]
+        &self.warehouses[(self.hash_of(buyer) % self.warehouses.len() as u64) as usize]
+    }
+
+    /// The drop's own hash of a buyer: decides his home, and stands for him where his id would take too much room.
+    pub fn hash_of(&self, buyer: &BuyerId) -> u64 {
+        xxh3_64_with_seed(buyer.as_str().as_bytes(), self.home_key)
     }
 
     pub fn variant(&self, number: VariantNumber) -> Option<&DropVariant> {

@@ -1,7 +1,7 @@
 //! The claim: from the buyer's click to an answer that is kept.
 //!
 //! One EVALSHA, shared with up to 255 others, when the home warehouse has a token. Otherwise a pull (some milliseconds, one
-//! Postgres transaction) or the proof that nothing is left, whose lease answers everybody else for a second.
+//! Postgres transaction) or the proof that nothing is left, whose lease answers everybody else for a second, without Redis.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::tokens::TokenError;
 use crate::tokens::store::Outcome;
 
 use super::engine::{Engine, EngineError, LiveDrop};
-use super::pull::Found;
+use super::pull::{Found, may_hold, proved};
 
 /// How long a claim may look for tokens elsewhere: twice the wait of a grant that frees units, then "ask again" is kinder.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(3);
@@ -109,6 +109,14 @@ impl Engine {
         let home = *live.home_of(&claim.buyer);
         let deadline = Instant::now() + SEARCH_DEADLINE;
         let mut pause = FIRST_PAUSE;
+        // Proved a moment ago, for everybody who holds nothing here: no word with Redis. Who holds something is given his
+        // stored answer, so he goes on.
+        if let Some(available) = proved(live, claim.variant, claim.quantity)
+            && !may_hold(live, &claim.buyer)
+        {
+            metrics::counter!("doorbuster_latched_refusals_total").increment(1);
+            return Ok(refusal(available));
+        }
         loop {
             let outcome = live.batcher(&home).submit(claim.clone()).await?;
             match outcome {
@@ -124,8 +132,7 @@ impl Engine {
                 Outcome::Short { .. } => {}
             }
             match self.find_tokens(live, &home, claim.variant, claim.quantity).await? {
-                Found::NoMoreThan { available: 0 } => return Ok(ClaimOutcome::SoldOut),
-                Found::NoMoreThan { available } => return Ok(ClaimOutcome::NotEnough { available }),
+                Found::NoMoreThan { available } => return Ok(refusal(available)),
                 Found::Fetched if Instant::now() < deadline => pause = FIRST_PAUSE,
                 Found::Moving if Instant::now() + pause < deadline => {
                     tokio::time::sleep(pause).await;
@@ -134,5 +141,12 @@ impl Engine {
                 Found::Fetched | Found::Moving => return Err(EngineError::Moving),
             }
         }
+    }
+}
+
+fn refusal(available: u32) -> ClaimOutcome {
+    match available {
+        0 => ClaimOutcome::SoldOut,
+        available => ClaimOutcome::NotEnough { available },
     }
 }

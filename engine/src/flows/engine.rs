@@ -1,12 +1,12 @@
 //! What every flow works with: the two stores, the clock, and the drops that this process has met.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::domain::clock::Clock;
 use crate::domain::drops::{SaleDrop, Warehouse};
-use crate::domain::ids::{BuyerId, DropName, VariantNumber, WarehouseId};
+use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
 use crate::ledger::{Ledger, LedgerError};
 use crate::tokens::TokenError;
 use crate::tokens::batcher::Batcher;
@@ -81,6 +81,8 @@ pub struct LiveDrop {
 #[derive(Default)]
 pub(super) struct DropShared {
     pub(super) proofs: Mutex<HashMap<VariantNumber, Proof>>,
+    /// Who holds something in each warehouse, as last read; see [`super::pull`].
+    pub(super) holders: Mutex<HashMap<WarehouseId, Holders>>,
     /// When claims last had the drop read anew.
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// One search for tokens at a time. Holds how the last one ended, for those who waited behind it.
@@ -92,6 +94,14 @@ pub(super) struct DropShared {
 pub(super) struct Proof {
     pub(super) available: u32,
     pub(super) good_until: Instant,
+}
+
+/// The buyers with a record in one warehouse, by hash, as of one reading of it.
+#[derive(Clone)]
+pub(super) struct Holders {
+    pub(super) epoch: Epoch,
+    pub(super) seq: u64,
+    pub(super) buyers: Arc<HashSet<u64>>,
 }
 
 impl Engine {

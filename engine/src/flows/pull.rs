@@ -10,6 +10,7 @@
 //! A crash after 1 leaves tokens in `out`: whoever looks next finishes at 2. After 2 the grant is pending: the worker or the
 //! next search applies it. One search at a time in a process; several processes disturb but never hurt each other.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -17,12 +18,12 @@ use uuid::Uuid;
 
 use crate::domain::claims::Quantity;
 use crate::domain::drops::Warehouse;
-use crate::domain::ids::{TransferId, VariantNumber};
+use crate::domain::ids::{BuyerId, TransferId, VariantNumber};
 use crate::ledger::grants::TransferDecided;
 use crate::tokens::contract::MAX_SERIALS;
 use crate::tokens::store::{LeavingTokens, View};
 
-use super::engine::{Engine, EngineError, LiveDrop, Proof};
+use super::engine::{Engine, EngineError, Holders, LiveDrop, Proof};
 
 /// A proof is good for this long, counted from before its first reading. [`super::grants::FREED_UNITS_WAIT`] is longer.
 pub(super) const PROOF_LEASE: Duration = Duration::from_secs(1);
@@ -55,12 +56,12 @@ impl Engine {
         quantity: Quantity,
     ) -> Result<Found, EngineError> {
         let arrived = Instant::now();
-        if let Some(found) = proved(live, variant, quantity) {
-            return Ok(found);
+        if let Some(available) = proved(live, variant, quantity) {
+            return Ok(Found::NoMoreThan { available });
         }
         let mut last = live.shared.search.lock().await;
-        if let Some(found) = proved(live, variant, quantity) {
-            return Ok(found);
+        if let Some(available) = proved(live, variant, quantity) {
+            return Ok(Found::NoMoreThan { available });
         }
         if last.is_some_and(|last| last.was_moving && last.variant == variant && last.began >= arrived) {
             return Ok(Found::Moving);
@@ -148,6 +149,25 @@ impl Engine {
         Ok(try_join_all(live.stores.iter().map(|store| store.look())).await?)
     }
 
+    /// Reads who holds something, in the warehouses that have changed since the last time. Bounded by the stock: only who
+    /// got something has a record.
+    async fn read_holders(&self, live: &LiveDrop, views: &[View]) -> Result<(), EngineError> {
+        for (warehouse, view) in live.drop.warehouses.iter().zip(views) {
+            let is_known = {
+                let holders = live.shared.holders.lock().expect("nobody panics holding this lock");
+                holders.get(&warehouse.id).is_some_and(|known| (known.epoch, known.seq) == (warehouse.epoch, view.seq))
+            };
+            if is_known {
+                continue;
+            }
+            let buyers = live.store(warehouse).holders().await?;
+            let buyers = Arc::new(buyers.iter().map(|buyer| live.drop.hash_of(buyer)).collect());
+            let read = Holders { epoch: warehouse.epoch, seq: view.seq, buyers };
+            live.shared.holders.lock().expect("nobody panics holding this lock").insert(warehouse.id, read);
+        }
+        Ok(())
+    }
+
     /// Proves that at one instant no more than `available` units were free anywhere and none was moving.
     ///
     /// `seq` of every warehouse is equal before and after the reading in Postgres, so in between nothing changed; and
@@ -164,6 +184,7 @@ impl Engine {
         let first_reading = Instant::now();
         let before = self.look_everywhere(live).await?;
         let marks = self.ledger.warehouse_marks(live.drop.id).await?;
+        self.read_holders(live, &before).await?;
         let after = self.look_everywhere(live).await?;
 
         let epochs_hold = live.stores.iter().zip(&marks).all(|(store, (epoch, _))| store.epoch() == *epoch);
@@ -187,10 +208,19 @@ impl Engine {
     }
 }
 
-/// The answer of a proof whose lease still holds.
-fn proved(live: &LiveDrop, variant: VariantNumber, quantity: Quantity) -> Option<Found> {
+/// How many units a proof whose lease still holds says there are at most, if that is fewer than asked for.
+pub(super) fn proved(live: &LiveDrop, variant: VariantNumber, quantity: Quantity) -> Option<u32> {
     let proofs = live.shared.proofs.lock().expect("nobody panics holding this lock");
     let proof = proofs.get(&variant)?;
     let holds = Instant::now() < proof.good_until && quantity.units() > proof.available;
-    holds.then_some(Found::NoMoreThan { available: proof.available })
+    holds.then_some(proof.available)
+}
+
+/// Whether this buyer may have a record at his home. Read with the last proof; while its lease holds nobody can have got one
+/// since. Two buyers with one hash only mean a needless word with Redis.
+pub(super) fn may_hold(live: &LiveDrop, buyer: &BuyerId) -> bool {
+    let home = live.home_of(buyer);
+    let holders = live.shared.holders.lock().expect("nobody panics holding this lock");
+    let known = holders.get(&home.id).filter(|holders| holders.epoch == home.epoch);
+    known.is_none_or(|holders| holders.buyers.contains(&live.drop.hash_of(buyer)))
 }

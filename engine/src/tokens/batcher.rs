@@ -18,6 +18,9 @@ use crate::domain::clock::Clock;
 /// Claims that may wait for one warehouse: eight full batches, about 10 ms of work for Redis at 5 µs a claim.
 /// What comes on top is told at once to come back, which costs nobody a place.
 const QUEUE_CLAIMS: usize = 8 * MAX_BATCH;
+/// A claim that has waited longer than this before it was sent is told to come back: its buyer has stopped waiting, or is
+/// about to, and Redis has no time for answers that nobody reads.
+const QUEUE_DEADLINE: Duration = Duration::from_secs(2);
 /// A batch whose outcome is unknown is sent again this often: the scripts answer known claims with their stored answer.
 const SENDS: u32 = 3;
 const BETWEEN_SENDS: Duration = Duration::from_millis(50);
@@ -45,7 +48,10 @@ impl Batcher {
     pub async fn submit(&self, claim: Claim) -> Result<BatchOutcome, Arc<TokenError>> {
         let (answer, outcome) = oneshot::channel();
         let waiting = Waiting { claim, since: Instant::now(), answer };
-        self.queue.try_send(waiting).map_err(|_| Arc::new(TokenError::Overloaded))?;
+        self.queue.try_send(waiting).map_err(|_| {
+            metrics::counter!("doorbuster_claims_shed_total").increment(1);
+            Arc::new(TokenError::Overloaded)
+        })?;
         outcome.await.unwrap_or_else(|_| Err(Arc::new(TokenError::Overloaded)))
     }
 }
@@ -53,7 +59,15 @@ impl Batcher {
 async fn run(store: WarehouseStore, clock: Clock, mut queue: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let waiting = std::mem::take(&mut batch);
+        let (waiting, late): (Vec<_>, Vec<_>) =
+            batch.drain(..).partition(|waiting| waiting.since.elapsed() < QUEUE_DEADLINE);
+        for waiting in late {
+            metrics::counter!("doorbuster_claims_shed_total").increment(1);
+            let _ = waiting.answer.send(Err(Arc::new(TokenError::Overloaded)));
+        }
+        if waiting.is_empty() {
+            continue;
+        }
         metrics::histogram!("doorbuster_claim_batch_size").record(waiting.len() as f64);
         let (claims, answers): (Vec<_>, Vec<_>) =
             waiting.into_iter().map(|waiting| (waiting.claim, (waiting.since, waiting.answer))).unzip();

@@ -157,16 +157,16 @@ pub(super) fn unpack_log(drop: DropId, bytes: &[u8]) -> Result<Vec<LoggedClaim>,
         let quantity = quantity(&reader, units)?;
         let serials = reader.serials(units)?;
         let len = usize::from(reader.byte()?);
-        let buyer = buyer_of(&reader, reader.bytes.get(..len).unwrap_or_default())?;
-        reader.take(len)?;
+        let buyer = buyer(reader.take(len)?)?;
         claims.push(LoggedClaim { claim: Claim { id, buyer, variant, quantity }, serials });
     }
     Ok(claims)
 }
 
-fn buyer_of(reader: &Reader<'_>, bytes: &[u8]) -> Result<BuyerId, TokenError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| reader.bad("a buyer that is not text"))?;
-    text.parse().map_err(|_| reader.bad("a buyer's id of another form"))
+/// A buyer's id as Redis holds it.
+pub(super) fn buyer(bytes: &[u8]) -> Result<BuyerId, TokenError> {
+    let found = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
+    found.ok_or_else(|| TokenError::BadReply { script: "buyers", what: "a buyer's id of another form".to_owned() })
 }
 
 /// One claim in a buyer's record. No serials: it has been released.

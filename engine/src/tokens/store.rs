@@ -355,6 +355,32 @@ impl WarehouseStore {
         record.map_or_else(|| Ok(Vec::new()), |record| codec::unpack_record(self.drop, &record))
     }
 
+    /// Every buyer who has a record here, live or released. Read in pieces, so that Redis serves others in between; who
+    /// gets a record meanwhile may be missed.
+    pub async fn holders(&self) -> Result<Vec<BuyerId>, TokenError> {
+        const PIECE: usize = 1000;
+        let mut connection = self.connection.clone();
+        let mut holders = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let (next, piece): (u64, Vec<Vec<u8>>) = redis::cmd("HSCAN")
+                .arg(self.keys.fixed("buyers"))
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(PIECE)
+                .query_async(&mut connection)
+                .await?;
+            // Field, value, field, value; the field of no name is the sentinel.
+            for name in piece.into_iter().step_by(2).filter(|name| !name.is_empty()) {
+                holders.push(codec::buyer(&name)?);
+            }
+            if next == 0 {
+                return Ok(holders);
+            }
+            cursor = next;
+        }
+    }
+
     /// Everything, in one transaction. `None`: the warehouse was never loaded.
     pub async fn dump(&self) -> Result<Option<Dump>, TokenError> {
         let mut connection = self.connection.clone();
@@ -390,9 +416,7 @@ impl WarehouseStore {
         let leaving = out.iter().filter(|(id, _)| !id.is_empty());
         let mut buyers = Vec::new();
         for (name, record) in records.iter().filter(|(name, _)| !name.is_empty()) {
-            let name = std::str::from_utf8(name).map_err(|_| dump_error("a buyer that is not text"))?;
-            let buyer = name.parse().map_err(|_| dump_error("a buyer's id of another form"))?;
-            buyers.push((buyer, codec::unpack_record(self.drop, record)?));
+            buyers.push((codec::buyer(name)?, codec::unpack_record(self.drop, record)?));
         }
         Ok(Some(Dump {
             epoch: Epoch(number("epoch")?),

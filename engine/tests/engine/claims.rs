@@ -112,3 +112,47 @@ async fn scripts_that_the_server_forgot_are_loaded_again() {
     redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut connection).await.unwrap();
     taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_answers_strangers_without_redis_and_holders_with_their_stored_answer() {
+    let (world, redis) = World::with_own_redis().await;
+    let live = world.open(&[2], 2, 2).await;
+    let serials = taken(world.claim_until_answered(&live, 1, "k", 0, 2).await);
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut connection).await.unwrap();
+    let started = std::time::Instant::now();
+    for who in 10..200 {
+        assert_eq!(world.claim(&live, who, "k", 0, 1).await.unwrap(), ClaimOutcome::SoldOut);
+    }
+    let in_lease = started.elapsed() < std::time::Duration::from_millis(500);
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+    assert!(!in_lease || !stats.contains("cmdstat_evalsha"), "strangers were refused by asking Redis: {stats}");
+    assert_eq!(world.claim(&live, 1, "k", 0, 2).await.unwrap(), ClaimOutcome::Replayed { serials });
+    assert_eq!(world.claim(&live, 1, "k", 0, 1).await.unwrap(), ClaimOutcome::KeyReused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_waited_too_long_are_shed_before_they_are_sent() {
+    let (world, redis) = World::with_own_redis().await;
+    let live = world.open(&[1_000], 1, 1).await;
+    taken(world.claim_until_answered(&live, 0, "k", 0, 1).await);
+    redis.pause();
+    let calls = (1..400).map(|who| world.claim(&live, who, "k", 0, 1));
+    let (outcomes, ()) = tokio::join!(join_all(calls), async {
+        tokio::time::sleep(std::time::Duration::from_millis(2_600)).await;
+        redis.resume();
+    });
+    // The first batch was on its way; what waited behind it for over two seconds was not sent.
+    let shed = outcomes
+        .iter()
+        .filter(|outcome| outcome.as_ref().is_err_and(|error| error.to_string().contains("too many")))
+        .count();
+    assert!(shed > 0, "{:?}", outcomes.last());
+    // Replayed: the batch was sent again after Redis had been silent, and the first sending had been executed.
+    let is_sold =
+        |outcome: &ClaimOutcome| matches!(outcome, ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. });
+    assert!(outcomes.iter().flatten().all(is_sold));
+    let sold = outcomes.iter().flatten().count();
+    assert_eq!(world.free_in_redis(&live).await + sold + 1, 1_000, "what was shed took nothing");
+}
