@@ -15,6 +15,7 @@ pub const MAX_WAREHOUSES: u32 = 1024;
 /// Units of one drop: ten times the largest sale we know of, and serials stay far below 32 bits.
 pub const MAX_STOCK_UNITS: u32 = 10_000_000;
 
+/// The life of a drop: `draft → opening → open ⇄ paused → closed → archived`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropState {
@@ -23,18 +24,33 @@ pub enum DropState {
     /// Warehouses are being loaded; an opening that died is begun again.
     Opening,
     Open,
+    /// No new claims for now; everything else goes on.
+    Paused,
+    /// No new claims any more; known ones are still answered and settled.
     Closed,
+    /// Redis holds nothing of it any more.
+    Archived,
 }
 
 impl DropState {
-    pub const ALL: [Self; 4] = [Self::Draft, Self::Opening, Self::Open, Self::Closed];
+    pub const ALL: [Self; 6] = [Self::Draft, Self::Opening, Self::Open, Self::Paused, Self::Closed, Self::Archived];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draft => "draft",
             Self::Opening => "opening",
             Self::Open => "open",
+            Self::Paused => "paused",
             Self::Closed => "closed",
+            Self::Archived => "archived",
+        }
+    }
+
+    /// What the warehouses in Redis are told, while they are to be there.
+    pub fn in_warehouses(self) -> Option<&'static str> {
+        match self {
+            Self::Draft | Self::Opening | Self::Archived => None,
+            Self::Open | Self::Paused | Self::Closed => Some(self.as_str()),
         }
     }
 }

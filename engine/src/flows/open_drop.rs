@@ -6,8 +6,9 @@
 //! or failover in between begins it again.
 
 use crate::domain::claims::Quantity;
-use crate::domain::drops::{DropState, InvalidDrop, NewDrop, SaleDrop, Warehouse};
+use crate::domain::drops::{DropState, InvalidDrop, MAX_STOCK_UNITS, NewDrop, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Serial};
+use crate::domain::orders::OrderState;
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::settlements::{ClaimToSettle, Settling};
 use crate::provider::check_chargeable;
@@ -22,6 +23,17 @@ const LOAD_TRIES: u32 = 5;
 /// Entries of the stream settled in one transaction of a rebuild.
 const REBUILD_ENTRIES: usize = 1000;
 
+/// What a command made of a drop, or why it did not.
+pub type Moved = Result<SaleDrop, DropRefused>;
+
+/// What keeps a drop from being over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftToDo {
+    pub unsettled_claims: u64,
+    pub unpaid_orders: u64,
+    pub pending_grants: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DropRefused {
     Invalid(InvalidDrop),
@@ -29,6 +41,12 @@ pub enum DropRefused {
     NotChargeable(String),
     NameTaken,
     SkuTaken(String),
+    /// The drop has no such variant.
+    UnknownSku(String),
+    /// Settings of the stores that could lose claims or orders; each is named.
+    Configuration(Vec<String>),
+    /// Something of the drop is still on its way.
+    NotDrained(LeftToDo),
     Unknown,
     /// The drop is in a state from which this is not possible.
     State(DropState),
@@ -36,11 +54,7 @@ pub enum DropRefused {
 
 impl Engine {
     /// Makes a drop in Postgres. Nothing is sold before it is opened.
-    pub async fn create_drop(
-        &self,
-        new: &NewDrop,
-        home_key: u64,
-    ) -> Result<Result<SaleDrop, DropRefused>, EngineError> {
+    pub async fn create_drop(&self, new: &NewDrop, home_key: u64) -> Result<Moved, EngineError> {
         if let Err(invalid) = new.check() {
             return Ok(Err(DropRefused::Invalid(invalid)));
         }
@@ -61,45 +75,153 @@ impl Engine {
     }
 
     /// Loads every warehouse and lets them issue. May be repeated, also after a crash half-way.
-    pub async fn open_drop(&self, name: &DropName) -> Result<Result<SaleDrop, DropRefused>, EngineError> {
+    pub async fn open_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
         let Some(drop) = self.ledger.drop_by_name(name).await? else {
             return Ok(Err(DropRefused::Unknown));
         };
         match drop.state {
             DropState::Draft | DropState::Opening => {
-                if !self.ledger.move_drop(drop.id, DropState::Draft, DropState::Opening).await? {
+                let problems = self.configuration_problems().await?;
+                if !problems.is_empty() {
+                    return Ok(Err(DropRefused::Configuration(problems)));
+                }
+                if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
                     return Box::pin(self.open_drop(name)).await;
                 }
                 for warehouse in &drop.warehouses {
                     self.load_warehouse(&drop, warehouse, "ready").await?;
                 }
-                self.ledger.move_drop(drop.id, DropState::Opening, DropState::Open).await?;
+                self.ledger.move_drop(drop.id, &[DropState::Opening], DropState::Open).await?;
+                self.tell_warehouses(name).await
             }
-            DropState::Open => {}
-            DropState::Closed => return Ok(Err(DropRefused::State(DropState::Closed))),
+            DropState::Open => self.tell_warehouses(name).await,
+            state => Ok(Err(DropRefused::State(state))),
         }
-        self.set_states(name, "open").await
+    }
+
+    /// No new claims for now. Known claims are answered, settled and charged as ever.
+    pub async fn pause_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        self.move_open_drop(name, &[DropState::Open], DropState::Paused).await
+    }
+
+    pub async fn resume_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        self.move_open_drop(name, &[DropState::Paused], DropState::Open).await
     }
 
     /// Ends the sale: known claims are still answered and settled, new ones are refused.
-    pub async fn close_drop(&self, name: &DropName) -> Result<Result<SaleDrop, DropRefused>, EngineError> {
+    pub async fn close_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await
+    }
+
+    /// Takes a closed drop out of Redis, once nothing of it is on its way any more. What was sold stays in Postgres.
+    pub async fn archive_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
         let Some(drop) = self.ledger.drop_by_name(name).await? else {
             return Ok(Err(DropRefused::Unknown));
         };
-        if !self.ledger.move_drop(drop.id, DropState::Open, DropState::Closed).await? {
+        if drop.state == DropState::Closed {
+            let left = self.left_to_do(&drop).await?;
+            if left != LeftToDo::default() {
+                return Ok(Err(DropRefused::NotDrained(left)));
+            }
+        }
+        // Postgres first: from here on no worker rebuilds what is taken away.
+        if !self.ledger.move_drop(drop.id, &[DropState::Closed], DropState::Archived).await? {
             return Ok(Err(DropRefused::State(drop.state)));
         }
-        self.set_states(name, "closed").await
+        for warehouse in &drop.warehouses {
+            self.tokens.warehouse(&drop, warehouse).forget().await?;
+        }
+        Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown))
     }
 
-    async fn set_states(&self, name: &DropName, state: &str) -> Result<Result<SaleDrop, DropRefused>, EngineError> {
+    /// What of a drop has not come to its end: a drain waits until this is nothing.
+    pub async fn left_to_do(&self, drop: &SaleDrop) -> Result<LeftToDo, EngineError> {
+        let counts = self.ledger.order_counts(drop.id).await?;
+        let backlog = self.backlog(&drop.name).await?;
+        let pending = self.ledger.pending_grants().await?;
+        Ok(LeftToDo {
+            unsettled_claims: backlog.map_or(0, |backlog| backlog.claims() as u64),
+            unpaid_orders: counts.get(&OrderState::PendingPayment).copied().unwrap_or_default(),
+            pending_grants: pending.iter().filter(|grant| drop.warehouse_by_id(grant.warehouse).is_some()).count()
+                as u64,
+        })
+    }
+
+    /// Adds units to an open or paused drop. They reach Redis as every grant does, after the wait that freed units wait.
+    pub async fn restock_drop(&self, name: &DropName, sku: &str, units: u32) -> Result<Moved, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else {
+            return Ok(Err(DropRefused::Unknown));
+        };
+        let Some(variant) = drop.variant_by_sku(sku) else {
+            return Ok(Err(DropRefused::UnknownSku(sku.to_owned())));
+        };
+        let after = drop.stock_units() + u64::from(units);
+        if units == 0 || after > u64::from(MAX_STOCK_UNITS) {
+            return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(after))));
+        }
+        if self.ledger.restock(&drop, variant.number, units).await?.is_none() {
+            return Ok(Err(DropRefused::State(drop.state)));
+        }
+        self.apply_grants().await?;
+        Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown))
+    }
+
+    /// Rebuilds every warehouse of a drop from Postgres, fenced or not.
+    pub async fn rebuild_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else {
+            return Ok(Err(DropRefused::Unknown));
+        };
+        let Some(state) = drop.state.in_warehouses() else {
+            return Ok(Err(DropRefused::State(drop.state)));
+        };
+        for warehouse in &drop.warehouses {
+            self.load_warehouse(&drop, warehouse, state).await?;
+        }
+        Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown))
+    }
+
+    async fn move_open_drop(&self, name: &DropName, from: &[DropState], to: DropState) -> Result<Moved, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else {
+            return Ok(Err(DropRefused::Unknown));
+        };
+        if !self.ledger.move_drop(drop.id, from, to).await? {
+            return Ok(Err(DropRefused::State(drop.state)));
+        }
+        self.tell_warehouses(name).await
+    }
+
+    /// Brings the state that Postgres has to the warehouses. Dying before it is mended by the watch.
+    async fn tell_warehouses(&self, name: &DropName) -> Result<Moved, EngineError> {
         let Some(live) = self.refresh(name).await? else {
             return Ok(Err(DropRefused::Unknown));
         };
-        for store in &live.stores {
-            store.set_state(state).await?;
+        if let Some(state) = live.drop.state.in_warehouses() {
+            for store in &live.stores {
+                store.set_state(state).await?;
+            }
         }
         Ok(Ok(live.drop.clone()))
+    }
+
+    /// What of Redis' and Postgres' settings could lose what they were given, each named with what it should be.
+    pub async fn configuration_problems(&self) -> Result<Vec<String>, EngineError> {
+        let redis = self.tokens.server_facts().await?;
+        let mut problems = self.ledger.configuration_problems().await?;
+        if redis.maxmemory_policy != "noeviction" {
+            problems.push(format!("Redis: maxmemory-policy is {}, it must be noeviction", redis.maxmemory_policy));
+        }
+        if !redis.appendonly {
+            problems.push("Redis: appendonly is no, it must be yes".to_owned());
+        }
+        if redis.appendfsync.as_deref() == Some("no") {
+            problems
+                .push("Redis: appendfsync is no, it must be always (or everysec, which may lose a second)".to_owned());
+        }
+        if !redis.is_primary {
+            problems.push("Redis: the server is a replica, it must be the primary".to_owned());
+        }
+        metrics::gauge!("doorbuster_configuration_problems").set(problems.len() as f64);
+        Ok(problems)
     }
 
     /// Opens and closes what the clock says. Answers how many drops it moved.
@@ -122,11 +244,7 @@ impl Engine {
     pub async fn rebuild_fenced(&self) -> Result<usize, EngineError> {
         let mut rebuilt = 0;
         for drop in self.ledger.loaded_drops().await? {
-            let state = match drop.state {
-                DropState::Draft | DropState::Opening => continue,
-                DropState::Open => "open",
-                DropState::Closed => "closed",
-            };
+            let Some(state) = drop.state.in_warehouses() else { continue };
             for warehouse in &drop.warehouses {
                 let store = self.tokens.warehouse(&drop, warehouse);
                 match store.look().await {

@@ -51,6 +51,19 @@ impl Ledger {
         Ok(row.get(0))
     }
 
+    /// Settings with which a commit may be lost, each named with what it should be.
+    pub async fn configuration_problems(&self) -> Result<Vec<String>, LedgerError> {
+        const SQL: &str = "-- pool.configuration
+            select name, setting from pg_settings
+            where name in ('fsync', 'full_page_writes', 'synchronous_commit') and setting in ('off', 'local')";
+        let rows = self.connection().await?.query(SQL, &[]).await?;
+        let problem = |row: &tokio_postgres::Row| {
+            let (name, setting): (&str, &str) = (row.get(0), row.get(1));
+            format!("Postgres: {name} is {setting}, it must be on")
+        };
+        Ok(rows.iter().map(problem).collect())
+    }
+
     pub(super) async fn connection(&self) -> Result<Object, LedgerError> {
         Ok(self.pool.get().await?)
     }

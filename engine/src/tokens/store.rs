@@ -347,6 +347,19 @@ impl WarehouseStore {
         self.call(&contract::SETTLED, &[], &args).await.map(|_| ())
     }
 
+    /// Deletes every key of the warehouse. Only for a drop that is over.
+    pub async fn forget(&self) -> Result<(), TokenError> {
+        let mut connection = self.connection.clone();
+        let mut unlink = redis::cmd("UNLINK");
+        for name in ["meta", "buyers", "claims", "out"] {
+            unlink.arg(self.keys.fixed(name));
+        }
+        for variant in &self.variants {
+            unlink.arg(self.keys.of_variant("tokens", *variant)).arg(self.keys.of_variant("spare", *variant));
+        }
+        Ok(unlink.query_async::<()>(&mut connection).await?)
+    }
+
     /// What this buyer holds here, as far as Redis knows.
     pub async fn record_of(&self, buyer: &BuyerId) -> Result<Vec<RecordedClaim>, TokenError> {
         let mut connection = self.connection.clone();

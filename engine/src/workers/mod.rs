@@ -6,6 +6,7 @@
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
 //! | grants | quarter of a second | brings releases to Redis; ends orders without a payment method |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
+//! | settings | minute | compares the stores' settings with what keeps claims and orders |
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::provider::ProviderClient;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const GRANTS_EVERY: Duration = Duration::from_millis(250);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
 /// Payments leased in one go: few enough that a worker that dies delays them for one lease only.
@@ -56,9 +58,18 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
             engine.apply_grants().await.map(|_| ())
         }
     }));
-    tasks.spawn(repeat("watch", WATCH_EVERY, stop, async move || {
-        engine.run_schedule().await?;
-        engine.rebuild_fenced().await.map(|_| ())
+    tasks.spawn(repeat("watch", WATCH_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || {
+            engine.run_schedule().await?;
+            engine.rebuild_fenced().await.map(|_| ())
+        }
+    }));
+    tasks.spawn(repeat("settings", SETTINGS_EVERY, stop, async move || {
+        for problem in engine.configuration_problems().await? {
+            tracing::error!(problem, "a setting can lose claims or orders: {problem}");
+        }
+        Ok(())
     }));
     tasks.close();
     tasks.wait().await;

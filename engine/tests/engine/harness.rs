@@ -13,7 +13,7 @@ use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
 use doorbuster_engine::tokens::store::{Dump, TokenStore};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
-use doorbuster_sandbox::{Postgres, Redis, Sandbox};
+use doorbuster_sandbox::{Postgres, Redis, RedisOptions, Sandbox};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
@@ -43,6 +43,9 @@ pub(crate) struct World {
     pub(crate) sql: Client,
     pub(crate) drop: DropName,
     number: u32,
+    /// Ends with the world.
+    #[expect(dead_code, reason = "held so that it runs as long as the world")]
+    own_redis: Option<Redis>,
 }
 
 impl World {
@@ -59,6 +62,14 @@ impl World {
         (Self::on(redis.url(), &servers.postgres).await, redis)
     }
 
+    /// A Redis of its own with other settings.
+    pub(crate) async fn with_redis(options: RedisOptions) -> Self {
+        let servers = servers().await;
+        let redis = servers.sandbox.redis_with(options).await.expect("redis-server");
+        let world = Self::on(redis.url(), &servers.postgres).await;
+        Self { own_redis: Some(redis), ..world }
+    }
+
     async fn on(redis_url: String, postgres: &Postgres) -> Self {
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let database = postgres.create_database(&format!("test_{number}")).await.expect("a database");
@@ -68,7 +79,7 @@ impl World {
         let (sql, connection) = tokio_postgres::connect(&database, NoTls).await.unwrap();
         tokio::spawn(connection);
         let drop = format!("drop-{number}").parse().unwrap();
-        Self { engine, database, redis_url, sql, drop, number }
+        Self { engine, database, redis_url, sql, drop, number, own_redis: None }
     }
 
     /// Another process, so to speak: its own connections, pool and memory, the same stores.

@@ -4,6 +4,7 @@
 mod harness;
 mod claims;
 mod pulls;
+mod lifecycle;
 mod settlement;
 mod payments;
 mod forgetting;

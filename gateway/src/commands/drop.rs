@@ -1,4 +1,4 @@
-//! `doorbuster drop create | open | close | show`.
+//! `doorbuster drop create | open | pause | resume | restock | rebuild | close | drain | archive | show`.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -6,7 +6,8 @@ use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop};
 use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::domain::money::Currency;
-use doorbuster_engine::flows::open_drop::DropRefused;
+use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
+use doorbuster_engine::flows::{Engine, EngineError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -15,6 +16,8 @@ use crate::config::{BadConfig, StoresConfig};
 
 /// How long an order waits for a payment method when nothing else is said.
 const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+
+const DRAIN_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct DropArguments {
@@ -33,8 +36,20 @@ enum DropCommand {
     Create(Box<CreateArguments>),
     /// Loads the stock into Redis and opens the sale; may be repeated
     Open(NameArgument),
+    /// Takes no new claims for now; everything else goes on
+    Pause(NameArgument),
+    /// Takes claims again
+    Resume(NameArgument),
+    /// Adds units to an open or paused drop
+    Restock(RestockArguments),
+    /// Fills Redis anew from Postgres; workers do it by themselves when Redis may have forgotten something
+    Rebuild(NameArgument),
     /// Ends the sale; what was claimed stays claimed
     Close(NameArgument),
+    /// Closes, then waits until every claim is settled and every order paid or released; needs running workers
+    Drain(NameArgument),
+    /// Takes a closed and drained drop out of Redis; what was sold stays in Postgres
+    Archive(NameArgument),
     /// Shows a drop
     Show(NameArgument),
 }
@@ -43,6 +58,18 @@ enum DropCommand {
 struct NameArgument {
     /// The drop's name
     name: DropName,
+}
+
+#[derive(Debug, Args)]
+struct RestockArguments {
+    /// The drop's name
+    name: DropName,
+    /// The variant
+    #[arg(long)]
+    sku: String,
+    /// Units to add
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(1..))]
+    units: u32,
 }
 
 #[derive(Debug, Args)]
@@ -100,7 +127,15 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
             (new.name.clone(), engine.create_drop(&new, rand::random()).await)
         }
         DropCommand::Open(NameArgument { name }) => (name.clone(), engine.open_drop(&name).await),
+        DropCommand::Pause(NameArgument { name }) => (name.clone(), engine.pause_drop(&name).await),
+        DropCommand::Resume(NameArgument { name }) => (name.clone(), engine.resume_drop(&name).await),
+        DropCommand::Restock(RestockArguments { name, sku, units }) => {
+            (name.clone(), engine.restock_drop(&name, &sku, units).await)
+        }
+        DropCommand::Rebuild(NameArgument { name }) => (name.clone(), engine.rebuild_drop(&name).await),
         DropCommand::Close(NameArgument { name }) => (name.clone(), engine.close_drop(&name).await),
+        DropCommand::Drain(NameArgument { name }) => (name.clone(), drain(&engine, &name).await),
+        DropCommand::Archive(NameArgument { name }) => (name.clone(), engine.archive_drop(&name).await),
         DropCommand::Show(NameArgument { name }) => {
             let found = engine.ledger.drop_by_name(&name).await.context("Postgres gave no answer")?;
             (name, Ok(found.ok_or(DropRefused::Unknown)))
@@ -113,6 +148,33 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         print(as_text(&drop))
     }
     Ok(())
+}
+
+/// Closes the drop and waits until nothing of it is on its way. Ctrl-C ends the waiting, not the drain.
+async fn drain(engine: &Engine, name: &DropName) -> Result<Moved, EngineError> {
+    let drop = match engine.close_drop(name).await? {
+        Ok(drop) => drop,
+        refused => return Ok(refused),
+    };
+    let mut last = None;
+    loop {
+        let left = engine.left_to_do(&drop).await?;
+        if left == LeftToDo::default() {
+            return Ok(Ok(drop));
+        }
+        if last != Some(left) {
+            tracing::info!("{}", what_is_left(&left));
+            last = Some(left);
+        }
+        tokio::time::sleep(DRAIN_LOOKS_EVERY).await;
+    }
+}
+
+fn what_is_left(left: &LeftToDo) -> String {
+    format!(
+        "{} claims to settle, {} orders to pay or release, {} grants on their way",
+        left.unsettled_claims, left.unpaid_orders, left.pending_grants
+    )
 }
 
 impl CreateArguments {
@@ -171,6 +233,16 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
         DropRefused::Unknown => {
             format!("there is no drop named {name}: make it with `doorbuster drop create --name {name}`")
         }
+        DropRefused::UnknownSku(sku) => {
+            format!("{name} has no variant {sku}: `doorbuster drop show {name}` lists them")
+        }
+        DropRefused::Configuration(problems) => {
+            format!("{name} is not opened, for claims or orders could be lost: {}", problems.join("; "))
+        }
+        DropRefused::NotDrained(left) => {
+            format!("{name} is not over: {}; `doorbuster drop drain {name}` waits for it", what_is_left(left))
+        }
+        DropRefused::State(DropState::Archived) => format!("{name} is archived: make a new drop"),
         DropRefused::State(DropState::Closed) => {
             format!("{name} is closed, and a closed drop stays closed: make a new one")
         }

@@ -1,0 +1,107 @@
+//! The life of a drop between its opening and the archive.
+
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::drops::DropState;
+use doorbuster_engine::flows::open_drop::DropRefused;
+use doorbuster_sandbox::RedisOptions;
+
+use crate::harness::{World, provider, taken};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_drop_answers_what_it_knows_and_sells_again_when_it_is_resumed() {
+    let world = World::new().await;
+    let live = world.open(&[5], 2, 1).await;
+    let serials = taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.engine.pause_drop(&world.drop).await.unwrap().unwrap();
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::NotOpen);
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Replayed { serials });
+    assert_eq!(world.settle().await, 1);
+    world.engine.resume_drop(&world.drop).await.unwrap().unwrap();
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    let refused = world.engine.resume_drop(&world.drop).await.unwrap().unwrap_err();
+    assert_eq!(refused, DropRefused::State(DropState::Closed), "a closed drop stays closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restock_while_open_is_sold_to_the_last_unit() {
+    let world = World::new().await;
+    let live = world.open(&[3, 1], 4, 1).await;
+    for who in 0..3 {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    assert_eq!(world.claim_until_answered(&live, 3, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    let sku = live.drop.variants[0].sku.clone();
+    let drop = world.engine.restock_drop(&world.drop, &sku, 2_503).await.unwrap().unwrap();
+    assert_eq!(drop.variants[0].stock_units, 2_506);
+    world.apply_all_grants().await;
+    let live = world.live().await;
+    assert_eq!(world.free_in_redis(&live).await, 2_504);
+    for who in 3..40 {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let refused = world.engine.restock_drop(&world.drop, "no-such", 1).await.unwrap().unwrap_err();
+    assert_eq!(refused, DropRefused::UnknownSku("no-such".to_owned()));
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    let refused = world.engine.restock_drop(&world.drop, &sku, 1).await.unwrap().unwrap_err();
+    assert_eq!(refused, DropRefused::State(DropState::Closed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_is_archived_only_when_nothing_of_it_is_on_its_way() {
+    let world = World::new().await;
+    let (_fake, client) = provider(Default::default()).await;
+    let live = world.open(&[5], 2, 1).await;
+    world.save_profile(1, "pm_card_visa").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    let refused = world.engine.archive_drop(&world.drop).await.unwrap().unwrap_err();
+    assert_eq!(refused, DropRefused::State(DropState::Open));
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    let refused = world.engine.archive_drop(&world.drop).await.unwrap().unwrap_err();
+    assert!(matches!(refused, DropRefused::NotDrained(left) if left.unsettled_claims == 1), "{refused:?}");
+    world.settle().await;
+    let refused = world.engine.archive_drop(&world.drop).await.unwrap().unwrap_err();
+    assert!(matches!(refused, DropRefused::NotDrained(left) if left.unpaid_orders == 1), "{refused:?}");
+    world.engine.charge_due(&client, 10, 4).await.unwrap();
+    for _ in 0..2 {
+        let drop = world.engine.archive_drop(&world.drop).await.unwrap().unwrap();
+        assert_eq!(drop.state, DropState::Archived);
+    }
+    assert!(live.store(&live.drop.warehouses[0]).dump().await.unwrap().is_none(), "Redis holds nothing of it");
+    assert_eq!(world.engine.rebuild_fenced().await.unwrap(), 0, "and nobody brings it back");
+    assert_eq!(world.count("select count(*) from orders where status = 'CONFIRMED'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_by_hand_changes_nothing_that_anybody_can_see() {
+    let world = World::new().await;
+    let live = world.open(&[50], 3, 1).await;
+    let mut before = Vec::new();
+    for who in 0..20 {
+        before.push(taken(world.claim_until_answered(&live, who, "k", 0, 1).await));
+    }
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
+    for (who, serials) in (0..20).zip(before) {
+        assert_eq!(world.claim_until_answered(&live, who, "k", 0, 1).await, ClaimOutcome::Replayed { serials });
+    }
+    let live = world.live().await;
+    assert_eq!(world.free_in_redis(&live).await, 30);
+    assert_eq!(world.count("select count(*) from orders").await, 20, "what was not settled yet, the rebuild settled");
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_refuses_to_open_on_a_redis_that_may_forget() {
+    for (setting, value) in [("maxmemory-policy", "allkeys-lru"), ("appendonly", "no"), ("appendfsync", "no")] {
+        let world = World::with_redis(RedisOptions::default().setting(setting, value)).await;
+        world.engine.create_drop(&world.new_drop(&[5], 1, 1), 42).await.unwrap().unwrap();
+        let refused = world.engine.open_drop(&world.drop).await.unwrap().unwrap_err();
+        let DropRefused::Configuration(problems) = refused else { panic!("{refused:?}") };
+        assert!(problems.iter().any(|problem| problem.contains(setting)), "{setting}: {problems:?}");
+        assert_eq!(world.live().await.drop.state, DropState::Draft);
+    }
+}
