@@ -15,7 +15,7 @@ use super::grants;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::ids::{
-    BuyerId, ClaimId, DropId, IntentId, OrderId, PaymentMethodId, Serial, VariantNumber, WarehouseId,
+    BuyerId, ClaimId, DropId, IdempotencyKey, IntentId, OrderId, PaymentMethodId, Serial, VariantNumber, WarehouseId,
 };
 use crate::domain::money::{Currency, Money};
 use crate::domain::orders::{OrderEvent, OrderState};
@@ -67,6 +67,20 @@ pub enum PaymentSettled {
     NoChange,
     /// What the provider says cannot be true of this order. A person must look.
     Review(String),
+}
+
+/// What giving a payment method to an order did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MethodGiven {
+    Now,
+    /// With the same key, earlier.
+    Before,
+    /// The payment waits for none.
+    NotRequired,
+    /// The buyer has not saved a checkout profile.
+    NoProfile,
+    /// Not there, or not his.
+    NoSuchOrder,
 }
 
 impl Ledger {
@@ -310,37 +324,45 @@ impl Ledger {
         })
     }
 
-    /// Gives a payment that waits for a method the one of the buyer's profile. `false`: none was waiting, or no profile.
-    pub async fn use_profile(&self, order: OrderId, buyer: &BuyerId, now: Timestamp) -> Result<bool, LedgerError> {
+    /// Gives a payment that waits for a method the one of the buyer's profile, and remembers under which key.
+    pub async fn use_profile(
+        &self,
+        order: OrderId,
+        buyer: &BuyerId,
+        key: &IdempotencyKey,
+        now: Timestamp,
+    ) -> Result<MethodGiven, LedgerError> {
         run_tx!(self, "payments.use_profile", tx, {
             const OWNED: &str = "-- payments.lock_owned_order
                 select 1 from orders where order_id = $1 and buyer = $2 for update";
             if tx.query_opt(OWNED, &[&order.0, &buyer.as_str()]).await?.is_none() {
-                return Ok(false);
+                return Ok(MethodGiven::NoSuchOrder);
             }
             let payment = lock_payment(tx, order).await?;
+            const KNOWN: &str = "-- payments.known_method_key
+                select 1 from payments where order_id = $1 and method_key = $2";
+            if tx.query_opt(KNOWN, &[&order.0, &key.as_str()]).await?.is_some() {
+                return Ok(MethodGiven::Before);
+            }
             let Ok(to) = payment.state.apply(PaymentEvent::MethodGiven) else {
-                return Ok(false);
+                return Ok(MethodGiven::NotRequired);
             };
             const METHOD: &str = "-- payments.use_profile
-                update payments p set state = $2, payment_method = c.payment_method, due_at = $3, updated_at = $3
+                update payments p
+                set state = $2, payment_method = c.payment_method, due_at = $3, updated_at = $3, method_key = $6
                 from checkout_profiles c where p.order_id = $1 and c.buyer = $4 and p.state = $5";
-            let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
-                &order.0,
-                &to.as_str(),
-                /* now */ &now,
-                &buyer.as_str(),
-                /* from */ &payment.state.as_str(),
-            ];
+            let from = payment.state.as_str();
+            let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+                &[&order.0, &to.as_str(), /* now */ &now, &buyer.as_str(), /* from */ &from, &key.as_str()];
             if tx.execute(METHOD, arguments).await? == 0 {
-                return Ok(false);
+                return Ok(MethodGiven::NoProfile);
             }
             const ADDRESS: &str = "-- payments.use_profile_address
                 update orders o set email = c.email, ship_to = c.ship_to, updated_at = $3
                 from checkout_profiles c where o.order_id = $1 and c.buyer = $2";
             let changed = tx.execute(ADDRESS, &[&order.0, &buyer.as_str(), /* now */ &now]).await?;
             expect_rows("payments.use_profile_address", 1, changed)?;
-            Ok(true)
+            Ok(MethodGiven::Now)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Orders are charged once; a decline gives the unit to somebody else.
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::ledger::payments::MethodGiven;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 
 use crate::harness::{World, buyer, claim, provider, taken};
@@ -153,10 +154,15 @@ async fn an_order_without_a_payment_method_waits_for_one_until_pay_by() {
     assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().leased, 0);
     assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0, "pay_by has not come");
     let now = world.engine.clock.now();
-    assert!(!world.engine.ledger.use_profile(orders[0], &buyer(1), now).await.unwrap(), "no profile yet");
+    let give = async |who, key: &str| {
+        world.engine.ledger.use_profile(orders[0], &buyer(who), &key.parse().unwrap(), now).await.unwrap()
+    };
+    assert_eq!(give(1, "k").await, MethodGiven::NoProfile);
     world.save_profile(1, "pm_card_visa").await;
-    assert!(!world.engine.ledger.use_profile(orders[0], &buyer(2), now).await.unwrap(), "not his order");
-    assert!(world.engine.ledger.use_profile(orders[0], &buyer(1), now).await.unwrap());
+    assert_eq!(give(2, "k").await, MethodGiven::NoSuchOrder, "not his order");
+    assert_eq!(give(1, "k").await, MethodGiven::Now);
+    assert_eq!(give(1, "k").await, MethodGiven::Before);
+    assert_eq!(give(1, "another").await, MethodGiven::NotRequired);
     assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().confirmed, 1);
     world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
     assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);

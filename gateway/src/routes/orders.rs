@@ -2,11 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use doorbuster_engine::domain::ids::OrderId;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::ledger::orders::OrderView;
+use doorbuster_engine::ledger::payments::MethodGiven;
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,7 +16,7 @@ use uuid::Uuid;
 
 use super::Amount;
 use crate::auth::Buyer;
-use crate::error::{Problem, ProblemBody};
+use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
 use crate::extract::{Key, PathText};
 use crate::state::Gate;
 
@@ -84,7 +86,8 @@ pub async fn get_order(
 
 /// Pay an order with the saved checkout profile
 ///
-/// For an order whose payment is REQUIRED. Applied at most once, whatever the key: a repeat finds the payment under way.
+/// For an order whose payment is REQUIRED. Applied at most once; a repeat with the same key is answered as the first, and
+/// marked `Idempotent-Replayed: true`.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/payment", tag = "orders",
     params(
@@ -106,19 +109,21 @@ pub async fn get_order(
 pub async fn pay_order(
     State(gate): State<Gate>,
     Buyer(buyer): Buyer,
-    Key(_): Key,
+    Key(key): Key,
     PathText(id): PathText,
-) -> Result<(StatusCode, Json<OrderFound>), Problem> {
+) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     let ledger = &gate.engine.ledger;
-    let is_given = ledger.use_profile(id, &buyer, gate.engine.clock.now()).await?;
+    let given = ledger.use_profile(id, &buyer, &key, gate.engine.clock.now()).await?;
+    let replayed = match given {
+        MethodGiven::Now => HeaderMap::new(),
+        MethodGiven::Before => HeaderMap::from_iter([(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))]),
+        MethodGiven::NotRequired => return Err(Problem::PaymentNotRequired),
+        MethodGiven::NoProfile => return Err(Problem::ProfileMissing),
+        MethodGiven::NoSuchOrder => return Err(Problem::OrderNotFound),
+    };
     let order = ledger.order_of(&buyer, id).await?.ok_or(Problem::OrderNotFound)?;
-    match (is_given, order.payment) {
-        (true, _) => Ok((StatusCode::ACCEPTED, Json(order.into()))),
-        // Still required, so it was the profile that was missing.
-        (false, PaymentState::Required) => Err(Problem::ProfileMissing),
-        (false, _) => Err(Problem::PaymentNotRequired),
-    }
+    Ok((StatusCode::ACCEPTED, replayed, Json(OrderFound::from(order))).into_response())
 }
 
 fn order_id(text: &str) -> Result<OrderId, Problem> {

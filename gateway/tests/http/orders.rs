@@ -21,8 +21,12 @@ async fn put(shop: &Shop, buyer: &str, profile: &Value) -> Answer {
 }
 
 async fn pay(shop: &Shop, buyer: &str, id: &str) -> Answer {
+    pay_with_key(shop, buyer, id, "pay").await
+}
+
+async fn pay_with_key(shop: &Shop, buyer: &str, id: &str, key: &str) -> Answer {
     let request = shop.http.post(shop.url(&format!("/v1/orders/{id}/payment"))).bearer_auth(token(buyer));
-    send(request.header("Idempotency-Key", "pay")).await
+    send(request.header("Idempotency-Key", key)).await
 }
 
 /// A settled order of `ada`.
@@ -106,7 +110,13 @@ async fn an_order_that_waits_for_a_payment_takes_the_profile_once() {
     assert_eq!(paying.json()["payment"], "IN_FLIGHT");
     assert_eq!(paying.json()["ship_to"], profile()["ship_to"]);
     assert!(paying.json()["links"]["payment"].is_null());
-    pay(&shop, "ada", &id).await.is_problem(409, "payment_not_required");
+    let again = pay(&shop, "ada", &id).await;
+    assert_eq!(
+        (again.status.as_u16(), &again.text, again.header("idempotent-replayed")),
+        (202, &paying.text, Some("true"))
+    );
+    assert_eq!(paying.header("idempotent-replayed"), None);
+    pay_with_key(&shop, "ada", &id, "another click").await.is_problem(409, "payment_not_required");
     assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.text, paying.text);
 }
 
