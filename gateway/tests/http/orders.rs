@@ -116,7 +116,7 @@ async fn an_order_that_waits_for_a_payment_takes_the_profile_once() {
         (202, &paying.text, Some("true"))
     );
     assert_eq!(paying.header("idempotent-replayed"), None);
-    pay_with_key(&shop, "ada", &id, "another click").await.is_problem(409, "payment_not_required");
+    pay_with_key(&shop, "ada", &id, "another-click").await.is_problem(409, "payment_not_required");
     assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.text, paying.text);
 }
 
