@@ -30,6 +30,8 @@ pub enum DropRefused {
     NameTaken,
     SkuTaken(String),
     Unknown,
+    /// The warehouses do not lie evenly on the primaries of the cluster; the sentence names these.
+    Uneven(String),
     /// The drop is in a state from which this is not possible.
     State(DropState),
 }
@@ -67,6 +69,9 @@ impl Engine {
         };
         match drop.state {
             DropState::Draft | DropState::Opening => {
+                if let Err(uneven) = self.tokens.check_spread(&drop).await? {
+                    return Ok(Err(DropRefused::Uneven(uneven)));
+                }
                 if !self.ledger.move_drop(drop.id, DropState::Draft, DropState::Opening).await? {
                     return Box::pin(self.open_drop(name)).await;
                 }
