@@ -125,6 +125,17 @@ impl RedisCluster {
         .await
     }
 
+    /// The replicas of `primary`, which runs, as the nodes that run see it now.
+    pub async fn replicas_of(&self, primary: &Redis) -> Result<Vec<&Redis>, SandboxError> {
+        until("the replicas of a primary", async || {
+            let view = self.view().await?;
+            let own = view.iter().find(|member| member.port == primary.port()).context("it is not known")?;
+            let replicas = view.iter().filter(|member| member.primary == own.id);
+            replicas.map(|member| self.node_at(member.port)).collect()
+        })
+        .await
+    }
+
     /// Kills `primary` and waits until one of its replicas owns its slots, in the eyes of every node that runs. Returns
     /// the new primary.
     pub async fn fail_over(&self, primary: &Redis) -> Result<&Redis, SandboxError> {
@@ -171,9 +182,16 @@ impl RedisCluster {
         members(&self.ask_any("CLUSTER NODES").await?)
     }
 
+    /// The first answer: a node may be paused.
     async fn ask_any(&self, command: &str) -> anyhow::Result<String> {
-        let node = self.nodes.iter().find(|node| node.pid().is_some()).context("no node runs")?;
-        resp::ask(node.port(), command).await
+        let mut last = anyhow::anyhow!("no node runs");
+        for node in self.nodes.iter().filter(|node| node.pid().is_some()) {
+            match resp::ask(node.port(), command).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     fn node_at(&self, port: u16) -> anyhow::Result<&Redis> {

@@ -123,9 +123,11 @@ impl Engine {
         Ok(due.len())
     }
 
-    /// Rebuilds every warehouse that Redis has lost or may have forgotten something of. Answers how many.
+    /// Rebuilds every warehouse that Redis has lost or may have forgotten something of. Answers how many. One that cannot be
+    /// reached, on a part of a cluster that is being replaced, does not keep the others from it; its error is the answer.
     pub async fn rebuild_fenced(&self) -> Result<usize, EngineError> {
         let mut rebuilt = 0;
+        let mut failed = None;
         for drop in self.ledger.loaded_drops().await? {
             let state = match drop.state {
                 DropState::Draft | DropState::Opening => continue,
@@ -133,25 +135,37 @@ impl Engine {
                 DropState::Closed => "closed",
             };
             for warehouse in &drop.warehouses {
-                let store = self.tokens.warehouse(&drop, warehouse);
-                match store.look().await {
-                    Err(TokenError::Fenced | TokenError::NotLoaded) => {
-                        tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
-                        self.load_warehouse(&drop, warehouse, state).await?;
-                        metrics::counter!("doorbuster_rebuilds_total").increment(1);
-                        rebuilt += 1;
-                    }
-                    Err(error) => return Err(error.into()),
-                    // Somebody died between telling Postgres and telling Redis.
-                    Ok(view) if view.state != state => store.set_state(state).await?,
-                    Ok(_) => {}
+                match self.rebuild_if_fenced(&drop, warehouse, state).await {
+                    Ok(is_rebuilt) => rebuilt += usize::from(is_rebuilt),
+                    Err(error) => failed = Some(error),
                 }
             }
             if rebuilt > 0 {
                 self.refresh(&drop.name).await?;
             }
         }
-        Ok(rebuilt)
+        failed.map_or(Ok(rebuilt), Err)
+    }
+
+    async fn rebuild_if_fenced(
+        &self,
+        drop: &SaleDrop,
+        warehouse: &Warehouse,
+        state: &str,
+    ) -> Result<bool, EngineError> {
+        let store = self.tokens.warehouse(drop, warehouse);
+        match store.look().await {
+            Err(TokenError::Fenced | TokenError::NotLoaded) => {
+                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
+                self.load_warehouse(drop, warehouse, state).await?;
+                metrics::counter!("doorbuster_rebuilds_total").increment(1);
+                Ok(true)
+            }
+            Err(error) => Err(error.into()),
+            // Somebody died between telling Postgres and telling Redis.
+            Ok(view) if view.state != state => Ok(store.set_state(state).await.map(|()| false)?),
+            Ok(_) => Ok(false),
+        }
     }
 
     /// Fills one warehouse from Postgres, under a new epoch, and opens it in `state`.

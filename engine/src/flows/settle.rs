@@ -44,11 +44,13 @@ impl Backlog {
 }
 
 impl Engine {
-    /// What the logs of all warehouses of a drop hold that Postgres has not committed. Fenced warehouses are left out.
+    /// What the logs of all warehouses of a drop hold that Postgres has not committed. Warehouses that are not loaded,
+    /// or cannot be reached while others can, are left out.
     pub async fn backlog(&self, name: &DropName) -> Result<Option<Backlog>, EngineError> {
         let Some(live) = self.refresh(name).await? else { return Ok(None) };
         let mut backlog =
             Backlog { live: Arc::clone(&live), claims: Vec::new(), read_to: HashMap::new(), is_cut: false };
+        let (mut reached, mut unreachable) = (false, None);
         for warehouse in &live.drop.warehouses {
             if backlog.claims.len() >= CLAIMS_PER_TRANSACTION {
                 backlog.is_cut = true;
@@ -56,8 +58,16 @@ impl Engine {
             }
             let entries = match live.store(warehouse).unsettled(ENTRIES_PER_WAREHOUSE).await {
                 Err(TokenError::NotLoaded) => continue,
+                Err(error) if error.is_retryable() => {
+                    // On a part of a cluster that is being replaced: it comes with a later round.
+                    let number = warehouse.number.0;
+                    tracing::warn!(drop = %name, warehouse = number, %error, "the log of warehouse {number} waits: {error}");
+                    unreachable = Some(error);
+                    continue;
+                }
                 other => other?,
             };
+            reached = true;
             backlog.is_cut |= entries.len() == ENTRIES_PER_WAREHOUSE;
             if let Some(last) = entries.last() {
                 backlog.read_to.insert(warehouse.id, last.id);
@@ -71,7 +81,10 @@ impl Engine {
                 }));
             }
         }
-        Ok(Some(backlog))
+        match unreachable {
+            Some(error) if !reached => Err(error.into()),
+            _ => Ok(Some(backlog)),
+        }
     }
 
     /// Settles a backlog in one transaction, then moves the marks of its warehouses. Dying in between only means that the

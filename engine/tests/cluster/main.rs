@@ -12,5 +12,6 @@ mod settlement;
 mod payments;
 #[path = "../engine/audit.rs"]
 mod audit;
+mod failover;
 
 const SHARED_REDIS_IS_A_CLUSTER: bool = true;
