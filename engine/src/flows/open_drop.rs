@@ -5,6 +5,8 @@
 //! warehouse's row lock and loaded in chunks; `open` lets it issue. Every chunk names epoch and replication id, so a restart
 //! or failover in between begins it again.
 
+use futures_util::future::join_all;
+
 use crate::domain::claims::Quantity;
 use crate::domain::drops::{DropState, InvalidDrop, NewDrop, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Serial};
@@ -12,7 +14,7 @@ use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::settlements::{ClaimToSettle, Settling};
 use crate::provider::check_chargeable;
 use crate::tokens::TokenError;
-use crate::tokens::store::{HeldClaim, LoadVariant};
+use crate::tokens::store::{HeldClaim, LoadVariant, View, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
 use super::grants::FREED_UNITS_WAIT;
@@ -134,8 +136,12 @@ impl Engine {
                 DropState::Open => "open",
                 DropState::Closed => "closed",
             };
-            for warehouse in &drop.warehouses {
-                match self.rebuild_if_fenced(&drop, warehouse, state).await {
+            let stores = drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&drop, warehouse));
+            let stores = stores.collect::<Vec<_>>();
+            // At the same time, so that those that cannot be reached cost one deadline together.
+            let looks = join_all(stores.iter().map(|store| store.look())).await;
+            for ((warehouse, store), look) in drop.warehouses.iter().zip(&stores).zip(looks) {
+                match self.rebuild_if_fenced(&drop, warehouse, state, store, look).await {
                     Ok(is_rebuilt) => rebuilt += usize::from(is_rebuilt),
                     Err(error) => failed = Some(error),
                 }
@@ -152,9 +158,10 @@ impl Engine {
         drop: &SaleDrop,
         warehouse: &Warehouse,
         state: &str,
+        store: &WarehouseStore,
+        look: Result<View, TokenError>,
     ) -> Result<bool, EngineError> {
-        let store = self.tokens.warehouse(drop, warehouse);
-        match store.look().await {
+        match look {
             Err(TokenError::Fenced | TokenError::NotLoaded) => {
                 tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
                 self.load_warehouse(drop, warehouse, state).await?;
@@ -218,7 +225,7 @@ impl Engine {
         &self,
         drop: &SaleDrop,
         warehouse: &Warehouse,
-        store: &crate::tokens::store::WarehouseStore,
+        store: &WarehouseStore,
     ) -> Result<(), EngineError> {
         loop {
             let entries = match store.unsettled(REBUILD_ENTRIES).await {

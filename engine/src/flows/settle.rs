@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use jiff::SignedDuration;
 
 use crate::domain::ids::{DropName, WarehouseId};
@@ -50,13 +51,19 @@ impl Engine {
         let Some(live) = self.refresh(name).await? else { return Ok(None) };
         let mut backlog =
             Backlog { live: Arc::clone(&live), claims: Vec::new(), read_to: HashMap::new(), is_cut: false };
+        // At the same time, so that those that cannot be reached cost one deadline together.
+        let marks = join_all(live.stores.iter().map(|store| store.settled_mark())).await;
         let (mut reached, mut unreachable) = (false, None);
-        for warehouse in &live.drop.warehouses {
+        for (warehouse, mark) in live.drop.warehouses.iter().zip(marks) {
             if backlog.claims.len() >= CLAIMS_PER_TRANSACTION {
                 backlog.is_cut = true;
                 break;
             }
-            let entries = match live.store(warehouse).unsettled(ENTRIES_PER_WAREHOUSE).await {
+            let entries = match mark {
+                Ok(mark) => live.store(warehouse).log_after(mark, ENTRIES_PER_WAREHOUSE).await,
+                Err(error) => Err(error),
+            };
+            let entries = match entries {
                 Err(TokenError::NotLoaded) => continue,
                 Err(error) if error.is_retryable() => {
                     // On a part of a cluster that is being replaced: it comes with a later round.

@@ -64,7 +64,7 @@ impl TokenStore {
             values.collect::<Option<Vec<_>>>()
         };
         let of = |name: &str| infos.iter().map(|info| info_field(info, name)).collect::<Vec<_>>();
-        let is_cluster = of("cluster_enabled").iter().any(|enabled| *enabled == "1");
+        let is_cluster = of("cluster_enabled").contains(&"1");
         let full_coverage = if is_cluster { settings("cluster-require-full-coverage").await } else { None };
         Ok(ServerFacts {
             version: all_but(&of("redis_version"), ""),
@@ -384,13 +384,23 @@ impl WarehouseStore {
 
     /// Up to `count` entries of the claim log that Postgres has not committed yet.
     pub async fn unsettled(&self, count: usize) -> Result<Vec<LogEntry>, TokenError> {
+        self.log_after(self.settled_mark().await?, count).await
+    }
+
+    /// Up to which entry the claim log has been settled.
+    pub async fn settled_mark(&self) -> Result<StreamId, TokenError> {
         let mut connection = self.connection.clone();
         let settled: Option<String> =
             redis::cmd("HGET").arg(self.keys.fixed("meta")).arg("settled").query_async(&mut connection).await?;
-        let settled = settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)?;
+        settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)
+    }
+
+    /// Up to `count` entries of the claim log behind `mark`.
+    pub async fn log_after(&self, mark: StreamId, count: usize) -> Result<Vec<LogEntry>, TokenError> {
+        let mut connection = self.connection.clone();
         let entries: Value = redis::cmd("XRANGE")
             .arg(self.keys.fixed("claims"))
-            .arg(format!("({settled}"))
+            .arg(format!("({mark}"))
             .arg("+")
             .arg("COUNT")
             .arg(count)

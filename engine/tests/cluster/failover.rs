@@ -2,13 +2,13 @@
 //! else may happen.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::claims::{Claim, ClaimOutcome};
 use doorbuster_engine::domain::ids::{ClaimId, Serial};
-use doorbuster_engine::flows::LiveDrop;
+use doorbuster_engine::flows::{EngineError, LiveDrop};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_sandbox::{Redis, RedisCluster, RedisClusterOptions};
 
@@ -48,52 +48,64 @@ struct Told {
     refused: usize,
     errors: HashMap<String, usize>,
     /// For each warehouse the longest time in which claims were under way and none was answered.
-    closed: Vec<Duration>,
+    closed: HashMap<usize, Duration>,
+    answered: HashMap<usize, Instant>,
     slowest: Duration,
+}
+
+impl Told {
+    /// Notes one call of a buyer who first came at `came`; whether he has been answered.
+    fn note(&mut self, claim: &Claim, home: usize, came: Instant, outcome: Result<ClaimOutcome, EngineError>) -> bool {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                assert!(came.elapsed() < DEADLINE, "no answer: {error}");
+                *self.errors.entry(error.to_string()).or_default() += 1;
+                return false;
+            }
+        };
+        let before = self.answered.insert(home, Instant::now()).unwrap_or(came);
+        // Nobody asked for this warehouse before this buyer came.
+        let closed = self.closed.entry(home).or_default();
+        *closed = (*closed).max(before.elapsed().min(came.elapsed()));
+        match outcome {
+            ClaimOutcome::Taken { serials } | ClaimOutcome::Replayed { serials } => {
+                self.taken.insert(claim.id, serials);
+            }
+            ClaimOutcome::SoldOut => self.refused += 1,
+            other => panic!("{other:?}"),
+        }
+        true
+    }
 }
 
 /// Every buyer claims until he is answered; between two tries he waits as a browser would.
 async fn crowd(world: &World, live: &Arc<LiveDrop>, buyers: std::ops::Range<u32>, sold: &AtomicUsize) -> Told {
-    let next = std::sync::atomic::AtomicU32::new(buyers.start);
-    let told = std::sync::Mutex::new(Told::default());
-    let answered = std::sync::Mutex::new(vec![Instant::now(); WAREHOUSES as usize]);
-    told.lock().unwrap().closed = vec![Duration::ZERO; WAREHOUSES as usize];
+    let next = AtomicU32::new(buyers.start);
+    let told = Mutex::new(Told::default());
     let one = async || {
         loop {
             let who = next.fetch_add(1, Ordering::SeqCst);
             if who >= buyers.end {
                 return;
             }
-            let home = usize::from(live.home_of(&buyer(who)).number.0);
-            let began = Instant::now();
+            let claim = claim(live, &buyer(who), "k", 0, 1);
+            let home = usize::from(live.home_of(&claim.buyer).number.0);
+            let came = Instant::now();
             loop {
                 let call = Instant::now();
-                let outcome = world.claim(live, who, "k", 0, 1).await;
-                let mut told = told.lock().unwrap();
-                told.slowest = told.slowest.max(call.elapsed());
-                match outcome {
-                    Ok(outcome) => {
-                        let before = std::mem::replace(&mut answered.lock().unwrap()[home], Instant::now());
-                        // Nobody asked for this warehouse before this buyer came.
-                        let waited = before.elapsed().min(began.elapsed());
-                        told.closed[home] = told.closed[home].max(waited);
-                        match outcome {
-                            ClaimOutcome::Taken { serials } | ClaimOutcome::Replayed { serials } => {
-                                told.taken.insert(claim(live, &buyer(who), "k", 0, 1).id, serials);
-                                sold.fetch_add(1, Ordering::SeqCst);
-                            }
-                            ClaimOutcome::SoldOut => told.refused += 1,
-                            other => panic!("{other:?}"),
-                        }
-                        break;
-                    }
-                    Err(error) => {
-                        assert!(error.is_retryable(), "{error}");
-                        assert!(began.elapsed() < DEADLINE, "no answer: {error}");
-                        *told.errors.entry(error.to_string()).or_default() += 1;
-                    }
+                let outcome = world.engine.claim(live, &claim).await;
+                let is_answered = {
+                    let mut told = told.lock().unwrap();
+                    told.slowest = told.slowest.max(call.elapsed());
+                    let is_answered = told.note(&claim, home, came, outcome);
+                    sold.store(told.taken.len(), Ordering::SeqCst);
+                    is_answered
+                };
+                if is_answered {
+                    break;
                 }
-                drop(told);
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -197,17 +209,16 @@ async fn sale_that_loses_a_primary(how: Loss) -> usize {
     let orders = rows.unwrap().into_iter().map(|row| (row.get::<_, uuid::Uuid>(0), row.get::<_, Vec<i32>>(1)));
     let orders = orders.collect::<HashMap<_, _>>();
     let forgotten = told.taken.keys().filter(|id| !orders.contains_key(&id.order_id().0)).count();
-    let closed = |is_hit: bool| {
-        hit.iter().zip(&told.closed).filter(|(hit, _)| **hit == is_hit).map(|(_, closed)| *closed).max().unwrap()
-    };
+    let closed =
+        |is_hit: bool| told.closed.iter().filter(|(home, _)| hit[**home] == is_hit).map(|(_, time)| *time).max();
+    let (closed, elsewhere) = (closed(true).unwrap(), closed(false).unwrap());
     println!(
         "{how:?}: accepted {}, forgotten {forgotten}, refused {}, orders {}, rebuilt {rebuilt}; promoted and agreed after \
-         {agreed:.1?}; closed for {:.1?} behind the killed primary, {:.1?} behind the others; slowest call {:.1?}",
+         {agreed:.1?}; closed for {closed:.1?} behind this primary, \
+         {elsewhere:.1?} behind the others; slowest call {:.1?}",
         told.taken.len(),
         told.refused,
         orders.len(),
-        closed(true),
-        closed(false),
         told.slowest,
     );
     for (error, times) in &told.errors {

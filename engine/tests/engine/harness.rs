@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
 enum Shared {
-    Server(Redis),
+    Server(Box<Redis>),
     Cluster(RedisCluster),
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn servers() -> &'static Servers {
                 let cluster = sandbox.redis_cluster(RedisClusterOptions::default()).await;
                 Shared::Cluster(cluster.expect("a Redis Cluster"))
             } else {
-                Shared::Server(sandbox.redis().await.expect("redis-server"))
+                Shared::Server(Box::new(sandbox.redis().await.expect("redis-server")))
             };
             Servers { redis, postgres, sandbox }
         })
