@@ -229,9 +229,9 @@ pub(crate) async fn with_replicas(
     Ok((primary, replicas))
 }
 
-/// Replicas are linked at once instead of after the usual five seconds of waiting for more of them.
+/// Without a disk, a primary waits five seconds for more replicas, and calls one online a second before it sends it anything.
 fn replicated(options: RedisOptions) -> RedisOptions {
-    options.setting("repl-diskless-sync-delay", "0")
+    options.setting("repl-diskless-sync", "no")
 }
 
 /// All at the same time, in the order of `options`.
