@@ -64,7 +64,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Stores")]
 pub struct StoresConfig {
-    /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number]
+    /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or redis-cluster://host:port,host:port…
     #[arg(long, env = "DOORBUSTER_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Secret,
     /// Postgres, which holds the truth: postgres://user:password@host:port/database
@@ -268,7 +268,8 @@ fn sentence(error: &clap::Error) -> String {
 impl StoresConfig {
     pub fn check(&self) -> Result<(), BadConfig> {
         let redis = self.redis_url.expose();
-        if !["redis://", "rediss://", "unix://", "redis+unix://"].iter().any(|scheme| redis.starts_with(scheme)) {
+        let schemes = ["redis://", "redis-cluster://", "rediss://", "unix://", "redis+unix://"];
+        if !schemes.iter().any(|scheme| redis.starts_with(scheme)) {
             return bad("--redis-url (DOORBUSTER_REDIS_URL) must begin with redis://");
         }
         let database = self.database_url.expose();

@@ -30,6 +30,8 @@ pub enum SandboxError {
     Ended { program: &'static str, status: ExitStatus, log: String },
     #[error("{program} was not ready after {waited:?} ({reason}); its last lines:\n{log}")]
     NotReady { program: &'static str, waited: Duration, reason: String, log: String },
+    #[error("{what} did not get that far in {waited:?}: {reason}")]
+    NotTogether { what: &'static str, waited: Duration, reason: String },
     #[error("{program} found its port taken {attempts} times in a row, the last one was {port}")]
     PortTaken { program: &'static str, attempts: u32, port: u16 },
     #[error("{program} did not end {waited:?} after it was asked to, and was killed; its last lines:\n{log}")]

@@ -6,6 +6,8 @@ mod group;
 mod postgres;
 mod programs;
 mod redis;
+mod redis_cluster;
+mod resp;
 mod server;
 mod watchdog;
 pub mod provider;
@@ -21,6 +23,7 @@ use std::time::Duration;
 pub use crate::error::SandboxError;
 pub use crate::postgres::{Postgres, PostgresProgram};
 pub use crate::redis::{AppendFsync, Redis, RedisOptions, RedisProgram};
+pub use crate::redis_cluster::{RedisCluster, RedisClusterOptions};
 pub use crate::server::Server;
 
 use crate::error::While as _;
@@ -99,6 +102,20 @@ impl Sandbox {
     pub async fn redis_with(&self, options: RedisOptions) -> Result<Redis, SandboxError> {
         let number = 1 + self.inner.redis_started.fetch_add(1, Ordering::Relaxed);
         redis::open(&self.inner.watchdog, self.inner.folder.join(format!("redis-{number}")), options).await
+    }
+
+    /// Starts a primary and `replicas` replicas of it; returns when all of them are linked and hold the same.
+    pub async fn redis_with_replicas(
+        &self,
+        options: RedisOptions,
+        replicas: usize,
+    ) -> Result<(Redis, Vec<Redis>), SandboxError> {
+        redis_cluster::with_replicas(self, options, replicas).await
+    }
+
+    /// Starts a Redis Cluster: three primaries with a replica each, unless told otherwise.
+    pub async fn redis_cluster(&self, options: RedisClusterOptions) -> Result<RedisCluster, SandboxError> {
+        redis_cluster::open(self, options).await
     }
 
     /// Starts one more Postgres: loopback only, everybody trusted, durable as in production.

@@ -2,19 +2,17 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
 
 use crate::error::{SandboxError, While as _};
 use crate::group::Launch;
 use crate::programs;
-use crate::server::{Program, Server};
+use crate::resp;
+use crate::server::{Program, Server, free_port};
 use crate::watchdog::Watchdog;
 
 /// A private Redis server.
@@ -36,6 +34,7 @@ pub enum AppendFsync {
 pub struct RedisOptions {
     append_fsync: AppendFsync,
     settings: Vec<(String, String)>,
+    has_bus: bool,
 }
 
 impl RedisOptions {
@@ -54,7 +53,13 @@ impl RedisOptions {
         self
     }
 
-    fn configuration(&self, port: u16) -> String {
+    /// Makes it a node of a cluster, with a bus port of its own.
+    pub(crate) fn cluster_node(mut self) -> Self {
+        self.has_bus = true;
+        self.setting("cluster-enabled", "yes")
+    }
+
+    fn configuration(&self, port: u16, bus_port: Option<u16>) -> String {
         let append_fsync = match self.append_fsync {
             AppendFsync::Always => "always",
             AppendFsync::EverySecond => "everysec",
@@ -64,8 +69,11 @@ impl RedisOptions {
             "bind 127.0.0.1\nprotected-mode yes\nport {port}\ndaemonize no\ndir .\nlogfile \"\"\n\
              save \"\"\nappendonly yes\nappendfsync {append_fsync}\nmaxmemory-policy noeviction\nrepl-backlog-ttl 0\n"
         );
+        // Writing to a String cannot fail.
+        if let Some(bus_port) = bus_port {
+            let _ = writeln!(lines, "cluster-port {bus_port}");
+        }
         for (name, value) in &self.settings {
-            // Writing to a String cannot fail.
             let _ = writeln!(lines, "{name} {value}");
         }
         lines
@@ -83,6 +91,8 @@ impl Redis {
 pub struct RedisProgram {
     redis_server: PathBuf,
     options: RedisOptions,
+    /// Port and bus port of the last start: a node that is restarted keeps both, so that the others find it.
+    ports: Mutex<Option<(u16, u16)>>,
 }
 
 pub(crate) async fn open(
@@ -97,7 +107,20 @@ pub(crate) async fn open(
 
 impl RedisProgram {
     pub(crate) fn find(options: RedisOptions) -> Result<Self, SandboxError> {
-        Ok(Self { redis_server: programs::redis_server()?, options })
+        Ok(Self { redis_server: programs::redis_server()?, options, ports: Mutex::new(None) })
+    }
+
+    fn bus_port(&self, port: u16) -> Result<Option<u16>, SandboxError> {
+        if !self.options.has_bus {
+            return Ok(None);
+        }
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let bus_port = match *ports {
+            Some((before, bus_port)) if before == port => bus_port,
+            _ => free_port()?,
+        };
+        *ports = Some((port, bus_port));
+        Ok(Some(bus_port))
     }
 }
 
@@ -105,7 +128,8 @@ impl Program for RedisProgram {
     const NAME: &'static str = "redis-server";
 
     fn launch(&self, folder: &Path, port: u16) -> Result<Launch, SandboxError> {
-        fs::write(folder.join("redis.conf"), self.options.configuration(port)).during("writing redis.conf")?;
+        let configuration = self.options.configuration(port, self.bus_port(port)?);
+        fs::write(folder.join("redis.conf"), configuration).during("writing redis.conf")?;
         Ok(Launch {
             program: self.redis_server.clone(),
             arguments: vec!["redis.conf".into()],
@@ -118,22 +142,10 @@ impl Program for RedisProgram {
 
     /// `PING`, since Redis accepts connections while it still loads its data, and `INFO` to learn who answers.
     async fn probe(&self, _folder: &Path, port: u16, pid: i32) -> anyhow::Result<String> {
-        let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?);
-        stream.write_all(b"PING\r\nINFO server\r\n").await?;
-
-        let mut line = String::new();
-        stream.read_line(&mut line).await?;
-        ensure!(line.trim_end() == "+PONG", "it answered PING with {line:?}");
-
-        line.clear();
-        stream.read_line(&mut line).await?;
-        let Some(length) = line.trim_end().strip_prefix('$') else { bail!("it answered INFO with {line:?}") };
-        let mut info = vec![0; length.parse()?];
-        stream.read_exact(&mut info).await?;
-        let info = String::from_utf8(info)?;
-
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        ensure!(field("process_id") == Some(pid.to_string().as_str()), "another Redis has port {port}");
-        Ok(field("redis_version").context("INFO without redis_version")?.to_owned())
+        let answer = resp::ask(port, "PING").await?;
+        ensure!(answer == "PONG", "it answered PING with {answer:?}");
+        let info = resp::ask(port, "INFO server").await?;
+        ensure!(resp::field(&info, "process_id") == Some(&*pid.to_string()), "another Redis has port {port}");
+        Ok(resp::field(&info, "redis_version").context("INFO without redis_version")?.to_owned())
     }
 }

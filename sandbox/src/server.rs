@@ -228,7 +228,7 @@ pub(crate) async fn run(
     }
 }
 
-fn free_port() -> Result<u16, SandboxError> {
+pub(crate) fn free_port() -> Result<u16, SandboxError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     Ok(listener.during("looking for a free port")?.port())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use doorbuster_sandbox::{AppendFsync, Redis, RedisOptions, Sandbox, SandboxError};
+use doorbuster_sandbox::{AppendFsync, Redis, RedisClusterOptions, RedisOptions, Sandbox, SandboxError};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -160,6 +160,48 @@ async fn a_server_that_does_not_start_says_why() {
 }
 
 #[tokio::test]
+async fn a_cluster_answers_on_all_slots_and_replaces_a_killed_primary() {
+    let sandbox = Sandbox::temporary().unwrap();
+    let cluster = sandbox.redis_cluster(RedisClusterOptions::default()).await.unwrap();
+    assert_eq!((cluster.nodes().len(), cluster.primaries().await.unwrap().len()), (6, 3));
+    for node in cluster.nodes() {
+        assert_eq!(setting(node, "appendfsync").await, "always");
+        let info = redis::cmd("CLUSTER").arg("INFO").query_async::<String>(&mut open(node).await).await.unwrap();
+        assert!(info.contains("cluster_slots_ok:16384"), "{info}");
+    }
+    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
+    let mut connection = client.get_async_connection().await.unwrap();
+    for key in 0..500 {
+        redis::cmd("SET").arg(key).arg(key).exec_async(&mut connection).await.unwrap();
+    }
+
+    let killed = cluster.primary_of("key").await.unwrap();
+    redis::cmd("SET").arg("key").arg("kept").exec_async(&mut connection).await.unwrap();
+    let promoted = cluster.fail_over(killed).await.unwrap();
+    assert_ne!(promoted.port(), killed.port());
+    assert_eq!(cluster.primary_of("key").await.unwrap().port(), promoted.port());
+    assert_eq!(get(promoted).await.as_deref(), Some("kept"));
+
+    killed.restart().await.unwrap();
+    cluster.until_agreed().await.unwrap();
+    let role = redis::cmd("ROLE").query_async::<redis::Value>(&mut open(killed).await).await.unwrap();
+    assert!(format!("{role:?}").contains("slave"), "the old primary comes back as a replica: {role:?}");
+}
+
+#[tokio::test]
+async fn a_primary_with_replicas_is_handed_out_when_they_are_linked() {
+    let sandbox = Sandbox::temporary().unwrap();
+    let (primary, replicas) = sandbox.redis_with_replicas(RedisOptions::default(), 2).await.unwrap();
+    let mut connection = open(&primary).await;
+    redis::cmd("SET").arg("key").arg("replicated").exec_async(&mut connection).await.unwrap();
+    let reached: usize = redis::cmd("WAIT").arg(2).arg(5_000).query_async(&mut connection).await.unwrap();
+    assert_eq!(reached, 2);
+    for replica in &replicas {
+        assert_eq!(get(replica).await.as_deref(), Some("replicated"));
+    }
+}
+
+#[tokio::test]
 async fn nothing_survives_a_parent_killed_with_minus_nine() {
     let test_binary = std::env::current_exe().unwrap();
     let mut victim = Command::new(test_binary)
@@ -190,7 +232,9 @@ async fn victim() {
     let (redis, paused, postgres) = tokio::try_join!(sandbox.redis(), sandbox.redis(), sandbox.postgres()).unwrap();
     let busy = busy_backend(&postgres.url()).await;
     paused.pause();
-    let mut processes = vec![redis.pid().unwrap(), paused.pid().unwrap(), postgres.pid().unwrap(), busy];
+    let (primary, replicas) = sandbox.redis_with_replicas(RedisOptions::default(), 1).await.unwrap();
+    let mut processes = vec![primary.pid().unwrap(), replicas[0].pid().unwrap()];
+    processes.extend([redis.pid().unwrap(), paused.pid().unwrap(), postgres.pid().unwrap(), busy]);
     processes.extend(processes_of(&postgres.url()).await);
     let processes: Vec<String> = processes.iter().map(u32::to_string).collect();
     println!("victim: {} {}", sandbox.folder().display(), processes.join(" "));

@@ -5,6 +5,8 @@
 //! warehouse's row lock and loaded in chunks; `open` lets it issue. Every chunk names epoch and replication id, so a restart
 //! or failover in between begins it again.
 
+use futures_util::future::join_all;
+
 use crate::domain::claims::Quantity;
 use crate::domain::drops::{DropState, InvalidDrop, MAX_STOCK_UNITS, NewDrop, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Serial};
@@ -13,7 +15,7 @@ use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::settlements::{ClaimToSettle, Settling};
 use crate::provider::check_chargeable;
 use crate::tokens::TokenError;
-use crate::tokens::store::{HeldClaim, LoadVariant};
+use crate::tokens::store::{HeldClaim, LoadVariant, View, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
 use super::grants::FREED_UNITS_WAIT;
@@ -48,6 +50,8 @@ pub enum DropRefused {
     /// Something of the drop is still on its way.
     NotDrained(LeftToDo),
     Unknown,
+    /// The warehouses do not lie evenly on the primaries of the cluster; the sentence names these.
+    Uneven(String),
     /// The drop is in a state from which this is not possible.
     State(DropState),
 }
@@ -84,6 +88,9 @@ impl Engine {
                 let problems = self.configuration_problems().await?;
                 if !problems.is_empty() {
                     return Ok(Err(DropRefused::Configuration(problems)));
+                }
+                if let Err(uneven) = self.tokens.check_spread(&drop).await? {
+                    return Ok(Err(DropRefused::Uneven(uneven)));
                 }
                 if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
                     return Box::pin(self.open_drop(name)).await;
@@ -220,6 +227,9 @@ impl Engine {
         if !redis.is_primary {
             problems.push("Redis: the server is a replica, it must be the primary".to_owned());
         }
+        if redis.requires_full_coverage == Some(true) {
+            problems.push("Redis: cluster-require-full-coverage is yes, it must be no".to_owned());
+        }
         metrics::gauge!("doorbuster_configuration_problems").set(problems.len() as f64);
         Ok(problems)
     }
@@ -240,31 +250,50 @@ impl Engine {
         Ok(due.len())
     }
 
-    /// Rebuilds every warehouse that Redis has lost or may have forgotten something of. Answers how many.
+    /// Rebuilds every warehouse that Redis has lost or may have forgotten something of. Answers how many. One that cannot be
+    /// reached, on a part of a cluster that is being replaced, does not keep the others from it; its error is the answer.
     pub async fn rebuild_fenced(&self) -> Result<usize, EngineError> {
         let mut rebuilt = 0;
+        let mut failed = None;
         for drop in self.ledger.loaded_drops().await? {
             let Some(state) = drop.state.in_warehouses() else { continue };
-            for warehouse in &drop.warehouses {
-                let store = self.tokens.warehouse(&drop, warehouse);
-                match store.look().await {
-                    Err(TokenError::Fenced | TokenError::NotLoaded) => {
-                        tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
-                        self.load_warehouse(&drop, warehouse, state).await?;
-                        metrics::counter!("doorbuster_rebuilds_total").increment(1);
-                        rebuilt += 1;
-                    }
-                    Err(error) => return Err(error.into()),
-                    // Somebody died between telling Postgres and telling Redis.
-                    Ok(view) if view.state != state => store.set_state(state).await?,
-                    Ok(_) => {}
+            let stores = drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&drop, warehouse));
+            let stores = stores.collect::<Vec<_>>();
+            // At the same time, so that those that cannot be reached cost one deadline together.
+            let looks = join_all(stores.iter().map(|store| store.look())).await;
+            for ((warehouse, store), look) in drop.warehouses.iter().zip(&stores).zip(looks) {
+                match self.rebuild_if_fenced(&drop, warehouse, state, store, look).await {
+                    Ok(is_rebuilt) => rebuilt += usize::from(is_rebuilt),
+                    Err(error) => failed = Some(error),
                 }
             }
             if rebuilt > 0 {
                 self.refresh(&drop.name).await?;
             }
         }
-        Ok(rebuilt)
+        failed.map_or(Ok(rebuilt), Err)
+    }
+
+    async fn rebuild_if_fenced(
+        &self,
+        drop: &SaleDrop,
+        warehouse: &Warehouse,
+        state: &str,
+        store: &WarehouseStore,
+        look: Result<View, TokenError>,
+    ) -> Result<bool, EngineError> {
+        match look {
+            Err(TokenError::Fenced | TokenError::NotLoaded) => {
+                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
+                self.load_warehouse(drop, warehouse, state).await?;
+                metrics::counter!("doorbuster_rebuilds_total").increment(1);
+                Ok(true)
+            }
+            Err(error) => Err(error.into()),
+            // Somebody died between telling Postgres and telling Redis.
+            Ok(view) if view.state != state => Ok(store.set_state(state).await.map(|()| false)?),
+            Ok(_) => Ok(false),
+        }
     }
 
     /// Fills one warehouse from Postgres, under a new epoch, and opens it in `state`.
@@ -317,7 +346,7 @@ impl Engine {
         &self,
         drop: &SaleDrop,
         warehouse: &Warehouse,
-        store: &crate::tokens::store::WarehouseStore,
+        store: &WarehouseStore,
     ) -> Result<(), EngineError> {
         loop {
             let entries = match store.unsettled(REBUILD_ENTRIES).await {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use jiff::SignedDuration;
 
 use crate::domain::ids::{DropName, WarehouseId};
@@ -44,20 +45,36 @@ impl Backlog {
 }
 
 impl Engine {
-    /// What the logs of all warehouses of a drop hold that Postgres has not committed. Fenced warehouses are left out.
+    /// What the logs of all warehouses of a drop hold that Postgres has not committed. Warehouses that are not loaded,
+    /// or cannot be reached while others can, are left out.
     pub async fn backlog(&self, name: &DropName) -> Result<Option<Backlog>, EngineError> {
         let Some(live) = self.refresh(name).await? else { return Ok(None) };
         let mut backlog =
             Backlog { live: Arc::clone(&live), claims: Vec::new(), read_to: HashMap::new(), is_cut: false };
-        for warehouse in &live.drop.warehouses {
+        // At the same time, so that those that cannot be reached cost one deadline together.
+        let marks = join_all(live.stores.iter().map(|store| store.settled_mark())).await;
+        let (mut reached, mut unreachable) = (false, None);
+        for (warehouse, mark) in live.drop.warehouses.iter().zip(marks) {
             if backlog.claims.len() >= CLAIMS_PER_TRANSACTION {
                 backlog.is_cut = true;
                 break;
             }
-            let entries = match live.store(warehouse).unsettled(ENTRIES_PER_WAREHOUSE).await {
+            let entries = match mark {
+                Ok(mark) => live.store(warehouse).log_after(mark, ENTRIES_PER_WAREHOUSE).await,
+                Err(error) => Err(error),
+            };
+            let entries = match entries {
                 Err(TokenError::NotLoaded) => continue,
+                Err(error) if error.is_retryable() => {
+                    // On a part of a cluster that is being replaced: it comes with a later round.
+                    let number = warehouse.number.0;
+                    tracing::warn!(drop = %name, warehouse = number, %error, "the log of warehouse {number} waits: {error}");
+                    unreachable = Some(error);
+                    continue;
+                }
                 other => other?,
             };
+            reached = true;
             backlog.is_cut |= entries.len() == ENTRIES_PER_WAREHOUSE;
             if let Some(last) = entries.last() {
                 backlog.read_to.insert(warehouse.id, last.id);
@@ -71,7 +88,10 @@ impl Engine {
                 }));
             }
         }
-        Ok(Some(backlog))
+        match unreachable {
+            Some(error) if !reached => Err(error.into()),
+            _ => Ok(Some(backlog)),
+        }
     }
 
     /// Settles a backlog in one transaction, then moves the marks of its warehouses. Dying in between only means that the

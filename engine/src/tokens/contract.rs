@@ -159,6 +159,13 @@ contract!(
 pub static ALL: [&ScriptContract; 10] =
     [&CLAIM, &GRANT, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED];
 
+/// A call of one script, ready to be sent, by its hash or with its source.
+pub(super) struct ScriptCall {
+    contract: &'static ScriptContract,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
 impl ScriptContract {
     /// The call for one warehouse: all its keys in the contract's order, then the arguments.
     pub(super) fn call(
@@ -166,21 +173,27 @@ impl ScriptContract {
         keys: &WarehouseKeys,
         variants: &[VariantNumber],
         args: &[Vec<u8>],
-    ) -> redis::ScriptInvocation<'static> {
+    ) -> ScriptCall {
         assert_eq!(args.len(), self.args.len(), "{} takes {:?}", self.name, self.args);
-        let mut call = self.script.prepare_invoke();
-        for name in self.keys {
-            call.key(keys.fixed(name));
-        }
-        for variant in variants {
-            for name in self.keys_per_variant {
-                call.key(keys.of_variant(name, *variant));
-            }
-        }
-        for arg in args {
-            call.arg(arg);
-        }
-        call
+        let fixed = self.keys.iter().map(|name| keys.fixed(name));
+        let of_variants = variants
+            .iter()
+            .flat_map(|variant| self.keys_per_variant.iter().map(|name| keys.of_variant(name, *variant)));
+        ScriptCall { contract: self, keys: fixed.chain(of_variants).collect(), args: args.to_vec() }
+    }
+}
+
+impl ScriptCall {
+    pub(super) fn by_hash(&self) -> redis::Cmd {
+        self.command("EVALSHA", self.contract.script.get_hash())
+    }
+
+    pub(super) fn by_source(&self) -> redis::Cmd {
+        self.command("EVAL", self.contract.source)
+    }
+
+    fn command(&self, verb: &str, script: &str) -> redis::Cmd {
+        redis::cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.args).take()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can keep us from finding out what Redis did.
 
-use redis::RedisError;
+use redis::{RedisError, RetryMethod};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -30,8 +30,10 @@ impl TokenError {
     /// Whether the same call may succeed when it is made again. Every script may be called twice.
     pub fn is_retryable(&self) -> bool {
         match self {
+            // What the client itself would have tried again had it had more time: above all a cluster or a server that
+            // is being replaced (MOVED, CLUSTERDOWN, READONLY, LOADING, no connection to a primary).
             Self::Redis(error) => {
-                error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_cluster_error()
+                error.is_io_error() || !matches!(error.retry_method(), RetryMethod::NoRetry | RetryMethod::Reconnect)
             }
             Self::NotLoaded | Self::Fenced | Self::Gap | Self::Overloaded => true,
             Self::Stale | Self::BadReply { .. } => false,

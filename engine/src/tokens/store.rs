@@ -1,9 +1,9 @@
 //! One method a script, typed on both sides. A call may be made again: every script answers a repeat without harm.
 
-use redis::aio::ConnectionManager;
 use redis::{FromRedisValue, Value};
 
 use super::codec::{self, BatchOutcome, Leaving, LoggedClaim, Packed, RecordedClaim};
+use super::connection::{Connection, Primary};
 use super::contract::{self, Code, ScriptContract};
 use super::error::TokenError;
 use super::keys::WarehouseKeys;
@@ -20,7 +20,7 @@ pub use super::codec::{
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
 pub struct TokenStore {
-    connection: ConnectionManager,
+    connection: Connection,
 }
 
 impl TokenStore {
@@ -31,41 +31,97 @@ impl TokenStore {
     pub fn warehouse(&self, drop: &SaleDrop, warehouse: &Warehouse) -> WarehouseStore {
         WarehouseStore {
             connection: self.connection.clone(),
-            keys: WarehouseKeys::new(&drop.name, warehouse.number),
+            keys: WarehouseKeys::new(&drop.name, warehouse.number, drop.warehouses.len()),
             drop: drop.id,
             epoch: warehouse.epoch,
             variants: drop.variant_numbers(),
         }
     }
 
+    /// Whether Redis answers; of a cluster, every primary.
     pub async fn ping(&self) -> Result<(), TokenError> {
-        let mut connection = self.connection.clone();
-        Ok(redis::cmd("PING").query_async::<()>(&mut connection).await?)
+        self.connection.clone().ping().await
     }
 
     pub async fn version(&self) -> Result<String, TokenError> {
         Ok(self.server_facts().await?.version)
     }
 
-    /// How the server is set up, for the operator's check.
+    /// How the server is set up, for the operator's check. Of a cluster, the worst that any primary says.
     pub async fn server_facts(&self) -> Result<ServerFacts, TokenError> {
         let mut connection = self.connection.clone();
-        let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
-        let field = |name: &str| {
-            let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            found.unwrap_or("unknown").trim().to_owned()
+        let mut infos = Vec::new();
+        for info in connection.ask_primaries(&redis::cmd("INFO")).await? {
+            infos.push(value::<String>(info)?);
+        }
+        let settings = async |name: &str| {
+            let command = redis::cmd("CONFIG").arg("GET").arg(name).take();
+            // CONFIG may be forbidden to our user, and that is good.
+            let replies = self.connection.clone().ask_primaries(&command).await.ok()?;
+            let values = replies
+                .into_iter()
+                .map(|reply| value::<std::collections::HashMap<String, String>>(reply).ok()?.remove(name));
+            values.collect::<Option<Vec<_>>>()
         };
-        // CONFIG may be forbidden to our user, and that is good.
-        let fsync: Result<std::collections::HashMap<String, String>, _> =
-            redis::cmd("CONFIG").arg("GET").arg("appendfsync").query_async(&mut connection).await;
+        let of = |name: &str| infos.iter().map(|info| info_field(info, name)).collect::<Vec<_>>();
+        let is_cluster = of("cluster_enabled").contains(&"1");
+        let full_coverage = if is_cluster { settings("cluster-require-full-coverage").await } else { None };
         Ok(ServerFacts {
-            version: field("redis_version"),
-            maxmemory_policy: field("maxmemory_policy"),
-            appendonly: field("aof_enabled") == "1",
-            appendfsync: fsync.ok().and_then(|mut settings| settings.remove("appendfsync")),
-            is_primary: field("role") == "master",
+            version: all_but(&of("redis_version"), ""),
+            maxmemory_policy: all_but(&of("maxmemory_policy"), "noeviction"),
+            appendonly: of("aof_enabled").iter().all(|enabled| *enabled == "1"),
+            appendfsync: settings("appendfsync").await.map(|values| all_but(&values, "always")),
+            is_primary: of("role").iter().all(|role| *role == "master"),
+            requires_full_coverage: full_coverage.map(|values| values.iter().any(|value| value == "yes")),
         })
     }
+
+    /// Whether a drop's warehouses lie evenly on the primaries: none has a tenth more than its share. `Err` of the inner
+    /// result is a sentence that names what each primary has. One server is always even.
+    pub async fn check_spread(&self, drop: &SaleDrop) -> Result<Result<(), String>, TokenError> {
+        let Some(primaries) = self.connection.clone().primaries().await? else { return Ok(Ok(())) };
+        let slots = drop
+            .warehouses
+            .iter()
+            .map(|warehouse| WarehouseKeys::new(&drop.name, warehouse.number, drop.warehouses.len()).slot());
+        let slots = slots.collect::<Vec<_>>();
+        let owns = |primary: &Primary, slot: u16| primary.slots.iter().any(|(from, to)| (*from..=*to).contains(&slot));
+        let counts = primaries.iter().map(|primary| slots.iter().filter(|slot| owns(primary, **slot)).count());
+        let counts = counts.collect::<Vec<_>>();
+        let tolerated = slots.len() / primaries.len().max(1) / 10;
+        let most = slots.len().div_ceil(primaries.len().max(1)) + tolerated;
+        let least = (slots.len() / primaries.len().max(1)).saturating_sub(tolerated);
+        let is_served = counts.iter().sum::<usize>() == slots.len();
+        if is_served && counts.iter().all(|count| (least..=most).contains(count)) {
+            return Ok(Ok(()));
+        }
+        let each = primaries.iter().zip(counts).map(|(primary, count)| {
+            let mark = if (least..=most).contains(&count) { "" } else { " (uneven)" };
+            format!("{}:{} has {count}{mark}", primary.host, primary.port)
+        });
+        let each = each.collect::<Vec<_>>().join(", ");
+        Ok(Err(format!(
+            "of its {} warehouses each primary of the cluster should have {least} to {most}, but {each}: give each primary \
+             one range of slots, all of the same length",
+            slots.len()
+        )))
+    }
+}
+
+fn info_field<'a>(info: &'a str, name: &str) -> &'a str {
+    let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    found.map_or("unknown", str::trim)
+}
+
+/// What all of them say; where they differ, those that say something other than `good`.
+fn all_but(values: &[impl AsRef<str>], good: &str) -> String {
+    let mut values = values.iter().map(AsRef::as_ref).collect::<Vec<_>>();
+    values.sort_unstable();
+    values.dedup();
+    if values.len() > 1 {
+        values.retain(|value| *value != good);
+    }
+    values.join(", ")
 }
 
 /// What decides whether Redis keeps what it was given.
@@ -77,12 +133,14 @@ pub struct ServerFacts {
     /// `None`: we may not ask.
     pub appendfsync: Option<String>,
     pub is_primary: bool,
+    /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
+    pub requires_full_coverage: Option<bool>,
 }
 
 /// One virtual warehouse in Redis, as of one epoch.
 #[derive(Clone)]
 pub struct WarehouseStore {
-    connection: ConnectionManager,
+    connection: Connection,
     keys: WarehouseKeys,
     drop: DropId,
     epoch: Epoch,
@@ -326,13 +384,23 @@ impl WarehouseStore {
 
     /// Up to `count` entries of the claim log that Postgres has not committed yet.
     pub async fn unsettled(&self, count: usize) -> Result<Vec<LogEntry>, TokenError> {
+        self.log_after(self.settled_mark().await?, count).await
+    }
+
+    /// Up to which entry the claim log has been settled.
+    pub async fn settled_mark(&self) -> Result<StreamId, TokenError> {
         let mut connection = self.connection.clone();
         let settled: Option<String> =
             redis::cmd("HGET").arg(self.keys.fixed("meta")).arg("settled").query_async(&mut connection).await?;
-        let settled = settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)?;
+        settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)
+    }
+
+    /// Up to `count` entries of the claim log behind `mark`.
+    pub async fn log_after(&self, mark: StreamId, count: usize) -> Result<Vec<LogEntry>, TokenError> {
+        let mut connection = self.connection.clone();
         let entries: Value = redis::cmd("XRANGE")
             .arg(self.keys.fixed("claims"))
-            .arg(format!("({settled}"))
+            .arg(format!("({mark}"))
             .arg("+")
             .arg("COUNT")
             .arg(count)
@@ -476,7 +544,7 @@ impl WarehouseStore {
         args: &[Vec<u8>],
     ) -> Result<(Code, Vec<Value>), TokenError> {
         let mut connection = self.connection.clone();
-        let reply: Vec<Value> = contract.call(&self.keys, variants, args).invoke_async(&mut connection).await?;
+        let reply = connection.call(&contract.call(&self.keys, variants, args)).await?;
         let Some(Value::Int(code)) = reply.first() else {
             return Err(bad(contract, "no code"));
         };

@@ -1,7 +1,9 @@
 //! The audit is clean after an honest sale, and red for each way in which the stores may disagree.
 
+use doorbuster_engine::domain::ids::{VariantNumber, WarehouseNumber};
 use doorbuster_engine::flows::audit::AuditReport;
 use doorbuster_engine::provider::ProviderClient;
+use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 
 use crate::harness::{World, provider, taken};
@@ -94,12 +96,14 @@ async fn a_second_capture_and_a_forged_redis_turn_the_audit_red() {
     assert_eq!(rules(&report), ["captured_twice"], "{:#?}", report.violations);
 
     let (world, _fake, client) = sale().await;
-    let mut redis = redis::Client::open(&*world.redis_url).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let key = format!("{{{}:0}}:spare:0", world.drop);
+    let keys = |warehouse| WarehouseKeys::new(&world.drop, WarehouseNumber(warehouse), 2);
+    let key = keys(0).of_variant("spare", VariantNumber(0));
+    let mut redis = world.server_with(&key).await;
     redis::cmd("LPUSH").arg(&key).arg(9_999).query_async::<()>(&mut redis).await.unwrap();
     let report = world.engine.audit(Some(&client)).await.unwrap();
     assert_eq!(rules(&report), ["unit_unknown"]);
-    let key = format!("{{{}:1}}:tokens:0", world.drop);
+    let key = keys(1).of_variant("tokens", VariantNumber(0));
+    let mut redis = world.server_with(&key).await;
     redis::cmd("DECR").arg(&key).query_async::<()>(&mut redis).await.unwrap();
     let report = world.engine.audit(Some(&client)).await.unwrap();
     assert_eq!(rules(&report), ["unit_lost", "unit_unknown"]);

@@ -13,25 +13,36 @@ use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
 use doorbuster_engine::tokens::store::{Dump, TokenStore};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
-use doorbuster_sandbox::{Postgres, Redis, RedisOptions, Sandbox};
+use doorbuster_sandbox::{Postgres, Redis, RedisCluster, RedisClusterOptions, RedisOptions, Sandbox};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-struct Servers {
-    sandbox: Sandbox,
-    redis: Redis,
-    postgres: Postgres,
+enum Shared {
+    Server(Box<Redis>),
+    Cluster(RedisCluster),
+}
+
+pub(crate) struct Servers {
+    pub(crate) sandbox: Sandbox,
+    redis: Shared,
+    pub(crate) postgres: Postgres,
 }
 
 static SERVERS: OnceCell<Servers> = OnceCell::const_new();
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-async fn servers() -> &'static Servers {
+pub(crate) async fn servers() -> &'static Servers {
     SERVERS
         .get_or_init(|| async {
             let sandbox = Sandbox::temporary().expect("a folder for the servers");
-            let (redis, postgres) = tokio::join!(sandbox.redis(), sandbox.postgres());
-            Servers { redis: redis.expect("redis-server"), postgres: postgres.expect("Postgres"), sandbox }
+            let postgres = sandbox.postgres().await.expect("Postgres");
+            let redis = if crate::SHARED_REDIS_IS_A_CLUSTER {
+                let cluster = sandbox.redis_cluster(RedisClusterOptions::default()).await;
+                Shared::Cluster(cluster.expect("a Redis Cluster"))
+            } else {
+                Shared::Server(Box::new(sandbox.redis().await.expect("redis-server")))
+            };
+            Servers { redis, postgres, sandbox }
         })
         .await
 }
@@ -52,7 +63,20 @@ impl World {
     /// Shared servers, a database of its own.
     pub(crate) async fn new() -> Self {
         let servers = servers().await;
-        Self::on(servers.redis.url(), &servers.postgres).await
+        let url = match &servers.redis {
+            Shared::Server(redis) => redis.url(),
+            Shared::Cluster(cluster) => cluster.url(),
+        };
+        Self::on(url, &servers.postgres).await
+    }
+
+    /// A plain connection to the shared server that has `key`.
+    pub(crate) async fn server_with(&self, key: &str) -> redis::aio::MultiplexedConnection {
+        let url = match &servers().await.redis {
+            Shared::Server(redis) => redis.url(),
+            Shared::Cluster(cluster) => cluster.primary_of(key).await.unwrap().url(),
+        };
+        redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
     /// A Redis of its own as well, for tests that hurt it.
@@ -70,7 +94,7 @@ impl World {
         Self { own_redis: Some(redis), ..world }
     }
 
-    async fn on(redis_url: String, postgres: &Postgres) -> Self {
+    pub(crate) async fn on(redis_url: String, postgres: &Postgres) -> Self {
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let database = postgres.create_database(&format!("test_{number}")).await.expect("a database");
         let ledger = Ledger::new(&database, 8).unwrap();

@@ -10,3 +10,6 @@ mod payments;
 mod forgetting;
 mod audit;
 mod schema;
+
+/// The tests that need no server of their own run on a cluster too: `tests/cluster/main.rs`.
+const SHARED_REDIS_IS_A_CLUSTER: bool = false;

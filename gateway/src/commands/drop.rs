@@ -224,6 +224,7 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
     match refused {
         DropRefused::Invalid(invalid) => format!("the drop cannot be made: {invalid}"),
         DropRefused::NotChargeable(why) => format!("the drop cannot be made, since nobody could pay for it: {why}"),
+        DropRefused::Uneven(why) => format!("{name} cannot be opened: {why}"),
         DropRefused::NameTaken => format!("there is a drop named {name} already: choose another --name"),
         DropRefused::SkuTaken(sku) => {
             format!(

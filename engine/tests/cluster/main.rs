@@ -1,0 +1,19 @@
+//! The engine's tests again, on a Redis Cluster of three primaries and three replicas; and what only a cluster can do.
+
+#[path = "../engine/harness.rs"]
+mod harness;
+#[path = "../engine/claims.rs"]
+mod claims;
+#[path = "../engine/pulls.rs"]
+mod pulls;
+#[path = "../engine/lifecycle.rs"]
+mod lifecycle;
+#[path = "../engine/settlement.rs"]
+mod settlement;
+#[path = "../engine/payments.rs"]
+mod payments;
+#[path = "../engine/audit.rs"]
+mod audit;
+mod failover;
+
+const SHARED_REDIS_IS_A_CLUSTER: bool = true;
