@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -41,6 +42,8 @@ const BACKLOG: u32 = 4096;
 const CONNECTIONS: usize = 10_000;
 /// From the end of one request to the end of the next one's header: bounds slow senders and idle connections alike.
 const HEADER_DEADLINE: Duration = Duration::from_secs(15);
+/// A client that takes no byte of its answer for so long is cut off; it would keep its place among the connections.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// Our largest header is a token of some hundred bytes.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// After an error of `accept`, which is mostly "too many open files".
@@ -258,6 +261,9 @@ async fn connection(stream: TcpStream, router: Router, close: CancellationToken)
     open.increment(1.0);
     // A small answer must not wait for the acknowledgement of the one before it. Fails only when the peer is gone.
     let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_DEADLINE));
+    let stream = Box::pin(stream);
     let service = service_fn(move |request: Request<Incoming>| {
         let router = router.clone();
         async move {

@@ -5,6 +5,7 @@
 //!     |                      |  '--Declined--> CANCEL_REQUESTED --CanceledAfterDecline--> FAILED
 //!     |                      '--WentDark--> UNKNOWN --(as IN_FLIGHT, once the provider has been asked)
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
+//! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had until the drop's pay_by to act)
 //! any of IN_FLIGHT, UNKNOWN, CANCEL_REQUESTED --Contradiction--> MANUAL_REVIEW
 //! ```
 //!
@@ -97,6 +98,8 @@ impl PaymentState {
         match (self, event) {
             (Self::Required, E::MethodGiven) => Ok(Self::InFlight),
             (Self::Required, E::Expired) => Ok(Self::Failed),
+            // The buyer did not act in time; the intent must be canceled first, for he still may.
+            (Self::ActionRequired, E::Expired) => Ok(Self::CancelRequested),
             // A success counts whatever we thought before, save where the money was already dealt with.
             (
                 Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,

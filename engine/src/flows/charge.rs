@@ -169,6 +169,13 @@ impl Engine {
         metrics::counter!("doorbuster_provider_calls_total", "operation" => operation, "outcome" => label).increment(1);
         match outcome {
             Outcome::Answered(intent) => {
+                if attempt.operation == "create"
+                    && let Some(reason) = mismatch(provider, payment, &intent)
+                {
+                    self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &reason, None, now).await?;
+                    self.review(payment, &reason).await?;
+                    return Ok(None);
+                }
                 let stored = (attempt.operation == "create").then_some(&intent.id);
                 let state = attempt_state(&attempt.operation, &intent).unwrap_or(AttemptState::Unknown);
                 self.ledger.finish_attempt(payment, attempt, state, status_text(&intent), stored, now).await?;
@@ -221,6 +228,18 @@ impl Engine {
                     match self.read_back(provider, payment).await? {
                         Some(intent) if attempt_state(&attempt.operation, &intent).is_some() => {
                             return Ok(Some(intent));
+                        }
+                        // Nothing was or will be charged with this means of payment: as good as a decline. A key that was
+                        // used for other bytes is our own mistake, and a person's business.
+                        Some(intent) if attempt.operation == "confirm" && code != "idempotency_error" => {
+                            let report = ProviderReport {
+                                intent: intent.id,
+                                amount: payment.amount,
+                                order: Some(payment.order),
+                                verdict: Verdict::Declined { code },
+                            };
+                            self.ledger.settle_payment(payment.order, &report, now).await?;
+                            return Ok(None);
                         }
                         Some(_) => {}
                         // Not known yet, so nothing for a person to look at: it has been put back.
@@ -289,12 +308,14 @@ impl Engine {
         Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
     }
 
-    /// Ends orders for which no payment method came in time. Answers how many.
+    /// Ends orders whose buyers were too late. Answers how many there were.
     pub async fn expire_unpaid(&self, limit: i64) -> Result<usize, EngineError> {
         let now = self.clock.now();
         let orders = self.ledger.unpaid_past_due(now, limit).await?;
         for order in &orders {
-            self.ledger.expire_unpaid(*order, now).await?;
+            if let Err(error) = self.ledger.expire_unpaid(*order, now).await {
+                tracing::warn!(%order, %error, "order {order} could not be ended yet: {error}");
+            }
         }
         Ok(orders.len())
     }
@@ -325,6 +346,20 @@ fn next_request(payment: &mut LeasedPayment) -> Result<ProviderRequest, String> 
         }
         (Some(_), _, None) => Err("there is no payment method".to_owned()),
     }
+}
+
+/// Why an intent that was just created must not be confirmed: it is not about this order's money.
+fn mismatch(provider: &ProviderClient, payment: &LeasedPayment, intent: &Intent) -> Option<String> {
+    if intent.amount != payment.amount {
+        return Some(format!("the intent is about {} and not {}", intent.amount, payment.amount));
+    }
+    if intent.order_id.as_deref() != Some(&*payment.order.to_string()) {
+        return Some("the intent names another order".to_owned());
+    }
+    if intent.livemode != provider.is_live() {
+        return Some("the intent is not of the mode of our key: test money confirms no order".to_owned());
+    }
+    None
 }
 
 /// How an attempt ended, if the intent shows that it did. `None`: it has not been executed.

@@ -10,7 +10,9 @@ use futures_util::future::join_all;
 use crate::domain::claims::Quantity;
 use crate::domain::drops::{DropState, InvalidDrop, MAX_STOCK_UNITS, NewDrop, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Serial};
+use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
+use crate::domain::pricing::Totals;
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::settlements::{ClaimToSettle, Settling};
 use crate::provider::check_chargeable;
@@ -63,9 +65,14 @@ impl Engine {
             return Ok(Err(DropRefused::Invalid(invalid)));
         }
         for variant in &new.variants {
-            let price = crate::domain::money::Money::new(variant.price_minor, new.currency);
-            if let Err(error) = check_chargeable(price) {
-                return Ok(Err(DropRefused::NotChargeable(error.to_string())));
+            let price = Money::new(variant.price_minor, new.currency);
+            let shipping = Money::new(new.shipping_minor, new.currency);
+            for quantity in 1..=new.buyer_limit {
+                let totals = Totals::of_units(price, quantity, new.tax_basis_points, shipping);
+                let total = totals.expect("the check above found that it fits").total;
+                if let Err(error) = check_chargeable(total) {
+                    return Ok(Err(DropRefused::NotChargeable(format!("{quantity} × {}: {error}", variant.sku))));
+                }
             }
         }
         match self.ledger.create_drop(new, home_key).await? {

@@ -246,7 +246,7 @@ impl Ledger {
     ) -> Result<Option<u64>, LedgerError> {
         run_tx!(self, "drops.restock", tx, {
             const LOCK: &str = "-- drops.lock_for_restock
-                select 1 from drops where drop_id = $1 and state in ('open', 'paused') for update";
+                select 1 from drops where drop_id = $1 and state in ('open', 'paused') for no key update";
             if tx.query_opt(LOCK, &[&drop.id.0]).await?.is_none() {
                 return Ok(None);
             }
@@ -339,12 +339,21 @@ impl Ledger {
                 from orders o join order_items i using (order_id)
                      join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
                 where o.drop_id = $1 and i.warehouse_id = $2";
+            // A claim that could not become an order is over, and stays so for whoever repeats it.
+            const REJECTED: &str = "-- drops.rejected_claims
+                select r.claim_id, r.buyer, g.claim_variant, g.claim_units::int from rejected_claims r
+                join grants g on g.claim_id = r.claim_id and g.warehouse_id = $2 where r.drop_id = $1";
+            let rejected = tx.query(REJECTED, &[&drop.id.0, &warehouse.0]).await?;
             let free = tx.query(FREE, &[&drop.id.0, &warehouse.0]).await?;
             let claims = tx.query(CLAIMS, &[&drop.id.0, &warehouse.0]).await?;
             Ok(Some(WarehouseContents {
                 last_grant: GrantNumber(row.get(0)),
                 free: free.iter().map(|row| (VariantNumber(row.get::<_, i16>(0) as u8), serial(row.get(1)))).collect(),
-                claims: claims.iter().map(settled_claim).collect::<Result<_, _>>()?,
+                claims: claims
+                    .iter()
+                    .map(settled_claim)
+                    .chain(rejected.iter().map(rejected_claim))
+                    .collect::<Result<_, _>>()?,
             }))
         })
     }
@@ -387,6 +396,18 @@ fn settled_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
         quantity: row.get::<_, i32>(3) as u32,
         serials: serials(row.get(4)),
         live: order_state(&status, row.get::<_, Uuid>(0))?.is_live(),
+    })
+}
+
+fn rejected_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
+    let (id, buyer): (Uuid, &str) = (row.get(0), row.get(1));
+    Ok(SettledClaim {
+        id: ClaimId(id),
+        buyer: buyer.parse().map_err(|_| inconsistent("rejected_claims", "buyer", id, buyer))?,
+        variant: VariantNumber(row.get::<_, i16>(2) as u8),
+        quantity: row.get::<_, i32>(3) as u32,
+        serials: Vec::new(),
+        live: false,
     })
 }
 

@@ -88,7 +88,7 @@ impl Ledger {
                     set quantity_available = quantity_available + delta.units, version = version + 1
                     from (select warehouse_id, units from unnest($3::int[], $4::int[]) as d (warehouse_id, units)) delta
                     where i.product_id = $1 and i.variant_id = $2 and i.warehouse_id = delta.warehouse_id";
-                lock_inventory(tx, &[variant_id], &[source.id.0, destination.0]).await?;
+                lock_inventory(tx, drop.product_id, &[variant_id], &[source.id.0, destination.0]).await?;
                 let changed = tx
                     .execute(
                         INVENTORY,
@@ -209,13 +209,14 @@ pub(super) async fn insert(
 /// Takes the inventory rows' locks in the one order.
 pub(super) async fn lock_inventory(
     tx: &Transaction<'_>,
+    product: i32,
     variants: &[i32],
     warehouses: &[i32],
 ) -> Result<(), LedgerError> {
     const SQL: &str = "-- grants.lock_inventory
-        select 1 from inventory where variant_id = any($1) and warehouse_id = any($2)
+        select 1 from inventory where product_id = $3 and variant_id = any($1) and warehouse_id = any($2)
         order by variant_id, warehouse_id for update";
     let statement = tx.prepare_cached(SQL).await?;
-    tx.query(&statement, &[&variants, &warehouses]).await?;
+    tx.query(&statement, &[&variants, &warehouses, &product]).await?;
     Ok(())
 }

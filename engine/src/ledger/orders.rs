@@ -1,6 +1,6 @@
 //! Orders as their buyers see them. The owner is part of every question: there is no way to ask by id alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -79,6 +79,14 @@ impl Ledger {
             created_at: row.get(9),
             updated_at: row.get(10),
         }))
+    }
+
+    /// Which of these orders exist, of whatever drop.
+    pub async fn existing_orders(&self, ids: &[OrderId]) -> Result<HashSet<OrderId>, LedgerError> {
+        const SQL: &str = "-- orders.existing\nselect order_id from orders where order_id = any($1)";
+        let ids = ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        let rows = self.connection().await?.query(SQL, &[&ids]).await?;
+        Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
     }
 
     /// How many orders of a drop are in each state.

@@ -299,17 +299,18 @@ impl Ledger {
         })
     }
 
-    /// Orders without a payment method whose drop waits no longer.
+    /// Orders whose buyer has not given a payment method, or not acted, and whose drop waits no longer.
     pub async fn unpaid_past_due(&self, now: Timestamp, limit: i64) -> Result<Vec<OrderId>, LedgerError> {
         const SQL: &str = "-- payments.unpaid_past_due
             select p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
-            where p.state = 'REQUIRED' and d.pay_by <= $1 limit $2";
+            where p.state in ('REQUIRED', 'ACTION_REQUIRED') and d.pay_by <= $1 limit $2";
         let connection = self.connection().await?;
         let rows = connection.query(SQL, &[/* now */ &now, &limit]).await?;
         Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
     }
 
-    /// Ends an order for which no payment method came in time. Nothing was ever sent for it, so nothing can be captured.
+    /// Ends an order whose buyer was too late. Without a payment method nothing was ever sent, so nothing can be captured and
+    /// its units go back; where he was asked to act, the intent is canceled first.
     pub async fn expire_unpaid(&self, order: OrderId, now: Timestamp) -> Result<PaymentSettled, LedgerError> {
         run_tx!(self, "payments.expire_unpaid", tx, {
             lock_warehouses_of(tx, order).await?;
@@ -318,6 +319,10 @@ impl Ledger {
             let Ok(to) = payment.state.apply(PaymentEvent::Expired) else {
                 return Ok(PaymentSettled::NoChange);
             };
+            if to == PaymentState::CancelRequested {
+                move_payment(tx, order, &payment, to, Some("action_not_taken"), None, Some(now), now).await?;
+                return Ok(PaymentSettled::CancelNext);
+            }
             move_payment(tx, order, &payment, to, Some("no_payment_method"), None, None, now).await?;
             release(tx, &found, "no payment method was given in time", now).await?;
             Ok(PaymentSettled::Released)

@@ -384,7 +384,7 @@ async fn write_orders(
     let variants = reserved.keys().map(|key| key.0).collect::<Vec<_>>();
     let warehouses = reserved.keys().map(|key| key.1).collect::<Vec<_>>();
     let units = reserved.values().copied().collect::<Vec<_>>();
-    grants::lock_inventory(tx, &variants, &warehouses).await?;
+    grants::lock_inventory(tx, drop.product_id, &variants, &warehouses).await?;
     let statement = tx.prepare_cached(INVENTORY).await?;
     let changed = tx.execute(&statement, &[&drop.product_id, &variants, &warehouses, &units]).await?;
     expect_rows("settlements.reserve", reserved.len() as u64, changed)

@@ -53,6 +53,7 @@ pub struct ProviderSettings {
 pub struct ProviderClient {
     http: reqwest::Client,
     base_url: String,
+    is_live: bool,
 }
 
 /// One page of a list, newest first.
@@ -129,7 +130,13 @@ impl ProviderClient {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build()
             .map_err(|error| ProviderError::Settings(chain(&error)))?;
-        Ok(Self { http, base_url: settings.base_url.trim_end_matches('/').to_owned() })
+        let is_live = settings.secret_key.0.contains("_live_");
+        Ok(Self { http, base_url: settings.base_url.trim_end_matches('/').to_owned(), is_live })
+    }
+
+    /// Whether our key moves real money, as its prefix says: an intent of the other mode is not ours.
+    pub fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// Sends these bytes once. The attempt must be committed as dispatched before.

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | settle | second | reads the claim logs; settles them when the interval is over or the backlog is long |
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
-//! | grants | quarter of a second | brings releases to Redis; ends orders without a payment method |
+//! | grants | quarter of a second | brings releases to Redis |
+//! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
 //! | settings | minute | compares the stores' settings with what keeps claims and orders |
 
@@ -53,10 +54,11 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     tasks.spawn(charge(engine.clone(), provider, settings, stop.clone()));
     tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
         let engine = engine.clone();
-        async move || {
-            engine.expire_unpaid(EXPIRE_BATCH).await?;
-            engine.apply_grants().await.map(|_| ())
-        }
+        async move || engine.apply_grants().await.map(|_| ())
+    }));
+    tasks.spawn(repeat("expiry", WATCH_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || engine.expire_unpaid(EXPIRE_BATCH).await.map(|_| ())
     }));
     tasks.spawn(repeat("watch", WATCH_EVERY, stop.clone(), {
         let engine = engine.clone();

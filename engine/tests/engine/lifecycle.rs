@@ -72,6 +72,8 @@ async fn a_drop_is_archived_only_when_nothing_of_it_is_on_its_way() {
     }
     assert!(live.store(&live.drop.warehouses[0]).dump().await.unwrap().is_none(), "Redis holds nothing of it");
     assert_eq!(world.engine.rebuild_fenced().await.unwrap(), 0, "and nobody brings it back");
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert!(report.is_clean(), "what an archived drop sold is no capture without an order: {:?}", report.violations);
     assert_eq!(world.count("select count(*) from orders where status = 'CONFIRMED'").await, 1);
 }
 

@@ -171,3 +171,46 @@ async fn an_order_without_a_payment_method_waits_for_one_until_pay_by() {
     assert_eq!(world.free_in_redis(&live).await, 1);
     assert_eq!(fake.captures().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_method_that_the_provider_does_not_know_is_a_decline_and_frees_the_unit() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, "visa").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    let mut report = world.engine.charge_due(&client, 10, 4).await.unwrap();
+    for _ in 0..2 {
+        let next = world.engine.charge_due(&client, 10, 4).await.unwrap();
+        (report.released, report.review) = (report.released + next.released, report.review + next.review);
+    }
+    assert_eq!((report.released, report.review), (1, 0));
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 1);
+    assert!(fake.captures().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_who_does_not_act_in_time_loses_the_unit_after_the_provider_has_canceled() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, "pm_card_authenticationRequired").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    world.engine.charge_due(&client, 10, 4).await.unwrap();
+    assert_eq!(world.count("select count(*) from payments where state = 'ACTION_REQUIRED'").await, 1);
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0, "he still has time");
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    world.engine.expire_unpaid(10).await.unwrap();
+    assert_eq!(
+        world.count("select count(*) from tokens where order_id is null").await,
+        0,
+        "not before the provider's word"
+    );
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().released, 1);
+    assert_eq!(fake.intents()[0].status, "canceled");
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 1);
+}

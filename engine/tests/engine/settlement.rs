@@ -104,6 +104,8 @@ async fn l12_a_claim_on_a_unit_that_another_order_holds_is_rejected_and_its_rest
     assert_eq!(taken(world.claim_until_answered(&live, 1, "new", 0, 4).await).len(), 4, "his limit came back once");
     let again = world.engine.ledger.settle(&live.drop, &to_settle, Settling::Live, now).await.unwrap();
     assert_eq!((again.duplicates, again.rejected.len()), (1, 0), "{:?}", Rejection::TokenHeld);
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 3).await, ClaimOutcome::Released, "a rebuild remembers it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
