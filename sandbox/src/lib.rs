@@ -7,6 +7,7 @@ mod postgres;
 mod programs;
 mod redis;
 mod server;
+mod process;
 mod watchdog;
 pub mod provider;
 pub mod crowd;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use crate::error::SandboxError;
 pub use crate::postgres::{Postgres, PostgresProgram};
+pub use crate::process::{Process, ProcessOptions};
 pub use crate::redis::{AppendFsync, Redis, RedisOptions, RedisProgram};
 pub use crate::server::Server;
 
@@ -105,5 +107,10 @@ impl Sandbox {
     pub async fn postgres(&self) -> Result<Postgres, SandboxError> {
         let number = 1 + self.inner.postgres_started.fetch_add(1, Ordering::Relaxed);
         postgres::open(&self.inner.watchdog, self.inner.folder.join(format!("postgres-{number}"))).await
+    }
+
+    /// Starts a program of the caller's in a folder of this name, which no other process of the sandbox has.
+    pub async fn process(&self, name: &str, options: ProcessOptions) -> Result<Process, SandboxError> {
+        process::open(&self.inner.watchdog, self.inner.folder.join(name), options).await
     }
 }
