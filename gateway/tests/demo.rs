@@ -14,6 +14,7 @@ fn options() -> DemoOptions {
         decline_rate: 0.1,
         settle_every: SignedDuration::from_millis(500),
         seed: 3,
+        chaos: false,
         exit: true,
         report: None,
     }
@@ -120,7 +121,7 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     let report = demo.report().await.unwrap();
     assert!(!report.is_clean());
     assert!(report.verdict.oversold > 0, "{:#?}", report.verdict);
-    assert!(demo.gateway.stop().await);
+    assert!(demo.shop.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
