@@ -94,6 +94,9 @@ pub struct WorkersConfig {
     /// Calls to the payment provider at the same time
     #[arg(long, env = "DOORBUSTER_CHARGE_CONCURRENCY", default_value_t = 16, value_name = "N")]
     pub charge_concurrency: usize,
+    /// How long the payments of a worker that died wait; more than three calls to the provider take
+    #[arg(long, env = "DOORBUSTER_CHARGE_LEASE", default_value = "2m", value_name = "DURATION")]
+    pub charge_lease: SignedDuration,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -304,6 +307,9 @@ impl WorkersConfig {
         if settle_every.is_zero() || self.backlog_limit == 0 || self.charge_concurrency == 0 {
             return bad("--settle-every, --backlog-limit and --charge-concurrency must be above zero");
         }
+        if !self.charge_lease.is_positive() {
+            return bad("--charge-lease (DOORBUSTER_CHARGE_LEASE) must be above zero");
+        }
         let provider = ProviderClient::new(ProviderSettings {
             base_url: url.clone(),
             secret_key: SecretKey::from(key.expose().to_owned()),
@@ -315,6 +321,7 @@ impl WorkersConfig {
             settle_every,
             backlog_limit: self.backlog_limit,
             charge_concurrency: self.charge_concurrency,
+            charge_lease: self.charge_lease,
         };
         Ok(Workers { provider, settings })
     }

@@ -1,4 +1,11 @@
-//! The demo's report is clean after an honest sale and turns red for every way in which a sale can go wrong.
+//! The demo's report is clean after an honest sale, also one with faults, and turns red for every way in which a sale can go
+//! wrong.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use doorbuster::demo::{Demo, DemoOptions, DemoReport, Screen};
 use doorbuster_sandbox::crowd::{Call, CallOutcome, Visit};
@@ -14,6 +21,7 @@ fn options() -> DemoOptions {
         decline_rate: 0.1,
         settle_every: SignedDuration::from_millis(500),
         seed: 3,
+        chaos: false,
         exit: true,
         report: None,
     }
@@ -120,7 +128,7 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     let report = demo.report().await.unwrap();
     assert!(!report.is_clean());
     assert!(report.verdict.oversold > 0, "{:#?}", report.verdict);
-    assert!(demo.gateway.stop().await);
+    assert!(demo.shop.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,4 +154,78 @@ async fn options_that_cannot_work_are_refused_before_anything_starts() {
         let shown = format!("{options:?}");
         assert!(Demo::open(options, &Screen::silent()).await.is_err(), "{shown}");
     }
+}
+
+/// The program, told to run a small sale with faults in servers below this folder.
+fn chaos(folder: &Path) -> Command {
+    // A copy: somebody who builds meanwhile must not swap the program between two starts of its processes.
+    let program = folder.join("doorbuster");
+    fs::copy(env!("CARGO_BIN_EXE_doorbuster"), &program).unwrap();
+    let mut command = Command::new(program);
+    command.args("demo --chaos --exit --buyers 400 --stock 60 --warehouses 4 --settle-every 500ms --seed 3".split(' '));
+    command.arg("--report").arg(folder.join("report.json")).env("TMPDIR", folder).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_sale_whose_servers_and_processes_are_killed_is_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = chaos(folder.path()).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+
+    let report = fs::read(folder.path().join("report.json")).unwrap();
+    let report = serde_json::from_slice::<serde_json::Value>(&report).unwrap();
+    assert_eq!(report["units_confirmed"].as_u64().unwrap() + report["tokens_free"].as_u64().unwrap(), 60, "{said}");
+    for target in ["redis", "worker", "gateway"] {
+        assert!(report["kills"][target].as_u64() >= Some(1), "{target} was not killed:\n{said}");
+    }
+    assert!(report["provider_cuts"].as_u64() >= Some(1), "{said}");
+    assert!(report["settle_per_s"].is_number(), "{said}");
+
+    // The faults found something to hit.
+    let first = |target: &str| {
+        let struck = |event: &&serde_json::Value| event["target"] == target && !event["hit"].is_null();
+        let events = report["timeline"].as_array().unwrap();
+        events.iter().find(struck).unwrap_or_else(|| panic!("nothing struck {target}:\n{said}"))["hit"].clone()
+    };
+    for target in ["redis", "gateway"] {
+        let calls = &first(target)["calls"];
+        let hit = calls["cut_off"].as_u64().unwrap() + calls["in_vain"].as_u64().unwrap();
+        assert!(hit > 0, "{target}:\n{said}");
+    }
+    assert!(first("worker")["orders_unpaid"].as_u64() > Some(0), "{said}");
+    assert!(first("provider")["payments_in_flight"].as_u64() > Some(0), "{said}");
+    assert!(said.contains("what happened") && said.contains("killed: Redis"), "{said}");
+}
+
+#[test]
+fn processes_and_servers_end_with_a_demo_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo: Child = chaos(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Where each says that it listens.
+    let sandbox = || {
+        let mut entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        entries.find(|path| path.is_dir())
+    };
+    let address = |name: &str| {
+        let said = fs::read_to_string(sandbox()?.join(name).join("server.log")).unwrap_or_default();
+        let (_, after) = said.split_once("http://")?;
+        Some(after.split(|next: char| next != '.' && next != ':' && !next.is_ascii_digit()).next()?.to_owned())
+    };
+    let until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "waiting until {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("gateway and worker run", &|| address("gateway").is_some() && address("worker").is_some());
+    let addresses = ["gateway", "worker"].map(|name| address(name).unwrap());
+    assert!(addresses.iter().all(|address| TcpStream::connect(address).is_ok()), "{addresses:?}");
+
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    until("their ports are closed", &|| addresses.iter().all(|address| TcpStream::connect(address).is_err()));
+    until("the sandbox is gone", &|| sandbox().is_none());
 }

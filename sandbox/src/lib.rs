@@ -9,6 +9,7 @@ mod redis;
 mod redis_cluster;
 mod resp;
 mod server;
+mod process;
 mod watchdog;
 pub mod provider;
 pub mod crowd;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use crate::error::SandboxError;
 pub use crate::postgres::{Postgres, PostgresProgram};
+pub use crate::process::{Process, ProcessOptions};
 pub use crate::redis::{AppendFsync, Redis, RedisOptions, RedisProgram};
 pub use crate::redis_cluster::{RedisCluster, RedisClusterOptions};
 pub use crate::server::Server;
@@ -122,5 +124,10 @@ impl Sandbox {
     pub async fn postgres(&self) -> Result<Postgres, SandboxError> {
         let number = 1 + self.inner.postgres_started.fetch_add(1, Ordering::Relaxed);
         postgres::open(&self.inner.watchdog, self.inner.folder.join(format!("postgres-{number}"))).await
+    }
+
+    /// Starts a program of the caller's in a folder of this name, which no other process of the sandbox has.
+    pub async fn process(&self, name: &str, options: ProcessOptions) -> Result<Process, SandboxError> {
+        process::open(&self.inner.watchdog, self.inner.folder.join(name), options).await
     }
 }

@@ -17,7 +17,7 @@ use crate::provider::{Intent, IntentStatus, Operation, Outcome, ProviderClient, 
 use super::engine::{Engine, EngineError};
 
 /// Longer than the calls of one payment can take together, so that a lease runs out only when its worker is gone.
-const LEASE: SignedDuration = SignedDuration::from_secs(120);
+pub const CHARGE_LEASE: SignedDuration = SignedDuration::from_secs(120);
 /// The first wait after a call without an answer; doubled each time.
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
@@ -49,7 +49,19 @@ impl Engine {
         limit: i64,
         concurrency: usize,
     ) -> Result<ChargeReport, EngineError> {
-        let leased = self.ledger.lease_payments(self.clock.now(), LEASE, limit).await?;
+        self.charge_due_leasing(provider, limit, concurrency, CHARGE_LEASE).await
+    }
+
+    /// As [`Self::charge_due`], with another lease: so long do the payments of a worker that died wait. One that runs out
+    /// under its worker costs that worker its work, and nothing else.
+    pub async fn charge_due_leasing(
+        &self,
+        provider: &ProviderClient,
+        limit: i64,
+        concurrency: usize,
+        lease: SignedDuration,
+    ) -> Result<ChargeReport, EngineError> {
+        let leased = self.ledger.lease_payments(self.clock.now(), lease, limit).await?;
         let mut report = ChargeReport { leased: leased.len(), ..ChargeReport::default() };
         let mut steps = stream::iter(leased)
             .map(|payment| async move { (payment.order, Box::pin(self.charge(provider, payment)).await) })

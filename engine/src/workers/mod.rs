@@ -11,9 +11,11 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::flows::charge::CHARGE_LEASE;
 use crate::flows::{Engine, EngineError};
 use crate::provider::ProviderClient;
 
@@ -39,11 +41,18 @@ pub struct WorkerSettings {
     pub backlog_limit: usize,
     /// Calls to the provider at the same time.
     pub charge_concurrency: usize,
+    /// How long the payments of a worker that died wait before another one takes them up.
+    pub charge_lease: SignedDuration,
 }
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { settle_every: Duration::from_secs(30), backlog_limit: 5_000, charge_concurrency: 16 }
+        Self {
+            settle_every: Duration::from_secs(30),
+            backlog_limit: 5_000,
+            charge_concurrency: 16,
+            charge_lease: CHARGE_LEASE,
+        }
     }
 }
 
@@ -138,8 +147,9 @@ async fn settle_if_due(
 }
 
 async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+    let WorkerSettings { charge_concurrency, charge_lease, .. } = settings;
     while !stop.is_cancelled() {
-        match engine.charge_due(&provider, CHARGE_BATCH, settings.charge_concurrency).await {
+        match engine.charge_due_leasing(&provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
             Ok(report) if report.leased > 0 => {}
             Ok(_) => {
                 pause(CHARGE_IDLE, &stop).await;

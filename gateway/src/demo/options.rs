@@ -28,6 +28,9 @@ pub struct DemoOptions {
     /// Decides who the buyers are and what they do
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub seed: u64,
+    /// Kills Redis, worker and gateway in the middle of the sale, and cuts off the payment provider; the seed decides when
+    #[arg(long)]
+    pub chaos: bool,
     /// Ends after the report instead of serving on
     #[arg(long)]
     pub exit: bool,

@@ -8,7 +8,7 @@ use doorbuster_sandbox::crowd::{CaptureFact, FreedFact, Latencies, OrderFact, St
 use serde::Serialize;
 
 use super::sale::Demo;
-use crate::telemetry;
+use super::timeline::Timeline;
 
 /// What the demo found. Its JSON form is what `--report` writes.
 #[derive(Debug, Serialize)]
@@ -28,11 +28,14 @@ pub struct DemoReport {
     /// How late clicks were sent after the moment they were meant for: the crowd's own limit, not the gateway's.
     pub click_lateness_ms: Quantiles,
     pub claims_per_s: f64,
-    /// Claims settled for each second spent settling.
-    pub settle_per_s: f64,
+    /// Claims settled for each second spent settling; `null` if nobody could say.
+    pub settle_per_s: Option<f64>,
     pub elapsed_s: f64,
     pub redis_version: String,
     pub postgres_version: String,
+    /// Of a sale with faults.
+    #[serde(flatten)]
+    pub timeline: Option<Timeline>,
     #[serde(skip)]
     pub audit: AuditReport,
 }
@@ -73,10 +76,11 @@ impl Demo {
             claim_latency_ms: self.log.latencies().into(),
             click_lateness_ms: self.log.lateness().into(),
             claims_per_s: self.log.claims_per_s(),
-            settle_per_s: settle_per_s(),
+            settle_per_s: self.shop.settled_per_s().await,
             elapsed_s: self.elapsed.as_secs_f64(),
             redis_version: self.redis.version().to_owned(),
             postgres_version: self.postgres.version().to_owned(),
+            timeline: self.timeline(),
             audit,
         })
     }
@@ -115,15 +119,4 @@ impl Demo {
             captures: captures.collect(),
         })
     }
-}
-
-/// From the metrics of this process. A figure, not one of the zeros.
-fn settle_per_s() -> f64 {
-    let metrics = telemetry::recorder().render();
-    let reading = |name: &str| {
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|value| value.parse::<f64>().ok()).unwrap_or_default()
-    };
-    let seconds = reading("doorbuster_settle_seconds_sum");
-    if seconds > 0.0 { reading("doorbuster_settled_claims_total") / seconds } else { 0.0 }
 }

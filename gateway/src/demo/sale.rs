@@ -1,5 +1,7 @@
 //! The sale itself: servers, drop, buyers, and the wait until every order has come to its end.
 
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::DemoOptions;
 use super::screen::Screen;
-use crate::{Gateway, GatewayConfig, RunningGateway, Secret, Workers, auth};
+use super::shop::{Processes, Shop, Stores};
+use super::timeline::{Event, Timeline};
+use crate::{Gateway, GatewayConfig, Secret, Workers, auth};
 
 /// Known to everybody who reads this: the demo's servers live on loopback, for as long as it runs.
 const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows";
@@ -31,8 +35,21 @@ const PRICE_MINOR: i64 = 14_900;
 const DATABASE_CONNECTIONS: usize = 24;
 /// Requests under way at the same time: enough to keep every batch full, few enough for a laptop's open files.
 const CONNECTIONS: usize = 256;
+/// With the waits of `crowd/shop.rs` nine seconds.
+const TRIES_MAX: u32 = 10;
 /// First clicks come within this, for each ten thousand buyers.
 const ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(2);
+/// With faults they take their time, so that the faults find somebody there.
+const CHAOS_ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(20);
+/// Two rounds of faults take about so long, however few the buyers.
+const CHAOS_ARRIVAL_MIN: Duration = Duration::from_secs(8);
+/// With the waits of `crowd/shop.rs` more than a minute: twice what warehouses behind a proof of "sold out" stay closed.
+const CHAOS_TRIES_MAX: u32 = 40;
+/// Two calls an order, 90 ms each, sixteen at a time: a thousand orders are charged for eleven seconds.
+const CHAOS_PROVIDER_DELAY: Range<Duration> = Duration::from_millis(30)..Duration::from_millis(150);
+/// Small sales are charged a few at a time, so that they too are charged for some seconds.
+const CHAOS_ORDERS_PER_CHARGE: u32 = 60;
+const CHARGE_CONCURRENCY: u32 = 16;
 const DOUBLE_CLICK_RATE: f64 = 0.1;
 /// Refused buyers who keep coming back: they get what declined cards give back.
 const PATIENT_RATE: f64 = 0.02;
@@ -48,7 +65,7 @@ pub struct Demo {
     pub engine: Engine,
     pub provider: FakeProvider,
     pub provider_client: ProviderClient,
-    pub gateway: RunningGateway,
+    pub shop: Shop,
     /// Where the orders are, for tests that doctor them.
     pub database_url: String,
     pub drop: DropName,
@@ -58,6 +75,8 @@ pub struct Demo {
     pub(super) redis: Redis,
     pub(super) postgres: Postgres,
     pub(super) elapsed: Duration,
+    pub(super) events: Vec<Event>,
+    sandbox: Sandbox,
     patience_over: CancellationToken,
 }
 
@@ -78,7 +97,9 @@ impl Demo {
         screen.step("starting a private Redis, Postgres and payment provider");
         let sandbox = Sandbox::temporary()?;
         let (redis, postgres) = tokio::try_join!(sandbox.redis(), sandbox.postgres())?;
-        let provider = FakeProvider::start(FakeProviderOptions { seed: options.seed, ..Default::default() }).await?;
+        let delay = if options.chaos { CHAOS_PROVIDER_DELAY } else { Range::default() };
+        let provider = FakeProviderOptions { seed: options.seed, delay, ..FakeProviderOptions::default() };
+        let provider = FakeProvider::start(provider).await?;
         let provider_client = ProviderClient::new(ProviderSettings {
             base_url: provider.url().to_owned(),
             secret_key: provider.secret_key().to_owned().into(),
@@ -92,12 +113,20 @@ impl Demo {
 
         screen.step(&format!("opening the drop: {} units in {} warehouses", options.stock, options.warehouses));
         let drop = create(&engine, &options).await?;
-        let workers = Workers {
-            provider: provider_client.clone(),
-            settings: WorkerSettings { settle_every, ..WorkerSettings::default() },
+        let shop = if options.chaos {
+            screen.step("starting gateway and worker as processes of their own");
+            let stores = Stores { redis_url: redis.url(), database_url: &database_url, jwt_secret: JWT_SECRET };
+            let at_a_time = (options.stock / CHAOS_ORDERS_PER_CHARGE).clamp(2, CHARGE_CONCURRENCY);
+            let processes = Processes::start(&sandbox, &stores, &provider, options.settle_every, at_a_time);
+            Shop::Apart(Box::new(processes.await?))
+        } else {
+            let workers = Workers {
+                provider: provider_client.clone(),
+                settings: WorkerSettings { settle_every, ..WorkerSettings::default() },
+            };
+            let config = GatewayConfig::on_free_ports(JWT_SECRET);
+            Shop::Here(Box::new(Gateway::start(config, engine.clone(), Some(workers)).await?))
         };
-        let config = GatewayConfig::on_free_ports(JWT_SECRET);
-        let gateway = Gateway::start(config, engine.clone(), Some(workers)).await?;
 
         let patience_over = CancellationToken::new();
         let crowd = Crowd::new(CrowdOptions {
@@ -106,13 +135,14 @@ impl Demo {
             quantity_max: options.limit,
             double_click_rate: DOUBLE_CLICK_RATE,
             decline_rate: options.decline_rate,
-            arrive_within: ARRIVAL_OF_TEN_THOUSAND.mul_f64((options.buyers as f64 / 10_000.0).max(0.1)),
+            arrive_within: arrive_within(&options),
+            tries_max: if options.chaos { CHAOS_TRIES_MAX } else { TRIES_MAX },
             connections: CONNECTIONS,
             patient_rate: PATIENT_RATE,
             patience: WAIT_LIMIT,
             stop: patience_over.clone(),
             ..CrowdOptions::new(
-                format!("http://{}", gateway.public_addr),
+                format!("http://{}", shop.public_addr()),
                 drop.as_str(),
                 vec![SKU.to_owned()],
                 mint(engine.clock.clone()),
@@ -125,7 +155,7 @@ impl Demo {
             engine,
             provider,
             provider_client,
-            gateway,
+            shop,
             database_url,
             drop,
             log,
@@ -133,6 +163,8 @@ impl Demo {
             redis,
             postgres,
             elapsed,
+            events: Vec::new(),
+            sandbox,
             patience_over,
         })
     }
@@ -149,34 +181,74 @@ impl Demo {
             let crowd = self.crowd.clone();
             async move { crowd.rush().await }
         });
-        let waited = self.wait_until_quiet(screen).await;
+        let struck = CancellationToken::new();
+        let faults = async {
+            let events = match &self.shop {
+                Shop::Apart(processes) => self.strike(processes, screen, started).await?,
+                Shop::Here(_) => Vec::new(),
+            };
+            struck.cancel();
+            Ok(events)
+        };
+        let waited = tokio::try_join!(faults, self.wait_until_quiet(screen, &struck));
         self.patience_over.cancel();
         self.log = rush.await.context("the buyers' task")?;
         self.elapsed = started.elapsed();
-        waited
+        (self.events, ()) = waited?;
+        Ok(())
     }
 
-    async fn wait_until_quiet(&self, screen: &Screen) -> anyhow::Result<()> {
+    async fn wait_until_quiet(&self, screen: &Screen, struck: &CancellationToken) -> anyhow::Result<()> {
         let bars = screen.sale(self.options.buyers, self.options.stock);
         let deadline = Instant::now() + WAIT_LIMIT;
         let mut last = Standing::default();
         let mut changed = Instant::now();
         while Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
-            let standing = self.standing().await?;
+            let standing = match self.standing().await {
+                Ok(standing) => standing,
+                // Redis is away, or a warehouse is closed: there is nothing to see, and all will be rebuilt.
+                Err(_) if self.options.chaos => continue,
+                Err(error) => return Err(error),
+            };
             let progress = self.crowd.progress();
             bars.show(&progress, &standing);
             if standing != last {
                 (last, changed) = (standing, Instant::now());
             }
             let everybody_clicked = progress.clicked as usize >= self.options.buyers;
-            let at_rest = everybody_clicked && standing.unsettled == 0 && standing.pending == 0;
+            let at_rest = everybody_clicked
+                && self.clicks_unanswered() == 0
+                && standing.unsettled == 0
+                && standing.pending == 0
+                && struck.is_cancelled();
             let all_sold = standing.free == 0 && self.engine.ledger.pending_grants().await?.is_empty();
             if at_rest && (changed.elapsed() > QUIET || (all_sold && changed.elapsed() > 2 * LOOK_EVERY)) {
                 return Ok(());
             }
         }
         bail!("orders are still open after {WAIT_LIMIT:?}: {last:?}")
+    }
+
+    /// What happened to the sale, with what it did to the buyers' calls. `None` if nothing was to happen.
+    pub(super) fn timeline(&self) -> Option<Timeline> {
+        self.options.chaos.then(|| Timeline::new(self.events.clone(), &self.log))
+    }
+
+    /// Copies the logs of servers and processes to a folder that stays when this sale goes. `None`: they were one process,
+    /// or the logs cannot be copied.
+    pub fn keep_logs(&self) -> Option<PathBuf> {
+        match &self.shop {
+            Shop::Here(_) => None,
+            Shop::Apart(processes) => processes.keep_logs(self.sandbox.folder()).ok(),
+        }
+    }
+
+    /// Orders that wait for their payment.
+    pub(super) async fn pending(&self) -> anyhow::Result<u64> {
+        let live = self.engine.live_drop(&self.drop).await?.context("the drop is gone")?;
+        let counts = self.engine.ledger.order_counts(live.drop.id).await?;
+        Ok(counts.get(&OrderState::PendingPayment).copied().unwrap_or_default())
     }
 
     pub(super) async fn standing(&self) -> anyhow::Result<Standing> {
@@ -191,6 +263,14 @@ impl Demo {
             confirmed: OrderState::ALL.into_iter().filter(|state| state.is_sold()).map(of).sum(),
             failed: of(OrderState::PaymentFailed),
         })
+    }
+}
+
+fn arrive_within(options: &DemoOptions) -> Duration {
+    let share = options.buyers as f64 / 10_000.0;
+    match options.chaos {
+        true => CHAOS_ARRIVAL_OF_TEN_THOUSAND.mul_f64(share).max(CHAOS_ARRIVAL_MIN),
+        false => ARRIVAL_OF_TEN_THOUSAND.mul_f64(share.max(0.1)),
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::report::DemoReport;
 use super::sale::Standing;
+use super::timeline::{Event, Timeline};
 
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
 const REDRAWS_PER_S: u8 = 5;
@@ -47,6 +48,13 @@ impl Screen {
     pub(super) fn step(&self, text: &str) {
         if !self.is_silent {
             self.bars.suspend(|| eprintln!("→ {text}"));
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "as above: what happens to the sale, while it happens")]
+    pub(super) fn tell(&self, event: &Event) {
+        if !self.is_silent {
+            self.bars.suspend(|| eprintln!("{event}"));
         }
     }
 
@@ -115,10 +123,21 @@ impl Drop for SaleBars {
     }
 }
 
+fn timeline(timeline: &Timeline) -> String {
+    let mut text = "  what happened, in seconds since the buyers were let in\n".to_owned();
+    for event in &timeline.events {
+        let _ = writeln!(text, "{event}");
+    }
+    let kills = timeline.kills.iter().map(|(target, times)| format!("{target} {times} times"));
+    let kills = kills.collect::<Vec<_>>().join(", ");
+    let _ = writeln!(text, "  killed: {kills}; provider cut off {} times\n", timeline.provider_cuts);
+    text
+}
+
 fn table(report: &DemoReport) -> String {
     let verdict = &report.verdict;
     let latency = &report.claim_latency_ms;
-    let mut text = String::new();
+    let mut text = report.timeline.as_ref().map(timeline).unwrap_or_default();
     let mut row = |name: &str, value: String| {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "  {name:<32} {value:>14}");
@@ -131,7 +150,10 @@ fn table(report: &DemoReport) -> String {
     row("asked to come back", report.asked_to_come_back.to_string());
     row("claim latency p50 / p99 / max", format!("{:.1} / {:.1} / {:.1} ms", latency.p50, latency.p99, latency.max));
     row("claims per second", format!("{:.0}", report.claims_per_s));
-    row("settled per second of settling", format!("{:.0}", report.settle_per_s));
+    row(
+        "settled per second of settling",
+        report.settle_per_s.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
+    );
     row("orders confirmed", verdict.orders_confirmed.to_string());
     row("units confirmed", verdict.units_confirmed.to_string());
     row("orders whose card was declined", verdict.orders_payment_failed.to_string());
