@@ -234,6 +234,9 @@ impl Run {
         if rebuild.stops_after == Stage::Fence {
             return Ok(());
         }
+        if rebuild.disturbed != Some(Disturbance::LeftoversForgotten) {
+            self.settle_leftovers().await?;
+        }
         match rebuild.disturbed {
             Some(Disturbance::NewerFenceBeforeLoad) => {
                 let older = self.epoch;
@@ -280,8 +283,21 @@ impl Run {
         }
         let replid = self.replid.clone();
         self.open(self.epoch, &replid, chunks, rebuild.state).await?;
+        if rebuild.disturbed == Some(Disturbance::LeftoversForgotten) {
+            self.settle_leftovers().await?;
+            self.open(self.epoch, &replid, chunks, rebuild.state).await?;
+        }
         // Whoever repeats the opening finds no load to end.
         self.open(self.epoch, &replid, chunks, rebuild.state).await
+    }
+
+    /// What a rebuild does with the log before it reads Postgres.
+    async fn settle_leftovers(&mut self) -> Result<(), Divergence> {
+        self.compare_dump().await?;
+        let mark = self.model.log.last().and_then(|entry| entry.id).unwrap_or(StreamId::ZERO);
+        let real = self.place.store(self.epoch).settled(mark, StreamId::ZERO).await;
+        let epoch = self.epoch;
+        self.same(reply(real.map(|()| Reply::Done))?, |model| model.settled(epoch, mark, StreamId::ZERO))
     }
 
     /// Everything that must wait for the opening.

@@ -143,6 +143,8 @@ pub(crate) enum Disturbance {
     OtherReplicationId,
     /// The whole load is sent once more.
     LoadedTwice,
+    /// What the stream still holds is not settled before the load.
+    LeftoversForgotten,
     /// Claims, grants and pulls in the middle of it.
     UsedBetween,
 }
@@ -170,8 +172,8 @@ fn pick() -> impl Strategy<Value = Pick> {
 
 fn rebuild() -> impl Strategy<Value = Rebuild> {
     use Disturbance::{
-        LoadedTwice, NewerFenceAfterLoad, NewerFenceBeforeLoad, OlderFence, OtherReplicationId, UsedBetween,
-        WrongChunks,
+        LeftoversForgotten, LoadedTwice, NewerFenceAfterLoad, NewerFenceBeforeLoad, OlderFence, OtherReplicationId,
+        UsedBetween, WrongChunks,
     };
     let disturbances = [
         NewerFenceBeforeLoad,
@@ -180,6 +182,7 @@ fn rebuild() -> impl Strategy<Value = Rebuild> {
         WrongChunks,
         OtherReplicationId,
         LoadedTwice,
+        LeftoversForgotten,
         UsedBetween,
     ];
     let stage = prop_oneof![1 => Just(Stage::Fence), 1 => Just(Stage::Load), 14 => Just(Stage::Open)];

@@ -208,12 +208,13 @@ impl WarehouseModel {
 
     pub(crate) fn settled(&mut self, epoch: i64, settled: StreamId, trim_before: StreamId) -> Reply {
         let Some(contents) = &mut self.contents else { return Reply::NotLoaded };
-        // Right on a server that has forgotten nothing since the opening, and while the warehouse is loaded.
-        if contents.epoch != epoch || (contents.fence == Fence::Down && contents.state != "loading") {
+        if contents.epoch != epoch {
             return Reply::Fenced;
         }
         let Some(loaded) = &mut contents.loaded else { return Reply::NotLoaded };
-        loaded.settled = loaded.settled.max(settled);
+        let last =
+            self.log.last().map_or(StreamId::ZERO, |entry| entry.id.expect("ids are learned before a mark is moved"));
+        loaded.settled = loaded.settled.max(settled.min(last));
         let trim_before = trim_before.min(loaded.settled);
         self.log.retain(|entry| entry.id.expect("ids are learned before a mark is moved") >= trim_before);
         Reply::Done
@@ -286,6 +287,10 @@ impl WarehouseModel {
         }
         if contents.chunks != chunks {
             return Reply::Gap;
+        }
+        let settled = contents.loaded.as_ref().map_or(StreamId::ZERO, |loaded| loaded.settled);
+        if self.log.iter().any(|entry| entry.id.is_none_or(|id| id > settled)) {
+            return Reply::Fenced;
         }
         (contents.fence, contents.state) = (Fence::Up, state);
         if let Some(loaded) = &mut contents.loaded {
