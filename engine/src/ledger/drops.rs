@@ -283,12 +283,21 @@ impl Ledger {
                 from orders o join order_items i using (order_id)
                      join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
                 where o.drop_id = $1 and i.warehouse_id = $2";
+            // Seen, so never settled again: forgotten by Redis, the same click would take units that no order will hold.
+            const REJECTED: &str = "-- drops.rejected_claims
+                select g.claim_id, g.buyer, g.claim_variant, g.claim_units
+                from grants g join rejected_claims r using (claim_id) where g.warehouse_id = $1";
             let free = tx.query(FREE, &[&drop.id.0, &warehouse.0]).await?;
             let claims = tx.query(CLAIMS, &[&drop.id.0, &warehouse.0]).await?;
+            let rejected = tx.query(REJECTED, &[&warehouse.0]).await?;
             Ok(Some(WarehouseContents {
                 last_grant: GrantNumber(row.get(0)),
                 free: free.iter().map(|row| (VariantNumber(row.get::<_, i16>(0) as u8), serial(row.get(1)))).collect(),
-                claims: claims.iter().map(settled_claim).collect::<Result<_, _>>()?,
+                claims: claims
+                    .iter()
+                    .map(settled_claim)
+                    .chain(rejected.iter().map(rejected_claim))
+                    .collect::<Result<_, _>>()?,
             }))
         })
     }
@@ -319,6 +328,18 @@ impl Ledger {
         let rows = connection.query(&statement, &[&drop.0]).await?;
         Ok(rows.iter().map(|row| (Epoch(row.get(0)), GrantNumber(row.get(1)))).collect())
     }
+}
+
+fn rejected_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
+    let (id, buyer): (Uuid, &str) = (row.get(0), row.get(1));
+    Ok(SettledClaim {
+        id: ClaimId(id),
+        buyer: buyer.parse().map_err(|_| inconsistent("grants", "buyer", id, buyer))?,
+        variant: VariantNumber(row.get::<_, i16>(2) as u8),
+        quantity: row.get::<_, i16>(3) as u32,
+        serials: Vec::new(),
+        live: false,
+    })
 }
 
 fn settled_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
