@@ -1,7 +1,16 @@
 //! What the protocol leans on. Each can be taken out of the model.
 
+/// What the checker finds when a guard is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Missed {
+    /// A broken promise, in this world.
+    In(&'static str),
+    /// Nothing in any world: why not.
+    Nowhere(&'static str),
+}
+
 macro_rules! guards {
-    ($($name:ident: $words:literal, $place:literal;)*) => {
+    ($($name:ident: $words:literal, $place:literal, $missed:ident($why:literal);)*) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Guard { $($name,)* }
 
@@ -16,44 +25,48 @@ macro_rules! guards {
             pub(crate) fn place(self) -> &'static str {
                 match self { $(Self::$name => $place,)* }
             }
+
+            pub(crate) fn missed(self) -> Missed {
+                match self { $(Self::$name => Missed::$missed($why),)* }
+            }
         }
     };
 }
 
 guards! {
-    ClaimFence: "claim, pull, grant: the replication id is that of the opening", "lua/claim.lua, pull.lua, grant.lua";
-    ClaimEpoch: "claim: the epoch is the warehouse's", "lua/claim.lua";
-    ScriptLimit: "claim: the buyer's limit", "lua/claim.lua";
-    EndedStays: "grant: an ended claim leaves its id behind", "lua/grant.lua";
-    GrantNumbers: "grant: number n comes after n - 1, once", "lua/grant.lua";
-    MarkInStream: "settled: the mark stays within what the stream has", "lua/settled.lua";
-    MarkAfterCommit: "settle: the mark moves after the commit", "flows/settle.rs";
-    SettleEpoch: "settle: entries of another epoch are left alone", "ledger/settlements.rs";
-    SettleRebuildEpoch: "settle in a rebuild: it is still the newest rebuild", "ledger/settlements.rs";
-    SettleOnce: "settle: a claim id seen once is not settled again", "ledger/settlements.rs";
-    SettleHolder: "settle: the token row has no holder", "ledger/settlements.rs";
-    SettleWarehouse: "settle: the token row is this warehouse's", "ledger/settlements.rs";
-    SettleLimit: "settle: the buyer's limit, once more", "ledger/settlements.rs";
-    TransferId: "transfer: its id is new", "ledger/grants.rs";
-    TransferEpoch: "transfer: the source's epoch is that of its reading", "ledger/grants.rs";
-    TransferRow: "transfer: the token rows are the source's and have no holder", "ledger/grants.rs";
-    ClearAfterCommit: "transfer: `out` is cleared after the commit", "flows/pull.rs";
-    Leftovers: "rebuild: what the stream holds is settled before Postgres is read", "flows/open_drop.rs";
-    LoadsEnded: "rebuild: ended orders are loaded too", "ledger/drops.rs";
-    LoadsRejected: "rebuild: rejected claims are loaded too", "ledger/drops.rs";
-    ContentsEpoch: "rebuild: Postgres is read only by the newest rebuild", "ledger/drops.rs";
-    FenceNewest: "fence: an older epoch does not begin a load", "lua/fence.lua";
-    LoadEpoch: "load, open: the epoch is that of the fence", "lua/load.lua, open.lua";
-    LoadReplid: "load, open: the replication id is that of the fence", "lua/load.lua, open.lua";
-    LoadChunks: "load, open: chunks are counted", "lua/load.lua, open.lua";
-    OpenSettled: "open: nothing in the stream is unsettled", "lua/open.lua";
-    ProofLeaving: "proof: nothing is in `out`", "flows/pull.rs";
-    ProofGranted: "proof: every grant that Postgres knows is applied", "flows/pull.rs";
-    ProofEpochs: "proof: the epochs are those of Postgres", "flows/pull.rs";
-    ProofSeq: "proof: `seq` is the same in both readings", "flows/pull.rs";
-    ProofTwice: "proof: a second reading", "flows/pull.rs";
-    FreedWait: "grant: freed units wait until no lease can be alive", "flows/grants.rs";
-    OpenWait: "open: a rebuilt warehouse waits until no lease can be alive", "flows/open_drop.rs";
+    ClaimFence: "claim, pull, grant, look: the replication id is that of the opening", "lua/claim.lua and others", In("forgetting");
+    ClaimEpoch: "claim: the epoch is the warehouse's", "lua/claim.lua", In("forgetting");
+    ScriptLimit: "claim: the buyer's limit", "lua/claim.lua", In("two clicks");
+    EndedStays: "grant: an ended claim leaves its id behind", "lua/grant.lua", In("two clicks");
+    GrantNumbers: "grant: number n comes after n - 1, once", "lua/grant.lua", In("ping-pong");
+    MarkInStream: "settled: the mark stays within what the stream has", "lua/settled.lua", In("forgetting");
+    MarkAfterCommit: "settle: the mark moves after the commit", "flows/settle.rs", In("ping-pong");
+    SettleEpoch: "settle: entries of another epoch are left alone", "ledger/settlements.rs", In("forgetting");
+    SettleRebuildEpoch: "settle in a rebuild: it is still the newest rebuild", "ledger/settlements.rs", In("two rebuilds");
+    SettleOnce: "settle: a claim id seen once is not settled again", "ledger/settlements.rs", In("ping-pong");
+    SettleHolder: "settle: the token row has no holder", "ledger/settlements.rs", In("return");
+    SettleWarehouse: "settle: the token row is this warehouse's", "ledger/settlements.rs", Nowhere("a claim's unit can be another warehouse's only where another guard has failed");
+    SettleLimit: "settle: the buyer's limit, once more", "ledger/settlements.rs", In("return");
+    TransferId: "transfer: its id is new", "ledger/grants.rs", In("ping-pong");
+    TransferEpoch: "transfer: the source's epoch is that of its reading", "ledger/grants.rs", In("forgetting a move");
+    TransferRow: "transfer: the token rows are the source's and have no holder", "ledger/grants.rs", Nowhere("the transfer's id and the source's epoch say the same");
+    ClearAfterCommit: "transfer: `out` is cleared after the commit", "flows/pull.rs", In("ping-pong");
+    Leftovers: "rebuild: what the stream holds is settled before Postgres is read", "flows/open_drop.rs", In("forgetting");
+    LoadsEnded: "rebuild: ended orders are loaded too", "ledger/drops.rs", In("forgetting a release");
+    LoadsRejected: "rebuild: rejected claims are loaded too", "ledger/drops.rs", In("return");
+    ContentsEpoch: "rebuild: Postgres is read only by the newest rebuild", "ledger/drops.rs", Nowhere("`load` refuses the older epoch; what was read is brought up to date by the grants after it");
+    FenceNewest: "fence: an older epoch does not begin a load", "lua/fence.lua", Nowhere("the newer load then fails on its epoch and is begun again");
+    LoadEpoch: "load, open: the epoch is that of the fence", "lua/load.lua, open.lua", Nowhere("counted chunks let only one loader in; without both, see below");
+    LoadReplid: "load, open: the replication id is that of the fence", "lua/load.lua, open.lua", Nowhere("lost chunks are counted, and the opening writes the fence's id; without counting, see below");
+    LoadChunks: "load, open: chunks are counted", "lua/load.lua, open.lua", Nowhere("epoch and replication id let only one loader in; without either, see below");
+    OpenSettled: "open: nothing in the stream is unsettled", "lua/open.lua", In("return");
+    ProofLeaving: "proof: nothing is in `out`", "flows/pull.rs", In("refusal");
+    ProofGranted: "proof: every grant that Postgres knows is applied", "flows/pull.rs", In("refusal");
+    ProofEpochs: "proof: the epochs are those of Postgres", "flows/pull.rs", In("refusal and forgetting");
+    ProofSeq: "proof: `seq` is the same in both readings", "flows/pull.rs", Nowhere("a unit comes in by a grant only, and `granted` is compared");
+    ProofTwice: "proof: a second reading", "flows/pull.rs", Nowhere("after the first reading a unit comes in by a grant only, and Postgres is asked for grants after it");
+    FreedWait: "grant: freed units wait until no lease can be alive", "flows/grants.rs", In("refusal");
+    OpenWait: "open: a rebuilt warehouse waits until no lease can be alive", "flows/open_drop.rs", In("refusal and forgetting");
 }
 
 /// The guards that are left out. None of them: the protocol as it is.

@@ -31,7 +31,7 @@ pub(crate) fn all() -> Vec<Property<Protocol>> {
             (0..protocol.scope.tokens.len()).all(|serial| places(state, serial) <= 1)
         }),
         Property::always(NOT_REFUSED, |_: &Protocol, state: &State| {
-            !state.seen.refused_while_free && !(state.lease && is_anything_to_be_had(state))
+            !(state.seen.refused_while_free || state.lease && is_anything_to_be_had(state))
         }),
         Property::always(BECOMES_ORDER, |_: &Protocol, state: &State| !state.seen.rejected_of_this_epoch),
         Property::always(REJECTED_ONLY, |_: &Protocol, state: &State| !state.seen.rejected || state.seen.returned),
