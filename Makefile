@@ -18,7 +18,7 @@ check: ## formatting and lints
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 soak: setup ## the long suites; they print counts and seeds
-	cargo test --release --locked -p doorbuster-engine --test engine -- --ignored --nocapture
+	cargo test --release --locked -p doorbuster-engine --test engine --test model --test protocol -- --ignored --nocapture
 
 bench: setup ## criterion benches
 	cargo bench --locked -p doorbuster-benches

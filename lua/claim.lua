@@ -36,8 +36,13 @@ local state, limit = known[3], tonumber(known[4])
 local names, wanted = {}, {}
 for position = 1, #variants do wanted[position] = 0 end
 for at = 1, #batch, 4 do
+    -- A wrong call is our own bug: it must not reach the records. Not `assert`, which would cost a call for each claim.
+    local tail, position, quantity = batch[at + 1], batch[at + 2], batch[at + 3]
+    if not (quantity >= 1 and quantity <= 100 and quantity % 1 == 0) or #tail ~= 12 then
+        error('claim: wrong quantity or tail')
+    end
     names[#names + 1] = batch[at]
-    wanted[batch[at + 2]] = wanted[batch[at + 2]] + batch[at + 3]
+    wanted[position] = wanted[position] + quantity
 end
 local records = redis.call('HMGET', buyers, unpack(names))
 local first, range, range_before, spare, spare_used = {}, {}, {}, {}, {}

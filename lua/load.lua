@@ -15,6 +15,7 @@ local meta, buyers, out = KEYS[1], KEYS[2], KEYS[3]
 local epoch, replid, chunk, granted, limit, variants = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ranges, serials, holders = cmsgpack.unpack(ARGV[7]), cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9])
 assert(#KEYS == 3 + 2 * #variants and #ARGV == 9 and #serials == #variants, 'load: wrong number of keys or arguments')
+assert(#holders % 2 == 0 and (chunk ~= '0' or #ranges == 2 * #variants), 'load: a holder without a record, or no ranges')
 local OK, NOT_LOADED, FENCED, GAP = 0, 1, 2, 4
 
 local known = redis.call('HMGET', meta, 'epoch', 'state', 'chunks')

@@ -12,8 +12,8 @@
 -- serials      decimal strings; a transfer id that is known already gets what was set aside for it
 -- Invariant: a token is in `out` or free here, never both.
 local meta, out, tokens, spare = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local epoch, variants, transfer_id, destination, units = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-assert(#KEYS == 4 and #ARGV == 5 and #variants == 1, 'pull: wrong number of keys or arguments')
+local epoch, variants, transfer_id, destination, units = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+assert(#KEYS == 4 and #ARGV == 5 and #variants == 1 and destination and units, 'pull: wrong number of keys or arguments')
 local OK, NOT_LOADED, FENCED = 0, 1, 2
 local variant = string.byte(variants)
 
@@ -40,6 +40,6 @@ if #serials == 0 then return { OK, serials } end
 -- Write.
 if from_range > 0 then redis.call('DECRBY', tokens, from_range) end
 if from_spare > 0 then redis.call('LTRIM', spare, from_spare, -1) end
-redis.call('HSET', out, transfer_id, cmsgpack.pack({ variant, tonumber(destination), serials }))
+redis.call('HSET', out, transfer_id, cmsgpack.pack({ variant, destination, serials }))
 redis.call('HINCRBY', meta, 'seq', 1)
 return { OK, serials }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::ledger::settlements::{ClaimToSettle, Settling};
 
-use crate::harness::{World, taken};
+use crate::harness::{World, buyer, taken};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_fences_every_warehouse_and_the_rebuild_loses_nothing() {
@@ -49,6 +50,39 @@ async fn l5_an_emptied_server_is_not_sold_out_and_what_was_settled_comes_back() 
     let live = world.live().await;
     assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Replayed { serials: kept });
     assert_eq!(world.free_in_redis(&live).await, 3, "a claim that Redis alone knew is forgotten, its unit is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_claim_stays_over_after_a_rebuild() {
+    let world = World::new().await;
+    let live = world.open(&[10], 1, 4).await;
+    let home = live.drop.warehouses[0];
+    let mine = taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+    // As if Redis had forgotten the first claim and issued its unit again: the second one's order holds it.
+    let mut to_settle = Vec::new();
+    for entry in live.store(&home).unsettled(10).await.unwrap() {
+        let of_second = entry.claims.into_iter().filter(|logged| logged.claim.buyer == buyer(2));
+        to_settle.extend(of_second.map(|logged| ClaimToSettle {
+            claim: logged.claim,
+            serials: mine.clone(),
+            warehouse: home,
+            epoch: entry.epoch,
+        }));
+    }
+    let now = world.engine.clock.now();
+    world.engine.ledger.settle(&live.drop, &to_settle, Settling::Live, now).await.unwrap();
+    world.settle().await;
+    assert_eq!(world.count("select count(*) from rejected_claims").await, 1);
+    world.apply_all_grants().await;
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Released);
+
+    world.engine.ledger.begin_load(home.id).await.unwrap();
+    assert_eq!(world.engine.rebuild_fenced().await.unwrap(), 1);
+    let live = world.live().await;
+    // Taken, it would never be settled: its id has been seen.
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Released);
+    assert_eq!(world.free_in_redis(&live).await, 9);
 }
 
 /// The first error that comes from the server itself, once it answers again.

@@ -1,0 +1,253 @@
+//! Calls that are wrong in form. They come from a bug of ours, so they must fail loudly, and before the first write.
+
+use doorbuster_engine::domain::ids::{GrantNumber, Serial};
+use doorbuster_engine::tokens::contract::{self, ScriptContract};
+use doorbuster_engine::tokens::store::LoadVariant;
+use redis::{RedisError, Value};
+use rmp::encode;
+
+use crate::harness::{Place, servers};
+
+/// A call as it goes over the wire.
+#[derive(Clone)]
+struct Call {
+    script: &'static ScriptContract,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    async fn send(&self, place: &mut Place) -> Result<Value, RedisError> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(self.script.source).arg(self.keys.len()).arg(&self.keys).arg(&self.args);
+        command.query_async(&mut place.raw).await
+    }
+
+    fn with(&self, argument: &str, value: impl Into<Vec<u8>>) -> Self {
+        let mut call = self.clone();
+        let index = self.script.args.iter().position(|name| *name == argument).expect("a name of the contract");
+        call.args[index] = value.into();
+        call
+    }
+}
+
+/// An open warehouse with one variant of four units, and a limit that is no obstacle.
+async fn open_warehouse() -> (Place, String) {
+    let place = Place::new(servers(), 1, 120).await;
+    let store = place.store(1);
+    let replid = store.fence().await.unwrap();
+    let load = LoadVariant { run: Some((Serial(1), 3)), serials: vec![Serial(9)] };
+    let chunks = store.load(&replid, GrantNumber(1), 120, &[load], &[]).await.unwrap();
+    store.open(&replid, chunks, "open").await.unwrap();
+    (place, replid)
+}
+
+/// A call of each script that is as it should be.
+fn well_formed(place: &Place, script: &'static ScriptContract, replid: &str) -> Call {
+    let mut keys = script.keys.iter().map(|name| place.key(name)).collect::<Vec<_>>();
+    keys.extend(script.keys_per_variant.iter().map(|name| place.key(&format!("{name}:0"))));
+    let argument = |name: &&str| match (script.name, *name) {
+        (_, "epoch") => b"1".to_vec(),
+        (_, "variants") => vec![0],
+        ("claim", "now_ms") => b"7".to_vec(),
+        ("claim", "batch") => batch(&[One::default()]),
+        ("grant", "number") => b"2".to_vec(),
+        ("grant" | "load", "serials") => serials(&[&["77"]]),
+        ("grant", "released") => Vec::new(),
+        (_, "transfer_id") => b"00000000-0000-0000-0000-000000000001".to_vec(),
+        ("pull", "destination" | "units") => b"1".to_vec(),
+        (_, "replid") => replid.into(),
+        (_, "chunk") => b"0".to_vec(),
+        (_, "chunks") => b"2".to_vec(),
+        (_, "granted" | "limit") => b"1".to_vec(),
+        ("load", "ranges") => packed(2, |bytes| [1, 3].iter().for_each(|number| uint(bytes, *number))),
+        ("load", "holders") => packed(0, |_| {}),
+        (_, "state") => b"closed".to_vec(),
+        ("settled", _) => b"0-1".to_vec(),
+        (script, name) => panic!("{script} has a new argument {name}"),
+    };
+    Call { script, keys, args: script.args.iter().map(argument).collect() }
+}
+
+/// One claim of a batch, in the four values that the script takes.
+#[derive(Clone)]
+struct One {
+    buyer: Vec<u8>,
+    tail: Vec<u8>,
+    position: i64,
+    quantity: Number,
+}
+
+#[derive(Clone, Copy)]
+enum Number {
+    Whole(i64),
+    Broken(f64),
+}
+
+impl Default for One {
+    fn default() -> Self {
+        Self { buyer: b"ada".to_vec(), tail: b"twelve bytes".to_vec(), position: 1, quantity: Number::Whole(1) }
+    }
+}
+
+fn batch(claims: &[One]) -> Vec<u8> {
+    packed(claims.len() * 4, |bytes| {
+        for claim in claims {
+            text(bytes, &claim.buyer);
+            text(bytes, &claim.tail);
+            encode::write_sint(bytes, claim.position).unwrap();
+            match claim.quantity {
+                Number::Whole(number) => drop(encode::write_sint(bytes, number).unwrap()),
+                Number::Broken(number) => encode::write_f64(bytes, number).unwrap(),
+            }
+        }
+    })
+}
+
+fn serials(lists: &[&[&str]]) -> Vec<u8> {
+    packed(lists.len(), |bytes| {
+        for list in lists {
+            encode::write_array_len(bytes, list.len() as u32).unwrap();
+            list.iter().for_each(|serial| text(bytes, serial.as_bytes()));
+        }
+    })
+}
+
+fn packed(len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode::write_array_len(&mut bytes, len as u32).unwrap();
+    fill(&mut bytes);
+    bytes
+}
+
+fn text(bytes: &mut Vec<u8>, text: &[u8]) {
+    encode::write_str_len(bytes, text.len() as u32).unwrap();
+    bytes.extend_from_slice(text);
+}
+
+fn uint(bytes: &mut Vec<u8>, number: u64) {
+    encode::write_uint(bytes, number).unwrap();
+}
+
+/// Every byte that the warehouse has in Redis.
+async fn bytes_of(place: &mut Place) -> Vec<Option<Vec<u8>>> {
+    let mut found = Vec::new();
+    for key in place.keys() {
+        found.push(redis::cmd("DUMP").arg(key).query_async(&mut place.raw).await.unwrap());
+    }
+    found
+}
+
+async fn fails_before_any_write(place: &mut Place, what: &str, call: &Call) {
+    let before = bytes_of(place).await;
+    let answer = call.send(place).await;
+    assert!(answer.is_err(), "{}, {what}: answered {answer:?}", call.script.name);
+    assert_eq!(bytes_of(place).await, before, "{}, {what}: it has written", call.script.name);
+}
+
+#[test]
+fn a_wrong_number_of_keys_or_arguments_fails_before_any_write() {
+    servers().runtime.block_on(async {
+        for script in contract::ALL {
+            let (mut place, replid) = open_warehouse().await;
+            if ["load", "open"].contains(&script.name) {
+                // They have something to do only while a load is under way.
+                place.store(1).fence().await.unwrap();
+            }
+            let good = well_formed(&place, script, &replid);
+            let mut call = good.clone();
+            call.keys.pop();
+            fails_before_any_write(&mut place, "a key is missing", &call).await;
+            let mut call = good.clone();
+            call.keys.push(place.key("more"));
+            fails_before_any_write(&mut place, "a key too many", &call).await;
+            let mut call = good.clone();
+            call.args.pop();
+            fails_before_any_write(&mut place, "an argument is missing", &call).await;
+            let mut call = good.clone();
+            call.args.push(b"more".to_vec());
+            fails_before_any_write(&mut place, "an argument too many", &call).await;
+            if !script.keys_per_variant.is_empty() && script.name != "pull" {
+                fails_before_any_write(&mut place, "more variants than keys", &good.with("variants", [0, 0])).await;
+                fails_before_any_write(&mut place, "fewer variants than keys", &good.with("variants", [])).await;
+            }
+            let answer = good.send(&mut place).await;
+            assert!(answer.is_ok(), "{}: the call that was spoilt is good: {answer:?}", script.name);
+        }
+    });
+}
+
+#[test]
+fn b4_a_batch_that_no_gateway_would_send_fails_before_any_write() {
+    servers().runtime.block_on(async {
+        let (mut place, replid) = open_warehouse().await;
+        let good = well_formed(&place, &contract::CLAIM, &replid);
+        let one = One::default;
+        let whole = |units| One { quantity: Number::Whole(units), ..one() };
+        let at = |position| One { position, ..one() };
+        let table: [(&str, Vec<One>); 14] = [
+            ("quantity 0", vec![whole(0)]),
+            ("quantity -1", vec![whole(-1)]),
+            ("quantity 101", vec![whole(101)]),
+            ("quantity 128, the mark of a released claim", vec![whole(128)]),
+            ("quantity 257", vec![whole(257)]),
+            ("half a unit", vec![One { quantity: Number::Broken(1.5), ..one() }]),
+            ("not a number of units", vec![One { quantity: Number::Broken(f64::NAN), ..one() }]),
+            ("position 0", vec![at(0)]),
+            ("a position of no variant", vec![at(2)]),
+            ("a short tail", vec![One { tail: b"eleven byte".to_vec(), ..one() }]),
+            ("a long tail", vec![One { tail: b"thirteen byte".to_vec(), ..one() }]),
+            ("a buyer of 256 bytes", vec![One { buyer: vec![b'x'; 256], ..one() }]),
+            ("a bad claim behind a good one", vec![one(), One { buyer: b"bob".to_vec(), ..whole(0) }]),
+            ("257 claims", vec![one(); 257]),
+        ];
+        for (what, claims) in table {
+            fails_before_any_write(&mut place, what, &good.with("batch", batch(&claims))).await;
+        }
+        let three = packed(3, |bytes| (0..3).for_each(|number| uint(bytes, number)));
+        fails_before_any_write(&mut place, "three values", &good.with("batch", three)).await;
+        fails_before_any_write(&mut place, "no cmsgpack", &good.with("batch", [0xc1])).await;
+        let mut call = good.with("variants", [5]);
+        let last = call.keys.len() - 2;
+        call.keys[last] = place.key("tokens:5");
+        call.keys[last + 1] = place.key("spare:5");
+        fails_before_any_write(&mut place, "a variant that the drop does not have", &call).await;
+        let largest = good.with("batch", batch(&vec![one(); 256]));
+        assert!(largest.send(&mut place).await.is_ok(), "256 claims are not too many");
+    });
+}
+
+#[test]
+fn loads_grants_and_pulls_that_contradict_themselves_fail_before_any_write() {
+    servers().runtime.block_on(async {
+        let (mut place, replid) = open_warehouse().await;
+        let grant = well_formed(&place, &contract::GRANT, &replid);
+        let three = packed(3, |bytes| {
+            text(bytes, b"ada");
+            text(bytes, b"twelve bytes");
+            uint(bytes, 0);
+        });
+        fails_before_any_write(
+            &mut place,
+            "serials of two variants",
+            &grant.with("serials", serials(&[&["7"], &["8"]])),
+        )
+        .await;
+        fails_before_any_write(&mut place, "no serials", &grant.with("serials", serials(&[]))).await;
+        fails_before_any_write(&mut place, "a released claim of three values", &grant.with("released", three)).await;
+        let pull = well_formed(&place, &contract::PULL, &replid);
+        fails_before_any_write(&mut place, "two variants", &pull.with("variants", [0, 0])).await;
+        fails_before_any_write(&mut place, "units that are no number", &pull.with("units", "x")).await;
+        fails_before_any_write(&mut place, "a destination that is no number", &pull.with("destination", "x")).await;
+
+        place.store(1).fence().await.unwrap();
+        let load = well_formed(&place, &contract::LOAD, &replid);
+        let odd = packed(1, |bytes| text(bytes, b"ada"));
+        fails_before_any_write(&mut place, "a first chunk without ranges", &load.with("ranges", packed(0, |_| {})))
+            .await;
+        fails_before_any_write(&mut place, "a holder without a record", &load.with("holders", odd)).await;
+        fails_before_any_write(&mut place, "serials of two variants", &load.with("serials", serials(&[&[], &[]])))
+            .await;
+        assert!(load.send(&mut place).await.is_ok());
+    });
+}

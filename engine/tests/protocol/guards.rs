@@ -1,0 +1,93 @@
+//! What the protocol leans on. Each can be taken out of the model.
+
+/// What the checker finds when a guard is gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Missed {
+    /// A broken promise, in this world.
+    In(&'static str),
+    /// Nothing in any world: why not.
+    Nowhere(&'static str),
+}
+
+macro_rules! guards {
+    ($($name:ident: $words:literal, $place:literal, $missed:ident($why:literal);)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Guard { $($name,)* }
+
+        impl Guard {
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            pub(crate) fn words(self) -> &'static str {
+                match self { $(Self::$name => $words,)* }
+            }
+
+            /// Where it stands in the code.
+            pub(crate) fn place(self) -> &'static str {
+                match self { $(Self::$name => $place,)* }
+            }
+
+            pub(crate) fn missed(self) -> Missed {
+                match self { $(Self::$name => Missed::$missed($why),)* }
+            }
+        }
+    };
+}
+
+guards! {
+    ClaimFence: "claim, pull, grant, look: the replication id is that of the opening", "lua/claim.lua and others", In("forgetting");
+    ClaimEpoch: "claim: the epoch is the warehouse's", "lua/claim.lua", In("forgetting");
+    ScriptLimit: "claim: the buyer's limit", "lua/claim.lua", In("two clicks");
+    EndedStays: "grant: an ended claim leaves its id behind", "lua/grant.lua", In("two clicks");
+    GrantNumbers: "grant: number n comes after n - 1, once", "lua/grant.lua", In("ping-pong");
+    MarkInStream: "settled: the mark stays within what the stream has", "lua/settled.lua", In("forgetting");
+    MarkAfterCommit: "settle: the mark moves after the commit", "flows/settle.rs", In("ping-pong");
+    SettleEpoch: "settle: entries of another epoch are left alone", "ledger/settlements.rs", In("forgetting");
+    SettleRebuildEpoch: "settle in a rebuild: it is still the newest rebuild", "ledger/settlements.rs", In("two rebuilds");
+    SettleOnce: "settle: a claim id seen once is not settled again", "ledger/settlements.rs", In("ping-pong");
+    SettleHolder: "settle: the token row has no holder", "ledger/settlements.rs", In("return");
+    SettleWarehouse: "settle: the token row is this warehouse's", "ledger/settlements.rs", Nowhere("a claim's unit can be another warehouse's only where another guard has failed");
+    SettleLimit: "settle: the buyer's limit, once more", "ledger/settlements.rs", In("return");
+    TransferId: "transfer: its id is new", "ledger/grants.rs", In("ping-pong");
+    TransferEpoch: "transfer: the source's epoch is that of its reading", "ledger/grants.rs", In("forgetting a move");
+    TransferRow: "transfer: the token rows are the source's and have no holder", "ledger/grants.rs", Nowhere("the transfer's id and the source's epoch say the same");
+    ClearAfterCommit: "transfer: `out` is cleared after the commit", "flows/pull.rs", In("ping-pong");
+    Leftovers: "rebuild: what the stream holds is settled before Postgres is read", "flows/open_drop.rs", In("forgetting");
+    LoadsEnded: "rebuild: ended orders are loaded too", "ledger/drops.rs", In("forgetting a release");
+    LoadsRejected: "rebuild: rejected claims are loaded too", "ledger/drops.rs", In("return");
+    ContentsEpoch: "rebuild: Postgres is read only by the newest rebuild", "ledger/drops.rs", Nowhere("`load` refuses the older epoch; what was read is brought up to date by the grants after it");
+    FenceNewest: "fence: an older epoch does not begin a load", "lua/fence.lua", Nowhere("the newer load then fails on its epoch and is begun again");
+    LoadEpoch: "load, open: the epoch is that of the fence", "lua/load.lua, open.lua", Nowhere("counted chunks let only one loader in; without both, see below");
+    LoadReplid: "load, open: the replication id is that of the fence", "lua/load.lua, open.lua", Nowhere("lost chunks are counted, and the opening writes the fence's id; without counting, see below");
+    LoadChunks: "load, open: chunks are counted", "lua/load.lua, open.lua", Nowhere("epoch and replication id let only one loader in; without either, see below");
+    OpenSettled: "open: nothing in the stream is unsettled", "lua/open.lua", In("return");
+    ProofLeaving: "proof: nothing is in `out`", "flows/pull.rs", In("refusal");
+    ProofGranted: "proof: every grant that Postgres knows is applied", "flows/pull.rs", In("refusal");
+    ProofEpochs: "proof: the epochs are those of Postgres", "flows/pull.rs", In("refusal and forgetting");
+    ProofSeq: "proof: `seq` is the same in both readings", "flows/pull.rs", Nowhere("a unit comes in by a grant only, and `granted` is compared");
+    ProofTwice: "proof: a second reading", "flows/pull.rs", Nowhere("after the first reading a unit comes in by a grant only, and Postgres is asked for grants after it");
+    FreedWait: "grant: freed units wait until no lease can be alive", "flows/grants.rs", In("refusal");
+    OpenWait: "open: a rebuilt warehouse waits until no lease can be alive", "flows/open_drop.rs", In("refusal and forgetting");
+}
+
+/// The guards that are left out. None of them: the protocol as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Without(u64);
+
+impl Without {
+    pub(crate) fn nothing() -> Self {
+        Self(0)
+    }
+
+    pub(crate) fn one(guard: Guard) -> Self {
+        Self(1 << guard as u64)
+    }
+
+    pub(crate) fn and(self, guard: Guard) -> Self {
+        Self(self.0 | 1 << guard as u64)
+    }
+
+    /// Whether this guard stands.
+    pub(crate) fn has(self, guard: Guard) -> bool {
+        self.0 & 1 << guard as u64 == 0
+    }
+}

@@ -1,0 +1,10 @@
+//! The protocol of tokens, checked exhaustively: every interleaving of claims, pulls, settlement, releases, rebuilds and proofs
+//! with crashes and failovers, in worlds small enough for that. `docs/MODEL.md` says what is modelled and what is not.
+//!
+//! And the other way round: each guard of the protocol is taken out, and the checker must find out what it was for.
+
+mod guards;
+mod state;
+mod steps;
+mod promises;
+mod check;

@@ -1,0 +1,643 @@
+//! What can happen, one atomic step at a time: a script, a transaction, a crash. Each stands for the code named in it.
+
+use stateright::{Model, Property};
+
+use crate::guards::Guard;
+use crate::promises;
+use crate::state::{
+    Contents, Entry, Fate, Grant, Out, Proof, Protocol, Rebuild, Record, Redis, Stage, State, Transfer, WAREHOUSES,
+    Worker, serials,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Claim {
+        claim: usize,
+    },
+    /// From here on the replica of this warehouse hears nothing: what follows will be lost.
+    FallBehind {
+        warehouse: usize,
+    },
+    Failover {
+        warehouse: usize,
+    },
+    OldPrimaryReturns {
+        warehouse: usize,
+    },
+    ReadLog {
+        worker: usize,
+        warehouse: usize,
+    },
+    Settle {
+        worker: usize,
+    },
+    /// The commit happened and its answer was lost: the worker will settle the same again.
+    SettleUnknown {
+        worker: usize,
+    },
+    Mark {
+        worker: usize,
+    },
+    MarkEarly {
+        worker: usize,
+    },
+    WorkerDies {
+        worker: usize,
+    },
+    Release {
+        claim: usize,
+    },
+    ApplyGrant {
+        warehouse: usize,
+        number: u8,
+    },
+    Pull {
+        source: usize,
+    },
+    FindTransfer {
+        source: usize,
+        at: usize,
+    },
+    CommitTransfer {
+        transfer: usize,
+    },
+    Clear {
+        transfer: usize,
+    },
+    ClearEarly {
+        transfer: usize,
+    },
+    TransferDies {
+        transfer: usize,
+    },
+    BeginRebuild {
+        warehouse: usize,
+    },
+    Rebuild {
+        rebuild: usize,
+    },
+    RebuildDies {
+        rebuild: usize,
+    },
+    BuyerArrives,
+    ProofReads,
+    LeaseEnds,
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::first(self)]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        actions.extend((0..self.scope.claims.len()).map(|claim| Action::Claim { claim }));
+        actions.extend((0..self.scope.claims.len()).map(|claim| Action::Release { claim }));
+        for warehouse in 0..WAREHOUSES {
+            actions.extend([
+                Action::FallBehind { warehouse },
+                Action::Failover { warehouse },
+                Action::OldPrimaryReturns { warehouse },
+                Action::Pull { source: warehouse },
+                Action::BeginRebuild { warehouse },
+            ]);
+            let numbers = 1..=state.last_grant(warehouse);
+            actions.extend(numbers.map(|number| Action::ApplyGrant { warehouse, number }));
+            let found = 0..state.redis[warehouse].out.len();
+            actions.extend(found.map(|at| Action::FindTransfer { source: warehouse, at }));
+        }
+        for worker in 0..state.workers.len() {
+            actions.extend((0..WAREHOUSES).map(|warehouse| Action::ReadLog { worker, warehouse }));
+            actions.extend([
+                Action::Settle { worker },
+                Action::SettleUnknown { worker },
+                Action::Mark { worker },
+                Action::MarkEarly { worker },
+                Action::WorkerDies { worker },
+            ]);
+        }
+        for transfer in 0..state.transfers.len() {
+            actions.extend([
+                Action::CommitTransfer { transfer },
+                Action::Clear { transfer },
+                Action::ClearEarly { transfer },
+                Action::TransferDies { transfer },
+            ]);
+        }
+        for rebuild in 0..state.rebuilds.len() {
+            actions.extend([Action::Rebuild { rebuild }, Action::RebuildDies { rebuild }]);
+        }
+        actions.extend([Action::BuyerArrives, Action::ProofReads, Action::LeaseEnds]);
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        state.step(self, action)?;
+        // The same processes in another order are the same state.
+        state.workers.sort();
+        state.rebuilds.sort();
+        state.transfers.sort();
+        state.watch_the_proof(self, before);
+        (state != *before).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        promises::all()
+    }
+}
+
+impl State {
+    /// `None`: it cannot happen now, or nothing would come of it.
+    fn step(&mut self, protocol: &Protocol, action: Action) -> Option<()> {
+        match action {
+            Action::Claim { claim } => self.claim(protocol, claim),
+            Action::FallBehind { warehouse } => {
+                self.left.failovers = self.left.failovers.checked_sub(1)?;
+                let replica = &mut self.replicas[warehouse];
+                if replica.behind.is_some() {
+                    return None;
+                }
+                replica.behind = Some(Box::new(self.redis[warehouse].clone()));
+                Some(())
+            }
+            Action::Failover { warehouse } => {
+                let replica = &mut self.replicas[warehouse];
+                let promoted = replica.behind.take()?;
+                replica.newest_replid += 1;
+                let old = std::mem::replace(&mut self.redis[warehouse], *promoted);
+                self.redis[warehouse].replid = replica.newest_replid;
+                replica.old = (self.left.returns > 0).then(|| Box::new(old));
+                Some(())
+            }
+            Action::OldPrimaryReturns { warehouse } => {
+                self.left.returns = self.left.returns.checked_sub(1)?;
+                self.redis[warehouse] = *self.replicas[warehouse].old.take()?;
+                self.seen.returned = true;
+                Some(())
+            }
+            Action::Release { claim } => self.release(claim),
+            Action::ApplyGrant { warehouse, number } => self.apply_grant(protocol, warehouse, number),
+            Action::ReadLog { .. }
+            | Action::Settle { .. }
+            | Action::SettleUnknown { .. }
+            | Action::Mark { .. }
+            | Action::MarkEarly { .. }
+            | Action::WorkerDies { .. } => self.work(protocol, action),
+            Action::Pull { .. }
+            | Action::FindTransfer { .. }
+            | Action::CommitTransfer { .. }
+            | Action::Clear { .. }
+            | Action::ClearEarly { .. }
+            | Action::TransferDies { .. } => self.transfer(protocol, action),
+            Action::BeginRebuild { warehouse } => {
+                self.left.rebuilds = self.left.rebuilds.checked_sub(1)?;
+                if self.rebuilds.len() == protocol.scope.rebuilders {
+                    return None;
+                }
+                self.postgres.epoch[warehouse] += 1;
+                let epoch = self.postgres.epoch[warehouse];
+                self.rebuilds.push(Rebuild { warehouse, epoch, stage: Stage::Begun });
+                Some(())
+            }
+            Action::Rebuild { rebuild } => {
+                let at = self.rebuilds.remove(rebuild);
+                let (warehouse, epoch) = (at.warehouse, at.epoch);
+                if at.stage.waits_for_lease() && self.lease && protocol.has(Guard::OpenWait) {
+                    return None;
+                }
+                if let Some(stage) = self.rebuild(protocol, warehouse, epoch, at.stage) {
+                    self.rebuilds.push(Rebuild { warehouse, epoch, stage });
+                }
+                Some(())
+            }
+            Action::RebuildDies { rebuild } => {
+                self.rebuilds.remove(rebuild);
+                Some(())
+            }
+            Action::BuyerArrives => {
+                if self.proof.is_some() || self.lease {
+                    return None;
+                }
+                self.left.proofs = self.left.proofs.checked_sub(1)?;
+                self.proof = Some(Proof {
+                    step: 0,
+                    epochs: self.postgres.epoch,
+                    granted: [0; WAREHOUSES],
+                    last_grant: [0; WAREHOUSES],
+                    was_empty: false,
+                    is_overtaken: false,
+                    is_over: false,
+                });
+                Some(())
+            }
+            Action::ProofReads => self.prove(protocol),
+            Action::LeaseEnds => std::mem::replace(&mut self.lease, false).then_some(()),
+        }
+    }
+
+    /// Whether the scripts give anything to somebody who believes in `epoch`.
+    fn issues(&self, protocol: &Protocol, warehouse: usize, epoch: u8) -> bool {
+        let redis = &self.redis[warehouse];
+        let fence = redis.fence == Some(redis.replid) || !protocol.has(Guard::ClaimFence);
+        redis.epoch == epoch && fence && !redis.is_loading
+    }
+
+    /// lua/claim.lua. There is always a gateway that still believes in the epoch that the warehouse has.
+    fn claim(&mut self, protocol: &Protocol, claim: usize) -> Option<()> {
+        let home = protocol.home(claim);
+        let known = self.redis[home].epoch;
+        let epoch = if protocol.has(Guard::ClaimEpoch) { known } else { self.postgres.epoch[home] };
+        if !self.issues(protocol, home, known) {
+            return None;
+        }
+        let redis = &mut self.redis[home];
+        let buyer = protocol.buyer(claim);
+        let mine = |other: &(usize, &Record)| protocol.buyer(other.0) == buyer;
+        let mut held = redis.records.iter().enumerate().filter(mine);
+        let at_limit = held.any(|(_, record)| matches!(record, Record::Live(_))) && protocol.has(Guard::ScriptLimit);
+        if redis.records[claim] != Record::None || at_limit || redis.free == 0 {
+            return None;
+        }
+        let serial = redis.free.trailing_zeros() as usize;
+        redis.free &= !(1 << serial);
+        redis.records[claim] = Record::Live(serial);
+        redis.log.push(Entry { claim, serial, epoch });
+        Some(())
+    }
+
+    /// ledger/payments.rs, `release`: an order ends, its unit is granted back to the buyer's home.
+    fn release(&mut self, claim: usize) -> Option<()> {
+        let Fate::Live(serial) = self.postgres.claims[claim] else { return None };
+        self.left.releases = self.left.releases.checked_sub(1)?;
+        let warehouse = self.postgres.tokens[serial].0;
+        self.postgres.claims[claim] = Fate::Released;
+        self.postgres.tokens[serial].1 = None;
+        self.grant(warehouse, Grant { serials: serials([serial]), ends: Some(claim), transfer: None });
+        Some(())
+    }
+
+    /// ledger/grants.rs, `insert`.
+    fn grant(&mut self, warehouse: usize, grant: Grant) {
+        if let Some(proof) = &mut self.proof
+            && grant.frees()
+        {
+            proof.is_overtaken = true;
+        }
+        self.postgres.grants[warehouse].push(grant);
+    }
+
+    /// flows/grants.rs and lua/grant.lua. Anyone may, at any time, with the epoch that the warehouse has.
+    pub(crate) fn apply_grant(&mut self, protocol: &Protocol, warehouse: usize, number: u8) -> Option<()> {
+        let grant = self.postgres.grants[warehouse].get(usize::from(number).checked_sub(1)?)?.clone();
+        if !self.issues(protocol, warehouse, self.redis[warehouse].epoch) {
+            return None;
+        }
+        if grant.frees() && self.lease && protocol.has(Guard::FreedWait) {
+            return None;
+        }
+        let redis = &mut self.redis[warehouse];
+        if number != redis.granted + 1 && protocol.has(Guard::GrantNumbers) {
+            return None;
+        }
+        redis.free |= grant.serials;
+        redis.granted = redis.granted.max(number);
+        if let Some(claim) = grant.ends {
+            redis.records[claim] = if protocol.has(Guard::EndedStays) { Record::Ended } else { Record::None };
+        }
+        if let Some(proof) = &mut self.proof
+            && grant.frees()
+            && proof.is_overtaken
+        {
+            // So long after the commit, a lease that was counted from before it is over.
+            proof.is_over |= protocol.has(Guard::FreedWait);
+        }
+        Some(())
+    }
+
+    /// flows/settle.rs.
+    fn work(&mut self, protocol: &Protocol, action: Action) -> Option<()> {
+        match action {
+            Action::ReadLog { worker, warehouse } => {
+                let redis = &self.redis[warehouse];
+                let entries = redis.log.get(redis.mark..).unwrap_or_default().to_vec();
+                if self.workers[worker] != Worker::Idle || entries.is_empty() {
+                    return None;
+                }
+                let epoch = self.postgres.epoch[warehouse];
+                self.workers[worker] = Worker::Read { warehouse, epoch, entries, upto: redis.log.len() };
+            }
+            Action::Settle { worker } | Action::SettleUnknown { worker } => {
+                let Worker::Read { warehouse, epoch, entries, upto } = self.workers[worker].clone() else {
+                    return None;
+                };
+                let is_settled = self.settle(protocol, warehouse, &entries, None);
+                if action == (Action::Settle { worker }) {
+                    let committed = Worker::Committed { warehouse, epoch, upto };
+                    self.workers[worker] = if is_settled { committed } else { Worker::Idle };
+                }
+            }
+            Action::Mark { worker } => {
+                let Worker::Committed { warehouse, epoch, upto } = self.workers[worker] else { return None };
+                self.mark(protocol, warehouse, epoch, upto);
+                self.workers[worker] = Worker::Idle;
+            }
+            Action::MarkEarly { worker } => {
+                let Worker::Read { warehouse, epoch, upto, .. } = self.workers[worker] else { return None };
+                if protocol.has(Guard::MarkAfterCommit) {
+                    return None;
+                }
+                self.mark(protocol, warehouse, epoch, upto);
+            }
+            Action::WorkerDies { worker } => self.workers[worker] = Worker::Idle,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// ledger/settlements.rs. `false`: another epoch has begun, the entries were left alone.
+    pub(crate) fn settle(
+        &mut self,
+        protocol: &Protocol,
+        warehouse: usize,
+        entries: &[Entry],
+        rebuild: Option<u8>,
+    ) -> bool {
+        let now = self.postgres.epoch[warehouse];
+        let is_stale = match rebuild {
+            None => protocol.has(Guard::SettleEpoch) && entries.iter().any(|entry| entry.epoch != now),
+            Some(epoch) => protocol.has(Guard::SettleRebuildEpoch) && epoch != now,
+        };
+        if is_stale {
+            return false;
+        }
+        for Entry { claim, serial, epoch } in entries.iter().copied() {
+            if self.postgres.claims[claim] != Fate::Unseen && protocol.has(Guard::SettleOnce) {
+                continue;
+            }
+            self.postgres.settled[claim] += 1;
+            let (at, holder) = self.postgres.tokens[serial];
+            let of_buyer = |other: &usize| protocol.buyer(*other) == protocol.buyer(claim);
+            let mut live = (0..self.postgres.claims.len()).filter(of_buyer);
+            let at_limit = live.any(|other| matches!(self.postgres.claims[other], Fate::Live(_)));
+            let is_refused = (holder.is_some() && protocol.has(Guard::SettleHolder))
+                || (at != warehouse && protocol.has(Guard::SettleWarehouse))
+                || (at_limit && protocol.has(Guard::SettleLimit));
+            if is_refused {
+                self.seen.rejected = true;
+                self.seen.rejected_of_this_epoch |= epoch == now;
+                if self.postgres.claims[claim] == Fate::Unseen {
+                    self.postgres.claims[claim] = Fate::Rejected;
+                }
+                let free = if holder.is_none() && at == warehouse { serials([serial]) } else { 0 };
+                self.grant(warehouse, Grant { serials: free, ends: Some(claim), transfer: None });
+            } else {
+                self.postgres.claims[claim] = Fate::Live(serial);
+                self.postgres.tokens[serial].1 = Some(claim);
+            }
+        }
+        true
+    }
+
+    /// lua/settled.lua.
+    pub(crate) fn mark(&mut self, protocol: &Protocol, warehouse: usize, epoch: u8, upto: usize) -> bool {
+        let redis = &mut self.redis[warehouse];
+        if redis.epoch != epoch {
+            return false;
+        }
+        let upto = if protocol.has(Guard::MarkInStream) { upto.min(redis.log.len()) } else { upto };
+        redis.mark = redis.mark.max(upto);
+        true
+    }
+
+    /// flows/pull.rs.
+    fn transfer(&mut self, protocol: &Protocol, action: Action) -> Option<()> {
+        let has_room = self.transfers.len() < protocol.scope.finishers;
+        match action {
+            Action::Pull { source } => {
+                let id = protocol.scope.pulls - self.left.pulls;
+                self.left.pulls = self.left.pulls.checked_sub(1)?;
+                let epoch = self.redis[source].epoch;
+                if !has_room || !self.issues(protocol, source, epoch) || self.redis[source].free == 0 {
+                    return None;
+                }
+                let redis = &mut self.redis[source];
+                let serial = redis.free.trailing_zeros() as usize;
+                redis.free &= !(1 << serial);
+                redis.out.push(Out { transfer: id, serial });
+                self.transfers.push(Transfer { id, source, epoch, serial, is_committed: false });
+            }
+            Action::FindTransfer { source, at } => {
+                let epoch = self.redis[source].epoch;
+                if !has_room || !self.issues(protocol, source, epoch) {
+                    return None;
+                }
+                let Out { transfer: id, serial } = self.redis[source].out[at];
+                self.transfers.push(Transfer { id, source, epoch, serial, is_committed: false });
+            }
+            Action::CommitTransfer { transfer } => {
+                let found = self.transfers[transfer].clone();
+                if found.is_committed {
+                    return None;
+                }
+                if self.commit_transfer(protocol, &found) {
+                    self.transfers[transfer].is_committed = true;
+                } else {
+                    self.transfers.remove(transfer);
+                }
+            }
+            Action::Clear { transfer } => {
+                if !self.transfers[transfer].is_committed {
+                    return None;
+                }
+                let done = self.transfers.remove(transfer);
+                self.clear(protocol, &done);
+            }
+            Action::ClearEarly { transfer } => {
+                if protocol.has(Guard::ClearAfterCommit) {
+                    return None;
+                }
+                let found = self.transfers[transfer].clone();
+                self.clear(protocol, &found);
+            }
+            Action::TransferDies { transfer } => drop(self.transfers.remove(transfer)),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// ledger/grants.rs, `grant_transfer`. `false`: it is void.
+    pub(crate) fn commit_transfer(&mut self, protocol: &Protocol, transfer: &Transfer) -> bool {
+        let Transfer { id, source, epoch, serial, .. } = *transfer;
+        let destination = (source + 1) % WAREHOUSES;
+        if self.postgres.epoch[source] != epoch && protocol.has(Guard::TransferEpoch) {
+            return false;
+        }
+        if self.is_transferred(id) && protocol.has(Guard::TransferId) {
+            return true;
+        }
+        if self.postgres.tokens[serial] != (source, None) && protocol.has(Guard::TransferRow) {
+            return false;
+        }
+        self.postgres.tokens[serial].0 = destination;
+        self.grant(destination, Grant { serials: serials([serial]), ends: None, transfer: Some(id) });
+        true
+    }
+
+    pub(crate) fn clear(&mut self, protocol: &Protocol, transfer: &Transfer) {
+        if self.issues(protocol, transfer.source, transfer.epoch) {
+            self.redis[transfer.source].out.retain(|out| out.transfer != transfer.id);
+        }
+    }
+
+    /// flows/open_drop.rs, `try_load`: its next step. `None`: it has ended, well or not.
+    pub(crate) fn rebuild(&mut self, protocol: &Protocol, warehouse: usize, epoch: u8, stage: Stage) -> Option<Stage> {
+        match stage {
+            Stage::Begun => {
+                let redis = &mut self.redis[warehouse];
+                if redis.epoch > epoch && protocol.has(Guard::FenceNewest) {
+                    return None;
+                }
+                (redis.epoch, redis.fence, redis.is_loading, redis.chunks) = (epoch, None, true, 0);
+                Some(Stage::Fenced { replid: redis.replid })
+            }
+            Stage::Fenced { replid } => {
+                let redis = &self.redis[warehouse];
+                let entries = redis.log.get(redis.mark..).unwrap_or_default().to_vec();
+                if entries.is_empty() || !protocol.has(Guard::Leftovers) {
+                    return Some(Stage::NoLeftovers { replid });
+                }
+                Some(Stage::ReadLeftovers { replid, entries, upto: redis.log.len() })
+            }
+            Stage::ReadLeftovers { replid, entries, upto } => {
+                let is_settled = self.settle(protocol, warehouse, &entries, Some(epoch));
+                is_settled.then_some(Stage::SettledLeftovers { replid, upto })
+            }
+            Stage::SettledLeftovers { replid, upto } => {
+                self.mark(protocol, warehouse, epoch, upto).then_some(Stage::Fenced { replid })
+            }
+            Stage::NoLeftovers { replid } => {
+                if self.postgres.epoch[warehouse] != epoch && protocol.has(Guard::ContentsEpoch) {
+                    return None;
+                }
+                let contents = self.contents(protocol, warehouse);
+                Some(Stage::Contents { replid, contents, chunks: 0 })
+            }
+            Stage::Contents { replid, contents, chunks } => {
+                let redis = &mut self.redis[warehouse];
+                let may_load = (redis.epoch == epoch || !protocol.has(Guard::LoadEpoch))
+                    && (redis.replid == replid || !protocol.has(Guard::LoadReplid))
+                    && (redis.chunks == chunks || !protocol.has(Guard::LoadChunks))
+                    && redis.is_loading;
+                let has_leftovers = chunks == 2 && redis.mark < redis.log.len() && protocol.has(Guard::OpenSettled);
+                if !may_load || has_leftovers {
+                    return None;
+                }
+                match chunks {
+                    0 => {
+                        (redis.free, redis.granted) = (contents.free, contents.granted);
+                        redis.out.clear();
+                        redis.records.fill(Record::None);
+                    }
+                    1 => redis.records.clone_from(&contents.records),
+                    _ => {
+                        (redis.fence, redis.is_loading) = (Some(replid), false);
+                        if let Some(proof) = &mut self.proof {
+                            proof.is_over |= protocol.has(Guard::OpenWait);
+                        }
+                        return None;
+                    }
+                }
+                redis.chunks += 1;
+                Some(Stage::Contents { replid, contents, chunks: chunks + 1 })
+            }
+        }
+    }
+
+    /// ledger/drops.rs, `warehouse_contents`.
+    fn contents(&self, protocol: &Protocol, warehouse: usize) -> Contents {
+        let tokens = self.postgres.tokens.iter().enumerate();
+        let free = serials(tokens.filter(|(_, row)| **row == (warehouse, None)).map(|(serial, _)| serial));
+        let record = |(claim, fate): (usize, &Fate)| match fate {
+            _ if protocol.home(claim) != warehouse => Record::None,
+            Fate::Live(serial) => Record::Live(*serial),
+            Fate::Released if protocol.has(Guard::LoadsEnded) => Record::Ended,
+            Fate::Rejected if protocol.has(Guard::LoadsRejected) => Record::Ended,
+            Fate::Unseen | Fate::Released | Fate::Rejected => Record::None,
+        };
+        let records = self.postgres.claims.iter().enumerate().map(record).collect();
+        Contents { free, records, granted: self.last_grant(warehouse) }
+    }
+
+    /// flows/pull.rs, `prove`: the next reading. Where it cannot succeed any more, it ends at once.
+    fn prove(&mut self, protocol: &Protocol) -> Option<()> {
+        let mut proof = self.proof.take()?;
+        let step = proof.step;
+        proof.step += 1;
+        if step == 2 {
+            for warehouse in 0..WAREHOUSES {
+                proof.last_grant[warehouse] = self.last_grant(warehouse);
+                let epochs_hold = proof.epochs[warehouse] == self.postgres.epoch[warehouse];
+                let is_applied = proof.granted[warehouse] == proof.last_grant[warehouse];
+                if (!epochs_hold && protocol.has(Guard::ProofEpochs))
+                    || (!is_applied && protocol.has(Guard::ProofGranted))
+                {
+                    return Some(());
+                }
+            }
+            if !protocol.has(Guard::ProofTwice) {
+                self.conclude(&proof);
+                return Some(());
+            }
+            self.proof = Some(proof);
+            return Some(());
+        }
+        let warehouse = usize::from(step % 3);
+        if !self.issues(protocol, warehouse, proof.epochs[warehouse]) {
+            return Some(());
+        }
+        let redis = &self.redis[warehouse];
+        let shows_units = redis.free != 0 || (!redis.out.is_empty() && protocol.has(Guard::ProofLeaving));
+        let is_other = step > 2 && redis.granted != proof.granted[warehouse];
+        if shows_units || is_other {
+            return Some(());
+        }
+        proof.granted[warehouse] = redis.granted;
+        if step == 4 {
+            self.conclude(&proof);
+        } else {
+            self.proof = Some(proof);
+        }
+        Some(())
+    }
+
+    /// The buyer is refused, and for a second everybody is.
+    fn conclude(&mut self, proof: &Proof) {
+        self.seen.refused_while_free |= !proof.was_empty;
+        self.lease = !proof.is_over;
+    }
+
+    /// What a running proof would find changed, and whether there was an instant without any unit.
+    fn watch_the_proof(&mut self, protocol: &Protocol, before: &Self) {
+        let is_empty = !promises::is_anything_free(self);
+        let Some(proof) = &mut self.proof else { return };
+        proof.was_empty |= is_empty;
+        let is_read = |warehouse: usize| usize::from(proof.step) > warehouse && proof.step < 4 + warehouse as u8;
+        let is_changed = |warehouse: usize| {
+            let (now, then) = (&self.redis[warehouse], &before.redis[warehouse]);
+            let seen = |redis: &Redis| (redis.epoch, redis.replid, redis.granted, redis.free, redis.log.len());
+            seen(now) != seen(then) || now.out != then.out || now.fence != then.fence
+        };
+        let fails = (0..WAREHOUSES).any(|warehouse| is_read(warehouse) && is_changed(warehouse));
+        if fails && protocol.has(Guard::ProofSeq) && protocol.has(Guard::ProofTwice) {
+            self.proof = None;
+        }
+    }
+}
+
+impl Stage {
+    fn waits_for_lease(&self) -> bool {
+        matches!(self, Self::Contents { chunks: 2, .. })
+    }
+}
