@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use crate::domain::drops::{DropState, SaleDrop};
+use crate::domain::drops::SaleDrop;
 use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, WarehouseId};
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
@@ -104,7 +104,8 @@ impl Engine {
             let seqs = |dumps: &[Option<Dump>]| dumps.iter().map(|d| d.as_ref().map(|d| d.seq)).collect::<Vec<_>>();
             if seqs(&before) == seqs(&after) {
                 let mut checks = Checks { drop, violations, places: HashMap::new(), audit: DropAudit::default() };
-                let audit = checks.run(&facts, &after);
+                // The reading before: the settlement mark moves without `seq`, and what lay behind it then is in the facts.
+                let audit = checks.run(&facts, &before);
                 return Ok((audit, facts));
             }
             tokio::time::sleep(BETWEEN_READINGS).await;
@@ -150,7 +151,7 @@ impl Checks<'_> {
         for (warehouse, dump) in self.drop.warehouses.clone().iter().zip(dumps) {
             match dump {
                 Some(dump) => self.place_warehouse(warehouse.id, dump, facts, &rejected, &mut held),
-                None if matches!(self.drop.state, DropState::Open | DropState::Closed) => {
+                None if self.drop.state.in_warehouses().is_some() => {
                     self.violation("warehouse_not_loaded", format!("warehouse {} is not in Redis", warehouse.number.0));
                 }
                 None => {}

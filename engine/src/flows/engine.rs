@@ -67,6 +67,8 @@ pub struct Engine {
     pub clock: Clock,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     pub(super) grants_seen: Arc<Mutex<FirstSeen>>,
+    /// Loads of others that this process has seen under way, with their epoch, and since when.
+    pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
 }
 
 /// A drop as this process deals with it.
@@ -106,7 +108,7 @@ pub(super) struct Holders {
 
 impl Engine {
     pub fn new(ledger: Ledger, tokens: TokenStore, clock: Clock) -> Self {
-        Self { ledger, tokens, clock, drops: Arc::default(), grants_seen: Arc::default() }
+        Self { ledger, tokens, clock, drops: Arc::default(), grants_seen: Arc::default(), loads_seen: Arc::default() }
     }
 
     /// The drop of this name, from memory if this process has met it. `None`: there is none.

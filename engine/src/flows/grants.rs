@@ -48,6 +48,11 @@ impl Engine {
             return Ok(report);
         }
         let seen_now = Instant::now();
+        // Others apply grants too; what nobody has applied for so long is looked at anew.
+        self.grants_seen
+            .lock()
+            .expect("nobody panics holding this lock")
+            .retain(|_, seen| seen.elapsed() < 20 * FREED_UNITS_WAIT);
         let mut marked: HashMap<DropId, bool> = HashMap::new();
         let drops = self.ledger.loaded_drops().await?;
         // A grant must not overtake the one before it.

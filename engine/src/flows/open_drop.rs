@@ -5,7 +5,10 @@
 //! warehouse's row lock and loaded in chunks; `open` lets it issue. Every chunk names epoch and replication id, so a restart
 //! or failover in between begins it again.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 
 use crate::domain::claims::Quantity;
 use crate::domain::drops::{DropState, InvalidDrop, MAX_STOCK_UNITS, NewDrop, SaleDrop, Warehouse};
@@ -17,13 +20,17 @@ use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::settlements::{ClaimToSettle, Settling};
 use crate::provider::check_chargeable;
 use crate::tokens::TokenError;
-use crate::tokens::store::{HeldClaim, LoadVariant, View, WarehouseStore};
+use crate::tokens::store::{HeldClaim, LoadVariant, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
 use super::grants::FREED_UNITS_WAIT;
 
 /// A load is begun again when the server restarts under it; more often than this in a row, something else is wrong.
 const LOAD_TRIES: u32 = 5;
+/// Warehouses loaded at the same time; each takes a connection to Postgres for a moment.
+const LOADS_AT_ONCE: usize = 4;
+/// Another worker's load is waited for this long: the wait of freed units and a good deal for its own work.
+const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 /// Entries of the stream settled in one transaction of a rebuild.
 const REBUILD_ENTRIES: usize = 1000;
 
@@ -34,6 +41,8 @@ pub type Moved = Result<SaleDrop, DropRefused>;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftToDo {
     pub unsettled_claims: u64,
+    /// Their logs could not be read, so nobody knows what they hold.
+    pub unread_warehouses: u64,
     pub unpaid_orders: u64,
     pub pending_grants: u64,
 }
@@ -102,9 +111,7 @@ impl Engine {
                 if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
                     return Box::pin(self.open_drop(name)).await;
                 }
-                for warehouse in &drop.warehouses {
-                    self.load_warehouse(&drop, warehouse, "ready").await?;
-                }
+                self.load_warehouses(&drop, drop.warehouses.iter(), "ready").await?;
                 self.ledger.move_drop(drop.id, &[DropState::Opening], DropState::Open).await?;
                 self.tell_warehouses(name).await
             }
@@ -139,7 +146,7 @@ impl Engine {
             }
         }
         // Postgres first: from here on no worker rebuilds what is taken away.
-        if !self.ledger.move_drop(drop.id, &[DropState::Closed], DropState::Archived).await? {
+        if !self.ledger.archive_drop(drop.id).await? {
             return Ok(Err(DropRefused::State(drop.state)));
         }
         for warehouse in &drop.warehouses {
@@ -154,7 +161,8 @@ impl Engine {
         let backlog = self.backlog(&drop.name).await?;
         let pending = self.ledger.pending_grants().await?;
         Ok(LeftToDo {
-            unsettled_claims: backlog.map_or(0, |backlog| backlog.claims() as u64),
+            unsettled_claims: backlog.as_ref().map_or(0, |backlog| backlog.claims() as u64),
+            unread_warehouses: backlog.as_ref().map_or(0, |backlog| backlog.unread as u64),
             unpaid_orders: counts.get(&OrderState::PendingPayment).copied().unwrap_or_default(),
             pending_grants: pending.iter().filter(|grant| drop.warehouse_by_id(grant.warehouse).is_some()).count()
                 as u64,
@@ -176,7 +184,10 @@ impl Engine {
         if self.ledger.restock(&drop, variant.number, units).await?.is_none() {
             return Ok(Err(DropRefused::State(drop.state)));
         }
-        self.apply_grants().await?;
+        // Committed: whatever hinders the way to Redis now, a worker brings the grants there.
+        if let Err(error) = self.apply_grants().await {
+            tracing::warn!(drop = %name, %error, "the new units of {name} wait for a worker: {error}");
+        }
         Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown))
     }
 
@@ -188,9 +199,7 @@ impl Engine {
         let Some(state) = drop.state.in_warehouses() else {
             return Ok(Err(DropRefused::State(drop.state)));
         };
-        for warehouse in &drop.warehouses {
-            self.load_warehouse(&drop, warehouse, state).await?;
-        }
+        self.load_warehouses(&drop, drop.warehouses.iter(), state).await?;
         Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown))
     }
 
@@ -268,12 +277,34 @@ impl Engine {
             let stores = stores.collect::<Vec<_>>();
             // At the same time, so that those that cannot be reached cost one deadline together.
             let looks = join_all(stores.iter().map(|store| store.look())).await;
+            let mut fenced = Vec::new();
             for ((warehouse, store), look) in drop.warehouses.iter().zip(&stores).zip(looks) {
-                match self.rebuild_if_fenced(&drop, warehouse, state, store, look).await {
-                    Ok(is_rebuilt) => rebuilt += usize::from(is_rebuilt),
-                    Err(error) => failed = Some(error),
+                match look {
+                    Err(TokenError::Fenced | TokenError::NotLoaded) => fenced.push(warehouse),
+                    Err(error) => failed = Some(error.into()),
+                    // Somebody died between telling Postgres and telling Redis.
+                    Ok(view) if view.state != state => {
+                        if let Err(error) = store.set_state(state).await {
+                            failed = Some(error.into());
+                        }
+                    }
+                    Ok(_) => {}
                 }
             }
+            if fenced.is_empty() {
+                continue;
+            }
+            let loading = self.ledger.loading_warehouses(drop.id).await?;
+            fenced.retain(|warehouse| !loading.contains(&warehouse.id) || self.is_left_alone(warehouse));
+            for warehouse in &fenced {
+                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
+            }
+            let count = fenced.len();
+            match self.load_warehouses(&drop, fenced.into_iter(), state).await {
+                Ok(()) => rebuilt += count,
+                Err(error) => failed = Some(error),
+            }
+            metrics::counter!("doorbuster_rebuilds_total").increment(count as u64);
             if rebuilt > 0 {
                 self.refresh(&drop.name).await?;
             }
@@ -281,44 +312,47 @@ impl Engine {
         failed.map_or(Ok(rebuilt), Err)
     }
 
-    async fn rebuild_if_fenced(
+    /// Whether a load that somebody else began has shown no end for so long that its worker must be gone. Two workers that
+    /// both load a warehouse hurt nobody, but each undoes the other's work.
+    fn is_left_alone(&self, warehouse: &Warehouse) -> bool {
+        let mut seen = self.loads_seen.lock().expect("nobody panics holding this lock");
+        let (epoch, since) = seen.entry(warehouse.id).or_insert((warehouse.epoch, Instant::now()));
+        if *epoch != warehouse.epoch {
+            (*epoch, *since) = (warehouse.epoch, Instant::now());
+        }
+        since.elapsed() > LOAD_PATIENCE
+    }
+
+    /// Fills warehouses from Postgres, several at a time: most of a load is the wait of freed units.
+    async fn load_warehouses(
         &self,
         drop: &SaleDrop,
-        warehouse: &Warehouse,
+        warehouses: impl Iterator<Item = &Warehouse>,
         state: &str,
-        store: &WarehouseStore,
-        look: Result<View, TokenError>,
-    ) -> Result<bool, EngineError> {
-        match look {
-            Err(TokenError::Fenced | TokenError::NotLoaded) => {
-                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
-                self.load_warehouse(drop, warehouse, state).await?;
-                metrics::counter!("doorbuster_rebuilds_total").increment(1);
-                Ok(true)
+    ) -> Result<(), EngineError> {
+        let loads = warehouses.map(|warehouse| Box::pin(self.load_warehouse(drop, warehouse, state)));
+        let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffer_unordered(LOADS_AT_ONCE);
+        let mut failed = None;
+        while let Some(outcome) = loads.next().await {
+            if let Err(error) = outcome {
+                failed = Some(error);
             }
-            Err(error) => Err(error.into()),
-            // Somebody died between telling Postgres and telling Redis.
-            Ok(view) if view.state != state => Ok(store.set_state(state).await.map(|()| false)?),
-            Ok(_) => Ok(false),
         }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Fills one warehouse from Postgres, under a new epoch, and opens it in `state`.
     async fn load_warehouse(&self, drop: &SaleDrop, warehouse: &Warehouse, state: &str) -> Result<(), EngineError> {
-        let mut tried = 1;
+        let (mut tried, mut seen) = (1, warehouse.epoch);
         loop {
-            let epoch = self.ledger.begin_load(warehouse.id).await?;
+            let Some(epoch) = self.ledger.begin_load(warehouse.id, seen).await? else {
+                // Not a restart of the server: somebody began a newer load, which will do.
+                return Ok(());
+            };
+            seen = epoch;
             let loading = Warehouse { epoch, ..*warehouse };
             match self.try_load(drop, &loading, state).await {
-                Err(error) if error.is_fenced() && tried < LOAD_TRIES => {
-                    let marks = self.ledger.warehouse_marks(drop.id).await?;
-                    let newest = marks.get(usize::from(warehouse.number.0)).map(|(epoch, _)| *epoch);
-                    if newest != Some(epoch) {
-                        // Not a restart of the server: somebody began a newer load, which will do.
-                        return Ok(());
-                    }
-                    tried += 1;
-                }
+                Err(error) if error.is_fenced() && tried < LOAD_TRIES => tried += 1,
                 outcome => return outcome,
             }
         }
@@ -345,6 +379,11 @@ impl Engine {
         }
         store.open(&replid, chunks, state).await?;
         self.ledger.finish_load(warehouse.id, epoch).await?;
+        // The drop may have been moved while this was under way.
+        let moved = self.ledger.drop_by_id(drop.id).await?.and_then(|drop| drop.state.in_warehouses());
+        if let Some(moved) = moved.filter(|moved| *moved != state) {
+            store.set_state(moved).await?;
+        }
         Ok(())
     }
 

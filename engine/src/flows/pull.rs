@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::domain::claims::Quantity;
 use crate::domain::drops::Warehouse;
-use crate::domain::ids::{BuyerId, TransferId, VariantNumber};
+use crate::domain::ids::{BuyerId, TransferId, VariantNumber, WarehouseId};
 use crate::ledger::grants::TransferDecided;
 use crate::tokens::contract::MAX_SERIALS;
 use crate::tokens::store::{LeavingTokens, View};
@@ -27,6 +27,9 @@ use super::engine::{Engine, EngineError, Holders, LiveDrop, Proof};
 
 /// A proof is good for this long, counted from before its first reading. [`super::grants::FREED_UNITS_WAIT`] is longer.
 pub(super) const PROOF_LEASE: Duration = Duration::from_secs(1);
+
+/// How long a claim waits for its turn to search.
+const SEARCH_WAIT: Duration = Duration::from_secs(2);
 
 /// What a search came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +62,10 @@ impl Engine {
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
-        let mut last = live.shared.search.lock().await;
+        // Behind a search that takes long, for Postgres does, a claim must not wait for ever.
+        let Ok(mut last) = tokio::time::timeout(SEARCH_WAIT, live.shared.search.lock()).await else {
+            return Ok(Found::Moving);
+        };
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
@@ -83,11 +89,7 @@ impl Engine {
         let position = live.variant_position(variant);
         let views = self.look_everywhere(live).await?;
         // What somebody set aside and did not bring home: finish it first, it may be all that is left.
-        for (source, view) in live.drop.warehouses.iter().zip(&views) {
-            for leaving in &view.leaving {
-                self.finish_transfer(live, source, leaving).await?;
-            }
-        }
+        self.finish(live, &views).await?;
         if views.iter().any(|view| !view.leaving.is_empty()) {
             return Ok(Found::Fetched);
         }
@@ -125,6 +127,21 @@ impl Engine {
         Ok(Found::Fetched)
     }
 
+    /// Finishes every transfer that somebody began and did not bring home.
+    pub async fn finish_transfers(&self, live: &LiveDrop) -> Result<(), EngineError> {
+        let views = self.look_everywhere(live).await?;
+        self.finish(live, &views).await
+    }
+
+    async fn finish(&self, live: &LiveDrop, views: &[View]) -> Result<(), EngineError> {
+        for (source, view) in live.drop.warehouses.iter().zip(views) {
+            for leaving in &view.leaving {
+                self.finish_transfer(live, source, leaving).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Steps 2 to 4 of a pull.
     async fn finish_transfer(
         &self,
@@ -140,7 +157,8 @@ impl Engine {
         if decided == TransferDecided::Void {
             return Ok(());
         }
-        self.apply_grants_of(live, destination).await?;
+        let granted = if decided == TransferDecided::Returned { source } else { destination };
+        self.apply_grants_of(live, granted).await?;
         live.store(source).clear(leaving.transfer).await?;
         Ok(())
     }
@@ -151,7 +169,8 @@ impl Engine {
 
     /// Reads who holds something, in the warehouses that have changed since the last time. Bounded by the stock: only who
     /// got something has a record.
-    async fn read_holders(&self, live: &LiveDrop, views: &[View]) -> Result<(), EngineError> {
+    async fn read_holders(&self, live: &LiveDrop, views: &[View]) -> Result<Vec<(WarehouseId, Holders)>, EngineError> {
+        let mut changed = Vec::new();
         for (warehouse, view) in live.drop.warehouses.iter().zip(views) {
             let is_known = {
                 let holders = live.shared.holders.lock().expect("nobody panics holding this lock");
@@ -162,10 +181,9 @@ impl Engine {
             }
             let buyers = live.store(warehouse).holders().await?;
             let buyers = Arc::new(buyers.iter().map(|buyer| live.drop.hash_of(buyer)).collect());
-            let read = Holders { epoch: warehouse.epoch, seq: view.seq, buyers };
-            live.shared.holders.lock().expect("nobody panics holding this lock").insert(warehouse.id, read);
+            changed.push((warehouse.id, Holders { epoch: warehouse.epoch, seq: view.seq, buyers }));
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Proves that at one instant no more than `available` units were free anywhere and none was moving.
@@ -184,7 +202,7 @@ impl Engine {
         let first_reading = Instant::now();
         let before = self.look_everywhere(live).await?;
         let marks = self.ledger.warehouse_marks(live.drop.id).await?;
-        self.read_holders(live, &before).await?;
+        let holders = self.read_holders(live, &before).await?;
         let after = self.look_everywhere(live).await?;
 
         let epochs_hold = live.stores.iter().zip(&marks).all(|(store, (epoch, _))| store.epoch() == *epoch);
@@ -200,6 +218,8 @@ impl Engine {
         if available >= quantity.units() {
             return Ok(Found::Fetched);
         }
+        // Only now: what was read beside a change may miss somebody who holds something.
+        live.shared.holders.lock().expect("nobody panics holding this lock").extend(holders);
         let proof = Proof { available, good_until: first_reading + PROOF_LEASE };
         live.shared.proofs.lock().expect("nobody panics holding this lock").insert(variant, proof);
         metrics::counter!("doorbuster_sold_out_proofs_total").increment(1);

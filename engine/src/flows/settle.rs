@@ -29,6 +29,8 @@ pub struct Backlog {
     read_to: HashMap<WarehouseId, StreamId>,
     /// More is waiting than was read.
     pub is_cut: bool,
+    /// Warehouses whose logs could not be read: of these nobody knows what waits.
+    pub unread: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +52,7 @@ impl Engine {
     pub async fn backlog(&self, name: &DropName) -> Result<Option<Backlog>, EngineError> {
         let Some(live) = self.refresh(name).await? else { return Ok(None) };
         let mut backlog =
-            Backlog { live: Arc::clone(&live), claims: Vec::new(), read_to: HashMap::new(), is_cut: false };
+            Backlog { live: Arc::clone(&live), claims: Vec::new(), read_to: HashMap::new(), is_cut: false, unread: 0 };
         // At the same time, so that those that cannot be reached cost one deadline together.
         let marks = join_all(live.stores.iter().map(|store| store.settled_mark())).await;
         let (mut reached, mut unreachable) = (false, None);
@@ -70,6 +72,7 @@ impl Engine {
                     let number = warehouse.number.0;
                     tracing::warn!(drop = %name, warehouse = number, %error, "the log of warehouse {number} waits: {error}");
                     unreachable = Some(error);
+                    backlog.unread += 1;
                     continue;
                 }
                 other => other?,

@@ -1,5 +1,7 @@
 //! Drops, their warehouses and their units.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -301,12 +303,40 @@ impl Ledger {
             .collect()
     }
 
-    /// Begins a load: a new epoch, under which only that load may open the warehouse.
-    pub async fn begin_load(&self, warehouse: WarehouseId) -> Result<Epoch, LedgerError> {
+    /// Begins a load: a new epoch, under which only that load may open the warehouse. `None`: somebody began one since `seen`
+    /// was read, or the drop is to have nothing in Redis.
+    pub async fn begin_load(&self, warehouse: WarehouseId, seen: Epoch) -> Result<Option<Epoch>, LedgerError> {
         const SQL: &str = "-- drops.begin_load
-            update warehouses set epoch = epoch + 1, state = 'rebuilding' where warehouse_id = $1 returning epoch";
+            update warehouses w set epoch = epoch + 1, state = 'rebuilding' from drops d
+            where w.warehouse_id = $1 and w.epoch = $2 and d.drop_id = w.drop_id and d.state not in ('draft', 'archived')
+            returning w.epoch";
         let connection = self.connection().await?;
-        Ok(Epoch(connection.query_one(SQL, &[&warehouse.0]).await?.get(0)))
+        let row = connection.query_opt(SQL, &[&warehouse.0, /* seen */ &seen.0]).await?;
+        Ok(row.map(|row| Epoch(row.get(0))))
+    }
+
+    /// Warehouses of a drop that somebody has begun to load and not finished.
+    pub async fn loading_warehouses(&self, drop: DropId) -> Result<HashSet<WarehouseId>, LedgerError> {
+        const SQL: &str = "-- drops.loading
+            select warehouse_id from warehouses where drop_id = $1 and state = 'rebuilding'";
+        let rows = self.connection().await?.query(SQL, &[&drop.0]).await?;
+        Ok(rows.iter().map(|row| WarehouseId(row.get(0))).collect())
+    }
+
+    /// Moves a closed drop to the archive, and its warehouses to an epoch that no load knows: one that is under way cannot
+    /// open them any more. `false`: it is not closed.
+    pub async fn archive_drop(&self, id: DropId) -> Result<bool, LedgerError> {
+        run_tx!(self, "drops.archive", tx, {
+            const DROP: &str = "-- drops.archive
+                update drops set state = 'archived' where drop_id = $1 and state in ('closed', 'archived')";
+            const WAREHOUSES: &str = "-- drops.unload
+                update warehouses set epoch = epoch + 1, state = 'unloaded' where drop_id = $1";
+            if tx.execute(DROP, &[&id.0]).await? == 0 {
+                return Ok(false);
+            }
+            tx.execute(WAREHOUSES, &[&id.0]).await?;
+            Ok(true)
+        })
     }
 
     /// Ends a load; `false` if a newer one has begun.

@@ -5,6 +5,7 @@
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::drops::{inconsistent, serial_values, serials};
@@ -43,6 +44,8 @@ pub enum TransferDecided {
     Granted,
     /// Somebody finished this transfer before.
     Before,
+    /// The name of the transfer was used for other tokens before: these are granted back to the source.
+    Returned,
     /// The source has begun another epoch since: what it had set aside is void, and its rebuild frees the tokens.
     Void,
 }
@@ -68,9 +71,19 @@ impl Ledger {
             if epoch != Some(source.epoch.0) {
                 return Ok(TransferDecided::Void);
             }
-            let known = "-- grants.known_transfer\nselect 1 from grants where transfer_id = $1";
-            if tx.query_opt(known, &[&transfer.0]).await?.is_some() {
-                return Ok(TransferDecided::Before);
+            let known = "-- grants.known_transfer\nselect serials from grants where transfer_id = $1";
+            if let Some(row) = tx.query_opt(known, &[&transfer.0]).await? {
+                let granted = serials(row.get(0));
+                if granted.iter().all(|serial| moved.contains(serial)) && granted.len() == moved.len() {
+                    return Ok(TransferDecided::Before);
+                }
+                // The same call was executed twice, the second time after its transfer was over, and set other tokens
+                // aside: these go back where they came from, once.
+                let again = transfer_again(transfer, moved);
+                if tx.query_opt(known, &[&again.0]).await?.is_none() {
+                    insert(tx, source.id, "return", moved, None, Some(again)).await?;
+                }
+                return Ok(TransferDecided::Returned);
             }
             insert(tx, destination, kind, moved, None, Some(transfer)).await?;
             if destination != source.id {
@@ -177,6 +190,17 @@ impl Ledger {
         connection.execute(&statement, &[&warehouse.0, &number.0, /* now */ &now]).await?;
         Ok(())
     }
+}
+
+/// The name under which tokens go back that a repeated call has set aside: made from what it names, so that whoever finds
+/// them comes to the same.
+fn transfer_again(transfer: TransferId, moved: &[Serial]) -> TransferId {
+    let mut hash = Sha256::new();
+    hash.update(transfer.0.as_bytes());
+    serial_values(moved).iter().for_each(|serial| hash.update(serial.to_be_bytes()));
+    let mut bytes = [0_u8; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 /// Inserts the next grant of a warehouse. The caller holds, or hereby takes, the warehouse's row lock.

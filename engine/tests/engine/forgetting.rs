@@ -77,8 +77,7 @@ async fn a_rejected_claim_stays_over_after_a_rebuild() {
     world.apply_all_grants().await;
     assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Released);
 
-    world.engine.ledger.begin_load(home.id).await.unwrap();
-    assert_eq!(world.engine.rebuild_fenced().await.unwrap(), 1);
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
     let live = world.live().await;
     // Taken, it would never be settled: its id has been seen.
     assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 1).await, ClaimOutcome::Released);

@@ -138,3 +138,25 @@ async fn a_grant_comes_in_once_however_often_and_by_whomever_it_is_applied() {
     }
     assert_eq!(world.free_in_redis(&live).await, 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_executed_again_after_its_transfer_is_over_strands_nothing() {
+    let world = World::new().await;
+    let live = world.open(&[6], 2, 1).await;
+    let (source, destination) = (&live.drop.warehouses[0], live.drop.warehouses[1].number);
+    let transfer = TransferId(uuid::Uuid::now_v7());
+    let store = live.store(source);
+    let first = store.pull(VariantNumber(0), transfer, destination, 1).await.unwrap();
+    // Somebody else finishes it, to the end.
+    world.engine.finish_transfers(&live).await.unwrap();
+    // The client sends the call again, for it saw no answer: other tokens leave under a name that Postgres knows.
+    let second = store.pull(VariantNumber(0), transfer, destination, 1).await.unwrap();
+    assert_ne!(first, second);
+    world.engine.finish_transfers(&live).await.unwrap();
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 6);
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let outcomes = join_all((0..10).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count(), 6);
+}

@@ -114,7 +114,8 @@ async fn claims_of_an_older_epoch_are_left_to_the_rebuild() {
     let live = world.open(&[10], 1, 1).await;
     taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
     let backlog = world.engine.backlog(&world.drop).await.unwrap().unwrap();
-    world.engine.ledger.begin_load(live.drop.warehouses[0].id).await.unwrap();
+    let home = &live.drop.warehouses[0];
+    world.engine.ledger.begin_load(home.id, home.epoch).await.unwrap().unwrap();
     assert_eq!(world.engine.settle(&backlog).await.unwrap().settled, 0);
     assert_eq!(world.count("select count(*) from orders").await, 0);
 }
