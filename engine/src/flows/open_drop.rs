@@ -27,8 +27,8 @@ use super::grants::FREED_UNITS_WAIT;
 
 /// A load is begun again when the server restarts under it; more often than this in a row, something else is wrong.
 const LOAD_TRIES: u32 = 5;
-/// Warehouses loaded at the same time; each takes a connection to Postgres for a moment.
-const LOADS_AT_ONCE: usize = 4;
+/// Warehouses loaded at the same time. Each takes a connection to Postgres for a moment and waits most of its time.
+const LOADS_AT_ONCE: usize = 16;
 /// Another worker's load is waited for this long: the wait of freed units and a good deal for its own work.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 /// Entries of the stream settled in one transaction of a rebuild.

@@ -107,3 +107,31 @@ async fn a_drop_refuses_to_open_on_a_redis_that_may_forget() {
         assert_eq!(world.live().await.drop.state, DropState::Draft);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_that_is_archived_while_it_is_rebuilt_stays_archived() {
+    let (world, redis) = World::with_own_redis().await;
+    let live = world.open(&[1], 3, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    // A proof is out, so that the rebuild waits before it opens.
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    world.settle().await;
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    world.engine.expire_unpaid(10).await.unwrap();
+    world.apply_all_grants().await;
+    redis.kill();
+    redis.restart().await.unwrap();
+    let rebuilding = tokio::spawn({
+        let engine = world.another_engine().await;
+        async move { engine.rebuild_fenced().await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // The warehouses are fenced and cannot be told; Postgres is.
+    let _ = world.engine.close_drop(&world.drop).await;
+    world.engine.archive_drop(&world.drop).await.unwrap().unwrap();
+    rebuilding.await.unwrap().unwrap();
+    let archived = world.live().await;
+    assert_eq!(archived.drop.state, DropState::Archived);
+    let outcome = world.claim(&archived, 3, "k", 0, 1).await;
+    assert!(outcome.is_err(), "nothing is sold of an archived drop: {outcome:?}");
+}
