@@ -1,6 +1,6 @@
 //! What the benches share: a warehouse in a private Redis, loaded without Postgres, and buyers without end.
 
-use doorbuster_engine::domain::claims::{Claim, Quantity};
+use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{
     BuyerId, DropId, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
@@ -60,6 +60,8 @@ fn drop_of_one_warehouse() -> SaleDrop {
         opens_at: None,
         closes_at: None,
         pay_by: jiff::Timestamp::MAX,
+        acknowledgement: Acknowledgement::Accepted,
+        replicas: 0,
         variants: vec![DropVariant {
             number: VariantNumber(0),
             variant_id: 1,

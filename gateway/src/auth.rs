@@ -75,7 +75,7 @@ pub fn mint(secret: &Secret, buyer: &BuyerId, now: Timestamp, expires_in: Signed
 }
 
 /// The library chooses by itself only while no other crate switches on its second implementation.
-fn use_crypto() {
+pub(crate) fn use_crypto() {
     // A second call finds the first one's choice, which is the same.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }

@@ -17,6 +17,7 @@ use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
 
 use crate::commands::Command;
+use crate::receipt::ReceiptKey;
 use crate::server::Workers;
 
 /// `EX_USAGE` of sysexits.h: what the operator gave us cannot be used.
@@ -111,6 +112,8 @@ pub struct ServeConfig {
     pub ops_listen: SocketAddr,
     #[command(flatten)]
     pub tokens: TokenSecret,
+    #[command(flatten)]
+    pub receipts: ReceiptSecrets,
     /// Origins whose pages may call the API, comma-separated: https://shop.example,https://www.shop.example
     #[arg(long, env = "DOORBUSTER_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
     pub cors_origins: Vec<String>,
@@ -143,6 +146,15 @@ pub struct TokenSecret {
     pub jwt_secret: Secret,
 }
 
+/// The keys that sign and verify receipts.
+#[derive(Debug, Clone, Args)]
+pub struct ReceiptSecrets {
+    /// Keys of the receipts that buyers get with their claims, as ID=SECRET,ID=SECRET: the first signs, all verify.
+    /// Secrets have at least 32 bytes. Without any key there are no receipts
+    #[arg(long, env = "DOORBUSTER_RECEIPT_KEYS", hide_env_values = true, value_name = "KEYS")]
+    pub receipt_keys: Option<Secret>,
+}
+
 /// A gateway's settings, checked.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -150,6 +162,8 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     pub ops_listen: SocketAddr,
     pub jwt_secret: Secret,
+    /// The first one signs. None: buyers get no receipts.
+    pub receipt_keys: Vec<ReceiptKey>,
     pub cors_origins: Vec<HeaderValue>,
     pub stop_wait: Duration,
     pub limits: Limits,
@@ -180,6 +194,7 @@ impl GatewayConfig {
             listen: loopback,
             ops_listen: loopback,
             jwt_secret: Secret(jwt_secret.into()),
+            receipt_keys: Vec::new(),
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
@@ -298,6 +313,12 @@ impl TokenSecret {
     }
 }
 
+impl ReceiptSecrets {
+    pub fn check(&self) -> Result<Vec<ReceiptKey>, BadConfig> {
+        self.receipt_keys.as_ref().map_or_else(|| Ok(Vec::new()), ReceiptKey::parse_list)
+    }
+}
+
 impl WorkersConfig {
     pub fn check(&self) -> Result<Workers, BadConfig> {
         let (Some(url), Some(key)) = (&self.provider_url, &self.provider_key) else {
@@ -332,10 +353,16 @@ impl ServeConfig {
         self.stores.check()?;
         self.tokens.check()?;
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
+        if self.receipts.check()?.iter().any(|key| key.has_secret(&self.tokens.jwt_secret)) {
+            return bad(
+                "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
+            );
+        }
         let config = GatewayConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
+            receipt_keys: self.receipts.check()?,
             cors_origins: self
                 .cors_origins
                 .iter()

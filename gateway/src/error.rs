@@ -46,6 +46,7 @@ pub enum Problem {
     Closed,
     KeyReused,
     ClaimReleased,
+    ClaimRejected,
     // Payments.
     PaymentNotRequired,
     ProfileMissing,
@@ -131,6 +132,7 @@ impl Problem {
             Self::Closed => (S::GONE, "closed", "The drop is closed"),
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "key_reused", "The Idempotency-Key was used otherwise"),
             Self::ClaimReleased => (S::CONFLICT, "claim_released", "The claim's units have been given back"),
+            Self::ClaimRejected => (S::CONFLICT, "claim_rejected", "The claim could not become an order"),
             Self::PaymentNotRequired => (S::CONFLICT, "payment_not_required", "The order needs no payment method"),
             Self::ProfileMissing => (S::CONFLICT, "checkout_profile_missing", "There is no checkout profile yet"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "Too many are asking at once"),
@@ -177,6 +179,10 @@ impl Problem {
             Self::Closed => "No new claims are taken. What you have claimed stays yours.".into(),
             Self::KeyReused => "It named another variant or quantity before: use a new key for a new purchase.".into(),
             Self::ClaimReleased => "It was not paid in time, or was cancelled. To try again use a new key.".into(),
+            Self::ClaimRejected => {
+                "Its units had gone to somebody else, after a failure of ours; nothing was charged. Use a new key."
+                    .into()
+            }
             Self::PaymentNotRequired => "Its payment is under way, done or over: GET the order to see which.".into(),
             Self::ProfileMissing => "Save one with PUT /v1/me/checkout-profile, then ask again.".into(),
             Self::Overloaded | Self::WarehouseRebuilding | Self::UnitsMoving => {

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod server;
 pub mod state;
 pub mod auth;
+pub mod receipt;
 pub mod error;
 pub mod extract;
 pub mod routes;

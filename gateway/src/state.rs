@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
+use crate::receipt::Receipts;
 
 /// How old a drop's public state may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ pub type Gate = Arc<GateState>;
 pub struct GateState {
     pub engine: Engine,
     pub verifier: Verifier,
+    /// `None`: buyers get no receipts.
+    pub receipts: Option<Receipts>,
     pub drops: Drops,
     pub limits: Limits,
     /// Claims under way, whether or not somebody still waits for them. Stopping waits for these.
@@ -35,6 +38,7 @@ impl GateState {
     pub fn new(config: &GatewayConfig, engine: Engine) -> Self {
         Self {
             verifier: Verifier::new(&config.jwt_secret, engine.clock.clone()),
+            receipts: Receipts::new(&config.receipt_keys),
             drops: Drops::new(engine.clone()),
             engine,
             limits: config.limits,

@@ -19,7 +19,7 @@ const SECONDS: [f64; 16] =
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Name, and what it counts. Counters without labels begin at zero here, so that a rule about them has something to read.
-const COUNTERS: [(&str, &str); 17] = [
+const COUNTERS: [(&str, &str); 18] = [
     ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
     ("doorbuster_claims_total", "Answered claims, by outcome"),
     ("doorbuster_claim_batches_resent_total", "Batches of claims sent again because Redis gave no answer"),
@@ -27,6 +27,10 @@ const COUNTERS: [(&str, &str); 17] = [
     ("doorbuster_latched_refusals_total", "Refusals under a proof of sold out, without a word with Redis"),
     ("doorbuster_pulled_units_total", "Units moved between warehouses because a buyer's home had too few"),
     ("doorbuster_sold_out_proofs_total", "Proofs that no more units can be had"),
+    (
+        "doorbuster_pending_claims_total",
+        "Claims answered before they were as safe as their drop promises, by that level",
+    ),
     ("doorbuster_settled_claims_total", "Claims that became orders"),
     ("doorbuster_rejected_claims_total", "Claims that could not become orders; each one needs an explanation"),
     ("doorbuster_grants_applied_total", "Grants that a worker brought to Redis"),
@@ -38,16 +42,18 @@ const COUNTERS: [(&str, &str); 17] = [
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
 ];
-const LABELLED: [&str; 4] = [
+const LABELLED: [&str; 5] = [
+    "doorbuster_pending_claims_total",
     "doorbuster_http_requests_total",
     "doorbuster_claims_total",
     "doorbuster_provider_calls_total",
     "doorbuster_tx_retries_total",
 ];
-const HISTOGRAMS: [(&str, &str); 5] = [
+const HISTOGRAMS: [(&str, &str); 6] = [
     ("doorbuster_http_request_seconds", "Time from a request's header to its answer, by declared route"),
     ("doorbuster_claim_batch_size", "Claims sent to Redis in one call"),
     ("doorbuster_claim_queue_seconds", "Time from a claim's arrival at its batcher to its answer"),
+    ("doorbuster_acknowledge_seconds", "Time from a claim's taking until it is as safe as its drop promises, by level"),
     ("doorbuster_settle_seconds", "Time one settlement of one drop takes"),
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];

@@ -1,6 +1,8 @@
 //! A claim: tokens of one variant taken by one buyer in one call, all or nothing.
 
-use serde::Serialize;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use super::drops::MAX_BUYER_LIMIT;
 use super::ids::{BuyerId, ClaimId, DropId, IdempotencyKey, Serial, VariantNumber};
@@ -45,12 +47,40 @@ impl Claim {
     }
 }
 
-/// How far an answered claim has got when it is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// How safe a claim is when its buyer is told. A drop says which it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Acknowledgement {
     /// Applied on the Redis primary.
     Accepted,
+    /// All replicas of the primary have it too: a failover that promotes one of them does not forget it.
+    Replicated,
+    /// Committed in Postgres: the order exists.
+    Settled,
+}
+
+impl Acknowledgement {
+    pub const ALL: [Self; 3] = [Self::Accepted, Self::Replicated, Self::Settled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Replicated => "replicated",
+            Self::Settled => "settled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an acknowledgement is accepted, replicated or settled")]
+pub struct UnknownAcknowledgement;
+
+impl FromStr for Acknowledgement {
+    type Err = UnknownAcknowledgement;
+
+    fn from_str(text: &str) -> Result<Self, UnknownAcknowledgement> {
+        Self::ALL.into_iter().find(|level| level.as_str() == text).ok_or(UnknownAcknowledgement)
+    }
 }
 
 /// How a claim ended. All of these are answers; not to know is an error.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::claims::Acknowledgement;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
 
@@ -12,6 +13,8 @@ pub const MAX_VARIANTS: usize = 32;
 /// At most this many units a buyer: a record keeps a quantity in seven bits.
 pub const MAX_BUYER_LIMIT: u32 = 100;
 pub const MAX_WAREHOUSES: u32 = 1024;
+/// More replicas than any primary has that we have heard of.
+pub const MAX_REPLICAS: u8 = 16;
 /// Units of one drop: ten times the largest sale we know of, and serials stay far below 32 bits.
 pub const MAX_STOCK_UNITS: u32 = 10_000_000;
 
@@ -89,6 +92,10 @@ pub struct SaleDrop {
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
     pub pay_by: Timestamp,
+    /// What a claim must have reached before its buyer is told that it is his.
+    pub acknowledgement: Acknowledgement,
+    /// Replicas of each Redis primary, should claims wait for them; otherwise 0.
+    pub replicas: u8,
     /// In the order of their numbers, from 0, without gaps.
     pub variants: Vec<DropVariant>,
     /// In the order of their numbers, from 0, without gaps.
@@ -150,6 +157,9 @@ pub struct NewDrop {
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
     pub pay_by: Timestamp,
+    pub acknowledgement: Acknowledgement,
+    /// All replicas that each Redis primary has, should claims wait for them; otherwise 0.
+    pub replicas: u8,
 }
 
 /// Why a drop cannot be made, in a sentence that says what to do.
@@ -175,6 +185,10 @@ pub enum InvalidDrop {
     Shipping,
     #[error("the drop must close after it opens")]
     Times,
+    #[error("claims that are answered once they are replicated wait for 1 to {MAX_REPLICAS} replicas; {0} were given")]
+    Replicas(u8),
+    #[error("only an acknowledgement of `replicated` waits for replicas")]
+    NeedlessReplicas,
     #[error("the full price of an order at the limit does not fit into 64 bits of minor units")]
     Amount,
 }
@@ -203,6 +217,12 @@ impl NewDrop {
             && closes_at <= opens_at
         {
             return Err(InvalidDrop::Times);
+        }
+        match (self.acknowledgement, self.replicas) {
+            (Acknowledgement::Replicated, 1..=MAX_REPLICAS) => {}
+            (Acknowledgement::Replicated, replicas) => return Err(InvalidDrop::Replicas(replicas)),
+            (Acknowledgement::Accepted | Acknowledgement::Settled, 0) => {}
+            (Acknowledgement::Accepted | Acknowledgement::Settled, _) => return Err(InvalidDrop::NeedlessReplicas),
         }
         for (index, variant) in self.variants.iter().enumerate() {
             let well_formed =

@@ -6,10 +6,11 @@
 use std::time::{Duration, Instant};
 
 use crate::domain::claims::{Claim, ClaimOutcome};
-use crate::domain::ids::{BuyerId, ClaimId, DropName, OrderId, Serial};
+use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
 use crate::tokens::TokenError;
 use crate::tokens::store::Outcome;
 
+use super::acknowledge::Acknowledged;
 use super::engine::{Engine, EngineError, LiveDrop};
 use super::pull::{Found, may_hold, proved};
 
@@ -42,6 +43,15 @@ pub struct ClaimView {
     pub serials: Vec<Serial>,
     pub progress: ClaimProgress,
     pub order: Option<OrderId>,
+}
+
+/// A claim, and how safe its answer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnsweredClaim {
+    pub outcome: ClaimOutcome,
+    pub acknowledged: Acknowledged,
+    /// The epoch of the warehouse that answered.
+    pub epoch: Epoch,
 }
 
 impl Engine {
@@ -91,18 +101,32 @@ impl Engine {
         }))
     }
 
-    /// Claims tokens. `Err` means that we could not find out: the same claim may be made again, and a claim that was
-    /// applied all the same answers as it did.
-    pub async fn claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {
-        let outcome = self.try_claim(live, claim).await;
-        match outcome {
+    /// Claims tokens, and waits until the claim is as safe as the drop promises; see [`super::acknowledge`].
+    ///
+    /// `Err` means that we could not find out: the same claim may be made again, and a claim that was applied all the same
+    /// answers as it did.
+    pub async fn claim(&self, live: &LiveDrop, claim: &Claim) -> Result<AnsweredClaim, EngineError> {
+        match self.claim_and_wait(live, claim).await {
             Err(error) if error.is_fenced() => match self.refresh_for_crowd(live).await? {
                 // Our epoch was old: once more with the new one.
-                Some(fresh) if fresh.drop.warehouses != live.drop.warehouses => self.try_claim(&fresh, claim).await,
+                Some(fresh) if fresh.drop.warehouses != live.drop.warehouses => {
+                    self.claim_and_wait(&fresh, claim).await
+                }
                 _ => Err(error),
             },
             outcome => outcome,
         }
+    }
+
+    /// The wait is for the warehouse as of the epoch that answered: another epoch may have forgotten the claim.
+    async fn claim_and_wait(&self, live: &LiveDrop, claim: &Claim) -> Result<AnsweredClaim, EngineError> {
+        let outcome = self.try_claim(live, claim).await?;
+        let epoch = live.home_of(&claim.buyer).epoch;
+        let acknowledged = match outcome {
+            ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => self.acknowledge(live, claim).await,
+            _ => Acknowledged::Refused,
+        };
+        Ok(AnsweredClaim { outcome, acknowledged, epoch })
     }
 
     async fn try_claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {

@@ -12,6 +12,7 @@ use crate::tokens::TokenError;
 use crate::tokens::batcher::Batcher;
 use crate::tokens::store::{TokenStore, WarehouseStore};
 
+use super::acknowledge::SettlementWaits;
 use super::grants::FirstSeen;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
@@ -69,6 +70,7 @@ pub struct Engine {
     pub(super) grants_seen: Arc<Mutex<FirstSeen>>,
     /// Loads of others that this process has seen under way, with their epoch, and since when.
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
+    pub(super) settlement_waits: Arc<Mutex<SettlementWaits>>,
 }
 
 /// A drop as this process deals with it.
@@ -108,7 +110,15 @@ pub(super) struct Holders {
 
 impl Engine {
     pub fn new(ledger: Ledger, tokens: TokenStore, clock: Clock) -> Self {
-        Self { ledger, tokens, clock, drops: Arc::default(), grants_seen: Arc::default(), loads_seen: Arc::default() }
+        Self {
+            ledger,
+            tokens,
+            clock,
+            drops: Arc::default(),
+            grants_seen: Arc::default(),
+            loads_seen: Arc::default(),
+            settlement_waits: Arc::default(),
+        }
     }
 
     /// The drop of this name, from memory if this process has met it. `None`: there is none.

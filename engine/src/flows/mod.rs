@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod open_drop;
 pub mod claim;
+pub mod acknowledge;
 pub mod pull;
 pub mod grants;
 pub mod settle;

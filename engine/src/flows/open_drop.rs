@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
-use crate::domain::claims::Quantity;
+use crate::domain::claims::{Acknowledgement, Quantity};
 use crate::domain::drops::{DropState, InvalidDrop, MAX_STOCK_UNITS, NewDrop, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Serial};
 use crate::domain::money::Money;
@@ -101,7 +101,7 @@ impl Engine {
         };
         match drop.state {
             DropState::Draft | DropState::Opening => {
-                let problems = self.configuration_problems().await?;
+                let problems = self.configuration_problems(std::slice::from_ref(&drop)).await?;
                 if !problems.is_empty() {
                     return Ok(Err(DropRefused::Configuration(problems)));
                 }
@@ -226,8 +226,9 @@ impl Engine {
         Ok(Ok(live.drop.clone()))
     }
 
-    /// What of Redis' and Postgres' settings could lose what they were given, each named with what it should be.
-    pub async fn configuration_problems(&self) -> Result<Vec<String>, EngineError> {
+    /// What of Redis' and Postgres' settings could lose what they were given, or breaks what these drops promise their
+    /// buyers; each named with what it should be.
+    pub async fn configuration_problems(&self, drops: &[SaleDrop]) -> Result<Vec<String>, EngineError> {
         let redis = self.tokens.server_facts().await?;
         let mut problems = self.ledger.configuration_problems().await?;
         if redis.maxmemory_policy != "noeviction" {
@@ -245,6 +246,18 @@ impl Engine {
         }
         if redis.requires_full_coverage == Some(true) {
             problems.push("Redis: cluster-require-full-coverage is yes, it must be no".to_owned());
+        }
+        let (fewest, most) = redis.replicas;
+        for drop in drops.iter().filter(|drop| drop.acknowledgement == Acknowledgement::Replicated) {
+            let (name, replicas) = (&drop.name, usize::from(drop.replicas));
+            if fewest < replicas {
+                problems
+                    .push(format!("Redis: a primary has {fewest} replicas online, and {name} waits for {replicas}"));
+            } else if most > replicas {
+                problems.push(format!(
+                    "Redis: a primary has {most} replicas, and {name} waits for {replicas} only: another one could be promoted"
+                ));
+            }
         }
         metrics::gauge!("doorbuster_configuration_problems").set(problems.len() as f64);
         Ok(problems)

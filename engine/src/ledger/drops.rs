@@ -112,8 +112,9 @@ impl Ledger {
 
             const DROP: &str = "-- drops.new_drop
                     insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
-                                       tax_basis_points, shipping_minor, opens_at, closes_at, pay_by)
-                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, $8, $9, $10, $11) returning drop_id";
+                                       tax_basis_points, shipping_minor, opens_at, closes_at, pay_by,
+                                       acknowledgement, replicas)
+                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) returning drop_id";
             let drop_id: i32 = tx
                 .query_one(
                     DROP,
@@ -129,6 +130,8 @@ impl Ledger {
                         /* opens_at */ &new.opens_at,
                         /* closes_at */ &new.closes_at,
                         /* pay_by */ &new.pay_by,
+                        /* acknowledgement */ &new.acknowledgement.as_str(),
+                        /* replicas */ &i16::from(new.replicas),
                     ],
                 )
                 .await?
@@ -198,6 +201,15 @@ impl Ledger {
         self.find_drops("d.state not in ('draft', 'archived')", &[]).await
     }
 
+    /// Loaded drops whose buyers are answered once their claims are settled.
+    pub async fn drops_settled_at_once(&self) -> Result<Vec<DropName>, LedgerError> {
+        const SQL: &str = "-- drops.settled_at_once
+            select name from drops
+            where acknowledgement = 'settled' and state not in ('draft', 'archived') order by drop_id";
+        let rows = self.connection().await?.query(SQL, &[]).await?;
+        rows.iter().map(|row| name_of(row, 0)).collect()
+    }
+
     async fn find_drops(
         &self,
         condition: &'static str,
@@ -206,7 +218,8 @@ impl Ledger {
         let sql = format!(
             "-- drops.find
             select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
-                   d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by
+                   d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
+                   d.replicas
             from drops d join products p using (product_id) where {condition} order by d.drop_id"
         );
         let connection = self.connection().await?;
@@ -490,6 +503,11 @@ fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<Sal
         opens_at: row.get(10),
         closes_at: row.get(11),
         pay_by: row.get(12),
+        acknowledgement: row
+            .get::<_, &str>(13)
+            .parse()
+            .map_err(|_| inconsistent("drops", "acknowledgement", &name, row.get(13)))?,
+        replicas: row.get::<_, i16>(14) as u8,
         variants: variants
             .iter()
             .map(|row| DropVariant {

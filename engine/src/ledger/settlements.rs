@@ -117,6 +117,18 @@ struct Decision<'a> {
 }
 
 impl Ledger {
+    /// Which of these claims have been settled; `true` for those that became an order, whatever became of it since.
+    pub async fn settled_claims(&self, claims: &[ClaimId]) -> Result<Vec<(ClaimId, bool)>, LedgerError> {
+        const SQL: &str = "-- settlements.settled_claims
+            select order_id, true from orders where order_id = any($1)
+            union all select claim_id, false from rejected_claims where claim_id = any($1)";
+        let claims = claims.iter().map(|claim| claim.0).collect::<Vec<_>>();
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let rows = connection.query(&statement, &[&claims]).await?;
+        Ok(rows.iter().map(|row| (ClaimId(row.get(0)), row.get(1))).collect())
+    }
+
     /// Settles claims of one drop. May be repeated with the same claims at any time, also while another worker does the same.
     pub async fn settle(
         &self,

@@ -13,7 +13,9 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo, SingleNodeRoutingInfo};
 use redis::io::tcp::TcpSettings;
-use redis::{Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisFuture, ServerErrorKind, Value};
+use redis::{
+    Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisFuture, ServerErrorKind, Value,
+};
 
 use super::contract::ScriptCall;
 use super::error::TokenError;
@@ -51,15 +53,25 @@ pub(super) struct Primary {
     pub(super) slots: Vec<(u16, u16)>,
 }
 
-pub(super) async fn connect(url: &str) -> Result<Connection, TokenError> {
-    match cluster_nodes(url) {
-        Some(nodes) => connect_cluster(nodes).await.map(Connection::Cluster),
-        None => connect_server(url).await.map(Connection::Server),
+impl Primary {
+    pub(super) fn owns(&self, slot: u16) -> bool {
+        self.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot))
     }
 }
 
-async fn connect_server(url: &str) -> Result<ConnectionManager, TokenError> {
-    let info = url.into_connection_info()?;
+pub(super) async fn connect(url: &str) -> Result<Connection, TokenError> {
+    match cluster_nodes(url) {
+        Some(nodes) => connect_cluster(nodes).await.map(Connection::Cluster),
+        None => connect_server(url.into_connection_info()?).await.map(Connection::Server),
+    }
+}
+
+/// The URL of the server, or of the node that is named first.
+pub(super) fn first_node(url: &str) -> String {
+    cluster_nodes(url).and_then(|nodes| nodes.into_iter().next()).unwrap_or_else(|| url.to_owned())
+}
+
+pub(super) async fn connect_server(info: ConnectionInfo) -> Result<ConnectionManager, TokenError> {
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let info = info.set_redis_settings(settings).set_tcp_settings(tcp());
     let config = ConnectionManagerConfig::new()

@@ -155,9 +155,10 @@ contract!(
     ["code", "trimmed"],
     [Done, NotLoaded, Fenced]
 );
+contract!(TOUCH, "touch", ["meta"], [], ["epoch"], ["code"], [Done, NotLoaded, Fenced]);
 
-pub static ALL: [&ScriptContract; 10] =
-    [&CLAIM, &GRANT, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED];
+pub static ALL: [&ScriptContract; 11] =
+    [&CLAIM, &GRANT, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED, &TOUCH];
 
 /// A call of one script, ready to be sent, by its hash or with its source.
 pub(super) struct ScriptCall {

@@ -11,7 +11,7 @@ use crate::domain::ids::{DropName, VariantNumber, WarehouseNumber};
 /// Hash slots of a Redis Cluster.
 const SLOTS: usize = 16_384;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WarehouseKeys {
     tag: String,
     slot: u16,

@@ -6,6 +6,7 @@ pub mod contract;
 pub mod keys;
 mod codec;
 pub mod connection;
+mod replication;
 pub mod store;
 pub mod batcher;
 pub mod error;

@@ -1,12 +1,15 @@
 //! One method a script, typed on both sides. A call may be made again: every script answers a repeat without harm.
 
+use std::sync::Arc;
+
 use redis::{FromRedisValue, Value};
 
 use super::codec::{self, BatchOutcome, Leaving, LoggedClaim, Packed, RecordedClaim};
-use super::connection::{Connection, Primary};
+use super::connection::Connection;
 use super::contract::{self, Code, ScriptContract};
 use super::error::TokenError;
 use super::keys::WarehouseKeys;
+use super::replication::ReplicaWaits;
 use crate::domain::claims::Claim;
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{
@@ -21,16 +24,19 @@ pub use super::codec::{
 #[derive(Clone)]
 pub struct TokenStore {
     connection: Connection,
+    replicas: ReplicaWaits,
 }
 
 impl TokenStore {
     pub async fn connect(url: &str) -> Result<Self, TokenError> {
-        Ok(Self { connection: super::connection::connect(url).await? })
+        let connection = super::connection::connect(url).await?;
+        Ok(Self { replicas: ReplicaWaits::new(url, connection.clone())?, connection })
     }
 
     pub fn warehouse(&self, drop: &SaleDrop, warehouse: &Warehouse) -> WarehouseStore {
         WarehouseStore {
             connection: self.connection.clone(),
+            replicas: self.replicas.clone(),
             keys: WarehouseKeys::new(&drop.name, warehouse.number, drop.warehouses.len()),
             drop: drop.id,
             epoch: warehouse.epoch,
@@ -64,6 +70,7 @@ impl TokenStore {
             values.collect::<Option<Vec<_>>>()
         };
         let of = |name: &str| infos.iter().map(|info| info_field(info, name)).collect::<Vec<_>>();
+        let replicas = || infos.iter().map(|info| online_replicas(info));
         let is_cluster = of("cluster_enabled").contains(&"1");
         let full_coverage = if is_cluster { settings("cluster-require-full-coverage").await } else { None };
         Ok(ServerFacts {
@@ -73,6 +80,7 @@ impl TokenStore {
             appendfsync: settings("appendfsync").await.map(|values| all_but(&values, "always")),
             is_primary: of("role").iter().all(|role| *role == "master"),
             requires_full_coverage: full_coverage.map(|values| values.iter().any(|value| value == "yes")),
+            replicas: (replicas().min().unwrap_or(0), replicas().max().unwrap_or(0)),
         })
     }
 
@@ -85,8 +93,7 @@ impl TokenStore {
             .iter()
             .map(|warehouse| WarehouseKeys::new(&drop.name, warehouse.number, drop.warehouses.len()).slot());
         let slots = slots.collect::<Vec<_>>();
-        let owns = |primary: &Primary, slot: u16| primary.slots.iter().any(|(from, to)| (*from..=*to).contains(&slot));
-        let counts = primaries.iter().map(|primary| slots.iter().filter(|slot| owns(primary, **slot)).count());
+        let counts = primaries.iter().map(|primary| slots.iter().filter(|slot| primary.owns(**slot)).count());
         let counts = counts.collect::<Vec<_>>();
         let tolerated = slots.len() / primaries.len().max(1) / 10;
         let most = slots.len().div_ceil(primaries.len().max(1)) + tolerated;
@@ -113,6 +120,12 @@ fn info_field<'a>(info: &'a str, name: &str) -> &'a str {
     found.map_or("unknown", str::trim)
 }
 
+/// `slave0:ip=127.0.0.1,port=7001,state=online,offset=…,lag=0`
+fn online_replicas(info: &str) -> usize {
+    let lines = info.lines().filter_map(|line| line.strip_prefix("slave")?.split_once(':'));
+    lines.filter(|(number, fields)| number.parse::<u32>().is_ok() && fields.contains("state=online")).count()
+}
+
 /// What all of them say; where they differ, those that say something other than `good`.
 fn all_but(values: &[impl AsRef<str>], good: &str) -> String {
     let mut values = values.iter().map(AsRef::as_ref).collect::<Vec<_>>();
@@ -135,12 +148,15 @@ pub struct ServerFacts {
     pub is_primary: bool,
     /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
     pub requires_full_coverage: Option<bool>,
+    /// Replicas online, of the primary that has fewest and of the one that has most.
+    pub replicas: (usize, usize),
 }
 
 /// One virtual warehouse in Redis, as of one epoch.
 #[derive(Clone)]
 pub struct WarehouseStore {
     connection: Connection,
+    replicas: ReplicaWaits,
     keys: WarehouseKeys,
     drop: DropId,
     epoch: Epoch,
@@ -239,6 +255,12 @@ impl WarehouseStore {
         let args: [Vec<u8>; 4] = [text(self.epoch.0), text(now_ms), codec::variant_bytes(&variants), batch];
         let reply = self.call(&contract::CLAIM, &variants, &args).await?;
         codec::unpack_outcomes(&bytes(&contract::CLAIM, reply, 1)?, claims.len())
+    }
+
+    /// How many replicas, up to `replicas`, have everything that this warehouse has answered so far. Fewer than asked for
+    /// after half a second; an error means that nobody knows.
+    pub async fn replicated(&self, replicas: u8) -> Result<u32, Arc<TokenError>> {
+        self.replicas.wait(&self.keys, self.epoch, replicas).await
     }
 
     pub async fn grant(

@@ -3,6 +3,7 @@
 //! | loop | each | does |
 //! |---|---|---|
 //! | settle | second | reads the claim logs; settles them when the interval is over or the backlog is long |
+//! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
@@ -22,6 +23,10 @@ use crate::provider::ProviderClient;
 /// How often the claim logs are read for their length. What is read is settled or thrown away: at the backlog limit this
 /// is a third of a megabyte a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For drops that are settled continuously: what a buyer waits on top of the transaction.
+const SETTLE_AT_ONCE_EVERY: Duration = Duration::from_millis(50);
+/// The same while nobody claims.
+const SETTLE_IDLE: Duration = Duration::from_millis(250);
 const GRANTS_EVERY: Duration = Duration::from_millis(250);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
@@ -60,6 +65,7 @@ impl Default for WorkerSettings {
 pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
     let tasks = TaskTracker::new();
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
+    tasks.spawn(settle_at_once(engine.clone(), stop.clone()));
     tasks.spawn(charge(engine.clone(), provider, settings, stop.clone()));
     tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
         let engine = engine.clone();
@@ -77,7 +83,8 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
         }
     }));
     tasks.spawn(repeat("settings", SETTINGS_EVERY, stop, async move || {
-        for problem in engine.configuration_problems().await? {
+        let drops = engine.ledger.loaded_drops().await?;
+        for problem in engine.configuration_problems(&drops).await? {
             tracing::error!(problem, "a setting can lose claims or orders: {problem}");
         }
         Ok(())
@@ -144,6 +151,36 @@ async fn settle_if_due(
         *last = Instant::now();
     }
     Ok(())
+}
+
+/// Settles the drops whose buyers wait for it.
+async fn settle_at_once(engine: Engine, stop: CancellationToken) {
+    let (mut names, mut looked, mut wait) = (Vec::new(), None::<Instant>, SETTLE_AT_ONCE_EVERY);
+    while !pause(wait, &stop).await {
+        let round = async {
+            if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                names = engine.ledger.drops_settled_at_once().await?;
+                looked = Some(Instant::now());
+            }
+            let mut claims = 0;
+            for name in &names {
+                if let Some(backlog) = engine.backlog(name).await? {
+                    claims += backlog.claims();
+                    engine.settle(&backlog).await?;
+                }
+            }
+            Ok::<_, EngineError>(claims)
+        };
+        wait = match round.await {
+            Ok(0) if names.is_empty() => LOOK_EVERY,
+            Ok(0) => (wait * 2).min(SETTLE_IDLE),
+            Ok(_) => SETTLE_AT_ONCE_EVERY,
+            Err(error) => {
+                tracing::warn!(%error, "settlement at once could not finish its round: {error}");
+                AFTER_ERROR
+            }
+        };
+    }
 }
 
 async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {

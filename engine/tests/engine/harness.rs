@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use doorbuster_engine::domain::claims::{Claim, ClaimOutcome, Quantity};
+use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
 use doorbuster_engine::domain::ids::{BuyerId, DropName, PaymentMethodId, Serial, VariantNumber};
@@ -131,6 +131,8 @@ impl World {
             opens_at: None,
             closes_at: None,
             pay_by: self.engine.clock.now() + jiff::SignedDuration::from_hours(1),
+            acknowledgement: Acknowledgement::Accepted,
+            replicas: 0,
         }
     }
 
@@ -153,7 +155,8 @@ impl World {
         variant: u8,
         units: i64,
     ) -> Result<ClaimOutcome, EngineError> {
-        self.engine.claim(live, &claim(live, &buyer(who), key, variant, units)).await
+        let claim = claim(live, &buyer(who), key, variant, units);
+        self.engine.claim(live, &claim).await.map(|answered| answered.outcome)
     }
 
     /// As [`Self::claim`], again while units are on the move.

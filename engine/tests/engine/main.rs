@@ -3,6 +3,7 @@
 
 mod harness;
 mod claims;
+mod acknowledgement;
 mod pulls;
 mod lifecycle;
 mod settlement;

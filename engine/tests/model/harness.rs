@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use doorbuster_engine::domain::money::Money;
@@ -97,6 +98,8 @@ fn sale_drop(id: DropId, variants: u8, limit: u32) -> SaleDrop {
         opens_at: None,
         closes_at: None,
         pay_by: jiff::Timestamp::MAX,
+        acknowledgement: Acknowledgement::Accepted,
+        replicas: 0,
         variants: (0..variants).map(variant).collect(),
         warehouses: vec![Warehouse { id: WarehouseId(1), number: WarehouseNumber(0), epoch: Epoch(1) }],
     }

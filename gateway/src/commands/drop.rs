@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
+use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop};
 use doorbuster_engine::domain::ids::DropName;
@@ -113,6 +114,13 @@ struct CreateArguments {
     /// Until when an order waits for a payment method (RFC 3339); 24 hours from now if left out
     #[arg(long, value_name = "TIME")]
     pay_by: Option<Timestamp>,
+    /// When a buyer is told that units are his: accepted (on Redis' disk), replicated (on all its replicas too) or settled
+    /// (committed in Postgres)
+    #[arg(long, default_value = "accepted", value_name = "LEVEL")]
+    acknowledgement: Acknowledgement,
+    /// For --acknowledgement replicated: how many replicas each Redis primary has; all are waited for
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    replicas: u8,
 }
 
 pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
@@ -197,6 +205,8 @@ impl CreateArguments {
             opens_at: self.opens_at,
             closes_at: self.closes_at,
             pay_by: self.pay_by.unwrap_or(now.checked_add(PAY_WITHIN).unwrap_or(now)),
+            acknowledgement: self.acknowledgement,
+            replicas: self.replicas,
         })
     }
 }
@@ -265,6 +275,8 @@ fn as_json(drop: &SaleDrop) -> Value {
         "opens_at": drop.opens_at,
         "closes_at": drop.closes_at,
         "pay_by": drop.pay_by,
+        "acknowledgement": drop.acknowledgement,
+        "replicas": drop.replicas,
         "variants": drop.variants.iter().map(|variant| json!({
             "sku": variant.sku,
             "title": variant.title,
@@ -284,6 +296,7 @@ fn as_text(drop: &SaleDrop) -> String {
             drop.warehouses.len(),
             drop.buyer_limit
         ),
+        format!("  buyers are answered when their claims are {}", answered_when(drop)),
         format!("  opens {}, closes {}, pay by {}", time(drop.opens_at), time(drop.closes_at), drop.pay_by),
     ];
     lines.extend(
@@ -295,6 +308,15 @@ fn as_text(drop: &SaleDrop) -> String {
         lines.push(format!("next: doorbuster drop open {}", drop.name));
     }
     lines.join("\n")
+}
+
+fn answered_when(drop: &SaleDrop) -> String {
+    match (drop.acknowledgement, drop.replicas) {
+        (Acknowledgement::Accepted, _) => "on the disk of Redis".to_owned(),
+        (Acknowledgement::Replicated, 1) => "on the replica of Redis too".to_owned(),
+        (Acknowledgement::Replicated, replicas) => format!("on all {replicas} replicas of Redis too"),
+        (Acknowledgement::Settled, _) => "orders in Postgres".to_owned(),
+    }
 }
 
 #[cfg(test)]

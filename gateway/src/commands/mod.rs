@@ -5,6 +5,7 @@ pub mod work;
 pub mod migrate;
 pub mod drop;
 pub mod token;
+pub mod receipt;
 pub mod check_config;
 pub mod demo;
 pub mod audit;
@@ -33,6 +34,8 @@ pub enum Command {
     Drop(drop::DropArguments),
     /// Mints a token for a test buyer
     Token(token::TokenArguments),
+    /// Says whether a buyer's receipt is ours, and what it says
+    Receipt(receipt::ReceiptArguments),
     /// Runs a whole sale on this machine, on private servers, and audits it
     Demo(crate::demo::DemoOptions),
     /// Audits every drop: each unit in exactly one place, each order charged once
@@ -80,6 +83,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments).await,
         Command::Drop(arguments) => drop::run(arguments).await,
         Command::Token(arguments) => token::run(&arguments),
+        Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Demo(options) => Box::pin(demo::run(options)).await,
         Command::Audit(arguments) => audit::run(&arguments).await,
         Command::CheckConfig(arguments) => check_config::run(&arguments).await,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
 use doorbuster_engine::domain::ids::DropName;
@@ -308,6 +309,8 @@ fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
         opens_at: None,
         closes_at: None,
         pay_by: now + SignedDuration::from_hours(1),
+        acknowledgement: Acknowledgement::Accepted,
+        replicas: 0,
     })
 }
 

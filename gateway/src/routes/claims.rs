@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop};
 use doorbuster_engine::domain::ids::{ClaimId, Serial};
+use doorbuster_engine::flows::acknowledge::Acknowledged;
 use doorbuster_engine::flows::claim::{ClaimProgress, ClaimView};
 use doorbuster_engine::flows::{EngineError, LiveDrop};
 use doorbuster_engine::tokens::TokenError;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 use crate::auth::Buyer;
 use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
 use crate::extract::{JsonBody, Key, PathText};
+use crate::receipt::Receipt;
 use crate::state::Gate;
 
 /// A claim names a SKU of at most 64 bytes and a number.
@@ -53,9 +55,13 @@ pub struct ClaimTaken {
     pub quantity: u32,
     /// The units, by number
     pub serials: Vec<u32>,
-    /// How safe the answer is: `accepted` is on Redis' disk
+    /// How safe the claim is: `accepted` is on Redis' disk, `replicated` on those of its replicas too, `settled` is an order
+    /// in Postgres. The drop says which
     #[schema(value_type = String, example = "accepted")]
     pub acknowledgement: Acknowledgement,
+    /// This answer, signed (JWS): evidence, should anybody doubt it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
     pub links: ClaimLinks,
 }
 
@@ -67,12 +73,20 @@ pub struct ClaimLinks {
     pub order: Option<String>,
 }
 
-/// A claim whose outcome could not be found out in time
+/// A claim whose outcome could not be found out in time, or that was not as safe in time as its drop promises
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ClaimUnknown {
+pub struct ClaimPending {
     pub claim_id: Uuid,
+    /// `unknown`: it may have been taken; `pending`: it was, and is on its way to what the drop promises
     #[schema(example = "unknown")]
     pub status: &'static str,
+    /// How safe a pending claim is so far
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "accepted")]
+    pub acknowledgement: Option<Acknowledgement>,
+    /// What is said of a pending claim, signed
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
     /// Where to look
     pub detail: &'static str,
     pub links: ClaimLinks,
@@ -117,7 +131,8 @@ pub enum ClaimStatus {
     responses(
         (status = 201, body = ClaimTaken, description = "Taken now or, with Idempotent-Replayed: true, before",
             headers(("Location" = String), ("Idempotent-Replayed" = Option<bool>))),
-        (status = 202, body = ClaimUnknown, description = "The outcome is not known yet: look at Location, or ask again",
+        (status = 202, body = ClaimPending, description = "Not known yet, or not yet as safe as the drop promises: look at \
+            Location, or ask again",
             headers(("Location" = String), ("Retry-After" = u32))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
@@ -127,7 +142,7 @@ pub enum ClaimStatus {
             description = "drop_not_found, variant_not_found"),
         (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "sold_out, not_enough, limit_exceeded, not_open, claim_released"),
+            description = "sold_out, not_enough, limit_exceeded, not_open, claim_released, claim_rejected"),
         (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "closed"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
@@ -152,28 +167,58 @@ pub async fn make_claim(
     let live = gate.drops.get(&name).await?.ok_or(Problem::DropNotFound)?;
     let variant = variant_of(&live.drop, new.sku.as_deref())?;
     let claim = Claim::new(live.drop.id, buyer, &key, variant.number, quantity);
-    let id = claim.id;
+    let (id, buyer) = (claim.id, claim.buyer.clone());
 
     let (task_gate, task_live) = (Arc::clone(&gate), Arc::clone(&live));
     let task = gate.claims.spawn(async move { task_gate.engine.claim(&task_live, &claim).await });
-    let outcome = match tokio::time::timeout(gate.limits.claim, task).await {
-        Ok(Ok(outcome)) => outcome,
+    let answered = match tokio::time::timeout(gate.limits.claim, task).await {
+        Ok(Ok(answered)) => answered,
         // It panicked, or takes too long: either way it may have taken units.
         Ok(Err(_)) | Err(_) => return Ok(counted("unknown", unknown(id))),
     };
-    match outcome {
-        Ok(ClaimOutcome::Taken { serials }) => {
-            Ok(counted("taken", taken(&live, variant, quantity, id, &serials, false)))
-        }
-        Ok(ClaimOutcome::Replayed { serials }) => {
-            Ok(counted("replayed", taken(&live, variant, quantity, id, &serials, true)))
-        }
-        Ok(refused) => Err(counted_problem(refusal(refused))),
-        Err(error) if is_unknown(&error) => Ok(counted("unknown", unknown(id))),
+    let answered = match answered {
+        Ok(answered) => answered,
+        Err(error) if is_unknown(&error) => return Ok(counted("unknown", unknown(id))),
         // A draft has no warehouses yet. The engine has just looked again.
-        Err(error) if error.is_fenced() && is_not_loaded_yet(&gate, &live) => Err(counted_problem(Problem::NotOpen)),
-        Err(error) => Err(counted_problem(error.into())),
+        Err(error) if error.is_fenced() && is_not_loaded_yet(&gate, &live) => {
+            return Err(counted_problem(Problem::NotOpen));
+        }
+        Err(error) => return Err(counted_problem(error.into())),
+    };
+    let (serials, is_replay) = match answered.outcome {
+        ClaimOutcome::Taken { serials } => (serials, false),
+        ClaimOutcome::Replayed { serials } => (serials, true),
+        refused => return Err(counted_problem(refusal(refused))),
+    };
+    let Acknowledged::Reached(acknowledgement) = answered.acknowledged else {
+        return Err(counted_problem(Problem::ClaimRejected));
+    };
+    let receipt = gate.receipts.as_ref().map(|receipts| {
+        receipts.sign(&Receipt {
+            jti: id.0,
+            sub: buyer.as_str().to_owned(),
+            drop: live.drop.name.to_string(),
+            sku: variant.sku.clone(),
+            serials: numbers(&serials),
+            acknowledgement,
+            epoch: answered.epoch.0,
+            iat: gate.engine.clock.now().as_second(),
+        })
+    });
+    if acknowledgement < live.drop.acknowledgement {
+        return Ok(counted("pending", pending(id, acknowledgement, receipt)));
     }
+    let taken = ClaimTaken {
+        claim_id: id.0,
+        drop: live.drop.name.to_string(),
+        sku: variant.sku.clone(),
+        quantity: quantity.units(),
+        serials: numbers(&serials),
+        acknowledgement,
+        receipt,
+        links: links(id, Some(id)),
+    };
+    Ok(counted(if is_replay { "replayed" } else { "taken" }, created(taken, is_replay)))
 }
 
 /// How far a claim has got
@@ -230,43 +275,42 @@ fn is_not_loaded_yet(gate: &Gate, live: &LiveDrop) -> bool {
     known.is_some_and(|known| matches!(known.drop.state, DropState::Draft | DropState::Opening))
 }
 
-fn taken(
-    live: &LiveDrop,
-    variant: &DropVariant,
-    quantity: Quantity,
-    id: ClaimId,
-    serials: &[Serial],
-    is_replay: bool,
-) -> Response {
-    let links = links(id, Some(id));
-    let mut headers = location(&links);
+fn created(taken: ClaimTaken, is_replay: bool) -> Response {
+    let mut headers = location(&taken.links);
     if is_replay {
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
-    let body = ClaimTaken {
-        claim_id: id.0,
-        drop: live.drop.name.to_string(),
-        sku: variant.sku.clone(),
-        quantity: quantity.units(),
-        serials: numbers(serials),
-        acknowledgement: Acknowledgement::Accepted,
-        links,
-    };
-    (StatusCode::CREATED, headers, Json(body)).into_response()
+    (StatusCode::CREATED, headers, Json(taken)).into_response()
 }
 
 fn unknown(id: ClaimId) -> Response {
-    let links = links(id, None);
-    let mut headers = location(&links);
-    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    let body = ClaimUnknown {
+    accepted(ClaimPending {
         claim_id: id.0,
         status: "unknown",
+        acknowledgement: None,
+        receipt: None,
         detail: "We could not find out in time whether the claim was taken. Look at links.claim, or send the same \
                  request with the same Idempotency-Key again: it is never taken twice.",
-        links,
-    };
-    (StatusCode::ACCEPTED, headers, Json(body)).into_response()
+        links: links(id, None),
+    })
+}
+
+fn pending(id: ClaimId, acknowledgement: Acknowledgement, receipt: Option<String>) -> Response {
+    accepted(ClaimPending {
+        claim_id: id.0,
+        status: "pending",
+        acknowledgement: Some(acknowledgement),
+        receipt,
+        detail: "The claim was taken, and is not yet as safe as this drop promises. Look at links.claim, or send the \
+                 same request with the same Idempotency-Key again: it is never taken twice.",
+        links: links(id, None),
+    })
+}
+
+fn accepted(pending: ClaimPending) -> Response {
+    let mut headers = location(&pending.links);
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    (StatusCode::ACCEPTED, headers, Json(pending)).into_response()
 }
 
 fn found(view: ClaimView) -> ClaimFound {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use doorbuster::{Secret, auth};
+use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
 use doorbuster_engine::domain::ids::BuyerId;
@@ -40,11 +41,12 @@ pub(crate) struct Sale {
     pub(crate) variants: Vec<(&'static str, u32)>,
     pub(crate) limit: u32,
     pub(crate) is_open: bool,
+    pub(crate) acknowledgement: Acknowledgement,
 }
 
 impl Default for Sale {
     fn default() -> Self {
-        Self { variants: vec![("shoe-42", 20)], limit: 2, is_open: true }
+        Self { variants: vec![("shoe-42", 20)], limit: 2, is_open: true, acknowledgement: Acknowledgement::Accepted }
     }
 }
 
@@ -84,6 +86,8 @@ pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleD
         opens_at: None,
         closes_at: None,
         pay_by: Clock::System.now().checked_add(SignedDuration::from_hours(24)).unwrap(),
+        acknowledgement: sale.acknowledgement,
+        replicas: 0,
     };
     let drop = engine.create_drop(&new, 7).await.unwrap().unwrap();
     if sale.is_open { engine.open_drop(&new.name).await.unwrap().unwrap() } else { drop }
