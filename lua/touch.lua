@@ -6,8 +6,9 @@
 -- REPLY code
 -- CODES OK NOT_LOADED FENCED
 --
--- WAIT covers what its own connection has written, and a connection that has written nothing gets its answer at once. The
--- fence makes sure that this server is the one that took the claims: another one's replicas prove nothing about them.
+-- WAIT promises no more than what its own connection has written. (Redis 7.0 waits for everything that was written before
+-- the connection's last command, of whatever kind; that is not documented.) The fence makes sure that this server is the one
+-- that took the claims: another one's replicas prove nothing about them.
 local meta = KEYS[1]
 local epoch = ARGV[1]
 assert(#KEYS == 1 and #ARGV == 1, 'touch: wrong number of keys or arguments')

@@ -98,7 +98,7 @@ async fn a_silent_replica_leaves_claims_pending_and_they_get_there_when_it_wakes
     assert!(matches!(pending.outcome, ClaimOutcome::Taken { .. }), "never failed: {pending:?}");
     assert_eq!(pending.acknowledged, ACCEPTED, "and not called more than it is");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert_eq!(make(&world, &live, 1).await.acknowledged, ACCEPTED, "a replay writes once before it waits");
+    assert_eq!(make(&world, &live, 1).await.acknowledged, ACCEPTED, "a replay is no safer than the claim is now");
     replicas[0].resume();
     let again = make(&world, &live, 2).await;
     assert!(matches!(again.outcome, ClaimOutcome::Replayed { .. }), "{again:?}");

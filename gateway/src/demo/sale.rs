@@ -27,10 +27,12 @@ use super::options::DemoOptions;
 use super::screen::Screen;
 use super::shop::{Processes, Shop, Stores};
 use super::timeline::{Event, Timeline};
+use crate::receipt::ReceiptKey;
 use crate::{Gateway, GatewayConfig, Secret, Workers, auth};
 
 /// Known to everybody who reads this: the demo's servers live on loopback, for as long as it runs.
 const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows";
+pub(super) const RECEIPT_KEYS: &str = "demo=a key that only the demo uses to sign receipts";
 const SKU: &str = "SHOE-42";
 const PRICE_MINOR: i64 = 14_900;
 const DATABASE_CONNECTIONS: usize = 24;
@@ -125,7 +127,8 @@ impl Demo {
                 provider: provider_client.clone(),
                 settings: WorkerSettings { settle_every, ..WorkerSettings::default() },
             };
-            let config = GatewayConfig::on_free_ports(JWT_SECRET);
+            let receipt_keys = ReceiptKey::parse_list(&Secret::from(RECEIPT_KEYS.to_owned()))?;
+            let config = GatewayConfig { receipt_keys, ..GatewayConfig::on_free_ports(JWT_SECRET) };
             Shop::Here(Box::new(Gateway::start(config, engine.clone(), Some(workers)).await?))
         };
 

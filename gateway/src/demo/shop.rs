@@ -12,6 +12,7 @@ use jiff::SignedDuration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::sale::RECEIPT_KEYS;
 use crate::{RunningGateway, telemetry};
 
 const LISTEN: &str = "DOORBUSTER_LISTEN";
@@ -99,7 +100,10 @@ impl Processes {
                 .variable("DOORBUSTER_REDIS_URL", &stores.redis_url)
                 .variable("DOORBUSTER_DATABASE_URL", stores.database_url)
         };
-        let serve = process(LISTEN, "serve").variable("DOORBUSTER_JWT_SECRET", stores.jwt_secret).listener(OPS_LISTEN);
+        let serve = process(LISTEN, "serve")
+            .variable("DOORBUSTER_JWT_SECRET", stores.jwt_secret)
+            .variable("DOORBUSTER_RECEIPT_KEYS", RECEIPT_KEYS)
+            .listener(OPS_LISTEN);
         let work = process(OPS_LISTEN, "work")
             .variable("DOORBUSTER_PROVIDER_URL", provider.url())
             .variable("DOORBUSTER_PROVIDER_KEY", provider.secret_key())

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use doorbuster::GatewayConfig;
+use doorbuster::receipt::{ReceiptKey, Receipts};
+use doorbuster::{GatewayConfig, Secret};
+use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::workers::settle_all;
 use serde_json::json;
 
-use super::shop::{send, shop, shop_with_own_redis};
+use super::shop::{send, shop, shop_with, shop_with_own_redis};
 use crate::support::{SECRET, Sale, until};
 
 #[tokio::test]
@@ -46,6 +48,35 @@ async fn the_same_key_is_answered_the_same_also_when_nothing_is_left() {
         assert_eq!(replay.header("location"), first.header("location"));
     }
     shop.claim("ada", "k", 1).await.is_problem(422, "key_reused");
+}
+
+#[tokio::test]
+async fn a_receipt_says_what_the_answer_says_and_is_signed() {
+    let keys = "2026b=fedcba9876543210fedcba9876543210,2026a=0123456789abcdef0123456789abcdef".to_owned();
+    let keys = ReceiptKey::parse_list(&Secret::from(keys)).unwrap();
+    let config = GatewayConfig { receipt_keys: keys.clone(), ..GatewayConfig::on_free_ports(SECRET) };
+    let shop = shop_with(Sale::default(), config).await;
+    let body = shop.claim("ada", "k", 2).await.json();
+    let receipt = Receipts::new(&keys).unwrap().verify(body["receipt"].as_str().unwrap()).unwrap();
+    assert_eq!((&*receipt.sub, &*receipt.drop, &*receipt.sku), ("ada", &*shop.drop, "shoe-42"));
+    assert_eq!(json!(receipt.jti), body["claim_id"]);
+    assert_eq!(json!(receipt.serials), body["serials"]);
+    assert_eq!((receipt.acknowledgement, receipt.epoch), (Acknowledgement::Accepted, 1));
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_yet_as_safe_as_promised_is_pending_and_then_created() {
+    let shop = shop(Sale { acknowledgement: Acknowledgement::Settled, ..Sale::default() }).await;
+    let pending = shop.claim("ada", "k", 2).await;
+    assert_eq!(pending.status, 202, "no worker settles it: {pending:?}");
+    let body = pending.json();
+    assert_eq!((&body["status"], &body["acknowledgement"]), (&json!("pending"), &json!("accepted")));
+    assert!(pending.header("retry-after").is_some() && pending.header("location").is_some(), "{pending:?}");
+    settle_all(&shop.engine).await.unwrap();
+    let created = shop.claim("ada", "k", 2).await;
+    assert_eq!((created.status.as_u16(), created.header("idempotent-replayed")), (201, Some("true")));
+    assert_eq!(created.json()["acknowledgement"], "settled");
+    assert_eq!(created.json()["claim_id"], body["claim_id"]);
 }
 
 #[tokio::test]
