@@ -11,7 +11,8 @@ use jiff::SignedDuration;
 
 use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict};
-use crate::ledger::payments::{Attempt, LeasedPayment, PaymentSettled};
+use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::ledger::payments::PaymentSettled;
 use crate::provider::{Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderRequest};
 
 use super::engine::{Engine, EngineError};

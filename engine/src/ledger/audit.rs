@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::drops::{inconsistent, order_state, serial, serials};
 use super::error::LedgerError;
-use super::payments::{money, payment_state};
+use super::locked_order::{money, payment_state};
 use super::pool::Ledger;
 use crate::domain::drops::SaleDrop;
 use crate::domain::ids::{BuyerId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};

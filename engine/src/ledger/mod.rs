@@ -11,6 +11,8 @@ pub mod grants;
 pub mod profiles;
 pub mod settlements;
 pub mod orders;
+mod locked_order;
+pub mod attempts;
 pub mod payments;
 pub mod audit;
 pub mod error;

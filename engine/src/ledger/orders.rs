@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use super::drops::{inconsistent, order_state, serials};
 use super::error::LedgerError;
-use super::payments::{money, payment_state};
+use super::locked_order::{money, payment_state};
 use super::pool::Ledger;
 use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId, Serial};
 use crate::domain::money::Money;

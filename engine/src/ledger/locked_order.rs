@@ -1,0 +1,237 @@
+//! An order with its payment and its stock, locked in one order, and the steps that move them together.
+//!
+//! Locks are taken in the order warehouses, order, payment; every step runs inside of the transaction of its caller.
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::drops::{inconsistent, order_state, serial_values, serials};
+use super::error::{LedgerError, expect_rows};
+use super::grants;
+use crate::domain::ids::{BuyerId, ClaimId, DropId, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
+use crate::domain::money::{Currency, Money};
+use crate::domain::orders::{OrderEvent, OrderState};
+use crate::domain::payments::PaymentState;
+
+/// A payment's row.
+pub(super) struct LockedPayment {
+    pub(super) state: PaymentState,
+    pub(super) amount: Money,
+    pub(super) intent: Option<IntentId>,
+    pub(super) failure: Option<String>,
+}
+
+/// An order's row.
+pub(super) struct LockedOrder {
+    pub(super) id: OrderId,
+    pub(super) buyer: BuyerId,
+    pub(super) drop: Option<DropId>,
+    pub(super) status: OrderState,
+    pub(super) currency: Currency,
+    pub(super) subtotal_minor: i64,
+    pub(super) tax_minor: i64,
+    pub(super) shipping_minor: i64,
+}
+
+/// One line of an order, and where its units lie.
+pub(super) struct Item {
+    pub(super) product: i32,
+    pub(super) variant_id: i32,
+    pub(super) variant: Option<VariantNumber>,
+    pub(super) warehouse: WarehouseId,
+    pub(super) quantity: i32,
+    pub(super) serials: Vec<Serial>,
+}
+
+/// Warehouses come before orders in the order of locks, and a held unit never changes its warehouse.
+pub(super) async fn lock_warehouses_of(tx: &Transaction<'_>, order: OrderId) -> Result<(), LedgerError> {
+    const SQL: &str = "-- locked_order.lock_warehouses
+        select 1 from warehouses where warehouse_id in (select warehouse_id from order_items where order_id = $1)
+        order by warehouse_id for update";
+    tx.query(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
+    Ok(())
+}
+
+pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<LockedOrder, LedgerError> {
+    const SQL: &str = "-- locked_order.lock_order
+        select buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor from orders
+        where order_id = $1 for update";
+    let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
+    let (buyer, status, currency): (&str, &str, &str) = (row.get(0), row.get(2), row.get(3));
+    Ok(LockedOrder {
+        id: order,
+        buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", order, buyer))?,
+        drop: row.get::<_, Option<i32>>(1).map(DropId),
+        status: order_state(status, order.0)?,
+        currency: currency.parse().map_err(|_| inconsistent("orders", "currency", order, currency))?,
+        subtotal_minor: row.get(4),
+        tax_minor: row.get(5),
+        shipping_minor: row.get(6),
+    })
+}
+
+pub(super) async fn lock_payment(tx: &Transaction<'_>, order: OrderId) -> Result<LockedPayment, LedgerError> {
+    const SQL: &str = "-- locked_order.lock_payment
+        select state, amount_minor, currency, intent_id, failure from payments where order_id = $1 for update";
+    let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
+    Ok(LockedPayment {
+        state: payment_state(row.get(0), order.0)?,
+        amount: money(row.get(1), row.get(2), order.0)?,
+        intent: row.get::<_, Option<String>>(3).map(IntentId),
+        failure: row.get(4),
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "the columns that may change with a payment's state")]
+pub(super) async fn move_payment(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    to: PaymentState,
+    failure: Option<&str>,
+    charge: Option<&str>,
+    due_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- locked_order.move
+        update payments
+        set state = $2, failure = coalesce($3, failure), provider_charge_id = coalesce($4, provider_charge_id), due_at = $5,
+            leased_until = null, tries = 0, updated_at = $6
+        where order_id = $1 and state = $7";
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &order.0,
+        &to.as_str(),
+        &failure,
+        &charge,
+        &due_at,
+        /* now */ &now,
+        /* from */ &payment.state.as_str(),
+    ];
+    expect_rows("locked_order.move", 1, tx.execute(&tx.prepare_cached(SQL).await?, arguments).await?)
+}
+
+pub(super) async fn move_order(
+    tx: &Transaction<'_>,
+    order: &LockedOrder,
+    event: OrderEvent,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const ORDER: &str = "-- locked_order.move_order
+        update orders set status = $2, updated_at = $3 where order_id = $1 and status = $4";
+    const HISTORY: &str = "-- locked_order.history
+        insert into order_history (order_id, at, from_state, to_state, actor, reason) values ($1, $2, $3, $4, 'payments', $5)";
+    let to =
+        order.status.apply(event).map_err(|error| inconsistent("orders", "status", order.id, &error.to_string()))?;
+    let statement = tx.prepare_cached(ORDER).await?;
+    let changed = tx.execute(&statement, &[&order.id.0, &to.as_str(), /* now */ &now, &order.status.as_str()]).await?;
+    expect_rows("locked_order.move_order", 1, changed)?;
+    let statement = tx.prepare_cached(HISTORY).await?;
+    tx.execute(&statement, &[&order.id.0, /* now */ &now, &order.status.as_str(), &to.as_str(), &reason]).await?;
+    Ok(())
+}
+
+pub(super) async fn items(tx: &Transaction<'_>, order: &LockedOrder) -> Result<Vec<Item>, LedgerError> {
+    const SQL: &str = "-- locked_order.items
+        select i.product_id, i.variant_id, i.warehouse_id, i.quantity, i.serials, dv.number
+        from order_items i left join drop_variants dv on dv.drop_id = $2 and dv.variant_id = i.variant_id
+        where i.order_id = $1 order by i.variant_id, i.warehouse_id";
+    let drop = order.drop.map(|drop| drop.0);
+    let rows = tx.query(&tx.prepare_cached(SQL).await?, &[&order.id.0, &drop]).await?;
+    let item = |row: &Row| Item {
+        product: row.get(0),
+        variant_id: row.get(1),
+        warehouse: WarehouseId(row.get(2)),
+        quantity: row.get(3),
+        serials: serials(row.get(4)),
+        variant: row.get::<_, Option<i16>>(5).map(|number| VariantNumber(number as u8)),
+    };
+    Ok(rows.iter().map(item).collect())
+}
+
+pub(super) async fn confirm(tx: &Transaction<'_>, order: &LockedOrder, now: Timestamp) -> Result<(), LedgerError> {
+    const SOLD: &str = "-- locked_order.sell
+        update inventory
+        set quantity_available = quantity_available - $4, quantity_reserved = quantity_reserved - $4, version = version + 1
+        where product_id = $1 and variant_id = $2 and warehouse_id = $3";
+    const JOURNAL: &str = "-- locked_order.journal
+        insert into journal (source, order_id, debit_account, credit_account, amount_minor, currency, booked_at)
+        values ($1, $2, 'provider', $3, $4, $5, $6)";
+    move_order(tx, order, OrderEvent::Paid, "the charge succeeded", now).await?;
+    let statement = tx.prepare_cached(SOLD).await?;
+    for item in items(tx, order).await? {
+        let changed =
+            tx.execute(&statement, &[&item.product, &item.variant_id, &item.warehouse.0, &item.quantity]).await?;
+        expect_rows("locked_order.sell", 1, changed)?;
+    }
+    let statement = tx.prepare_cached(JOURNAL).await?;
+    let parts = [("sales", order.subtotal_minor), ("tax", order.tax_minor), ("shipping", order.shipping_minor)];
+    for (account, amount_minor) in parts.into_iter().filter(|(_, amount_minor)| *amount_minor > 0) {
+        let source = format!("order-{}:charge:{account}", order.id);
+        let currency = order.currency.as_str();
+        tx.execute(&statement, &[&source, &order.id.0, &account, &amount_minor, &currency, /* now */ &now]).await?;
+    }
+    insert_outbox(tx, order.id, "order_confirmed", now).await
+}
+
+/// Ends an unpaid order: its units lose their holder, the buyer's limit comes back, and a grant tells Redis of both.
+pub(super) async fn release(
+    tx: &Transaction<'_>,
+    order: &LockedOrder,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const TOKENS: &str = "-- locked_order.free_tokens
+        update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
+    const HOLDINGS: &str =
+        "-- locked_order.free_holdings\ndelete from holdings where drop_id = $1 and buyer = $2 and order_id = $3";
+    const UNRESERVE: &str = "-- locked_order.unreserve
+        update inventory set quantity_reserved = quantity_reserved - $4, version = version + 1
+        where product_id = $1 and variant_id = $2 and warehouse_id = $3";
+    move_order(tx, order, OrderEvent::PaymentFailed, reason, now).await?;
+    for item in items(tx, order).await? {
+        if let (Some(drop), Some(variant)) = (order.drop, item.variant) {
+            let numbers = serial_values(&item.serials);
+            let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.0, &numbers, &order.id.0]).await?;
+            expect_rows("locked_order.free_tokens", item.serials.len() as u64, changed)?;
+            let statement = tx.prepare_cached(HOLDINGS).await?;
+            let changed = tx.execute(&statement, &[&drop.0, &order.buyer.as_str(), &order.id.0]).await?;
+            expect_rows("locked_order.free_holdings", item.serials.len() as u64, changed)?;
+            let released = grants::Released {
+                claim: ClaimId(order.id.0),
+                buyer: order.buyer.clone(),
+                variant,
+                units: item.quantity as u32,
+            };
+            grants::insert(tx, item.warehouse, "release", &item.serials, Some(&released), None).await?;
+        }
+        let statement = tx.prepare_cached(UNRESERVE).await?;
+        let changed =
+            tx.execute(&statement, &[&item.product, &item.variant_id, &item.warehouse.0, &item.quantity]).await?;
+        expect_rows("locked_order.unreserve", 1, changed)?;
+    }
+    insert_outbox(tx, order.id, "payment_failed", now).await
+}
+
+pub(super) async fn insert_outbox(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    kind: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- locked_order.outbox\ninsert into outbox (order_id, kind, created_at) values ($1, $2, $3)";
+    tx.execute(&tx.prepare_cached(SQL).await?, &[&order.0, &kind, /* now */ &now]).await?;
+    Ok(())
+}
+
+pub(super) fn payment_state(text: &str, order: Uuid) -> Result<PaymentState, LedgerError> {
+    let found = PaymentState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| inconsistent("payments", "state", order, text))
+}
+
+pub(super) fn money(amount_minor: i64, currency: &str, order: Uuid) -> Result<Money, LedgerError> {
+    let currency = currency.parse().map_err(|_| inconsistent("payments", "currency", order, currency))?;
+    Ok(Money::new(amount_minor, currency))
+}
