@@ -49,6 +49,7 @@ pub enum Problem {
     ClaimRejected,
     // Payments.
     PaymentNotRequired,
+    NotCancellable,
     ProfileMissing,
     // Ourselves: nothing was decided, the same request may be made again.
     Overloaded,
@@ -134,6 +135,7 @@ impl Problem {
             Self::ClaimReleased => (S::CONFLICT, "claim_released", "The claim's units have been given back"),
             Self::ClaimRejected => (S::CONFLICT, "claim_rejected", "The claim could not become an order"),
             Self::PaymentNotRequired => (S::CONFLICT, "payment_not_required", "The order needs no payment method"),
+            Self::NotCancellable => (S::CONFLICT, "not_cancellable", "The order cannot be cancelled any more"),
             Self::ProfileMissing => (S::CONFLICT, "checkout_profile_missing", "There is no checkout profile yet"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "Too many are asking at once"),
             Self::WarehouseRebuilding => {
@@ -184,6 +186,10 @@ impl Problem {
                     .into()
             }
             Self::PaymentNotRequired => "Its payment is under way, done or over: GET the order to see which.".into(),
+            Self::NotCancellable => {
+                "It has shipped, has ended otherwise, or is being looked at by a person: GET the order to see which."
+                    .into()
+            }
             Self::ProfileMissing => "Save one with PUT /v1/me/checkout-profile, then ask again.".into(),
             Self::Overloaded | Self::WarehouseRebuilding | Self::UnitsMoving => {
                 "Nothing was taken, and it does not mean sold out: send the same request again.".into()

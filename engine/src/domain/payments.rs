@@ -7,6 +7,14 @@
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
 //! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had until the drop's pay_by to act)
 //! any of IN_FLIGHT, UNKNOWN, CANCEL_REQUESTED --Contradiction--> MANUAL_REVIEW
+//!
+//! The order is cancelled before it ships:
+//! REQUIRED, IN_FLIGHT, UNKNOWN --CancelUnsent--> CANCELED                (no confirm was ever dispatched)
+//! IN_FLIGHT, UNKNOWN, ACTION_REQUIRED, PROCESSING --Cancel--> CANCEL_REQUESTED --CancelConfirmed--> CANCELED
+//!
+//! Money goes back:
+//! SUCCEEDED, PARTIALLY_REFUNDED --RefundAsked--> REFUND_PENDING --(refunds settled)--> PARTIALLY_REFUNDED | REFUNDED
+//! FAILED, CANCELED --LateMoney--> REFUND_PENDING                     (captured after the order had ended)
 //! ```
 //!
 //! Unknown never becomes failed by age: only the provider's word ends it. A decline gives units back only after the
@@ -49,6 +57,15 @@ pub enum PaymentEvent {
     Expired,
     /// The provider says something that cannot be true of this order.
     Contradiction,
+    /// The order was cancelled before the call that could take money was dispatched.
+    CancelUnsent,
+    /// The order was cancelled, and money may have been taken: the provider must say.
+    Cancel,
+    /// The provider confirmed the end of the intent of an order that was cancelled.
+    CancelConfirmed,
+    RefundAsked,
+    /// Money was taken for an order that had ended: it goes back.
+    LateMoney,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +110,21 @@ impl PaymentState {
         }
     }
 
+    /// The money was taken, whatever has gone back since.
+    pub fn was_paid(self) -> bool {
+        matches!(self, Self::Succeeded | Self::RefundPending | Self::PartiallyRefunded | Self::Refunded)
+    }
+
+    /// Where a paid payment stands, by what has gone back and what is on its way.
+    pub fn after_refunds(refunded: Money, is_pending: bool, paid: Money) -> Self {
+        match refunded.amount_minor {
+            _ if is_pending => Self::RefundPending,
+            0 => Self::Succeeded,
+            refunded if refunded >= paid.amount_minor => Self::Refunded,
+            _ => Self::PartiallyRefunded,
+        }
+    }
+
     pub fn apply(self, event: PaymentEvent) -> Result<Self, InvalidPaymentTransition> {
         use PaymentEvent as E;
         match (self, event) {
@@ -121,6 +153,19 @@ impl PaymentState {
                 Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,
                 E::Contradiction,
             ) => Ok(Self::ManualReview),
+            (Self::Required | Self::InFlight | Self::Unknown, E::CancelUnsent) => Ok(Self::Canceled),
+            (
+                Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,
+                E::Cancel,
+            ) => Ok(Self::CancelRequested),
+            (
+                Self::CancelRequested | Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing,
+                E::CancelConfirmed,
+            ) => Ok(Self::Canceled),
+            (Self::Succeeded | Self::PartiallyRefunded | Self::RefundPending, E::RefundAsked) => {
+                Ok(Self::RefundPending)
+            }
+            (Self::Failed | Self::Canceled, E::LateMoney) => Ok(Self::RefundPending),
             (from, event) => Err(InvalidPaymentTransition { from, event }),
         }
     }
@@ -151,12 +196,66 @@ pub enum Verdict {
     Canceled,
 }
 
+/// A refund, as we hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RefundState {
+    /// Asked for; the provider has not said that it is done.
+    Pending,
+    Succeeded,
+    /// It never arrived, or came back: a person must find another way.
+    Failed,
+}
+
+impl RefundState {
+    pub const ALL: [Self; 3] = [Self::Pending, Self::Succeeded, Self::Failed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+        }
+    }
+
+    /// Where the provider's word takes it; `None`: nowhere, it says nothing new.
+    pub fn apply(self, verdict: &RefundVerdict) -> Option<Self> {
+        match (self, verdict) {
+            (Self::Pending, RefundVerdict::Succeeded) => Some(Self::Succeeded),
+            (Self::Pending | Self::Succeeded, RefundVerdict::Failed { .. }) => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// What the provider says of one refund, in our words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefundReport {
+    /// The provider's own id.
+    pub provider_refund: String,
+    pub amount: Money,
+    pub verdict: RefundVerdict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundVerdict {
+    /// On its way; banks take days.
+    Pending,
+    Succeeded,
+    /// It will never arrive, or came back. May follow a success.
+    Failed {
+        reason: String,
+    },
+}
+
 /// One call to the provider, append-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AttemptState {
     /// Key and bytes are committed; nothing was sent.
     Prepared,
+    /// Given up before it was sent: the order was cancelled.
+    Withdrawn,
     /// Committed before the socket was written: from here on the provider may have executed it.
     Dispatched,
     Succeeded,
@@ -169,8 +268,9 @@ pub enum AttemptState {
 }
 
 impl AttemptState {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Prepared,
+        Self::Withdrawn,
         Self::Dispatched,
         Self::Succeeded,
         Self::Declined,
@@ -184,6 +284,7 @@ impl AttemptState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prepared => "PREPARED",
+            Self::Withdrawn => "WITHDRAWN",
             Self::Dispatched => "DISPATCHED",
             Self::Succeeded => "SUCCEEDED",
             Self::Declined => "DECLINED",
@@ -224,6 +325,35 @@ mod tests {
                 assert!(state.apply(event).is_err(), "{state:?} {event:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_cancelled_order_waits_for_the_provider_only_if_money_may_have_moved() {
+        use PaymentEvent as E;
+        for state in [PaymentState::Required, PaymentState::InFlight] {
+            assert_eq!(state.apply(E::CancelUnsent), Ok(PaymentState::Canceled));
+        }
+        let asked = PaymentState::InFlight.apply(E::Cancel).unwrap();
+        assert_eq!(asked, PaymentState::CancelRequested);
+        assert_eq!(asked.apply(E::CancelConfirmed), Ok(PaymentState::Canceled));
+        assert_eq!(asked.apply(E::Succeeded), Ok(PaymentState::Succeeded), "the charge was faster: it goes back");
+        for state in [PaymentState::Succeeded, PaymentState::Failed, PaymentState::ManualReview] {
+            assert!(state.apply(E::Cancel).is_err() && state.apply(E::CancelUnsent).is_err(), "{state:?}");
+        }
+        for state in [PaymentState::Failed, PaymentState::Canceled] {
+            assert_eq!(state.apply(E::LateMoney), Ok(PaymentState::RefundPending));
+        }
+    }
+
+    #[test]
+    fn refunds_add_up_to_where_a_payment_stands() {
+        let euro = |amount_minor| Money::new(amount_minor, "EUR".parse().unwrap());
+        let after = |refunded, is_pending| PaymentState::after_refunds(euro(refunded), is_pending, euro(10));
+        assert_eq!(after(0, true), PaymentState::RefundPending);
+        assert_eq!(after(4, true), PaymentState::RefundPending);
+        assert_eq!(after(4, false), PaymentState::PartiallyRefunded);
+        assert_eq!(after(10, false), PaymentState::Refunded);
+        assert_eq!(after(0, false), PaymentState::Succeeded, "every refund failed");
     }
 
     #[test]

@@ -263,13 +263,18 @@ impl Checks<'_> {
             if holdings != expected {
                 self.violation("holdings_differ", format!("order {id} has {holdings} holdings, not {expected}"));
             }
-            let is_paid = order.payment == PaymentState::Succeeded;
-            if order.status.is_sold() != is_paid {
+            let is_paid = order.payment.was_paid();
+            // An order that ended may keep no money: it is on its way back, or has gone.
+            let fits = match order.status.is_sold() {
+                true => is_paid,
+                false => !matches!(order.payment, PaymentState::Succeeded | PaymentState::PartiallyRefunded),
+            };
+            if !fits || (order.status == OrderState::PendingPayment && is_paid) {
                 let detail =
                     format!("order {id} is {} and its payment {}", order.status.as_str(), order.payment.as_str());
                 self.violation("payment_differs", detail);
             }
-            let due = if is_paid { order.total.amount_minor } else { 0 };
+            let due = if is_paid { order.total.amount_minor - order.refunded_minor } else { 0 };
             if order.booked_minor != due {
                 self.violation("journal_differs", format!("order {id}: {} booked, {due} due", order.booked_minor));
             }
@@ -379,7 +384,7 @@ fn check_captures(
         }
         let stored: Option<&IntentId> = order.intent.as_ref();
         let ours = found.iter().any(|intent| Some(&intent.id) == stored && intent.amount_received == order.total);
-        if order.payment == PaymentState::Succeeded && !ours {
+        if order.payment.was_paid() && !ours {
             violation("paid_without_capture", format!("order {id} is paid and the provider has no such capture"));
         }
         if order.payment == PaymentState::ManualReview && !found.is_empty() {

@@ -54,7 +54,8 @@ impl Ledger {
         const SQL: &str = "-- attempts.lease
             with due as (
                 select order_id from payments
-                where due_at <= $1 and state in ('IN_FLIGHT', 'UNKNOWN', 'CANCEL_REQUESTED', 'PROCESSING', 'ACTION_REQUIRED')
+                where due_at <= $1 and state in ('IN_FLIGHT', 'UNKNOWN', 'CANCEL_REQUESTED', 'PROCESSING', 'ACTION_REQUIRED',
+                                                   'REFUND_PENDING')
                       and (leased_until is null or leased_until <= $1)
                 order by due_at limit $3 for update skip locked
             ), leased as (
@@ -114,9 +115,10 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         const SQL: &str = "-- attempts.dispatch
-            with mine as (select order_id from payments where order_id = $1 and lease_number = $2 for update)
+            with mine as (select order_id, state from payments where order_id = $1 and lease_number = $2 for update)
             update payment_attempts a set state = 'DISPATCHED', dispatched_at = coalesce(dispatched_at, $4)
             from mine where a.order_id = mine.order_id and a.number = $3
+                 and (mine.state <> 'CANCEL_REQUESTED' or a.operation = 'cancel')
                  and a.state in ('PREPARED', 'NOT_SENT', 'UNKNOWN', 'DISPATCHED')";
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
@@ -139,7 +141,8 @@ impl Ledger {
         const ATTEMPT: &str = "-- attempts.finish
             with mine as (select order_id from payments where order_id = $1 and lease_number = $2 for update)
             update payment_attempts a set state = $4, detail = $5, finished_at = case when $6 then null else $7::timestamptz end
-            from mine where a.order_id = mine.order_id and a.number = $3 and a.state in ('DISPATCHED', 'UNKNOWN')";
+            from mine where a.order_id = mine.order_id and a.number = $3
+                 and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
         const INTENT: &str = "-- attempts.store_intent
             update payments set intent_id = $2, updated_at = $3
             where order_id = $1 and (intent_id is null or intent_id = $2)";

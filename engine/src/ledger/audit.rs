@@ -48,8 +48,10 @@ pub struct OrderFact {
     pub total: Money,
     pub payment: PaymentState,
     pub intent: Option<IntentId>,
-    /// Booked from the provider for this order.
+    /// What the provider owes us for this order, by the journal: charges less refunds.
     pub booked_minor: i64,
+    /// Gone back to the buyer.
+    pub refunded_minor: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -77,8 +79,12 @@ impl Ledger {
             select serial, variant_number, warehouse_id, order_id from tokens where drop_id = $1 order by serial";
         const ORDERS: &str = "-- audit.orders
             select o.order_id, o.buyer, o.status, i.serials, o.total_minor, o.currency, p.state, p.intent_id,
-                   coalesce((select sum(amount_minor) from journal j
-                             where j.order_id = o.order_id and debit_account = 'provider'), 0)::bigint, dv.number
+                   coalesce((select sum(case 'provider' when debit_account then amount_minor
+                                                        when credit_account then -amount_minor end)
+                             from journal j where j.order_id = o.order_id and j.source not like 'provider-%'), 0)::bigint,
+                   dv.number,
+                   coalesce((select sum(amount_minor) from refunds r
+                             where r.order_id = o.order_id and r.state = 'SUCCEEDED'), 0)::bigint
             from orders o join order_items i using (order_id) join payments p using (order_id)
                  join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
             where o.drop_id = $1";
@@ -123,6 +129,7 @@ impl Ledger {
                 intent: row.get::<_, Option<String>>(7).map(IntentId),
                 booked_minor: row.get(8),
                 variant: variant(row.get(9)),
+                refunded_minor: row.get(10),
             };
             Ok((OrderId(id), fact))
         });

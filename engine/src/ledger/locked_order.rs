@@ -9,11 +9,14 @@ use uuid::Uuid;
 
 use super::drops::{inconsistent, order_state, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
-use super::grants;
+use super::{grants, journal};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::orders::{OrderEvent, OrderState};
-use crate::domain::payments::PaymentState;
+use crate::domain::payments::{PaymentState, RefundState};
+
+/// Who moved an order, in its history, when it was the provider's word.
+const PAYMENTS: &str = "payments";
 
 /// A payment's row.
 pub(super) struct LockedPayment {
@@ -21,6 +24,8 @@ pub(super) struct LockedPayment {
     pub(super) amount: Money,
     pub(super) intent: Option<IntentId>,
     pub(super) failure: Option<String>,
+    /// Asked to go back, and not failed.
+    pub(super) refund: Money,
 }
 
 /// An order's row.
@@ -33,6 +38,8 @@ pub(super) struct LockedOrder {
     pub(super) subtotal_minor: i64,
     pub(super) tax_minor: i64,
     pub(super) shipping_minor: i64,
+    /// Who wants it ended, and why.
+    pub(super) cancel_asked: Option<(String, String)>,
 }
 
 /// One line of an order, and where its units lie.
@@ -56,8 +63,8 @@ pub(super) async fn lock_warehouses_of(tx: &Transaction<'_>, order: OrderId) -> 
 
 pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<LockedOrder, LedgerError> {
     const SQL: &str = "-- locked_order.lock_order
-        select buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor from orders
-        where order_id = $1 for update";
+        select buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor, cancel_asked_by, cancel_reason
+        from orders where order_id = $1 for update";
     let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
     let (buyer, status, currency): (&str, &str, &str) = (row.get(0), row.get(2), row.get(3));
     Ok(LockedOrder {
@@ -69,18 +76,20 @@ pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<L
         subtotal_minor: row.get(4),
         tax_minor: row.get(5),
         shipping_minor: row.get(6),
+        cancel_asked: row.get::<_, Option<String>>(7).zip(row.get(8)),
     })
 }
 
 pub(super) async fn lock_payment(tx: &Transaction<'_>, order: OrderId) -> Result<LockedPayment, LedgerError> {
     const SQL: &str = "-- locked_order.lock_payment
-        select state, amount_minor, currency, intent_id, failure from payments where order_id = $1 for update";
+        select state, amount_minor, currency, intent_id, failure, refund_minor from payments where order_id = $1 for update";
     let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
     Ok(LockedPayment {
         state: payment_state(row.get(0), order.0)?,
         amount: money(row.get(1), row.get(2), order.0)?,
         intent: row.get::<_, Option<String>>(3).map(IntentId),
         failure: row.get(4),
+        refund: money(row.get(5), row.get(2), order.0)?,
     })
 }
 
@@ -116,20 +125,22 @@ pub(super) async fn move_order(
     tx: &Transaction<'_>,
     order: &LockedOrder,
     event: OrderEvent,
-    reason: &str,
+    (actor, reason): (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     const ORDER: &str = "-- locked_order.move_order
         update orders set status = $2, updated_at = $3 where order_id = $1 and status = $4";
     const HISTORY: &str = "-- locked_order.history
-        insert into order_history (order_id, at, from_state, to_state, actor, reason) values ($1, $2, $3, $4, 'payments', $5)";
+        insert into order_history (order_id, at, from_state, to_state, actor, reason) values ($1, $2, $3, $4, $5, $6)";
     let to =
         order.status.apply(event).map_err(|error| inconsistent("orders", "status", order.id, &error.to_string()))?;
     let statement = tx.prepare_cached(ORDER).await?;
     let changed = tx.execute(&statement, &[&order.id.0, &to.as_str(), /* now */ &now, &order.status.as_str()]).await?;
     expect_rows("locked_order.move_order", 1, changed)?;
     let statement = tx.prepare_cached(HISTORY).await?;
-    tx.execute(&statement, &[&order.id.0, /* now */ &now, &order.status.as_str(), &to.as_str(), &reason]).await?;
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&order.id.0, /* now */ &now, &order.status.as_str(), &to.as_str(), &actor, &reason];
+    tx.execute(&statement, arguments).await?;
     Ok(())
 }
 
@@ -156,41 +167,61 @@ pub(super) async fn confirm(tx: &Transaction<'_>, order: &LockedOrder, now: Time
         update inventory
         set quantity_available = quantity_available - $4, quantity_reserved = quantity_reserved - $4, version = version + 1
         where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-    const JOURNAL: &str = "-- locked_order.journal
-        insert into journal (source, order_id, debit_account, credit_account, amount_minor, currency, booked_at)
-        values ($1, $2, 'provider', $3, $4, $5, $6)";
-    move_order(tx, order, OrderEvent::Paid, "the charge succeeded", now).await?;
+    move_order(tx, order, OrderEvent::Paid, (PAYMENTS, "the charge succeeded"), now).await?;
     let statement = tx.prepare_cached(SOLD).await?;
     for item in items(tx, order).await? {
         let changed =
             tx.execute(&statement, &[&item.product, &item.variant_id, &item.warehouse.0, &item.quantity]).await?;
         expect_rows("locked_order.sell", 1, changed)?;
     }
-    let statement = tx.prepare_cached(JOURNAL).await?;
-    let parts = [("sales", order.subtotal_minor), ("tax", order.tax_minor), ("shipping", order.shipping_minor)];
-    for (account, amount_minor) in parts.into_iter().filter(|(_, amount_minor)| *amount_minor > 0) {
-        let source = format!("order-{}:charge:{account}", order.id);
-        let currency = order.currency.as_str();
-        tx.execute(&statement, &[&source, &order.id.0, &account, &amount_minor, &currency, /* now */ &now]).await?;
-    }
+    journal::book_charge(tx, order, now).await?;
     insert_outbox(tx, order.id, "order_confirmed", now).await
 }
 
-/// Ends an unpaid order: its units lose their holder, the buyer's limit comes back, and a grant tells Redis of both.
+/// Ends an order whose payment failed.
 pub(super) async fn release(
     tx: &Transaction<'_>,
     order: &LockedOrder,
     reason: &str,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
+    move_order(tx, order, OrderEvent::PaymentFailed, (PAYMENTS, reason), now).await?;
+    free_units(tx, order, UnitsWere::Reserved).await?;
+    insert_outbox(tx, order.id, "payment_failed", now).await
+}
+
+/// Ends an order before it ships.
+pub(super) async fn cancel(
+    tx: &Transaction<'_>,
+    order: &LockedOrder,
+    units: UnitsWere,
+    why: (&str, &str),
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    move_order(tx, order, OrderEvent::Cancel, why, now).await?;
+    free_units(tx, order, units).await?;
+    insert_outbox(tx, order.id, "order_cancelled", now).await
+}
+
+/// How the inventory counts the units of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnitsWere {
+    /// Not paid yet: reserved, and still available.
+    Reserved,
+    /// Paid: neither any more.
+    Sold,
+}
+
+/// The units of an order that ends lose their holder, the buyer's limit comes back, and a grant tells Redis of both.
+async fn free_units(tx: &Transaction<'_>, order: &LockedOrder, were: UnitsWere) -> Result<(), LedgerError> {
     const TOKENS: &str = "-- locked_order.free_tokens
         update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
     const HOLDINGS: &str =
         "-- locked_order.free_holdings\ndelete from holdings where drop_id = $1 and buyer = $2 and order_id = $3";
-    const UNRESERVE: &str = "-- locked_order.unreserve
-        update inventory set quantity_reserved = quantity_reserved - $4, version = version + 1
+    const INVENTORY: &str = "-- locked_order.free_inventory
+        update inventory
+        set quantity_reserved = quantity_reserved - $4, quantity_available = quantity_available + $5, version = version + 1
         where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-    move_order(tx, order, OrderEvent::PaymentFailed, reason, now).await?;
     for item in items(tx, order).await? {
         if let (Some(drop), Some(variant)) = (order.drop, item.variant) {
             let numbers = serial_values(&item.serials);
@@ -207,12 +238,16 @@ pub(super) async fn release(
             };
             grants::insert(tx, item.warehouse, "release", &item.serials, Some(&released), None).await?;
         }
-        let statement = tx.prepare_cached(UNRESERVE).await?;
-        let changed =
-            tx.execute(&statement, &[&item.product, &item.variant_id, &item.warehouse.0, &item.quantity]).await?;
-        expect_rows("locked_order.unreserve", 1, changed)?;
+        let (reserved, available) = match were {
+            UnitsWere::Reserved => (item.quantity, 0),
+            UnitsWere::Sold => (0, item.quantity),
+        };
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&item.product, &item.variant_id, &item.warehouse.0, &reserved, &available];
+        let changed = tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?;
+        expect_rows("locked_order.free_inventory", 1, changed)?;
     }
-    insert_outbox(tx, order.id, "payment_failed", now).await
+    Ok(())
 }
 
 pub(super) async fn insert_outbox(
@@ -229,6 +264,11 @@ pub(super) async fn insert_outbox(
 pub(super) fn payment_state(text: &str, order: Uuid) -> Result<PaymentState, LedgerError> {
     let found = PaymentState::ALL.into_iter().find(|state| state.as_str() == text);
     found.ok_or_else(|| inconsistent("payments", "state", order, text))
+}
+
+pub(super) fn refund_state(text: &str, order: Uuid) -> Result<RefundState, LedgerError> {
+    let found = RefundState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| inconsistent("refunds", "state", order, text))
 }
 
 pub(super) fn money(amount_minor: i64, currency: &str, order: Uuid) -> Result<Money, LedgerError> {

@@ -14,6 +14,8 @@ pub mod orders;
 mod locked_order;
 pub mod attempts;
 pub mod payments;
+pub mod refunds;
+mod journal;
 pub mod audit;
 pub mod error;
 

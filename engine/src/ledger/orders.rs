@@ -8,12 +8,12 @@ use tokio_postgres::Row;
 
 use super::drops::{inconsistent, order_state, serials};
 use super::error::LedgerError;
-use super::locked_order::{money, payment_state};
+use super::locked_order::{money, payment_state, refund_state};
 use super::pool::Ledger;
 use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
-use crate::domain::payments::PaymentState;
+use crate::domain::payments::{PaymentState, RefundState};
 use crate::domain::pricing::Totals;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +25,19 @@ pub struct OrderView {
     pub totals: Totals,
     pub items: Vec<OrderItemView>,
     pub ship_to: Option<Value>,
+    pub refunds: Vec<RefundView>,
+    /// Somebody wants it ended, and its charge has not come to an end.
+    pub is_cancel_requested: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// Money on its way back to the buyer, or there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefundView {
+    pub amount: Money,
+    pub state: RefundState,
+    pub created_at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,12 +53,14 @@ impl Ledger {
     pub async fn order_of(&self, buyer: &BuyerId, id: OrderId) -> Result<Option<OrderView>, LedgerError> {
         const ORDER: &str = "-- orders.order_of
             select d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   o.ship_to, o.created_at, o.updated_at
+                   o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null
             from orders o join payments p using (order_id) left join drops d using (drop_id)
             where o.order_id = $1 and o.buyer = $2";
         const ITEMS: &str = "-- orders.items_of
             select v.sku, v.title, i.quantity, i.unit_price_minor, i.serials
             from order_items i join variants v using (variant_id) where i.order_id = $1 order by i.line";
+        const REFUNDS: &str = "-- orders.refunds_of
+            select amount_minor, state, created_at from refunds where order_id = $1 order by created_at";
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(ORDER).await?;
         let Some(row) = connection.query_opt(&statement, &[&id.0, &buyer.as_str()]).await? else {
@@ -55,6 +68,8 @@ impl Ledger {
         };
         let statement = connection.prepare_cached(ITEMS).await?;
         let items = connection.query(&statement, &[&id.0]).await?;
+        let statement = connection.prepare_cached(REFUNDS).await?;
+        let refunds = connection.query(&statement, &[&id.0]).await?;
         let currency: &str = row.get(3);
         let amount = |column| money(row.get(column), currency, id.0);
         Ok(Some(OrderView {
@@ -76,6 +91,17 @@ impl Ledger {
                 })
                 .collect::<Result<_, LedgerError>>()?,
             ship_to: row.get(8),
+            is_cancel_requested: row.get(11),
+            refunds: refunds
+                .iter()
+                .map(|row| {
+                    Ok(RefundView {
+                        amount: money(row.get(0), currency, id.0)?,
+                        state: refund_state(row.get(1), id.0)?,
+                        created_at: row.get(2),
+                    })
+                })
+                .collect::<Result<_, LedgerError>>()?,
             created_at: row.get(9),
             updated_at: row.get(10),
         }))

@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{
-    LockedPayment, confirm, lock_order, lock_payment, lock_warehouses_of, move_payment, release,
+    LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_payment, lock_warehouses_of, move_payment, release,
 };
 use super::pool::Ledger;
+use super::refunds::refund_late_money;
 use super::tx::run_tx;
 use crate::domain::ids::{BuyerId, IdempotencyKey, OrderId};
 use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict};
@@ -22,8 +23,10 @@ const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PaymentSettled {
     Confirmed,
-    /// The order failed and its units are granted back.
+    /// The order failed or was cancelled, and its units are granted back.
     Released,
+    /// Money was taken for an order that has ended: it goes back.
+    Refunding,
     /// The intent must now be canceled at the provider.
     CancelNext,
     /// The buyer or the provider has to move.
@@ -66,24 +69,51 @@ impl Ledger {
                 return review(tx, order, &payment, reason, now).await;
             }
             match &report.verdict {
-                Verdict::Captured { .. } if payment.state == PaymentState::Succeeded => Ok(PaymentSettled::NoChange),
+                Verdict::Captured { .. } if payment.state.was_paid() => Ok(PaymentSettled::NoChange),
+                Verdict::Captured { charge } if payment.state.apply(PaymentEvent::LateMoney).is_ok() => {
+                    store_charge(tx, order, charge.as_deref()).await?;
+                    let why = ("payments", "money was taken after the order had ended");
+                    refund_late_money(tx, &found, &payment, why, now).await?;
+                    Ok(PaymentSettled::Refunding)
+                }
                 Verdict::Captured { charge } => {
                     let Ok(to) = payment.state.apply(PaymentEvent::Succeeded) else {
                         let reason = format!("captured while the payment is {}", payment.state.as_str());
                         return review(tx, order, &payment, reason, now).await;
                     };
                     move_payment(tx, order, &payment, to, None, charge.as_deref(), None, now).await?;
-                    confirm(tx, &found, now).await?;
-                    Ok(PaymentSettled::Confirmed)
+                    let Some((actor, reason)) = &found.cancel_asked else {
+                        confirm(tx, &found, now).await?;
+                        return Ok(PaymentSettled::Confirmed);
+                    };
+                    // The charge was faster than the buyer's wish. Out of the order of locks, which is rare enough for the
+                    // retry of a deadlock.
+                    lock_warehouses_of(tx, order).await?;
+                    cancel(tx, &found, UnitsWere::Reserved, (actor, reason), now).await?;
+                    let payment = LockedPayment { state: to, ..payment };
+                    refund_late_money(tx, &found, &payment, (actor, reason), now).await?;
+                    Ok(PaymentSettled::Refunding)
                 }
                 Verdict::Declined { code } => match payment.state.apply(PaymentEvent::Declined) {
                     Ok(to) => {
                         move_payment(tx, order, &payment, to, Some(code), None, Some(now), now).await?;
                         Ok(PaymentSettled::CancelNext)
                     }
+                    Err(_) if payment.state == PaymentState::CancelRequested => {
+                        cancel_next(tx, order, &payment, now, now).await
+                    }
                     // A late decline never undoes what came after it.
                     Err(_) => Ok(PaymentSettled::NoChange),
                 },
+                // The buyer need not act any more.
+                Verdict::ActionRequired if payment.state == PaymentState::CancelRequested => {
+                    cancel_next(tx, order, &payment, now, now).await
+                }
+                // The provider lets nobody cancel what it works on.
+                Verdict::Processing if payment.state == PaymentState::CancelRequested => {
+                    let again = now.checked_add(ASK_AGAIN).unwrap_or(Timestamp::MAX);
+                    cancel_next(tx, order, &payment, again, now).await
+                }
                 Verdict::ActionRequired | Verdict::Processing => {
                     let event = match report.verdict {
                         Verdict::Processing => PaymentEvent::Processing,
@@ -97,16 +127,22 @@ impl Ledger {
                     }
                     Ok(PaymentSettled::Waiting)
                 }
-                Verdict::Canceled if payment.state == PaymentState::Failed => Ok(PaymentSettled::NoChange),
-                Verdict::Canceled => match payment.state.apply(PaymentEvent::IntentCanceled) {
-                    Ok(to) => {
-                        move_payment(tx, order, &payment, to, None, None, None, now).await?;
-                        let reason = payment.failure.as_deref().unwrap_or("the payment was canceled");
-                        release(tx, &found, reason, now).await?;
-                        Ok(PaymentSettled::Released)
+                Verdict::Canceled => {
+                    let event = match &found.cancel_asked {
+                        Some(_) => PaymentEvent::CancelConfirmed,
+                        None => PaymentEvent::IntentCanceled,
+                    };
+                    let Ok(to) = payment.state.apply(event) else { return Ok(PaymentSettled::NoChange) };
+                    move_payment(tx, order, &payment, to, None, None, None, now).await?;
+                    match &found.cancel_asked {
+                        Some((actor, reason)) => cancel(tx, &found, UnitsWere::Reserved, (actor, reason), now).await?,
+                        None => {
+                            let reason = payment.failure.as_deref().unwrap_or("the payment was canceled");
+                            release(tx, &found, reason, now).await?;
+                        }
                     }
-                    Err(_) => Ok(PaymentSettled::NoChange),
-                },
+                    Ok(PaymentSettled::Released)
+                }
             }
         })
     }
@@ -196,6 +232,24 @@ fn contradiction(report: &ProviderReport, order: OrderId, payment: &LockedPaymen
         return Some(format!("intent {} is about {} and not {}", report.intent.0, report.amount, payment.amount));
     }
     None
+}
+
+/// The provider is to end the intent.
+async fn cancel_next(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    due_at: Timestamp,
+    now: Timestamp,
+) -> Result<PaymentSettled, LedgerError> {
+    move_payment(tx, order, payment, PaymentState::CancelRequested, None, None, Some(due_at), now).await?;
+    Ok(PaymentSettled::CancelNext)
+}
+
+async fn store_charge(tx: &Transaction<'_>, order: OrderId, charge: Option<&str>) -> Result<(), LedgerError> {
+    const SQL: &str = "-- payments.store_charge
+        update payments set provider_charge_id = coalesce($2, provider_charge_id) where order_id = $1";
+    expect_rows("payments.store_charge", 1, tx.execute(SQL, &[&order.0, &charge]).await?)
 }
 
 async fn review(

@@ -48,6 +48,7 @@ pub fn api() -> (Router<Gate>, OpenApi) {
         .routes(routes!(drops::get_drop))
         .routes(routes!(orders::get_order))
         .routes(routes!(orders::pay_order))
+        .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
         .split_for_parts()
 }

@@ -1,14 +1,15 @@
-//! `GET /v1/orders/{id}` and `POST /v1/orders/{id}/payment`, for the order's buyer only.
+//! `GET /v1/orders/{id}`, `POST /v1/orders/{id}/payment` and `POST /v1/orders/{id}/cancel`, for the order's buyer only.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use doorbuster_engine::domain::ids::OrderId;
-use doorbuster_engine::domain::orders::OrderState;
-use doorbuster_engine::domain::payments::PaymentState;
+use doorbuster_engine::domain::orders::{OrderEvent, OrderState};
+use doorbuster_engine::domain::payments::{PaymentState, RefundState};
 use doorbuster_engine::ledger::orders::OrderView;
 use doorbuster_engine::ledger::payments::MethodGiven;
+use doorbuster_engine::ledger::refunds::OrderCancelled;
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -39,6 +40,10 @@ pub struct OrderFound {
     /// The address of the checkout profile at the time
     #[schema(value_type = Option<super::profile::ShipTo>)]
     pub ship_to: Option<serde_json::Value>,
+    /// Somebody wants it cancelled, and its charge has not come to an end
+    pub cancel_requested: bool,
+    /// Money on its way back, or there
+    pub refunds: Vec<OrderRefund>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub links: OrderLinks,
@@ -55,11 +60,23 @@ pub struct OrderItem {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+pub struct OrderRefund {
+    pub amount: Amount,
+    /// `PENDING` is on its way; banks take days
+    #[schema(value_type = String, example = "PENDING")]
+    pub status: RefundState,
+    pub created_at: Timestamp,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 pub struct OrderLinks {
     pub order: String,
     /// Where to send the payment, while one is required
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<String>,
+    /// Where to cancel it, until it ships
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<String>,
 }
 
 /// An order
@@ -126,6 +143,51 @@ pub async fn pay_order(
     Ok((StatusCode::ACCEPTED, replayed, Json(OrderFound::from(order))).into_response())
 }
 
+/// Cancel an order before it ships
+///
+/// What was paid goes back. While a charge is under way the answer is 202: the order ends with the provider's word.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/cancel", tag = "orders",
+    params(
+        ("id" = String, Path, description = "The order's id"),
+        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
+    ),
+    responses(
+        (status = 200, body = OrderFound, description = "It is cancelled"),
+        (status = 202, body = OrderFound, description = "Its charge may be under way: it is cancelled once that has ended"),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json",
+            description = "idempotency_key_missing, idempotency_key_invalid"),
+        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
+        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "not_cancellable"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("buyer" = []))
+)]
+pub async fn cancel_order(
+    State(gate): State<Gate>,
+    Buyer(buyer): Buyer,
+    // An order is cancelled once, whatever the key; it is asked for as of every request that has an effect.
+    Key(_): Key,
+    PathText(id): PathText,
+) -> Result<Response, Problem> {
+    let id = order_id(&id)?;
+    let ledger = &gate.engine.ledger;
+    let why = ("buyer", "cancelled by the buyer");
+    let cancelled = ledger.cancel_order(id, Some(&buyer), why, gate.engine.clock.now()).await?;
+    let (status, replayed) = match cancelled {
+        OrderCancelled::Now => (StatusCode::OK, HeaderMap::new()),
+        OrderCancelled::Before => {
+            (StatusCode::OK, HeaderMap::from_iter([(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))]))
+        }
+        OrderCancelled::Requested => (StatusCode::ACCEPTED, HeaderMap::new()),
+        OrderCancelled::TooLate(_) | OrderCancelled::InReview => return Err(Problem::NotCancellable),
+        OrderCancelled::NoSuchOrder => return Err(Problem::OrderNotFound),
+    };
+    let order = ledger.order_of(&buyer, id).await?.ok_or(Problem::OrderNotFound)?;
+    Ok((status, replayed, Json(OrderFound::from(order))).into_response())
+}
+
 fn order_id(text: &str) -> Result<OrderId, Problem> {
     text.parse().map(OrderId).map_err(|_| Problem::OrderNotFound)
 }
@@ -141,6 +203,12 @@ impl From<OrderView> for OrderFound {
         });
         let link = format!("/v1/orders/{}", order.id);
         let is_required = order.payment == PaymentState::Required;
+        let is_cancellable = order.status.apply(OrderEvent::Cancel).is_ok() && !order.is_cancel_requested;
+        let refunds = order.refunds.into_iter().map(|refund| OrderRefund {
+            amount: refund.amount.into(),
+            status: refund.state,
+            created_at: refund.created_at,
+        });
         Self {
             order_id: order.id.0,
             drop: order.drop_name,
@@ -152,9 +220,15 @@ impl From<OrderView> for OrderFound {
             shipping: order.totals.shipping.into(),
             total: order.totals.total.into(),
             ship_to: order.ship_to,
+            cancel_requested: order.is_cancel_requested,
+            refunds: refunds.collect(),
             created_at: order.created_at,
             updated_at: order.updated_at,
-            links: OrderLinks { payment: is_required.then(|| format!("{link}/payment")), order: link },
+            links: OrderLinks {
+                payment: is_required.then(|| format!("{link}/payment")),
+                cancel: is_cancellable.then(|| format!("{link}/cancel")),
+                order: link,
+            },
         }
     }
 }

@@ -1,0 +1,386 @@
+//! Orders that end before they ship, and money on its way back.
+//!
+//! Asking and executing are apart: an order is cancelled, its units go back on sale and the refund is written down in one
+//! transaction; the provider is told by the charge worker, under the same leases and attempts as a charge.
+
+use deadpool_postgres::Transaction;
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::error::{LedgerError, expect_rows};
+use super::journal;
+use super::locked_order::{
+    LockedOrder, LockedPayment, UnitsWere, cancel, insert_outbox, lock_order, lock_payment, lock_warehouses_of, money,
+    move_payment, refund_state,
+};
+use super::pool::Ledger;
+use super::tx::run_tx;
+use crate::domain::ids::{BuyerId, OrderId};
+use crate::domain::money::Money;
+use crate::domain::orders::{OrderEvent, OrderState};
+use crate::domain::payments::{PaymentEvent, PaymentState, RefundReport, RefundState, RefundVerdict};
+
+/// How long a refund that the provider works on is left before it is asked about again.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// What cancelling an order did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderCancelled {
+    Now,
+    /// Its charge may be under way: it ends with the provider's word, and what was taken goes back.
+    Requested,
+    /// Earlier.
+    Before,
+    /// It has shipped, or it had ended otherwise.
+    TooLate(OrderState),
+    /// Its payment is being looked at by a person.
+    InReview,
+    /// Not there, or not his.
+    NoSuchOrder,
+}
+
+/// What asking for a refund did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefundAsked {
+    Now,
+    /// The same refund, earlier.
+    Before,
+    /// Its id was used for another order or amount.
+    IdTaken,
+    /// More than is left of what was paid.
+    TooMuch {
+        left: Money,
+    },
+    NotPaid,
+    NoSuchOrder,
+}
+
+/// A refund that was asked for, and has not arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingRefund {
+    pub id: Uuid,
+    pub amount: Money,
+    /// Once the provider has taken it.
+    pub provider_refund: Option<String>,
+    /// Calls made for it so far; they number the keys of the next ones.
+    pub attempts: u32,
+}
+
+/// What settling a refund's report did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefundSettled {
+    Succeeded,
+    Waiting,
+    Failed,
+    NoChange,
+}
+
+impl Ledger {
+    /// Ends an order before it ships. `buyer`: it must be his; an operator may end anybody's.
+    pub async fn cancel_order(
+        &self,
+        order: OrderId,
+        buyer: Option<&BuyerId>,
+        (actor, reason): (&str, &str),
+        now: Timestamp,
+    ) -> Result<OrderCancelled, LedgerError> {
+        run_tx!(self, "refunds.cancel_order", tx, {
+            const FIND: &str = "-- refunds.owned
+                select 1 from orders where order_id = $1 and ($2::text is null or buyer = $2)";
+            let owner = buyer.map(BuyerId::as_str);
+            if tx.query_opt(FIND, &[&order.0, /* buyer */ &owner]).await?.is_none() {
+                return Ok(OrderCancelled::NoSuchOrder);
+            }
+            lock_warehouses_of(tx, order).await?;
+            let found = lock_order(tx, order).await?;
+            let payment = lock_payment(tx, order).await?;
+            if found.status == OrderState::Cancelled {
+                return Ok(OrderCancelled::Before);
+            }
+            if found.cancel_asked.is_some() {
+                return Ok(OrderCancelled::Requested);
+            }
+            if found.status.apply(OrderEvent::Cancel).is_err() {
+                return Ok(OrderCancelled::TooLate(found.status));
+            }
+            if payment.state == PaymentState::ManualReview {
+                return Ok(OrderCancelled::InReview);
+            }
+            const ASKED: &str = "-- refunds.ask_cancel
+                update orders set cancel_asked_by = $2, cancel_reason = $3, updated_at = $4 where order_id = $1";
+            tx.execute(ASKED, &[&order.0, &actor, &reason, /* now */ &now]).await?;
+            if payment.state.was_paid() {
+                cancel(tx, &found, UnitsWere::Sold, (actor, reason), now).await?;
+                refund_rest(tx, order, &payment, (actor, reason), now).await?;
+                return Ok(OrderCancelled::Now);
+            }
+            if !confirm_was_dispatched(tx, order).await?
+                && let Ok(to) = payment.state.apply(PaymentEvent::CancelUnsent)
+            {
+                withdraw(tx, order, now).await?;
+                move_payment(tx, order, &payment, to, Some("order_cancelled"), None, None, now).await?;
+                cancel(tx, &found, UnitsWere::Reserved, (actor, reason), now).await?;
+                return Ok(OrderCancelled::Now);
+            }
+            request_cancel(tx, order, &payment, now).await?;
+            Ok(OrderCancelled::Requested)
+        })
+    }
+
+    /// Asks for money to go back to the buyer; all that is left without an amount.
+    pub async fn ask_refund(
+        &self,
+        refund: Uuid,
+        order: OrderId,
+        amount: Option<Money>,
+        (actor, reason): (&str, &str),
+        now: Timestamp,
+    ) -> Result<RefundAsked, LedgerError> {
+        run_tx!(self, "refunds.ask_refund", tx, {
+            const EXISTS: &str = "-- refunds.order_exists\nselect 1 from orders where order_id = $1 for update";
+            if tx.query_opt(EXISTS, &[&order.0]).await?.is_none() {
+                return Ok(RefundAsked::NoSuchOrder);
+            }
+            let payment = lock_payment(tx, order).await?;
+            const KNOWN: &str = "-- refunds.known
+                select order_id, amount_minor, currency from refunds where refund_id = $1";
+            if let Some(row) = tx.query_opt(KNOWN, &[&refund]).await? {
+                let known = money(row.get(1), row.get(2), order.0)?;
+                let is_same = row.get::<_, Uuid>(0) == order.0 && amount.is_none_or(|amount| amount == known);
+                return Ok(if is_same { RefundAsked::Before } else { RefundAsked::IdTaken });
+            }
+            if !payment.state.was_paid() {
+                return Ok(RefundAsked::NotPaid);
+            }
+            let left = Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency);
+            let amount = amount.unwrap_or(left);
+            let fits = amount.currency == left.currency && (1..=left.amount_minor).contains(&amount.amount_minor);
+            if !fits {
+                return Ok(RefundAsked::TooMuch { left });
+            }
+            insert_refund(tx, refund, order, &payment, amount, (actor, reason), now).await?;
+            Ok(RefundAsked::Now)
+        })
+    }
+
+    /// The refund of this order that is to be worked on next.
+    pub async fn pending_refund(&self, order: OrderId) -> Result<Option<PendingRefund>, LedgerError> {
+        const SQL: &str = "-- refunds.pending
+            select r.refund_id, r.amount_minor, r.currency, r.provider_refund_id,
+                   (select count(*) from payment_attempts a
+                    where a.order_id = r.order_id and a.operation = 'refund'
+                          and starts_with(a.idempotency_key, 'order-' || r.order_id || ':refund:' || r.refund_id))
+            from refunds r where r.order_id = $1 and r.state = 'PENDING' order by r.created_at, r.refund_id limit 1";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let Some(row) = connection.query_opt(&statement, &[&order.0]).await? else { return Ok(None) };
+        Ok(Some(PendingRefund {
+            id: row.get(0),
+            amount: money(row.get(1), row.get(2), order.0)?,
+            provider_refund: row.get(3),
+            attempts: row.get::<_, i64>(4) as u32,
+        }))
+    }
+
+    /// Takes the provider's word on a refund: refund, payment, journal and outbox move together or not at all.
+    pub async fn settle_refund(
+        &self,
+        order: OrderId,
+        refund: Uuid,
+        report: &RefundReport,
+        now: Timestamp,
+    ) -> Result<RefundSettled, LedgerError> {
+        run_tx!(self, "refunds.settle_refund", tx, {
+            let found = lock_order(tx, order).await?;
+            let payment = lock_payment(tx, order).await?;
+            const REFUND: &str = "-- refunds.lock
+                select state, amount_minor, currency, provider_refund_id from refunds
+                where refund_id = $1 and order_id = $2 for update";
+            let row = tx.query_one(REFUND, &[&refund, &order.0]).await?;
+            let state = refund_state(row.get(0), order.0)?;
+            let amount = money(row.get(1), row.get(2), order.0)?;
+            let known: Option<&str> = row.get(3);
+            if amount != report.amount || known.is_some_and(|known| known != report.provider_refund) {
+                let what = format!(
+                    "the provider's refund {} of {} is not ours of {amount}",
+                    report.provider_refund, report.amount
+                );
+                return Err(super::drops::inconsistent("refunds", "provider_refund_id", refund, &what));
+            }
+            let Some(to) = state.apply(&report.verdict) else {
+                if state != RefundState::Pending {
+                    return Ok(RefundSettled::NoChange);
+                }
+                store_provider_refund(tx, refund, state, report, None).await?;
+                let again = now.checked_add(ASK_AGAIN).unwrap_or(Timestamp::MAX);
+                move_payment(tx, order, &payment, payment.state, None, None, Some(again), now).await?;
+                return Ok(RefundSettled::Waiting);
+            };
+            if to == RefundState::Succeeded {
+                let before = settled_minor(tx, order).await?;
+                journal::book_refund(tx, &found, refund, (before, amount.amount_minor), now).await?;
+                insert_outbox(tx, order, &format!("refund_issued:{refund}"), now).await?;
+            } else {
+                if state == RefundState::Succeeded {
+                    journal::reverse_refund(tx, refund, now).await?;
+                }
+                const GIVE_BACK: &str = "-- refunds.give_back
+                    update payments set refund_minor = refund_minor - $2 where order_id = $1";
+                let changed = tx.execute(GIVE_BACK, &[&order.0, &amount.amount_minor]).await?;
+                expect_rows("refunds.give_back", 1, changed)?;
+            }
+            store_provider_refund(tx, refund, to, report, Some(now)).await?;
+            stand_after_refunds(tx, order, &payment, now).await?;
+            Ok(if to == RefundState::Succeeded { RefundSettled::Succeeded } else { RefundSettled::Failed })
+        })
+    }
+
+    /// Which refund, of which order, the provider means by its own id.
+    pub async fn refund_by_provider_id(&self, id: &str) -> Result<Option<(OrderId, Uuid)>, LedgerError> {
+        const SQL: &str = "-- refunds.by_provider_id
+            select order_id, refund_id from refunds where provider_refund_id = $1";
+        let row = self.connection().await?.query_opt(SQL, &[&id]).await?;
+        Ok(row.map(|row| (OrderId(row.get(0)), row.get(1))))
+    }
+}
+
+/// Money was taken for an order that had ended, or that was to end: all of it goes back.
+pub(super) async fn refund_late_money(
+    tx: &Transaction<'_>,
+    order: &LockedOrder,
+    payment: &LockedPayment,
+    why: (&str, &str),
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    journal::book_charge(tx, order, now).await?;
+    refund_rest(tx, order.id, payment, why, now).await
+}
+
+/// The intent must be ended at the provider before this order can be.
+async fn request_cancel(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    // Not `move_payment`: the worker that is charging right now keeps its lease, and writes down what comes of it.
+    const SQL: &str = "-- refunds.request_cancel
+        update payments set state = $2, due_at = $3, updated_at = $3 where order_id = $1 and state = $4";
+    let to = payment.state.apply(PaymentEvent::Cancel);
+    let to = to.map_err(|error| super::drops::inconsistent("payments", "state", order, &error.to_string()))?;
+    let changed = tx.execute(SQL, &[&order.0, &to.as_str(), /* now */ &now, &payment.state.as_str()]).await?;
+    expect_rows("refunds.request_cancel", 1, changed)
+}
+
+/// Whether a call that takes money may have reached the provider.
+async fn confirm_was_dispatched(tx: &Transaction<'_>, order: OrderId) -> Result<bool, LedgerError> {
+    const SQL: &str = "-- refunds.confirm_was_dispatched
+        select exists (select 1 from payment_attempts
+                       where order_id = $1 and operation = 'confirm' and state not in ('PREPARED', 'WITHDRAWN'))";
+    Ok(tx.query_one(SQL, &[&order.0]).await?.get(0))
+}
+
+/// Ends what is open of an order for which no money was asked: the lease of whoever works on it, and its attempts. An intent
+/// that was created is never confirmed, so it holds no money.
+async fn withdraw(tx: &Transaction<'_>, order: OrderId, now: Timestamp) -> Result<(), LedgerError> {
+    const LEASE: &str = "-- refunds.fence_lease
+        update payments set lease_number = lease_number + 1 where order_id = $1";
+    const ATTEMPTS: &str = "-- refunds.withdraw
+        update payment_attempts
+        set state = case when state = 'PREPARED' then 'WITHDRAWN' else 'REJECTED' end, detail = 'the order was cancelled',
+            finished_at = $2
+        where order_id = $1 and state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
+    expect_rows("refunds.fence_lease", 1, tx.execute(LEASE, &[&order.0]).await?)?;
+    tx.execute(ATTEMPTS, &[&order.0, /* now */ &now]).await?;
+    Ok(())
+}
+
+/// Refunds what has not been asked for yet.
+async fn refund_rest(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    why: (&str, &str),
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let left = Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency);
+    if left.amount_minor == 0 {
+        return Ok(());
+    }
+    insert_refund(tx, Uuid::now_v7(), order, payment, left, why, now).await
+}
+
+async fn insert_refund(
+    tx: &Transaction<'_>,
+    refund: Uuid,
+    order: OrderId,
+    payment: &LockedPayment,
+    amount: Money,
+    (actor, reason): (&str, &str),
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const REFUND: &str = "-- refunds.insert
+        insert into refunds (refund_id, order_id, amount_minor, currency, reason, asked_by, state, created_at)
+        values ($1, $2, $3, $4, $5, $6, 'PENDING', $7)";
+    const PAYMENT: &str = "-- refunds.take_from_payment
+        update payments
+        set refund_minor = refund_minor + $2, state = $3, due_at = $4, updated_at = $4,
+            leased_until = case when state = 'REFUND_PENDING' then leased_until end
+        where order_id = $1 and state = $5";
+    let event = if payment.state.was_paid() { PaymentEvent::RefundAsked } else { PaymentEvent::LateMoney };
+    let to = payment.state.apply(event);
+    let to = to.map_err(|error| super::drops::inconsistent("payments", "state", order, &error.to_string()))?;
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &refund,
+        &order.0,
+        &amount.amount_minor,
+        &amount.currency.as_str(),
+        &reason,
+        /* asked_by */ &actor,
+        /* now */ &now,
+    ];
+    expect_rows("refunds.insert", 1, tx.execute(&tx.prepare_cached(REFUND).await?, arguments).await?)?;
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&order.0, &amount.amount_minor, &to.as_str(), /* now */ &now, /* from */ &payment.state.as_str()];
+    expect_rows("refunds.take_from_payment", 1, tx.execute(&tx.prepare_cached(PAYMENT).await?, arguments).await?)
+}
+
+async fn store_provider_refund(
+    tx: &Transaction<'_>,
+    refund: Uuid,
+    state: RefundState,
+    report: &RefundReport,
+    settled_at: Option<Timestamp>,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- refunds.store
+        update refunds set state = $2, failure = $3, provider_refund_id = $4, settled_at = $5 where refund_id = $1";
+    let failure = match &report.verdict {
+        RefundVerdict::Failed { reason } => Some(reason),
+        _ => None,
+    };
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&refund, &state.as_str(), &failure, &report.provider_refund, &settled_at];
+    expect_rows("refunds.store", 1, tx.execute(&tx.prepare_cached(SQL).await?, arguments).await?)
+}
+
+/// Gone back to the buyer so far.
+async fn settled_minor(tx: &Transaction<'_>, order: OrderId) -> Result<i64, LedgerError> {
+    const SQL: &str = "-- refunds.settled
+        select coalesce(sum(amount_minor), 0)::bigint from refunds where order_id = $1 and state = 'SUCCEEDED'";
+    Ok(tx.query_one(SQL, &[&order.0]).await?.get(0))
+}
+
+/// The payment's state by what has gone back; due at once if another refund waits.
+async fn stand_after_refunds(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const PENDING: &str = "-- refunds.any_pending
+        select exists (select 1 from refunds where order_id = $1 and state = 'PENDING')";
+    let is_pending: bool = tx.query_one(PENDING, &[&order.0]).await?.get(0);
+    let refunded = Money::new(settled_minor(tx, order).await?, payment.amount.currency);
+    let to = PaymentState::after_refunds(refunded, is_pending, payment.amount);
+    move_payment(tx, order, payment, to, None, None, is_pending.then_some(now), now).await
+}
