@@ -19,7 +19,7 @@ const SECONDS: [f64; 16] =
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Name, and what it counts. Counters without labels begin at zero here, so that a rule about them has something to read.
-const COUNTERS: [(&str, &str); 18] = [
+const COUNTERS: [(&str, &str); 20] = [
     ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
     ("doorbuster_claims_total", "Answered claims, by outcome"),
     ("doorbuster_claim_batches_resent_total", "Batches of claims sent again because Redis gave no answer"),
@@ -38,6 +38,8 @@ const COUNTERS: [(&str, &str); 18] = [
     ("doorbuster_orders_confirmed_total", "Orders paid"),
     ("doorbuster_orders_payment_failed_total", "Orders whose payment failed; their units went back"),
     ("doorbuster_payments_review_total", "Payments that need a person"),
+    ("doorbuster_refunds_total", "Refunds that the provider carried out"),
+    ("doorbuster_refunds_failed_total", "Refunds that the provider could not carry out; each needs a person"),
     ("doorbuster_provider_calls_total", "Calls to the payment provider, by operation and outcome"),
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),

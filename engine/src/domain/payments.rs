@@ -22,7 +22,7 @@
 
 use serde::Serialize;
 
-use super::ids::{IntentId, OrderId};
+use super::ids::{IntentId, OrderId, ProviderRefundId};
 use super::money::Money;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -231,8 +231,8 @@ impl RefundState {
 /// What the provider says of one refund, in our words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefundReport {
-    /// The provider's own id.
-    pub provider_refund: String,
+    /// `None`: the provider refused it, and made none.
+    pub provider_refund: Option<ProviderRefundId>,
     pub amount: Money,
     pub verdict: RefundVerdict,
 }

@@ -13,9 +13,11 @@ use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict};
 use crate::ledger::attempts::{Attempt, LeasedPayment};
 use crate::ledger::payments::PaymentSettled;
+use crate::ledger::refunds::RefundSettled;
 use crate::provider::{Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderRequest};
 
 use super::engine::{Engine, EngineError};
+use super::refund::given_up;
 
 /// Longer than the calls of one payment can take together, so that a lease runs out only when its worker is gone.
 pub const CHARGE_LEASE: SignedDuration = SignedDuration::from_secs(120);
@@ -25,20 +27,23 @@ const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
 /// A create without an answer is repeated under its own key so often before another key is taken.
 const CREATE_REPEATS: i32 = 3;
 /// How long the queue rests after the provider refused our credential.
-const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
+pub(super) const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChargeReport {
     pub leased: usize,
     pub confirmed: usize,
     pub released: usize,
+    /// Refunds that arrived.
+    pub refunded: usize,
     /// The outcome is unknown, or the provider did not take the call: they come again.
     pub later: usize,
     pub review: usize,
 }
 
-enum Step {
+pub(super) enum Step {
     Settled(PaymentSettled),
+    Refunded(RefundSettled),
     Later,
 }
 
@@ -75,7 +80,8 @@ impl Engine {
                     tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
                     report.review += 1;
                 }
-                Ok(Step::Settled(_)) => {}
+                Ok(Step::Refunded(RefundSettled::Succeeded)) => report.refunded += 1,
+                Ok(Step::Settled(_) | Step::Refunded(_)) => {}
                 Ok(Step::Later) => report.later += 1,
                 // The lease runs out, and the attempt that was left open is taken up again.
                 Err(error) => {
@@ -91,6 +97,9 @@ impl Engine {
     }
 
     async fn charge(&self, provider: &ProviderClient, mut payment: LeasedPayment) -> Result<Step, EngineError> {
+        if payment.state == PaymentState::RefundPending {
+            return self.refund(provider, payment).await;
+        }
         if let Some(open) = payment.open_attempt.take() {
             return self.resume(provider, &mut payment, open).await;
         }
@@ -141,6 +150,12 @@ impl Engine {
                 self.ledger.finish_attempt(payment, &open, state, detail, None, self.clock.now()).await?;
                 return self.settle_intent(payment.order, &intent).await;
             }
+        }
+        // The order was cancelled: what would take money is not sent any more.
+        if payment.state == PaymentState::CancelRequested && open.operation != "cancel" {
+            let (state, detail) = (given_up(&open), "the order was cancelled");
+            self.ledger.finish_attempt(payment, &open, state, detail, None, self.clock.now()).await?;
+            return self.next_call(provider, payment).await;
         }
         // The provider keeps answering a key with the error it once stored. The intent, just read, can still be confirmed
         // or canceled under the next key, and captures at most once whatever comes of the old one; an intent that nobody
@@ -432,7 +447,7 @@ fn operation_of(name: &str, confirms: u32) -> Operation {
     }
 }
 
-fn outcome_label(outcome: &Outcome) -> &'static str {
+pub(super) fn outcome_label<T>(outcome: &Outcome<T>) -> &'static str {
     match outcome {
         Outcome::Answered(_) => "answered",
         Outcome::Declined(_) => "declined",
@@ -445,7 +460,7 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
 }
 
 /// 1, 2, 4 … 60 seconds. Payments fall due one by one, so they need no jitter against each other.
-fn backoff(tries: i32) -> SignedDuration {
+pub(super) fn backoff(tries: i32) -> SignedDuration {
     let doublings = tries.clamp(1, 7) - 1;
     (FIRST_BACKOFF * (1 << doublings)).min(LONGEST_BACKOFF)
 }

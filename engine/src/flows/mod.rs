@@ -8,6 +8,7 @@ pub mod pull;
 pub mod grants;
 pub mod settle;
 pub mod charge;
+mod refund;
 pub mod audit;
 
 pub use engine::{Engine, EngineError, LiveDrop};

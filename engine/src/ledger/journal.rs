@@ -7,12 +7,11 @@
 //! | refund | sales, tax, shipping | provider | `refund-{refund}:{account}` |
 //! | refund that came back | provider | sales, tax, shipping | `refund-{refund}:returned:{account}` |
 
-use deadpool_postgres::Transaction;
-use jiff::Timestamp;
-use uuid::Uuid;
-
 use super::error::LedgerError;
 use super::locked_order::LockedOrder;
+use crate::domain::ids::RefundId;
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
 
 const PROVIDER: &str = "provider";
 /// What an order's total is made of.
@@ -49,7 +48,7 @@ pub(super) async fn book_charge(tx: &Transaction<'_>, order: &LockedOrder, now: 
 pub(super) async fn book_refund(
     tx: &Transaction<'_>,
     order: &LockedOrder,
-    refund: Uuid,
+    refund: RefundId,
     (before_minor, amount_minor): (i64, i64),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
@@ -62,7 +61,7 @@ pub(super) async fn book_refund(
 }
 
 /// A refund that had succeeded came back: its entries, the other way round.
-pub(super) async fn reverse_refund(tx: &Transaction<'_>, refund: Uuid, now: Timestamp) -> Result<(), LedgerError> {
+pub(super) async fn reverse_refund(tx: &Transaction<'_>, refund: RefundId, now: Timestamp) -> Result<(), LedgerError> {
     const SQL: &str = "-- journal.reverse_refund
         insert into journal (source, order_id, debit_account, credit_account, amount_minor, currency, booked_at)
         select 'refund-' || $1::text || ':returned:' || debit_account, order_id, credit_account, debit_account,
@@ -89,6 +88,8 @@ fn split(order: &LockedOrder, minor: i64) -> [i64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
+
     use crate::domain::ids::OrderId;
     use crate::domain::orders::OrderState;
 

@@ -15,7 +15,7 @@ use super::locked_order::{
 };
 use super::pool::Ledger;
 use super::tx::run_tx;
-use crate::domain::ids::{BuyerId, OrderId};
+use crate::domain::ids::{BuyerId, OrderId, ProviderRefundId, RefundId};
 use crate::domain::money::Money;
 use crate::domain::orders::{OrderEvent, OrderState};
 use crate::domain::payments::{PaymentEvent, PaymentState, RefundReport, RefundState, RefundVerdict};
@@ -58,10 +58,10 @@ pub enum RefundAsked {
 /// A refund that was asked for, and has not arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingRefund {
-    pub id: Uuid,
+    pub id: RefundId,
     pub amount: Money,
     /// Once the provider has taken it.
-    pub provider_refund: Option<String>,
+    pub provider_refund: Option<ProviderRefundId>,
     /// Calls made for it so far; they number the keys of the next ones.
     pub attempts: u32,
 }
@@ -130,7 +130,7 @@ impl Ledger {
     /// Asks for money to go back to the buyer; all that is left without an amount.
     pub async fn ask_refund(
         &self,
-        refund: Uuid,
+        refund: RefundId,
         order: OrderId,
         amount: Option<Money>,
         (actor, reason): (&str, &str),
@@ -144,7 +144,7 @@ impl Ledger {
             let payment = lock_payment(tx, order).await?;
             const KNOWN: &str = "-- refunds.known
                 select order_id, amount_minor, currency from refunds where refund_id = $1";
-            if let Some(row) = tx.query_opt(KNOWN, &[&refund]).await? {
+            if let Some(row) = tx.query_opt(KNOWN, &[&refund.0]).await? {
                 let known = money(row.get(1), row.get(2), order.0)?;
                 let is_same = row.get::<_, Uuid>(0) == order.0 && amount.is_none_or(|amount| amount == known);
                 return Ok(if is_same { RefundAsked::Before } else { RefundAsked::IdTaken });
@@ -175,9 +175,9 @@ impl Ledger {
         let statement = connection.prepare_cached(SQL).await?;
         let Some(row) = connection.query_opt(&statement, &[&order.0]).await? else { return Ok(None) };
         Ok(Some(PendingRefund {
-            id: row.get(0),
+            id: RefundId(row.get(0)),
             amount: money(row.get(1), row.get(2), order.0)?,
-            provider_refund: row.get(3),
+            provider_refund: row.get::<_, Option<String>>(3).map(ProviderRefundId),
             attempts: row.get::<_, i64>(4) as u32,
         }))
     }
@@ -186,7 +186,7 @@ impl Ledger {
     pub async fn settle_refund(
         &self,
         order: OrderId,
-        refund: Uuid,
+        refund: RefundId,
         report: &RefundReport,
         now: Timestamp,
     ) -> Result<RefundSettled, LedgerError> {
@@ -196,13 +196,14 @@ impl Ledger {
             const REFUND: &str = "-- refunds.lock
                 select state, amount_minor, currency, provider_refund_id from refunds
                 where refund_id = $1 and order_id = $2 for update";
-            let row = tx.query_one(REFUND, &[&refund, &order.0]).await?;
+            let row = tx.query_one(REFUND, &[&refund.0, &order.0]).await?;
             let state = refund_state(row.get(0), order.0)?;
             let amount = money(row.get(1), row.get(2), order.0)?;
-            let known: Option<&str> = row.get(3);
-            if amount != report.amount || known.is_some_and(|known| known != report.provider_refund) {
+            let known = row.get::<_, Option<String>>(3).map(ProviderRefundId);
+            let is_another = known.is_some() && report.provider_refund.is_some() && known != report.provider_refund;
+            if amount != report.amount || is_another {
                 let what = format!(
-                    "the provider's refund {} of {} is not ours of {amount}",
+                    "the provider's refund {:?} of {} is not ours of {amount}",
                     report.provider_refund, report.amount
                 );
                 return Err(super::drops::inconsistent("refunds", "provider_refund_id", refund, &what));
@@ -236,11 +237,14 @@ impl Ledger {
     }
 
     /// Which refund, of which order, the provider means by its own id.
-    pub async fn refund_by_provider_id(&self, id: &str) -> Result<Option<(OrderId, Uuid)>, LedgerError> {
+    pub async fn refund_by_provider_id(
+        &self,
+        id: &ProviderRefundId,
+    ) -> Result<Option<(OrderId, RefundId)>, LedgerError> {
         const SQL: &str = "-- refunds.by_provider_id
             select order_id, refund_id from refunds where provider_refund_id = $1";
-        let row = self.connection().await?.query_opt(SQL, &[&id]).await?;
-        Ok(row.map(|row| (OrderId(row.get(0)), row.get(1))))
+        let row = self.connection().await?.query_opt(SQL, &[&id.0]).await?;
+        Ok(row.map(|row| (OrderId(row.get(0)), RefundId(row.get(1)))))
     }
 }
 
@@ -307,12 +311,12 @@ async fn refund_rest(
     if left.amount_minor == 0 {
         return Ok(());
     }
-    insert_refund(tx, Uuid::now_v7(), order, payment, left, why, now).await
+    insert_refund(tx, RefundId(Uuid::now_v7()), order, payment, left, why, now).await
 }
 
 async fn insert_refund(
     tx: &Transaction<'_>,
-    refund: Uuid,
+    refund: RefundId,
     order: OrderId,
     payment: &LockedPayment,
     amount: Money,
@@ -331,7 +335,7 @@ async fn insert_refund(
     let to = payment.state.apply(event);
     let to = to.map_err(|error| super::drops::inconsistent("payments", "state", order, &error.to_string()))?;
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
-        &refund,
+        &refund.0,
         &order.0,
         &amount.amount_minor,
         &amount.currency.as_str(),
@@ -347,19 +351,20 @@ async fn insert_refund(
 
 async fn store_provider_refund(
     tx: &Transaction<'_>,
-    refund: Uuid,
+    refund: RefundId,
     state: RefundState,
     report: &RefundReport,
     settled_at: Option<Timestamp>,
 ) -> Result<(), LedgerError> {
     const SQL: &str = "-- refunds.store
-        update refunds set state = $2, failure = $3, provider_refund_id = $4, settled_at = $5 where refund_id = $1";
+        update refunds set state = $2, failure = $3, provider_refund_id = coalesce($4, provider_refund_id), settled_at = $5
+        where refund_id = $1";
     let failure = match &report.verdict {
         RefundVerdict::Failed { reason } => Some(reason),
         _ => None,
     };
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&refund, &state.as_str(), &failure, &report.provider_refund, &settled_at];
+        &[&refund.0, &state.as_str(), &failure, &report.provider_refund.as_ref().map(|id| &id.0), &settled_at];
     expect_rows("refunds.store", 1, tx.execute(&tx.prepare_cached(SQL).await?, arguments).await?)
 }
 

@@ -13,6 +13,7 @@
 //! | cancel | `order-{order}:cancel` | `/v1/payment_intents/{intent}/cancel` | empty |
 //! | cancel again | `order-{order}:cancel:{m}` | same | empty |
 //! | refund | `order-{order}:refund:{refund}` | `/v1/refunds` | payment_intent, amount, metadata\[order_id\], metadata\[refund_id\] |
+//! | refund again | `order-{order}:refund:{refund}:{m}` | same | same |
 
 use crate::domain::ids::{IntentId, OrderId, PaymentMethodId, RefundId};
 use crate::domain::money::{Currency, Money};
@@ -123,6 +124,19 @@ impl ProviderRequest {
             idempotency_key: format!("order-{order}:refund:{refund}"),
             body,
         })
+    }
+
+    /// The `again`-th repeat (from 1) of a refund that the provider keeps answering with a stored error, and that is not
+    /// in its list: the list is asked right before.
+    pub fn refund_again(
+        order: OrderId,
+        refund: RefundId,
+        intent: &IntentId,
+        amount: Money,
+        again: u32,
+    ) -> Result<Self, NotChargeable> {
+        let first = Self::refund(order, refund, intent, amount)?;
+        Ok(Self { idempotency_key: format!("{}:{again}", first.idempotency_key), ..first })
     }
 }
 

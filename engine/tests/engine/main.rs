@@ -8,6 +8,7 @@ mod pulls;
 mod lifecycle;
 mod settlement;
 mod payments;
+mod cancels;
 mod forgetting;
 mod audit;
 mod schema;

@@ -1,0 +1,224 @@
+//! Refunds: what was asked to go back goes back once, under the leases and attempts of charging.
+//!
+//! The refund's own id is in its key and in its metadata. A call without an answer is looked up in the provider's list of
+//! the intent's refunds before it is made again; only what is not there is sent, so that a lost answer costs nobody money.
+
+use futures_util::TryStreamExt as _;
+use futures_util::stream;
+
+use crate::domain::ids::{IntentId, RefundId};
+use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict};
+use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::ledger::payments::PaymentSettled;
+use crate::ledger::refunds::{PendingRefund, RefundSettled};
+use crate::provider::{Outcome, PAGE_LIMIT_MAX, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus};
+
+use super::charge::{MISCONFIGURED_REST, Step, backoff, outcome_label};
+use super::engine::{Engine, EngineError};
+
+/// A call without an answer is repeated under its own key so often before the next key takes over: the provider keeps
+/// answering a key with the error it once stored.
+const REPEATS: i32 = 3;
+
+impl Engine {
+    /// Works on the oldest refund of a leased payment.
+    pub(super) async fn refund(
+        &self,
+        provider: &ProviderClient,
+        mut payment: LeasedPayment,
+    ) -> Result<Step, EngineError> {
+        let now = self.clock.now();
+        let (Some(refund), Some(intent)) = (self.ledger.pending_refund(payment.order).await?, payment.intent.clone())
+        else {
+            // Somebody else brought its news.
+            self.ledger.yield_payment(&payment, None, None, None, now).await?;
+            return Ok(Step::Settled(PaymentSettled::NoChange));
+        };
+        if let Some(open) = payment.open_attempt.take_if(|open| open.operation != "refund") {
+            // A webhook told how the charge had ended before its own answer came.
+            let detail = "settled by another's word";
+            self.ledger.finish_attempt(&payment, &open, given_up(&open), detail, None, now).await?;
+        }
+        if let Some(id) = &refund.provider_refund {
+            return match provider.read_refund(id).await {
+                Ok(found) => self.settle_found(&payment, &refund, &found).await,
+                Err(error) => self.ask_later(&payment, &error).await,
+            };
+        }
+        let Some(open) = payment.open_attempt.take() else {
+            return self.send_new(provider, &payment, &refund, &intent).await;
+        };
+        if matches!(open.state, AttemptState::Dispatched | AttemptState::Unknown) {
+            match find(provider, &intent, refund.id).await {
+                Ok(Some(found)) => {
+                    let detail = "found in the provider's list";
+                    self.ledger.finish_attempt(&payment, &open, AttemptState::Succeeded, detail, None, now).await?;
+                    return self.settle_found(&payment, &refund, &found).await;
+                }
+                Ok(None) => {}
+                Err(error) => return self.ask_later(&payment, &error).await,
+            }
+            if open.state == AttemptState::Unknown && payment.tries > REPEATS {
+                let detail =
+                    "no answer came of this key, and the provider lists no such refund; the next key takes over";
+                self.ledger.finish_attempt(&payment, &open, AttemptState::Rejected, detail, None, now).await?;
+                return self.send_new(provider, &payment, &refund, &intent).await;
+            }
+        }
+        self.send_refund(provider, &payment, &refund, &open).await
+    }
+
+    async fn send_new(
+        &self,
+        provider: &ProviderClient,
+        payment: &LeasedPayment,
+        refund: &PendingRefund,
+        intent: &IntentId,
+    ) -> Result<Step, EngineError> {
+        let request = match refund.attempts {
+            0 => ProviderRequest::refund(payment.order, refund.id, intent, refund.amount),
+            again => ProviderRequest::refund_again(payment.order, refund.id, intent, refund.amount, again),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return self.refund_failed(payment, refund, error.to_string()).await,
+        };
+        let call = ("refund", &*request.idempotency_key, &*request.path, &*request.body);
+        let attempt = self.ledger.prepare_attempt(payment, call, self.clock.now()).await?;
+        self.send_refund(provider, payment, refund, &attempt).await
+    }
+
+    async fn send_refund(
+        &self,
+        provider: &ProviderClient,
+        payment: &LeasedPayment,
+        refund: &PendingRefund,
+        attempt: &Attempt,
+    ) -> Result<Step, EngineError> {
+        let request = ProviderRequest {
+            operation: crate::provider::Operation::Refund,
+            path: attempt.path.clone(),
+            idempotency_key: attempt.idempotency_key.clone(),
+            body: attempt.body.clone(),
+        };
+        self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
+        let outcome = provider.send_refund(&request).await;
+        let label = outcome_label(&outcome);
+        metrics::counter!("doorbuster_provider_calls_total", "operation" => "refund", "outcome" => label).increment(1);
+        let now = self.clock.now();
+        let (state, detail, wait) = match outcome {
+            Outcome::Answered(found) => {
+                self.ledger.finish_attempt(payment, attempt, AttemptState::Succeeded, &found.id.0, None, now).await?;
+                return self.settle_found(payment, refund, &found).await;
+            }
+            Outcome::Rejected { code, message } => {
+                let detail = format!("{code}: {message}");
+                self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &detail, None, now).await?;
+                return self.refund_failed(payment, refund, detail).await;
+            }
+            Outcome::NotSent { reason } => (AttemptState::NotSent, reason, backoff(payment.tries)),
+            Outcome::Unknown { reason } => (AttemptState::Unknown, reason, backoff(payment.tries)),
+            // Our own balance is too small, or the like: nothing that another key would change.
+            Outcome::Declined(decline) => (AttemptState::NotSent, decline.code, MISCONFIGURED_REST),
+            Outcome::RateLimited { retry_after } => {
+                let wait = retry_after.and_then(|wait| wait.try_into().ok());
+                let wait = wait.unwrap_or_else(|| backoff(payment.tries));
+                (AttemptState::NotSent, "rate limited".to_owned(), wait)
+            }
+            Outcome::Misconfigured { status } => {
+                tracing::error!(
+                    status,
+                    "the payment provider refuses our credential with {status}: check the secret key"
+                );
+                (AttemptState::NotSent, format!("refused with {status}"), MISCONFIGURED_REST)
+            }
+        };
+        self.ledger.finish_attempt(payment, attempt, state, &detail, None, now).await?;
+        let due = now.checked_add(wait).unwrap_or(now);
+        self.ledger.yield_payment(payment, None, None, Some(due), now).await?;
+        Ok(Step::Later)
+    }
+
+    async fn settle_found(
+        &self,
+        payment: &LeasedPayment,
+        refund: &PendingRefund,
+        found: &Refund,
+    ) -> Result<Step, EngineError> {
+        let settled = self.ledger.settle_refund(payment.order, refund.id, &report(found), self.clock.now()).await?;
+        note(settled, payment, refund);
+        Ok(Step::Refunded(settled))
+    }
+
+    /// The provider will never carry it out as it stands: a person has to find another way to the buyer.
+    async fn refund_failed(
+        &self,
+        payment: &LeasedPayment,
+        refund: &PendingRefund,
+        reason: String,
+    ) -> Result<Step, EngineError> {
+        let report =
+            RefundReport { provider_refund: None, amount: refund.amount, verdict: RefundVerdict::Failed { reason } };
+        let settled = self.ledger.settle_refund(payment.order, refund.id, &report, self.clock.now()).await?;
+        note(settled, payment, refund);
+        Ok(Step::Refunded(settled))
+    }
+
+    async fn ask_later(&self, payment: &LeasedPayment, error: &ProviderError) -> Result<Step, EngineError> {
+        tracing::warn!(order = %payment.order, %error, "looking up a refund of order {}: {error}", payment.order);
+        let now = self.clock.now();
+        let due = now.checked_add(backoff(payment.tries)).unwrap_or(now);
+        self.ledger.yield_payment(payment, None, None, Some(due), now).await?;
+        Ok(Step::Later)
+    }
+}
+
+/// What the provider says of a refund, in our words.
+pub(super) fn report(found: &Refund) -> RefundReport {
+    let verdict = match &found.status {
+        RefundStatus::Succeeded => RefundVerdict::Succeeded,
+        RefundStatus::Failed | RefundStatus::Canceled => RefundVerdict::Failed {
+            reason: found.failure_reason.clone().unwrap_or_else(|| "the provider gave no reason".to_owned()),
+        },
+        RefundStatus::Pending | RefundStatus::RequiresAction | RefundStatus::Other(_) => RefundVerdict::Pending,
+    };
+    RefundReport { provider_refund: Some(found.id.clone()), amount: found.amount, verdict }
+}
+
+/// This refund in the provider's list of the intent's refunds.
+async fn find(provider: &ProviderClient, intent: &IntentId, refund: RefundId) -> Result<Option<Refund>, ProviderError> {
+    let pages = stream::try_unfold(Some(None), |after| async move {
+        let Some(after) = after else { return Ok::<_, ProviderError>(None) };
+        let page = provider.list_refunds(intent, Option::as_ref(&after), PAGE_LIMIT_MAX).await?;
+        let next = page.has_more.then(|| page.data.last().map(|refund| refund.id.clone()));
+        Ok(Some((page.data, next)))
+    });
+    let name = refund.to_string();
+    let mut pages = std::pin::pin!(pages);
+    while let Some(page) = pages.try_next().await? {
+        if let Some(found) = page.into_iter().find(|refund| refund.refund_id.as_deref() == Some(&*name)) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// How an open attempt ends that is not to be sent any more.
+pub(super) fn given_up(attempt: &Attempt) -> AttemptState {
+    match attempt.state {
+        AttemptState::Prepared => AttemptState::Withdrawn,
+        _ => AttemptState::Rejected,
+    }
+}
+
+fn note(settled: RefundSettled, payment: &LeasedPayment, refund: &PendingRefund) {
+    match settled {
+        RefundSettled::Succeeded => metrics::counter!("doorbuster_refunds_total").increment(1),
+        RefundSettled::Failed => {
+            metrics::counter!("doorbuster_refunds_failed_total").increment(1);
+            let (order, refund) = (payment.order, refund.id);
+            tracing::error!(%order, %refund, "the refund {refund} of order {order} failed: it needs a person");
+        }
+        RefundSettled::Waiting | RefundSettled::NoChange => {}
+    }
+}

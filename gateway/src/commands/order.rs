@@ -1,0 +1,160 @@
+//! `doorbuster order show | cancel | refund`: what an operator may do with an order. Each leaves his name in its history.
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use doorbuster_engine::domain::ids::{OrderId, RefundId};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::orders::OrderView;
+use doorbuster_engine::ledger::refunds::{OrderCancelled, RefundAsked};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Failure, print};
+use crate::config::StoresConfig;
+
+#[derive(Debug, Args)]
+pub struct OrderArguments {
+    #[command(subcommand)]
+    command: OrderCommand,
+    #[command(flatten)]
+    stores: StoresConfig,
+    /// Who does it, for the order's history
+    #[arg(long, env = "DOORBUSTER_OPERATOR", default_value = "operator", value_name = "NAME", global = true)]
+    by: String,
+    /// Prints JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrderCommand {
+    /// Shows an order
+    Show(OrderArgument),
+    /// Cancels an order that has not shipped; what was paid goes back, its units are on sale again
+    Cancel(CancelArguments),
+    /// Gives money back; the order stays as it is
+    Refund(RefundArguments),
+}
+
+#[derive(Debug, Args)]
+struct OrderArgument {
+    /// The order's id
+    order: Uuid,
+}
+
+#[derive(Debug, Args)]
+struct CancelArguments {
+    /// The order's id
+    order: Uuid,
+    /// Why, for its history
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+struct RefundArguments {
+    /// The order's id
+    order: Uuid,
+    /// How much, in the currency's smallest unit; all that is left when not given
+    #[arg(long, value_name = "AMOUNT")]
+    amount_minor: Option<i64>,
+    /// Why, for the books
+    #[arg(long)]
+    reason: String,
+    /// The refund's id: the same one again is the same refund. Made up and printed when not given
+    #[arg(long, value_name = "UUID")]
+    id: Option<Uuid>,
+}
+
+pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
+    let engine = super::engine(&arguments.stores).await?;
+    let by = arguments.by.as_str();
+    let order = match &arguments.command {
+        OrderCommand::Show(OrderArgument { order }) => OrderId(*order),
+        OrderCommand::Cancel(cancel) => cancel_order(&engine, cancel, by).await?,
+        OrderCommand::Refund(refund) => refund_order(&engine, refund, by).await?,
+    };
+    let found = engine.ledger.order(order).await.context("Postgres gave no answer")?;
+    let found = found.ok_or_else(|| unknown(order))?;
+    print(if arguments.json { as_json(&found).to_string() } else { as_text(&found) });
+    Ok(())
+}
+
+async fn cancel_order(engine: &Engine, arguments: &CancelArguments, by: &str) -> Result<OrderId, Failure> {
+    let order = OrderId(arguments.order);
+    let why = (by, arguments.reason.as_str());
+    let cancelled = engine.ledger.cancel_order(order, None, why, engine.clock.now()).await;
+    match cancelled.context("Postgres gave no answer: do it again")? {
+        OrderCancelled::Now | OrderCancelled::Before => {}
+        OrderCancelled::Requested => {
+            tracing::info!("its charge may be under way: it is cancelled, and refunded, once that has ended");
+        }
+        OrderCancelled::TooLate(status) => {
+            return Err(anyhow!("{order} is {} and cannot be cancelled any more", status.as_str()).into());
+        }
+        OrderCancelled::InReview => {
+            return Err(anyhow!("{order} waits for a person to look at its payment: resolve that first").into());
+        }
+        OrderCancelled::NoSuchOrder => return Err(unknown(order).into()),
+    }
+    Ok(order)
+}
+
+async fn refund_order(engine: &Engine, arguments: &RefundArguments, by: &str) -> Result<OrderId, Failure> {
+    let order = OrderId(arguments.order);
+    let found = engine.ledger.order(order).await.context("Postgres gave no answer")?.ok_or_else(|| unknown(order))?;
+    let amount = arguments.amount_minor.map(|minor| Money::new(minor, found.totals.total.currency));
+    let id = RefundId(arguments.id.unwrap_or_else(Uuid::now_v7));
+    let why = (by, arguments.reason.as_str());
+    let asked = engine.ledger.ask_refund(id, order, amount, why, engine.clock.now()).await;
+    match asked.with_context(|| format!("Postgres gave no answer: do it again with --id {id}"))? {
+        RefundAsked::Now => print(format!("refund {id}: workers carry it out")),
+        RefundAsked::Before => print(format!("refund {id}: was asked for before")),
+        RefundAsked::IdTaken => return Err(anyhow!("the id {id} belongs to another refund: leave --id away").into()),
+        RefundAsked::TooMuch { left } => return Err(anyhow!("at most {left} of {order} can go back").into()),
+        RefundAsked::NotPaid => return Err(anyhow!("{order} has not been paid: cancel it instead").into()),
+        RefundAsked::NoSuchOrder => return Err(unknown(order).into()),
+    }
+    Ok(order)
+}
+
+fn unknown(order: OrderId) -> anyhow::Error {
+    anyhow!("there is no order {order}")
+}
+
+fn as_json(order: &OrderView) -> serde_json::Value {
+    json!({
+        "order_id": order.id.0,
+        "drop": order.drop_name,
+        "status": order.status,
+        "payment": order.payment,
+        "total": order.totals.total,
+        "cancel_requested": order.is_cancel_requested,
+        "items": order.items.iter().map(|item| json!({
+            "sku": item.sku, "quantity": item.quantity, "unit_price": item.unit_price, "serials": item.serials,
+        })).collect::<Vec<_>>(),
+        "refunds": order.refunds.iter().map(|refund| json!({
+            "amount": refund.amount, "status": refund.state, "created_at": refund.created_at,
+        })).collect::<Vec<_>>(),
+        "created_at": order.created_at,
+        "updated_at": order.updated_at,
+    })
+}
+
+fn as_text(order: &OrderView) -> String {
+    let mut lines = vec![format!(
+        "{}  {}  payment {}  {}",
+        order.id,
+        order.status.as_str(),
+        order.payment.as_str(),
+        order.totals.total
+    )];
+    lines.extend(order.items.iter().map(|item| {
+        let serials = item.serials.iter().map(|serial| serial.0.to_string()).collect::<Vec<_>>().join(", ");
+        format!("  {} × {}  {}  units {serials}", item.quantity, item.sku, item.unit_price)
+    }));
+    lines
+        .extend(order.refunds.iter().map(|refund| format!("  refund of {}: {}", refund.amount, refund.state.as_str())));
+    lines.join("\n")
+}
