@@ -141,3 +141,25 @@ async fn another_buyers_order_is_as_good_as_none() {
     not_his.is_problem(404, "order_not_found");
     assert_eq!((&not_his.text, &not_his.text), (&not_there.text, &no_id.text));
 }
+
+#[tokio::test]
+async fn an_order_is_cancelled_by_its_buyer_only_and_once() {
+    let shop = shop(Sale::default()).await;
+    let id = order(&shop).await;
+    let cancel = async |buyer: &str| {
+        let request = shop.http.post(shop.url(&format!("/v1/orders/{id}/cancel"))).bearer_auth(token(buyer));
+        send(request.header("Idempotency-Key", "cancel")).await
+    };
+    let link = shop.get("ada", &format!("/v1/orders/{id}")).await.json()["links"]["cancel"].clone();
+    assert_eq!(link, json!(format!("/v1/orders/{id}/cancel")));
+    cancel("eve").await.is_problem(404, "order_not_found");
+    let cancelled = cancel("ada").await;
+    assert_eq!((cancelled.status.as_u16(), cancelled.header("idempotent-replayed")), (200, None));
+    let body = cancelled.json();
+    assert_eq!((&body["status"], &body["payment"]), (&json!("CANCELLED"), &json!("CANCELED")));
+    assert_eq!((&body["refunds"], &body["links"]["cancel"]), (&json!([]), &Value::Null));
+    let again = cancel("ada").await;
+    assert_eq!((again.status.as_u16(), again.header("idempotent-replayed")), (200, Some("true")));
+    let no_key = send(shop.http.post(shop.url(&format!("/v1/orders/{id}/cancel"))).bearer_auth(token("ada"))).await;
+    no_key.is_problem(400, "idempotency_key_missing");
+}

@@ -78,6 +78,7 @@ async fn the_description_lists_every_route_and_code() {
         "GET /v1/me/checkout-profile",
         "GET /v1/orders/{id}",
         "POST /v1/drops/{drop}/claims",
+        "POST /v1/orders/{id}/cancel",
         "POST /v1/orders/{id}/payment",
         "PUT /v1/me/checkout-profile",
     ];
