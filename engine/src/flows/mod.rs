@@ -9,6 +9,7 @@ pub mod grants;
 pub mod settle;
 pub mod charge;
 mod refund;
+pub mod finance;
 pub mod audit;
 
 pub use engine::{Engine, EngineError, LiveDrop};

@@ -14,6 +14,7 @@ pub mod orders;
 mod locked_order;
 pub mod attempts;
 pub mod payments;
+pub mod finance;
 pub mod refunds;
 mod journal;
 pub mod audit;
