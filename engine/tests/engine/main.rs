@@ -9,6 +9,7 @@ mod lifecycle;
 mod settlement;
 mod payments;
 mod cancels;
+mod refunds;
 mod forgetting;
 mod audit;
 mod schema;
