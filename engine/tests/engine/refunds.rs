@@ -253,7 +253,9 @@ async fn the_books_of_a_day_agree_with_the_providers_and_each_doctored_one_does_
     ask(&world, RefundId(Uuid::from_u128(1)), orders[0], Some(500)).await;
     world.engine.ledger.cancel_order(orders[1], None, WHY, clock.now()).await.unwrap();
     until_nothing_is_due(&world, &client).await;
-    assert!(fake.open_dispute(&fake.intents()[2].intent_id).is_some());
+    let disputed = orders[4].to_string();
+    let disputed = fake.intents().into_iter().find(|intent| intent.order_id() == Some(&disputed)).unwrap();
+    assert!(fake.open_dispute(&disputed.intent_id).is_some());
     fake.pay_out();
     clock.advance(SignedDuration::from_hours(20));
     ask(&world, RefundId(Uuid::from_u128(2)), orders[3], None).await;
