@@ -1,8 +1,10 @@
 //! Orders end before they ship: at once where no money was asked, with the provider's word where it was.
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
-use doorbuster_engine::domain::ids::OrderId;
+use doorbuster_engine::domain::ids::{IntentId, OrderId};
 use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::domain::payments::{AttemptState, ProviderReport, Verdict};
+use doorbuster_engine::ledger::payments::PaymentSettled;
 use doorbuster_engine::ledger::refunds::OrderCancelled;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 
@@ -95,4 +97,35 @@ async fn an_order_that_has_shipped_or_failed_cannot_be_cancelled() {
     world.sql.execute("update orders set status = 'PAYMENT_FAILED'", &[]).await.unwrap();
     assert_eq!(cancel(&world, order, 1).await, OrderCancelled::TooLate(OrderState::PaymentFailed));
     assert_eq!(cancel(&world, OrderId(uuid::Uuid::nil()), 1).await, OrderCancelled::NoSuchOrder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_beside_a_charge_in_flight_waits_for_the_providers_word() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, "pm_card_visa").await;
+    let order = claim(&live, &buyer(1), "k", 0, 1).id.order_id();
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let leased = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+    let create = ledger.prepare_attempt(&leased, ("create", "k1", "/p", "b"), now).await.unwrap();
+    ledger.dispatch_attempt(&leased, &create, now).await.unwrap();
+    let intent = IntentId("pi_1".to_owned());
+    ledger.finish_attempt(&leased, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
+    let confirm = ledger.prepare_attempt(&leased, ("confirm", "k2", "/p", "b"), now).await.unwrap();
+    ledger.dispatch_attempt(&leased, &confirm, now).await.unwrap();
+    assert_eq!(cancel(&world, order, 1).await, OrderCancelled::Requested, "the money may be on its way");
+    assert_eq!(world.count("select count(*) from tokens where order_id is null").await, 0);
+
+    ledger.finish_attempt(&leased, &confirm, AttemptState::Succeeded, "", None, now).await.unwrap();
+    let report = ProviderReport {
+        intent,
+        amount: leased.amount,
+        order: Some(order),
+        verdict: Verdict::Captured { charge: None },
+    };
+    assert_eq!(ledger.settle_payment(order, &report, now).await.unwrap(), PaymentSettled::Refunding);
+    let ended = ledger.order(order).await.unwrap().unwrap();
+    assert_eq!((ended.status, ended.refunds[0].amount), (OrderState::Cancelled, leased.amount));
 }
