@@ -119,6 +119,7 @@ if #log > 0 then
         local from_range = range_before[position] - range[position]
         if from_range > 0 then redis.call('DECRBY', KEYS[2 + 2 * position], from_range) end
         if spare_used[position] > 0 then redis.call('LTRIM', KEYS[3 + 2 * position], spare_used[position], -1) end
+        if from_range + spare_used[position] > 0 then redis.call('HINCRBY', meta, 'seq:' .. byte(variants, position), 1) end
     end
     local pairs_of = {}
     for buyer, record in pairs(changed) do
@@ -127,6 +128,5 @@ if #log > 0 then
     end
     redis.call('HSET', buyers, unpack(pairs_of))
     redis.call('XADD', claims, '*', 'e', epoch, 't', now_ms, 'b', table.concat(log))
-    redis.call('HINCRBY', meta, 'seq', 1)
 end
 return { OK, table.concat(outcomes) }

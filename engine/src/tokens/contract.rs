@@ -123,7 +123,7 @@ contract!(
     ["meta", "out"],
     ["tokens", "spare"],
     ["epoch", "variants"],
-    ["code", "granted", "seq", "state", "leaving", "free"],
+    ["code", "granted", "state", "leaving", "free", "seq"],
     [Done, NotLoaded, Fenced]
 );
 contract!(FENCE, "fence", ["meta"], [], ["epoch"], ["code", "replid"], [Done, Stale]);

@@ -151,12 +151,19 @@ pub struct WarehouseStore {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     pub granted: GrantNumber,
-    /// Grows with every change: two equal readings mean that nothing happened in between.
-    pub seq: u64,
     pub state: String,
     pub leaving: Vec<Leaving>,
     /// For each variant of the drop, in order.
     pub free: Vec<u32>,
+    /// For each variant of the drop, in order. Grows with every change to it: two equal readings mean that in between
+    /// nothing happened to the variant.
+    pub seq: Vec<u64>,
+}
+
+impl View {
+    pub fn leaving_of(&self, variant: VariantNumber) -> impl Iterator<Item = &Leaving> {
+        self.leaving.iter().filter(move |leaving| leaving.variant == variant)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,7 +217,8 @@ pub struct LogEntry {
 pub struct Dump {
     pub epoch: Epoch,
     pub granted: GrantNumber,
-    pub seq: u64,
+    /// For each variant of the drop, in order; see [`View`].
+    pub seq: Vec<u64>,
     pub state: String,
     pub limit: u32,
     pub settled: StreamId,
@@ -293,11 +301,11 @@ impl WarehouseStore {
         let args: [Vec<u8>; 2] = [text(self.epoch.0), codec::variant_bytes(&self.variants)];
         let reply = self.call(&contract::LOOK, &self.variants, &args).await?;
         let script = &contract::LOOK;
-        type Reply = (i64, i64, u64, String, Pairs, Vec<u32>);
-        let (_, granted, seq, state, leaving, free) =
+        type Reply = (i64, i64, String, Pairs, Vec<u32>, Vec<u64>);
+        let (_, granted, state, leaving, free, seq) =
             Reply::from_redis_value(Value::Array(reply)).map_err(|error| bad(script, error.to_string()))?;
         let leaving = leaving.iter().map(|(id, packed)| codec::unpack_leaving(id, packed)).collect::<Result<_, _>>()?;
-        Ok(View { granted: GrantNumber(granted), seq, state, leaving, free })
+        Ok(View { granted: GrantNumber(granted), state, leaving, free, seq })
     }
 
     /// Begins a load: the warehouse issues nothing until [`Self::open`]. Answers the server's replication id.
@@ -486,8 +494,10 @@ impl WarehouseStore {
         let out: Pairs = value(next()?)?;
         let records: Pairs = value(next()?)?;
         let log = self.log_entries(next()?)?;
-        let mut free = Vec::new();
+        let (mut free, mut seq) = (Vec::new(), Vec::new());
         for variant in &self.variants {
+            let of_variant = format!("seq:{}", variant.0);
+            seq.push(if meta.contains_key(&of_variant) { number(&of_variant)? as u64 } else { 0 });
             let range: u32 = value(next()?)?;
             let first = number(&format!("first:{}", variant.0))? as u32;
             let spare: Vec<u32> = value(next()?)?;
@@ -502,7 +512,7 @@ impl WarehouseStore {
         Ok(Some(Dump {
             epoch: Epoch(number("epoch")?),
             granted: GrantNumber(number("granted")?),
-            seq: number("seq")? as u64,
+            seq,
             state: get("state")?,
             limit: number("limit")? as u32,
             settled: StreamId::parse(&get("settled")?).ok_or_else(|| dump_error("settled is no stream id"))?,

@@ -356,8 +356,8 @@ impl Run {
             return if dump.is_err() { Ok(()) } else { Err(format!("fenced and empty, and the dump is {dump:?}")) };
         };
         let dump = dump.map_err(|error| error.to_string())?.ok_or("the warehouse is gone")?;
-        let real = (dump.epoch.0, dump.granted.0, dump.seq, dump.state.as_str(), dump.limit, dump.settled);
-        let expected = (contents.epoch, loaded.granted, loaded.seq, contents.state, loaded.limit, loaded.settled);
+        let real = (dump.epoch.0, dump.granted.0, &dump.seq, dump.state.as_str(), dump.limit, dump.settled);
+        let expected = (contents.epoch, loaded.granted, &loaded.seq, contents.state, loaded.limit, loaded.settled);
         equal("meta (epoch, granted, seq, state, limit, settled)", &real, &expected)?;
         for (number, ((_, real), free)) in dump.free.iter().zip(&loaded.free).enumerate() {
             equal(&format!("free units of variant {number}"), real, &free.serials())?;
