@@ -204,8 +204,11 @@ impl Run {
                 Some((claim.buyer, held))
             }
         };
-        if let Some((_, held)) = &released {
-            tokens.entry(held.variant).or_default().extend(held.serials.iter().flatten());
+        // A claim that was rejected as a whole ends without units.
+        if let Some((_, held)) = &released
+            && let Some(serials) = &held.serials
+        {
+            tokens.entry(held.variant).or_default().extend(serials);
         }
         let released = released.map(|(buyer, held)| release_of(&buyer, &held));
         let tokens = tokens.into_iter().collect::<Vec<_>>();
