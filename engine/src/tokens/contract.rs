@@ -94,8 +94,8 @@ contract!(
     "claim",
     ["meta", "buyers", "claims"],
     ["tokens", "spare"],
-    ["epoch", "now_ms", "variants", "batch"],
-    ["code", "outcomes"],
+    ["epoch", "now_ms", "variants", "names", "requests"],
+    ["code", "statuses", "details"],
     [Done, NotLoaded, Fenced]
 );
 contract!(

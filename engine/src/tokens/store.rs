@@ -243,10 +243,16 @@ impl WarehouseStore {
 
     /// Takes tokens for a batch of claims whose buyers live here. The answers come in the order of the claims.
     pub async fn claim(&self, now_ms: i64, claims: &[Claim]) -> Result<Vec<BatchOutcome>, TokenError> {
-        let (variants, batch) = codec::pack_claims(claims);
-        let args: [Vec<u8>; 4] = [text(self.epoch.0), text(now_ms), codec::variant_bytes(&variants), batch];
-        let reply = self.call(&contract::CLAIM, &variants, &args).await?;
-        codec::unpack_outcomes(&bytes(&contract::CLAIM, reply, 1)?, claims.len())
+        let batch = codec::pack_claims(claims);
+        let variants = codec::variant_bytes(&batch.variants);
+        let args: [Vec<u8>; 5] = [text(self.epoch.0), text(now_ms), variants, batch.names, batch.requests];
+        let mut reply = self.call(&contract::CLAIM, &batch.variants, &args).await?;
+        let (Some(Value::BulkString(details)), Some(Value::BulkString(statuses)), 1) =
+            (reply.pop(), reply.pop(), reply.len())
+        else {
+            return Err(bad(&contract::CLAIM, "no statuses and details"));
+        };
+        codec::unpack_outcomes(&statuses, &details, claims)
     }
 
     pub async fn grant(
@@ -541,7 +547,7 @@ impl WarehouseStore {
                     id: StreamId::parse(&id).ok_or_else(|| dump_error(format!("{id} is no stream id")))?,
                     epoch: Epoch(number("e")?),
                     taken_at_ms: number("t")?,
-                    claims: codec::unpack_log(self.drop, get("b")?)?,
+                    claims: codec::unpack_log(self.drop, get("n")?, get("r")?, get("s")?)?,
                 })
             })
             .collect()
@@ -604,11 +610,4 @@ fn value<T: FromRedisValue>(value: Value) -> Result<T, TokenError> {
 fn field<T: FromRedisValue>(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<T, TokenError> {
     let value = reply.into_iter().nth(index).ok_or_else(|| bad(contract, format!("no element {index}")))?;
     T::from_redis_value(value).map_err(|error| bad(contract, error.to_string()))
-}
-
-fn bytes(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<Vec<u8>, TokenError> {
-    match reply.into_iter().nth(index) {
-        Some(Value::BulkString(bytes)) => Ok(bytes),
-        _ => Err(bad(contract, format!("element {index} is no string"))),
-    }
 }
