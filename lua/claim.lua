@@ -24,7 +24,7 @@ local epoch, now_ms, variants, names, requests = ARGV[1], ARGV[2], ARGV[3], { cm
 assert(#KEYS == 3 + 2 * #variants and #ARGV == 5, 'claim: wrong number of keys or arguments')
 assert(#names <= 256 and #requests == 14 * #names, 'claim: too many claims, or not as many requests as names')
 local OK, NOT_LOADED, FENCED = 0, 1, 2
-local byte, char, sub, pack, concat = string.byte, string.char, string.sub, struct.pack, table.concat
+local byte, char, find, sub, pack, concat = string.byte, string.char, string.find, string.sub, struct.pack, table.concat
 
 -- Decide. Everything is read once; claims of one batch see each other through these tables.
 local fields = { 'epoch', 'fence', 'state', 'limit' }
@@ -35,7 +35,7 @@ local known = redis.call('HMGET', meta, unpack(fields))
 if not known[1] then return { NOT_LOADED } end
 -- A restart or a promotion gives the server a new replication id: it may have forgotten claims that were answered.
 local at_opening = 'master_replid:' .. known[2] .. '\r'
-if known[1] ~= epoch or not string.find(redis.call('INFO', 'replication'), at_opening, 1, true) then return { FENCED } end
+if known[1] ~= epoch or not find(redis.call('INFO', 'replication'), at_opening, 1, true) then return { FENCED } end
 local state, limit = known[3], tonumber(known[4])
 
 local position_of, first, range, range_before, spare, spare_used = {}, {}, {}, {}, {}, {}
@@ -61,13 +61,14 @@ for index = 1, #names do
     if record then
         -- A row of claims: tail, variant, quantity (+ 128 once released), serials (none once released).
         local tail, cursor = sub(requests, at, at + 11), 1
+        local found = find(record, tail, 1, true)
         while cursor <= #record do
             local its_variant, units = byte(record, cursor + 12, cursor + 13)
             local size = 14
             if units < 128 then
                 held, size = held + units, 14 + 4 * units
             end
-            if sub(record, cursor, cursor + 11) == tail then
+            if found == cursor then
                 if its_variant ~= variant or units % 128 ~= quantity then
                     status = '\3'
                 elseif units >= 128 then
@@ -78,6 +79,8 @@ for index = 1, #names do
                 break
             end
             cursor = cursor + size
+            -- The same bytes across the border of two claims are not the tail of one.
+            if found and found < cursor then found = find(record, tail, cursor, true) end
         end
     end
     if not status then

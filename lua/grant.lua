@@ -52,7 +52,9 @@ end
 -- Write.
 for position = 1, #variants do
     -- In front of the sentinel, which stays last.
-    for _, serial in ipairs(serials[position]) do redis.call('LPUSH', KEYS[2 + position], serial) end
+    for at = 1, #serials[position], 500 do
+        redis.call('LPUSH', KEYS[2 + position], unpack(serials[position], at, math.min(at + 499, #serials[position])))
+    end
 end
 if released then redis.call('HSET', buyers, released[1], record) end
 redis.call('HSET', meta, 'granted', ARGV[2])

@@ -41,7 +41,9 @@ if chunk == '0' then
 end
 for position = 1, #variants do
     redis.call('HINCRBY', meta, 'seq:' .. string.byte(variants, position), 1)
-    for _, serial in ipairs(serials[position]) do redis.call('LPUSH', KEYS[3 + 2 * position], serial) end
+    for at = 1, #serials[position], 500 do
+        redis.call('LPUSH', KEYS[3 + 2 * position], unpack(serials[position], at, math.min(at + 499, #serials[position])))
+    end
 end
 for at = 1, #holders, 2 do
     redis.call('HSET', buyers, holders[at], (redis.call('HGET', buyers, holders[at]) or '') .. holders[at + 1])

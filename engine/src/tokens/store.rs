@@ -35,6 +35,7 @@ impl TokenStore {
             drop: drop.id,
             epoch: warehouse.epoch,
             variants: drop.variant_numbers(),
+            max_batch: contract::MAX_BATCH.min(contract::MAX_BATCH_RECORDED / drop.buyer_limit.max(1) as usize),
         }
     }
 
@@ -145,6 +146,7 @@ pub struct WarehouseStore {
     drop: DropId,
     epoch: Epoch,
     variants: Vec<VariantNumber>,
+    max_batch: usize,
 }
 
 /// What a warehouse holds at one instant.
@@ -239,6 +241,11 @@ pub struct LoadVariant {
 impl WarehouseStore {
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// How many claims one call should take at the most: it keeps Redis busy for all of them.
+    pub fn max_batch(&self) -> usize {
+        self.max_batch
     }
 
     /// Takes tokens for a batch of claims whose buyers live here. The answers come in the order of the claims.
