@@ -1,4 +1,4 @@
-//! What the benches share: a warehouse in a private Redis, loaded without Postgres, and buyers without end.
+//! What the benches share: warehouses in a private Redis, loaded without Postgres, and buyers without end.
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
@@ -8,44 +8,76 @@ use doorbuster_engine::domain::ids::{
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::tokens::store::{LoadVariant, TokenStore, WarehouseStore};
 use doorbuster_sandbox::{Redis, RedisOptions, Sandbox};
+use redis::aio::MultiplexedConnection;
 
-/// Units in the bench's warehouse: more than any run can take.
+/// Units in a bench's warehouse unless it says otherwise: more than any run can take.
 const UNITS: u32 = 4_000_000_000;
 
 pub struct Bench {
     pub redis: Redis,
+    /// The first warehouse; most benches need no other.
     pub store: WarehouseStore,
+    pub drop: SaleDrop,
+    tokens: TokenStore,
     next_buyer: u64,
 }
 
 impl Bench {
+    /// One warehouse, loaded and open, whose buyers may have one unit each.
     pub async fn new(options: RedisOptions) -> Self {
+        let bench = Self::unloaded(options, 1, 1).await;
+        bench.open(&bench.store, UNITS).await;
+        bench
+    }
+
+    /// Warehouses of which Redis knows nothing yet.
+    pub async fn unloaded(options: RedisOptions, warehouses: u16, limit: u32) -> Self {
         let sandbox = Sandbox::temporary().expect("a folder");
         let redis = sandbox.redis_with(options).await.expect("redis-server");
-        let drop = drop_of_one_warehouse();
+        let drop = drop_of(warehouses, limit);
         let tokens = TokenStore::connect(&redis.url()).await.expect("a connection");
         let store = tokens.warehouse(&drop, &drop.warehouses[0]);
+        Self { redis, store, drop, tokens, next_buyer: 0 }
+    }
+
+    pub fn stores(&self) -> Vec<WarehouseStore> {
+        self.drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&self.drop, warehouse)).collect()
+    }
+
+    /// Loads one run of units into a warehouse and opens it.
+    pub async fn open(&self, store: &WarehouseStore, units: u32) {
         let replid = store.fence().await.expect("fence");
-        let load = LoadVariant { run: Some((Serial(1), UNITS)), serials: Vec::new() };
-        let chunks = store.load(&replid, GrantNumber(1), 1, &[load], &[]).await.expect("load");
+        let load = LoadVariant { run: Some((Serial(1), units)), serials: Vec::new() };
+        let chunks = store.load(&replid, GrantNumber(1), self.drop.buyer_limit, &[load], &[]).await.expect("load");
         store.open(&replid, chunks, "open").await.expect("open");
-        Self { redis, store, next_buyer: 0 }
+    }
+
+    pub async fn connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(self.redis.url()).expect("an address");
+        client.get_multiplexed_async_connection().await.expect("a connection")
     }
 
     /// Claims of buyers who have not been here before, with ids of 20 bytes.
     pub fn claims(&mut self, count: usize) -> Vec<Claim> {
-        let mut claim = || {
-            self.next_buyer += 1;
-            let buyer: BuyerId = format!("buyer-{:014x}", self.next_buyer).parse().expect("20 visible characters");
-            let key = "key".parse().expect("a key");
-            Claim::new(DropId(1), buyer, &key, VariantNumber(0), Quantity::new(1).expect("one unit"))
-        };
-        (0..count).map(|_| claim()).collect()
+        self.next_buyer += count as u64;
+        (self.next_buyer - count as u64..self.next_buyer).map(|buyer| claim(buyer, "key", 1)).collect()
     }
 }
 
-fn drop_of_one_warehouse() -> SaleDrop {
+/// A claim of this buyer, whose id has 20 bytes.
+pub fn claim(buyer: u64, key: &str, units: i64) -> Claim {
+    let buyer: BuyerId = format!("buyer-{buyer:014x}").parse().expect("20 visible characters");
+    let key = key.parse().expect("a key");
+    Claim::new(DropId(1), buyer, &key, VariantNumber(0), Quantity::new(units).expect("a quantity"))
+}
+
+fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
     let currency = "EUR".parse().expect("a currency");
+    let warehouse = |number: u16| Warehouse {
+        id: WarehouseId(i32::from(number) + 1),
+        number: WarehouseNumber(number),
+        epoch: Epoch(1),
+    };
     SaleDrop {
         id: DropId(1),
         name: "bench".parse().expect("a name"),
@@ -53,7 +85,7 @@ fn drop_of_one_warehouse() -> SaleDrop {
         product_name: "Bench".to_owned(),
         state: DropState::Open,
         currency,
-        buyer_limit: 1,
+        buyer_limit: limit,
         home_key: 1,
         tax_basis_points: 0,
         shipping: Money::zero(currency),
@@ -70,16 +102,21 @@ fn drop_of_one_warehouse() -> SaleDrop {
             price: Money::new(1, currency),
             stock_units: UNITS,
         }],
-        warehouses: vec![Warehouse { id: WarehouseId(1), number: WarehouseNumber(0), epoch: Epoch(1) }],
+        warehouses: (0..warehouses).map(warehouse).collect(),
     }
 }
 
-/// Seconds of processor time the server has used, of both kinds.
-pub async fn redis_cpu_s(connection: &mut redis::aio::MultiplexedConnection) -> f64 {
-    let info: String = redis::cmd("INFO").arg("cpu").query_async(connection).await.expect("INFO cpu");
-    let of = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)).expect("a figure of INFO cpu");
-        line.trim().parse::<f64>().expect("a number")
-    };
-    of("used_cpu_user_main_thread:") + of("used_cpu_sys_main_thread:")
+/// Seconds of processor time the server's main thread has used, of both kinds.
+pub async fn redis_cpu_s(connection: &mut MultiplexedConnection) -> f64 {
+    let info = info(connection, "cpu").await;
+    info_figure(&info, "used_cpu_user_main_thread") + info_figure(&info, "used_cpu_sys_main_thread")
+}
+
+pub async fn info(connection: &mut MultiplexedConnection, section: &str) -> String {
+    redis::cmd("INFO").arg(section).query_async(connection).await.expect("INFO")
+}
+
+pub fn info_figure(info: &str, name: &str) -> f64 {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect("a figure of INFO").trim().parse().expect("a number")
 }

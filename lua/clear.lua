@@ -15,5 +15,10 @@ if not known[1] then return { NOT_LOADED } end
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= replid then return { FENCED } end
 
-if redis.call('HDEL', out, transfer_id) == 1 then redis.call('HINCRBY', meta, 'seq', 1) end
+local aside = redis.call('HGET', out, transfer_id)
+if not aside then return { OK } end
+local seq = 'seq:' .. cmsgpack.unpack(aside)[1]
+
+redis.call('HDEL', out, transfer_id)
+redis.call('HINCRBY', meta, seq, 1)
 return { OK }

@@ -30,7 +30,6 @@ if chunk == '0' then
     redis.call('HSET', buyers, '', '')
     redis.call('HSET', out, '', '')
     redis.call('HSET', meta, 'granted', granted, 'limit', limit)
-    redis.call('HSETNX', meta, 'seq', '0')
     redis.call('HSETNX', meta, 'settled', '0-0')
     for position = 1, #variants do
         local tokens, spare = KEYS[2 + 2 * position], KEYS[3 + 2 * position]
@@ -41,11 +40,13 @@ if chunk == '0' then
     end
 end
 for position = 1, #variants do
-    for _, serial in ipairs(serials[position]) do redis.call('LPUSH', KEYS[3 + 2 * position], serial) end
+    redis.call('HINCRBY', meta, 'seq:' .. string.byte(variants, position), 1)
+    for at = 1, #serials[position], 500 do
+        redis.call('LPUSH', KEYS[3 + 2 * position], unpack(serials[position], at, math.min(at + 499, #serials[position])))
+    end
 end
 for at = 1, #holders, 2 do
     redis.call('HSET', buyers, holders[at], (redis.call('HGET', buyers, holders[at]) or '') .. holders[at + 1])
 end
 redis.call('HINCRBY', meta, 'chunks', 1)
-redis.call('HINCRBY', meta, 'seq', 1)
 return { OK }

@@ -28,5 +28,4 @@ if redis.call('EXISTS', claims) == 0 then
     redis.call('XDEL', claims, first)
 end
 redis.call('HSET', meta, 'fence', replid, 'state', state)
-redis.call('HINCRBY', meta, 'seq', 1)
 return { OK }

@@ -41,5 +41,5 @@ if #serials == 0 then return { OK, serials } end
 if from_range > 0 then redis.call('DECRBY', tokens, from_range) end
 if from_spare > 0 then redis.call('LTRIM', spare, from_spare, -1) end
 redis.call('HSET', out, transfer_id, cmsgpack.pack({ variant, destination, serials }))
-redis.call('HINCRBY', meta, 'seq', 1)
+redis.call('HINCRBY', meta, 'seq:' .. variant, 1)
 return { OK, serials }

@@ -17,8 +17,5 @@ if not known[1] then return { NOT_LOADED } end
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= replid then return { FENCED } end
 
-if known[3] ~= state then
-    redis.call('HSET', meta, 'state', state)
-    redis.call('HINCRBY', meta, 'seq', 1)
-end
+if known[3] ~= state then redis.call('HSET', meta, 'state', state) end
 return { OK }

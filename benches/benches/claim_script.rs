@@ -37,8 +37,7 @@ fn redis_cpu_against_bare_decr(_criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut bench = Bench::new(RedisOptions::default().append_fsync(AppendFsync::EverySecond)).await;
-        let client = redis::Client::open(bench.redis.url()).expect("an address");
-        let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        let mut connection = bench.connection().await;
         let load = redis::cmd("SCRIPT").arg("LOAD").arg(BARE_DECR).query_async::<String>(&mut connection).await;
         let sha = load.expect("the script's hash");
         let mut ratios = Vec::new();

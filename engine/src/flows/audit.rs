@@ -1,7 +1,7 @@
 //! The audit: every unit is in exactly one place, by identity and not by count.
 //!
-//! One reading is Redis, then one snapshot of Postgres, then Redis again. Equal `seq` in every warehouse before and after
-//! means that Redis stood still around the snapshot, so all of it is one instant. While buyers are busy that may not
+//! One reading is Redis, then one snapshot of Postgres, then Redis again. Equal `seq` of every variant in every warehouse
+//! before and after means that no unit moved around the snapshot, so all of it is one instant. While buyers are busy that may not
 //! happen in a few tries: then the audit says that it was not quiet, and finds nothing, rather than accuse falsely.
 
 use std::collections::{HashMap, HashSet};
@@ -101,8 +101,10 @@ impl Engine {
             let before = self.dump_all(drop).await?;
             let facts = self.ledger.drop_facts(drop).await?;
             let after = self.dump_all(drop).await?;
-            let seqs = |dumps: &[Option<Dump>]| dumps.iter().map(|d| d.as_ref().map(|d| d.seq)).collect::<Vec<_>>();
-            if seqs(&before) == seqs(&after) {
+            // A grant without units changes no variant, so its number counts too.
+            let of = |dump: &Dump| (dump.epoch, dump.granted, dump.seq.clone());
+            let marks = |dumps: &[Option<Dump>]| dumps.iter().map(|dump| dump.as_ref().map(of)).collect::<Vec<_>>();
+            if marks(&before) == marks(&after) {
                 let mut checks = Checks { drop, violations, places: HashMap::new(), audit: DropAudit::default() };
                 // The reading before: the settlement mark moves without `seq`, and what lay behind it then is in the facts.
                 let audit = checks.run(&facts, &before);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::domain::clock::Clock;
-use crate::domain::drops::{SaleDrop, Warehouse};
+use crate::domain::drops::{MAX_VARIANTS, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
 use crate::ledger::{Ledger, LedgerError};
 use crate::tokens::TokenError;
@@ -89,8 +89,9 @@ pub(super) struct DropShared {
     pub(super) holders: Mutex<HashMap<WarehouseId, Holders>>,
     /// When claims last had the drop read anew.
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
-    /// One search for tokens at a time. Holds how the last one ended, for those who waited behind it.
-    pub(super) search: tokio::sync::Mutex<Option<super::pull::LastSearch>>,
+    /// One search for tokens of each variant at a time: many that want one variant must not keep another's buyers waiting.
+    /// Holds how the last one ended, for those who waited behind it.
+    pub(super) searches: [tokio::sync::Mutex<Option<super::pull::LastSearch>>; MAX_VARIANTS],
 }
 
 /// A proof that no more than `available` units of a variant can be had, good until the lease ends.
@@ -100,11 +101,12 @@ pub(super) struct Proof {
     pub(super) good_until: Instant,
 }
 
-/// The buyers with a record in one warehouse, by hash, as of one reading of it.
+/// The buyers with a record in one warehouse, by hash, as of one reading of it: everybody who had one when `seq` was read.
 #[derive(Clone)]
 pub(super) struct Holders {
     pub(super) epoch: Epoch,
-    pub(super) seq: u64,
+    /// For each variant of the drop, in order.
+    pub(super) seq: Vec<u64>,
     pub(super) buyers: Arc<HashSet<u64>>,
 }
 

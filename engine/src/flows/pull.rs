@@ -8,7 +8,11 @@
 //! 4. the source forgets what it had set aside.
 //!
 //! A crash after 1 leaves tokens in `out`: whoever looks next finishes at 2. After 2 the grant is pending: the worker or the
-//! next search applies it. One search at a time in a process; several processes disturb but never hurt each other.
+//! next search applies it. One search for each variant at a time in a process; several processes disturb but never hurt each
+//! other.
+//!
+//! A search and a proof look at their own variant only. What is sold, moved or granted of another one does not stop them:
+//! else nobody could be told that his size is gone while the others still sell.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +50,6 @@ pub(super) enum Found {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LastSearch {
     began: Instant,
-    variant: VariantNumber,
     was_moving: bool,
 }
 
@@ -62,19 +65,20 @@ impl Engine {
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
+        let search = &live.shared.searches[live.variant_position(variant)];
         // Behind a search that takes long, for Postgres does, a claim must not wait for ever.
-        let Ok(mut last) = tokio::time::timeout(SEARCH_WAIT, live.shared.search.lock()).await else {
+        let Ok(mut last) = tokio::time::timeout(SEARCH_WAIT, search.lock()).await else {
             return Ok(Found::Moving);
         };
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
-        if last.is_some_and(|last| last.was_moving && last.variant == variant && last.began >= arrived) {
+        if last.is_some_and(|last| last.was_moving && last.began >= arrived) {
             return Ok(Found::Moving);
         }
         let began = Instant::now();
         let found = self.search(live, home, variant, quantity, began).await;
-        *last = Some(LastSearch { began, variant, was_moving: matches!(found, Ok(Found::Moving)) });
+        *last = Some(LastSearch { began, was_moving: matches!(found, Ok(Found::Moving)) });
         found
     }
 
@@ -89,8 +93,7 @@ impl Engine {
         let position = live.variant_position(variant);
         let views = self.look_everywhere(live).await?;
         // What somebody set aside and did not bring home: finish it first, it may be all that is left.
-        self.finish(live, &views).await?;
-        if views.iter().any(|view| !view.leaving.is_empty()) {
+        if self.finish(live, &views, |leaving| leaving.variant == variant).await? > 0 {
             return Ok(Found::Fetched);
         }
         let at_home = views[usize::from(home.number.0)].free[position];
@@ -130,16 +133,24 @@ impl Engine {
     /// Finishes every transfer that somebody began and did not bring home.
     pub async fn finish_transfers(&self, live: &LiveDrop) -> Result<(), EngineError> {
         let views = self.look_everywhere(live).await?;
-        self.finish(live, &views).await
+        self.finish(live, &views, |_| true).await.map(|_| ())
     }
 
-    async fn finish(&self, live: &LiveDrop, views: &[View]) -> Result<(), EngineError> {
+    /// Finishes the transfers that are `wanted` of those in `views`. Answers how many they were.
+    async fn finish(
+        &self,
+        live: &LiveDrop,
+        views: &[View],
+        wanted: impl Fn(&LeavingTokens) -> bool,
+    ) -> Result<usize, EngineError> {
+        let mut finished = 0;
         for (source, view) in live.drop.warehouses.iter().zip(views) {
-            for leaving in &view.leaving {
+            for leaving in view.leaving.iter().filter(|leaving| wanted(leaving)) {
                 self.finish_transfer(live, source, leaving).await?;
+                finished += 1;
             }
         }
-        Ok(())
+        Ok(finished)
     }
 
     /// Steps 2 to 4 of a pull.
@@ -167,29 +178,42 @@ impl Engine {
         Ok(try_join_all(live.stores.iter().map(|store| store.look())).await?)
     }
 
-    /// Reads who holds something, in the warehouses that have changed since the last time. Bounded by the stock: only who
-    /// got something has a record.
-    async fn read_holders(&self, live: &LiveDrop, views: &[View]) -> Result<Vec<(WarehouseId, Holders)>, EngineError> {
+    /// Reads who holds something, in the warehouses where the variant has changed since the last time. Bounded by the stock:
+    /// only who got something has a record.
+    ///
+    /// One reading serves every variant. Records never go while the epoch lasts, so it has everybody who had one at its
+    /// `seq`; and while `seq` of a variant stays, no claim of that variant is added to anybody's record. It may miss somebody
+    /// who got another variant since. He has no stored answer for this one; if he asks for it with a key that he has used,
+    /// or beyond his limit, he may hear that it is sold out, which is as true.
+    async fn read_holders(
+        &self,
+        live: &LiveDrop,
+        position: usize,
+        views: &[View],
+    ) -> Result<Vec<(WarehouseId, Holders)>, EngineError> {
         let mut changed = Vec::new();
         for (warehouse, view) in live.drop.warehouses.iter().zip(views) {
             let is_known = {
                 let holders = live.shared.holders.lock().expect("nobody panics holding this lock");
-                holders.get(&warehouse.id).is_some_and(|known| (known.epoch, known.seq) == (warehouse.epoch, view.seq))
+                holders
+                    .get(&warehouse.id)
+                    .is_some_and(|known| (known.epoch, known.seq[position]) == (warehouse.epoch, view.seq[position]))
             };
             if is_known {
                 continue;
             }
             let buyers = live.store(warehouse).holders().await?;
             let buyers = Arc::new(buyers.iter().map(|buyer| live.drop.hash_of(buyer)).collect());
-            changed.push((warehouse.id, Holders { epoch: warehouse.epoch, seq: view.seq, buyers }));
+            changed.push((warehouse.id, Holders { epoch: warehouse.epoch, seq: view.seq.clone(), buyers }));
         }
         Ok(changed)
     }
 
-    /// Proves that at one instant no more than `available` units were free anywhere and none was moving.
+    /// Proves that at one instant no more than `available` units of the variant were free anywhere and none was moving.
     ///
-    /// `seq` of every warehouse is equal before and after the reading in Postgres, so in between nothing changed; and
-    /// in that time every warehouse had applied the last grant that Postgres knew of.
+    /// Its `seq` in every warehouse is equal before and after the reading in Postgres, so in between nothing happened to it;
+    /// and in that time every warehouse had applied every grant of such units that Postgres knew of. Grants of other variants
+    /// may be pending and others' units be sold or leave: that makes none of this one free.
     async fn prove(
         &self,
         live: &LiveDrop,
@@ -201,14 +225,17 @@ impl Engine {
         self.ledger.mark_proof(live.drop.id, self.clock.now()).await?;
         let first_reading = Instant::now();
         let before = self.look_everywhere(live).await?;
-        let marks = self.ledger.warehouse_marks(live.drop.id).await?;
-        let holders = self.read_holders(live, &before).await?;
+        let granted = before.iter().map(|view| view.granted).collect::<Vec<_>>();
+        let marks = self.ledger.warehouse_marks(live.drop.id, variant, &granted).await?;
+        let holders = self.read_holders(live, position, &before).await?;
         let after = self.look_everywhere(live).await?;
 
-        let epochs_hold = live.stores.iter().zip(&marks).all(|(store, (epoch, _))| store.epoch() == *epoch);
-        let grants_applied = after.iter().zip(&marks).all(|(view, (_, last_grant))| view.granted == *last_grant);
-        let at_rest = after.iter().all(|view| view.leaving.is_empty());
-        if before != after || !epochs_hold || !grants_applied || !at_rest || marks.len() != after.len() {
+        let of_variant = |view: &View| (view.seq[position], view.free[position]);
+        let stood_still = before.iter().map(of_variant).eq(after.iter().map(of_variant));
+        let epochs_hold = live.stores.iter().zip(&marks).all(|(store, mark)| store.epoch() == mark.epoch);
+        let grants_applied = marks.iter().all(|mark| !mark.is_pending);
+        let at_rest = after.iter().all(|view| view.leaving_of(variant).next().is_none());
+        if !stood_still || !epochs_hold || !grants_applied || !at_rest || marks.len() != after.len() {
             for warehouse in &live.drop.warehouses {
                 self.apply_grants_of(live, warehouse).await?;
             }
@@ -236,8 +263,8 @@ pub(super) fn proved(live: &LiveDrop, variant: VariantNumber, quantity: Quantity
     holds.then_some(proof.available)
 }
 
-/// Whether this buyer may have a record at his home. Read with the last proof; while its lease holds nobody can have got one
-/// since. Two buyers with one hash only mean a needless word with Redis.
+/// Whether this buyer may have a record at his home with a claim of a variant whose proof's lease holds: nobody can have got
+/// one since it was read, with that proof or later. Two buyers with one hash only mean a needless word with Redis.
 pub(super) fn may_hold(live: &LiveDrop, buyer: &BuyerId) -> bool {
     let home = live.home_of(buyer);
     let holders = live.shared.holders.lock().expect("nobody panics holding this lock");

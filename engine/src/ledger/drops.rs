@@ -28,6 +28,14 @@ pub enum DropCreated {
 /// Units in one grant of a restock: what one script call adds in well under two milliseconds.
 const SERIALS_PER_GRANT: usize = 1000;
 
+/// A warehouse as Postgres knows it, for the proof that a variant is sold out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WarehouseMark {
+    pub epoch: Epoch,
+    /// Units of the variant have been granted and Redis has not got them.
+    pub is_pending: bool,
+}
+
 /// What Postgres knows of one warehouse: all that a load puts into Redis.
 #[derive(Debug, Clone)]
 pub struct WarehouseContents {
@@ -418,14 +426,29 @@ impl Ledger {
         Ok(self.connection().await?.query_one(SQL, &[&drop.0]).await?.get(0))
     }
 
-    /// Epoch and last grant of every warehouse of a drop, in the order of their numbers.
-    pub async fn warehouse_marks(&self, drop: DropId) -> Result<Vec<(Epoch, GrantNumber)>, LedgerError> {
+    /// Epoch of every warehouse of a drop, and whether units of the variant wait in a grant behind `granted`, which is the
+    /// number of the last grant that Redis has applied; both in the order of the warehouses' numbers. Costs as much as there
+    /// are such grants, not as much as there ever were; `applied_at` is only a hint and is not asked.
+    pub async fn warehouse_marks(
+        &self,
+        drop: DropId,
+        variant: VariantNumber,
+        granted: &[GrantNumber],
+    ) -> Result<Vec<WarehouseMark>, LedgerError> {
         const SQL: &str = "-- drops.warehouse_marks
-            select epoch, last_grant from warehouses where drop_id = $1 order by number";
+            select w.epoch, exists (
+                select 1 from grants g
+                where g.warehouse_id = w.warehouse_id and g.number > known.granted and exists (
+                    select 1 from tokens t
+                    where t.drop_id = $1 and t.serial = any(g.serials) and t.variant_number = $2))
+            from warehouses w join unnest($3::bigint[]) with ordinality as known (granted, place)
+                 on known.place = w.number + 1
+            where w.drop_id = $1 order by w.number";
+        let granted = granted.iter().map(|number| number.0).collect::<Vec<_>>();
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
-        let rows = connection.query(&statement, &[&drop.0]).await?;
-        Ok(rows.iter().map(|row| (Epoch(row.get(0)), GrantNumber(row.get(1)))).collect())
+        let rows = connection.query(&statement, &[&drop.0, &i16::from(variant.0), &granted]).await?;
+        Ok(rows.iter().map(|row| WarehouseMark { epoch: Epoch(row.get(0)), is_pending: row.get(1) }).collect())
     }
 }
 

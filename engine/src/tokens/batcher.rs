@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec::BatchOutcome;
-use super::contract::MAX_BATCH;
+use super::contract::{MAX_BATCH, MAX_BATCH_UNITS};
 use super::error::TokenError;
 use super::store::WarehouseStore;
 use crate::domain::claims::Claim;
@@ -58,7 +58,7 @@ impl Batcher {
 
 async fn run(store: WarehouseStore, clock: Clock, mut queue: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
-    while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
+    while queue.recv_many(&mut batch, store.max_batch()).await > 0 {
         let (waiting, late): (Vec<_>, Vec<_>) =
             batch.drain(..).partition(|waiting| waiting.since.elapsed() < QUEUE_DEADLINE);
         for waiting in late {
@@ -71,17 +71,35 @@ async fn run(store: WarehouseStore, clock: Clock, mut queue: mpsc::Receiver<Wait
         metrics::histogram!("doorbuster_claim_batch_size").record(waiting.len() as f64);
         let (claims, answers): (Vec<_>, Vec<_>) =
             waiting.into_iter().map(|waiting| (waiting.claim, (waiting.since, waiting.answer))).unzip();
-        let outcomes = send(&store, &clock, &claims).await;
-        for (index, (since, answer)) in answers.into_iter().enumerate() {
+        let mut outcomes = Vec::with_capacity(claims.len());
+        for batch in by_units(&claims) {
+            match send(&store, &clock, batch).await {
+                Ok(of_batch) => outcomes.extend(of_batch.into_iter().map(Ok)),
+                Err(error) => outcomes.extend(batch.iter().map(|_| Err(Arc::clone(&error)))),
+            }
+        }
+        for ((since, answer), outcome) in answers.into_iter().zip(outcomes) {
             metrics::histogram!("doorbuster_claim_queue_seconds").record(since.elapsed().as_secs_f64());
-            let outcome = match &outcomes {
-                Ok(outcomes) => Ok(outcomes[index].clone()),
-                Err(error) => Err(Arc::clone(error)),
-            };
             // A buyer who hung up has still made his claim: he finds it under the same key.
             let _ = answer.send(outcome);
         }
     }
+}
+
+/// Cut where a script would have to hand out too many units at once. Nearly always into one.
+fn by_units(mut claims: &[Claim]) -> Vec<&[Claim]> {
+    let mut batches = Vec::new();
+    while !claims.is_empty() {
+        let mut units = 0;
+        let fits = claims.iter().take_while(|claim| {
+            units += claim.quantity.units();
+            units <= MAX_BATCH_UNITS
+        });
+        let (batch, rest) = claims.split_at(fits.count().max(1));
+        batches.push(batch);
+        claims = rest;
+    }
+    batches
 }
 
 async fn send(store: &WarehouseStore, clock: &Clock, claims: &[Claim]) -> Result<Vec<BatchOutcome>, Arc<TokenError>> {
@@ -99,5 +117,26 @@ async fn send(store: &WarehouseStore, clock: &Clock, claims: &[Claim]) -> Result
                 return Err(Arc::new(error));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claims::Quantity;
+    use crate::domain::ids::{BuyerId, DropId, VariantNumber};
+
+    #[test]
+    fn a_batch_is_cut_before_it_asks_for_too_many_units() {
+        let claims = |count: usize, units: i64| {
+            let buyer: BuyerId = "ada".parse().unwrap();
+            let quantity = Quantity::new(units).unwrap();
+            vec![Claim::new(DropId(1), buyer, &"k".parse().unwrap(), VariantNumber(0), quantity); count]
+        };
+        let lengths = |claims: &[Claim]| by_units(claims).iter().map(|batch| batch.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(&claims(MAX_BATCH, 4)), [MAX_BATCH]);
+        assert_eq!(lengths(&claims(25, 100)), [10, 10, 5]);
+        assert_eq!(lengths(&claims(1, 100)), [1]);
+        assert_eq!(lengths(&[]), Vec::<usize>::new());
     }
 }

@@ -36,21 +36,27 @@ impl Packed {
     }
 }
 
-/// The batch of `claim`, with the variants it names in the order of their first use.
-pub(super) fn pack_claims(claims: &[Claim]) -> (Vec<VariantNumber>, Vec<u8>) {
-    let mut variants: Vec<VariantNumber> = Vec::new();
-    let mut packed = Packed(Vec::with_capacity(claims.len() * 40)).array(claims.len() * 4);
+/// The batch of `claim`.
+#[derive(Default)]
+pub(super) struct Batch {
+    /// In the order of their first use.
+    pub(super) variants: Vec<VariantNumber>,
+    pub(super) names: Vec<u8>,
+    pub(super) requests: Vec<u8>,
+}
+
+pub(super) fn pack_claims(claims: &[Claim]) -> Batch {
+    let mut batch = Batch::default();
+    let mut names = Packed(Vec::with_capacity(claims.len() * 24));
     for claim in claims {
-        let position = variants.iter().position(|variant| *variant == claim.variant).unwrap_or_else(|| {
-            variants.push(claim.variant);
-            variants.len() - 1
-        });
-        packed.text(claim.buyer.as_str().as_bytes());
-        packed.text(&claim.id.tail());
-        packed.number(position as u32 + 1);
-        packed.number(claim.quantity.units());
+        if !batch.variants.contains(&claim.variant) {
+            batch.variants.push(claim.variant);
+        }
+        names.text(claim.buyer.as_str().as_bytes());
+        batch.requests.extend_from_slice(&claim.id.tail());
+        batch.requests.extend([claim.variant.0, claim.quantity.as_byte()]);
     }
-    (variants, packed.0)
+    Batch { names: names.0, ..batch }
 }
 
 pub(super) fn variant_bytes(variants: &[VariantNumber]) -> Vec<u8> {
@@ -105,18 +111,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(super) fn unpack_outcomes(bytes: &[u8], count: usize) -> Result<Vec<BatchOutcome>, TokenError> {
-    let mut reader = Reader { script: "claim", bytes };
-    let outcomes = (0..count)
-        .map(|_| match reader.byte()? {
-            status::TAKEN => {
-                let count = reader.byte()?;
-                Ok(BatchOutcome::Taken(reader.serials(count)?))
-            }
-            status::REPLAYED => {
-                let count = reader.byte()?;
-                Ok(BatchOutcome::Replayed(reader.serials(count)?))
-            }
+pub(super) fn unpack_outcomes(
+    statuses: &[u8],
+    details: &[u8],
+    claims: &[Claim],
+) -> Result<Vec<BatchOutcome>, TokenError> {
+    let mut reader = Reader { script: "claim", bytes: details };
+    if statuses.len() != claims.len() {
+        return Err(reader.bad(format!("{} statuses for {} claims", statuses.len(), claims.len())));
+    }
+    let outcomes = claims
+        .iter()
+        .zip(statuses)
+        .map(|(claim, status)| match *status {
+            status::TAKEN => Ok(BatchOutcome::Taken(reader.serials(claim.quantity.as_byte())?)),
+            status::REPLAYED => Ok(BatchOutcome::Replayed(reader.serials(claim.quantity.as_byte())?)),
             status::RELEASED => Ok(BatchOutcome::Released),
             status::KEY_REUSED => Ok(BatchOutcome::KeyReused),
             status::OVER_LIMIT => Ok(BatchOutcome::OverLimit { held: u32::from(reader.byte()?) }),
@@ -148,19 +157,29 @@ fn quantity(reader: &Reader<'_>, units: u8) -> Result<Quantity, TokenError> {
     Quantity::new(i64::from(units)).map_err(|_| reader.bad(format!("quantity {units}")))
 }
 
-/// The claims of one entry of the claim stream.
-pub(super) fn unpack_log(drop: DropId, bytes: &[u8]) -> Result<Vec<LoggedClaim>, TokenError> {
-    let mut reader = Reader { script: "claim log", bytes };
+/// The claims of one entry of the claim stream: their buyers and requests as `claim` takes them, and their serials.
+pub(super) fn unpack_log(
+    drop: DropId,
+    mut names: &[u8],
+    requests: &[u8],
+    serials: &[u8],
+) -> Result<Vec<LoggedClaim>, TokenError> {
+    const SCRIPT: &str = "claim log";
+    let mut requests = Reader { script: SCRIPT, bytes: requests };
+    let mut serials = Reader { script: SCRIPT, bytes: serials };
     let mut claims = Vec::new();
-    while !reader.bytes.is_empty() {
-        let (id, variant, units) = claim_and_units(&mut reader, drop)?;
-        let quantity = quantity(&reader, units)?;
-        let serials = reader.serials(units)?;
-        let len = usize::from(reader.byte()?);
-        let buyer = buyer(reader.take(len)?)?;
-        claims.push(LoggedClaim { claim: Claim { id, buyer, variant, quantity }, serials });
+    while !requests.bytes.is_empty() {
+        let (id, variant, units) = claim_and_units(&mut requests, drop)?;
+        let quantity = quantity(&requests, units)?;
+        let (name, rest) = decode::read_str_from_slice(names).map_err(|_| requests.bad("a buyer is missing"))?;
+        names = rest;
+        let claim = Claim { id, buyer: buyer(name.as_bytes())?, variant, quantity };
+        claims.push(LoggedClaim { claim, serials: serials.serials(units)? });
     }
-    Ok(claims)
+    match (names.len(), serials.bytes.len()) {
+        (0, 0) => Ok(claims),
+        left => Err(requests.bad(format!("bytes are left over: {left:?}"))),
+    }
 }
 
 /// A buyer's id as Redis holds it.
@@ -259,10 +278,26 @@ mod tests {
 
     #[test]
     fn cut_or_foreign_replies_are_errors_and_never_outcomes() {
-        assert!(unpack_outcomes(&[0, 2, 0, 0, 0, 1], 1).is_err());
-        assert!(unpack_outcomes(&[9], 1).is_err());
-        assert!(unpack_outcomes(&[2, 2], 1).is_err());
-        assert_eq!(unpack_outcomes(&[5, 0, 0, 0, 9], 1).unwrap(), [BatchOutcome::Short { free: 9 }]);
-        assert!(unpack_log(DropId(1), &[1; 20]).is_err());
+        let quantity = Quantity::new(2).unwrap();
+        let (buyer, key) = ("ada".parse::<crate::domain::ids::BuyerId>().unwrap(), "k".parse().unwrap());
+        let claim = Claim::new(DropId(1), buyer, &key, VariantNumber(0), quantity);
+        let one = std::slice::from_ref(&claim);
+        assert!(unpack_outcomes(&[0], &[0, 0, 0, 1], one).is_err(), "one serial for two units");
+        assert!(unpack_outcomes(&[0], &[0; 12], one).is_err(), "three serials for two units");
+        assert!(unpack_outcomes(&[9], &[], one).is_err());
+        assert!(unpack_outcomes(&[2, 2], &[], one).is_err());
+        assert!(unpack_outcomes(&[], &[], one).is_err());
+        assert_eq!(unpack_outcomes(&[5], &[0, 0, 0, 9], one).unwrap(), [BatchOutcome::Short { free: 9 }]);
+
+        let batch = pack_claims(one);
+        let log = |names: &[u8], requests: &[u8], serials: &[u8]| unpack_log(DropId(1), names, requests, serials);
+        let logged = LoggedClaim { claim: claim.clone(), serials: vec![Serial(7), Serial(8)] };
+        let serials = [0, 0, 0, 7, 0, 0, 0, 8];
+        assert_eq!(log(&batch.names, &batch.requests, &serials).unwrap(), [logged]);
+        assert!(log(&batch.names, &batch.requests, &serials[1..]).is_err());
+        assert!(log(&batch.names, &batch.requests, &[0; 12]).is_err());
+        assert!(log(&batch.names, &batch.requests[1..], &serials).is_err());
+        assert!(log(&batch.names[1..], &batch.requests, &serials).is_err());
+        assert!(log(&batch.names.repeat(2), &batch.requests, &serials).is_err());
     }
 }

@@ -54,9 +54,13 @@ pub mod status {
     pub const CLOSED: u8 = 7;
 }
 
-/// Claims in one call of `claim`: 256 keep the script under half a millisecond, measured on two cores.
+/// Claims in one call of `claim`; `cargo bench --bench script_times` prints what the longest calls cost.
 pub const MAX_BATCH: usize = 256;
-/// Tokens moved by one grant, one pull or one chunk of a load: about a third of a millisecond for a thousand.
+/// Units asked for in one call of `claim`, unless a single claim asks for more: four each in a full batch.
+pub const MAX_BATCH_UNITS: u32 = 4 * MAX_BATCH as u32;
+/// Claims in the records that one call of `claim` reads, if every buyer has as many as the limit lets him have: 0.15 µs each.
+pub const MAX_BATCH_RECORDED: usize = 20 * MAX_BATCH;
+/// Tokens moved by one grant, one pull or one chunk of a load.
 pub const MAX_SERIALS: usize = 1000;
 
 pub struct ScriptContract {
@@ -94,8 +98,8 @@ contract!(
     "claim",
     ["meta", "buyers", "claims"],
     ["tokens", "spare"],
-    ["epoch", "now_ms", "variants", "batch"],
-    ["code", "outcomes"],
+    ["epoch", "now_ms", "variants", "names", "requests"],
+    ["code", "statuses", "details"],
     [Done, NotLoaded, Fenced]
 );
 contract!(
@@ -123,7 +127,7 @@ contract!(
     ["meta", "out"],
     ["tokens", "spare"],
     ["epoch", "variants"],
-    ["code", "granted", "seq", "state", "leaving", "free"],
+    ["code", "granted", "state", "leaving", "free", "seq"],
     [Done, NotLoaded, Fenced]
 );
 contract!(FENCE, "fence", ["meta"], [], ["epoch"], ["code", "replid"], [Done, Stale]);

@@ -41,6 +41,7 @@ impl TokenStore {
             drop: drop.id,
             epoch: warehouse.epoch,
             variants: drop.variant_numbers(),
+            max_batch: contract::MAX_BATCH.min(contract::MAX_BATCH_RECORDED / drop.buyer_limit.max(1) as usize),
         }
     }
 
@@ -161,18 +162,26 @@ pub struct WarehouseStore {
     drop: DropId,
     epoch: Epoch,
     variants: Vec<VariantNumber>,
+    max_batch: usize,
 }
 
 /// What a warehouse holds at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     pub granted: GrantNumber,
-    /// Grows with every change: two equal readings mean that nothing happened in between.
-    pub seq: u64,
     pub state: String,
     pub leaving: Vec<Leaving>,
     /// For each variant of the drop, in order.
     pub free: Vec<u32>,
+    /// For each variant of the drop, in order. Grows with every change to it: two equal readings mean that in between
+    /// nothing happened to the variant.
+    pub seq: Vec<u64>,
+}
+
+impl View {
+    pub fn leaving_of(&self, variant: VariantNumber) -> impl Iterator<Item = &Leaving> {
+        self.leaving.iter().filter(move |leaving| leaving.variant == variant)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +235,8 @@ pub struct LogEntry {
 pub struct Dump {
     pub epoch: Epoch,
     pub granted: GrantNumber,
-    pub seq: u64,
+    /// For each variant of the drop, in order; see [`View`].
+    pub seq: Vec<u64>,
     pub state: String,
     pub limit: u32,
     pub settled: StreamId,
@@ -249,12 +259,23 @@ impl WarehouseStore {
         self.epoch
     }
 
+    /// How many claims one call should take at the most: it keeps Redis busy for all of them.
+    pub fn max_batch(&self) -> usize {
+        self.max_batch
+    }
+
     /// Takes tokens for a batch of claims whose buyers live here. The answers come in the order of the claims.
     pub async fn claim(&self, now_ms: i64, claims: &[Claim]) -> Result<Vec<BatchOutcome>, TokenError> {
-        let (variants, batch) = codec::pack_claims(claims);
-        let args: [Vec<u8>; 4] = [text(self.epoch.0), text(now_ms), codec::variant_bytes(&variants), batch];
-        let reply = self.call(&contract::CLAIM, &variants, &args).await?;
-        codec::unpack_outcomes(&bytes(&contract::CLAIM, reply, 1)?, claims.len())
+        let batch = codec::pack_claims(claims);
+        let variants = codec::variant_bytes(&batch.variants);
+        let args: [Vec<u8>; 5] = [text(self.epoch.0), text(now_ms), variants, batch.names, batch.requests];
+        let mut reply = self.call(&contract::CLAIM, &batch.variants, &args).await?;
+        let (Some(Value::BulkString(details)), Some(Value::BulkString(statuses)), 1) =
+            (reply.pop(), reply.pop(), reply.len())
+        else {
+            return Err(bad(&contract::CLAIM, "no statuses and details"));
+        };
+        codec::unpack_outcomes(&statuses, &details, claims)
     }
 
     /// How many replicas, up to `replicas`, have everything that this warehouse has answered so far. Fewer than asked for
@@ -315,11 +336,11 @@ impl WarehouseStore {
         let args: [Vec<u8>; 2] = [text(self.epoch.0), codec::variant_bytes(&self.variants)];
         let reply = self.call(&contract::LOOK, &self.variants, &args).await?;
         let script = &contract::LOOK;
-        type Reply = (i64, i64, u64, String, Pairs, Vec<u32>);
-        let (_, granted, seq, state, leaving, free) =
+        type Reply = (i64, i64, String, Pairs, Vec<u32>, Vec<u64>);
+        let (_, granted, state, leaving, free, seq) =
             Reply::from_redis_value(Value::Array(reply)).map_err(|error| bad(script, error.to_string()))?;
         let leaving = leaving.iter().map(|(id, packed)| codec::unpack_leaving(id, packed)).collect::<Result<_, _>>()?;
-        Ok(View { granted: GrantNumber(granted), seq, state, leaving, free })
+        Ok(View { granted: GrantNumber(granted), state, leaving, free, seq })
     }
 
     /// Begins a load: the warehouse issues nothing until [`Self::open`]. Answers the server's replication id.
@@ -508,8 +529,10 @@ impl WarehouseStore {
         let out: Pairs = value(next()?)?;
         let records: Pairs = value(next()?)?;
         let log = self.log_entries(next()?)?;
-        let mut free = Vec::new();
+        let (mut free, mut seq) = (Vec::new(), Vec::new());
         for variant in &self.variants {
+            let of_variant = format!("seq:{}", variant.0);
+            seq.push(if meta.contains_key(&of_variant) { number(&of_variant)? as u64 } else { 0 });
             let range: u32 = value(next()?)?;
             let first = number(&format!("first:{}", variant.0))? as u32;
             let spare: Vec<u32> = value(next()?)?;
@@ -524,7 +547,7 @@ impl WarehouseStore {
         Ok(Some(Dump {
             epoch: Epoch(number("epoch")?),
             granted: GrantNumber(number("granted")?),
-            seq: number("seq")? as u64,
+            seq,
             state: get("state")?,
             limit: number("limit")? as u32,
             settled: StreamId::parse(&get("settled")?).ok_or_else(|| dump_error("settled is no stream id"))?,
@@ -553,7 +576,7 @@ impl WarehouseStore {
                     id: StreamId::parse(&id).ok_or_else(|| dump_error(format!("{id} is no stream id")))?,
                     epoch: Epoch(number("e")?),
                     taken_at_ms: number("t")?,
-                    claims: codec::unpack_log(self.drop, get("b")?)?,
+                    claims: codec::unpack_log(self.drop, get("n")?, get("r")?, get("s")?)?,
                 })
             })
             .collect()
@@ -616,11 +639,4 @@ fn value<T: FromRedisValue>(value: Value) -> Result<T, TokenError> {
 fn field<T: FromRedisValue>(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<T, TokenError> {
     let value = reply.into_iter().nth(index).ok_or_else(|| bad(contract, format!("no element {index}")))?;
     T::from_redis_value(value).map_err(|error| bad(contract, error.to_string()))
-}
-
-fn bytes(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<Vec<u8>, TokenError> {
-    match reply.into_iter().nth(index) {
-        Some(Value::BulkString(bytes)) => Ok(bytes),
-        _ => Err(bad(contract, format!("element {index} is no string"))),
-    }
 }

@@ -156,3 +156,36 @@ async fn claims_that_waited_too_long_are_shed_before_they_are_sent() {
     let sold = outcomes.iter().flatten().count();
     assert_eq!(world.free_in_redis(&live).await + sold + 1, 1_000, "what was shed took nothing");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_are_read_again_when_their_variant_has_changed_and_only_then() {
+    let (world, redis) = World::with_own_redis().await;
+    let live = world.open(&[2, 50], 1, 3).await;
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut readings = async || {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hscan:calls=")).unwrap_or("0,").to_owned();
+        line.split(',').next().unwrap().parse::<u32>().unwrap()
+    };
+    assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 3).await, ClaimOutcome::NotEnough { available: 2 });
+    let first = readings().await;
+    // His record is newer than the first proof.
+    let serials = taken(world.claim_until_answered(&live, 2, "k", 0, 2).await);
+    assert_eq!(world.claim_until_answered(&live, 3, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    let replayed = ClaimOutcome::Replayed { serials };
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 2).await, replayed, "a holder under a lease");
+    let second = readings().await;
+    assert!(second > first);
+    // The other variant sells until the lease is over, and the next proof is made.
+    let proved_at = std::time::Instant::now();
+    let mut who = 10;
+    while proved_at.elapsed() < std::time::Duration::from_millis(1_100) {
+        if who < 30 {
+            taken(world.claim_until_answered(&live, who, "k", 1, 1).await);
+        }
+        who += 1;
+        assert_eq!(world.claim_until_answered(&live, 1_000 + who, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    }
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 2).await, replayed);
+    assert_eq!(readings().await, second, "nothing has happened to the variant that is asked for");
+}

@@ -1,5 +1,8 @@
 //! Tokens that travel: pulls, their crashes, and the proof of "sold out".
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::ids::{TransferId, VariantNumber};
 use futures_util::future::join_all;
@@ -159,4 +162,65 @@ async fn a_pull_that_is_executed_again_after_its_transfer_is_over_strands_nothin
     assert!(report.is_clean(), "{:#?}", report.violations);
     let outcomes = join_all((0..10).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
     assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sold_out_variant_is_refused_at_once_while_another_sells() {
+    const PROOFS: u32 = 20;
+    let world = World::new().await;
+    let live = world.open(&[3, 50_000], 4, 1).await;
+    for who in 0..3 {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    let is_over = AtomicBool::new(false);
+    let sold = AtomicU32::new(0);
+    let sells = async |seller: u32| {
+        let mut who = 1_000_000 * (seller + 1);
+        while !is_over.load(Ordering::Relaxed) {
+            taken(world.claim_until_answered(&live, who, "k", 1, 1).await);
+            sold.fetch_add(1, Ordering::Relaxed);
+            who += 1;
+        }
+    };
+    let asks = async {
+        let mut slowest = Duration::ZERO;
+        for proof in 0..PROOFS {
+            // One that has proved nothing yet.
+            let other = world.another_engine().await;
+            let elsewhere = other.refresh(&world.drop).await.unwrap().unwrap();
+            let sold_before = sold.load(Ordering::Relaxed);
+            let began = Instant::now();
+            let claim = crate::harness::claim(&live, &buyer(100 + proof), "k", 0, 1);
+            assert_eq!(other.claim(&elsewhere, &claim).await.unwrap().outcome, ClaimOutcome::SoldOut, "proof {proof}");
+            slowest = slowest.max(began.elapsed());
+            assert!(sold.load(Ordering::Relaxed) > sold_before, "the other variant sells meanwhile");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        slowest
+    };
+    let (slowest, _) = tokio::join!(asks, join_all((0..16).map(sells)));
+    // A proof takes some milliseconds; one that must be begun again first pauses for 50, then for 100, and so on.
+    assert!(slowest < Duration::from_secs(1), "a refusal took {slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_of_another_variant_holds_up_no_refusal() {
+    let world = World::new().await;
+    let live = world.open(&[1, 6], 2, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    let (source, destination) = (&live.drop.warehouses[0], &live.drop.warehouses[1]);
+    let transfer = || TransferId(uuid::Uuid::now_v7());
+    let granted = transfer();
+    let store = live.store(source);
+    // One move is granted and not applied, another is only set aside, and nobody goes on with either.
+    let moved = store.pull(VariantNumber(1), granted, destination.number, 1).await.unwrap();
+    let ledger = &world.engine.ledger;
+    ledger.grant_transfer(&live.drop, source, destination.id, VariantNumber(1), granted, &moved).await.unwrap();
+    store.pull(VariantNumber(1), transfer(), destination.number, 1).await.unwrap();
+    assert_eq!(world.claim(&live, 2, "k", 0, 1).await.unwrap(), ClaimOutcome::SoldOut);
+    let pending = ledger.pending_grants_of(destination.id).await.unwrap();
+    assert_eq!((pending.len(), store.look().await.unwrap().leaving.len()), (1, 2), "still on the move");
+    // For its own variant what moves is brought home first, whichever number its grant has.
+    let sold = join_all((10..20).map(|who| world.claim_until_answered(&live, who, "k", 1, 1))).await;
+    assert_eq!(sold.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count(), 6);
 }

@@ -50,7 +50,8 @@ fn well_formed(place: &Place, script: &'static ScriptContract, replid: &str) -> 
         (_, "epoch") => b"1".to_vec(),
         (_, "variants") => vec![0],
         ("claim", "now_ms") => b"7".to_vec(),
-        ("claim", "batch") => batch(&[One::default()]),
+        ("claim", "names") => names(&[One::default()]),
+        ("claim", "requests") => requests(&[One::default()]),
         ("grant", "number") => b"2".to_vec(),
         ("grant" | "load", "serials") => serials(&[&["77"]]),
         ("grant", "released") => Vec::new(),
@@ -69,39 +70,30 @@ fn well_formed(place: &Place, script: &'static ScriptContract, replid: &str) -> 
     Call { script, keys, args: script.args.iter().map(argument).collect() }
 }
 
-/// One claim of a batch, in the four values that the script takes.
+/// One claim of a batch.
 #[derive(Clone)]
 struct One {
     buyer: Vec<u8>,
     tail: Vec<u8>,
-    position: i64,
-    quantity: Number,
-}
-
-#[derive(Clone, Copy)]
-enum Number {
-    Whole(i64),
-    Broken(f64),
+    variant: u8,
+    quantity: u8,
 }
 
 impl Default for One {
     fn default() -> Self {
-        Self { buyer: b"ada".to_vec(), tail: b"twelve bytes".to_vec(), position: 1, quantity: Number::Whole(1) }
+        Self { buyer: b"ada".to_vec(), tail: b"twelve bytes".to_vec(), variant: 0, quantity: 1 }
     }
 }
 
-fn batch(claims: &[One]) -> Vec<u8> {
-    packed(claims.len() * 4, |bytes| {
-        for claim in claims {
-            text(bytes, &claim.buyer);
-            text(bytes, &claim.tail);
-            encode::write_sint(bytes, claim.position).unwrap();
-            match claim.quantity {
-                Number::Whole(number) => drop(encode::write_sint(bytes, number).unwrap()),
-                Number::Broken(number) => encode::write_f64(bytes, number).unwrap(),
-            }
-        }
-    })
+fn names(claims: &[One]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    claims.iter().for_each(|claim| text(&mut bytes, &claim.buyer));
+    bytes
+}
+
+fn requests(claims: &[One]) -> Vec<u8> {
+    let bytes = claims.iter().flat_map(|claim| [&claim.tail[..], &[claim.variant, claim.quantity]].concat());
+    bytes.collect()
 }
 
 fn serials(lists: &[&[&str]]) -> Vec<u8> {
@@ -183,36 +175,47 @@ fn b4_a_batch_that_no_gateway_would_send_fails_before_any_write() {
         let (mut place, replid) = open_warehouse().await;
         let good = well_formed(&place, &contract::CLAIM, &replid);
         let one = One::default;
-        let whole = |units| One { quantity: Number::Whole(units), ..one() };
-        let at = |position| One { position, ..one() };
-        let table: [(&str, Vec<One>); 14] = [
-            ("quantity 0", vec![whole(0)]),
-            ("quantity -1", vec![whole(-1)]),
-            ("quantity 101", vec![whole(101)]),
-            ("quantity 128, the mark of a released claim", vec![whole(128)]),
-            ("quantity 257", vec![whole(257)]),
-            ("half a unit", vec![One { quantity: Number::Broken(1.5), ..one() }]),
-            ("not a number of units", vec![One { quantity: Number::Broken(f64::NAN), ..one() }]),
-            ("position 0", vec![at(0)]),
-            ("a position of no variant", vec![at(2)]),
+        let units = |quantity| One { quantity, ..one() };
+        let table: [(&str, Vec<One>); 11] = [
+            ("quantity 0", vec![units(0)]),
+            ("quantity 101", vec![units(101)]),
+            ("quantity 128, the mark of a released claim", vec![units(128)]),
+            ("quantity 255", vec![units(255)]),
+            ("a variant that is not declared", vec![One { variant: 1, ..one() }]),
             ("a short tail", vec![One { tail: b"eleven byte".to_vec(), ..one() }]),
             ("a long tail", vec![One { tail: b"thirteen byte".to_vec(), ..one() }]),
-            ("a buyer of 256 bytes", vec![One { buyer: vec![b'x'; 256], ..one() }]),
-            ("a bad claim behind a good one", vec![one(), One { buyer: b"bob".to_vec(), ..whole(0) }]),
+            ("a buyer of 65 bytes", vec![One { buyer: vec![b'x'; 65], ..one() }]),
+            ("a bad claim behind a good one", vec![one(), One { buyer: b"bob".to_vec(), ..units(0) }]),
+            (
+                "a short tail and a long one",
+                vec![
+                    One { tail: b"eleven byte".to_vec(), ..one() },
+                    One { tail: b"thirteen byte".to_vec(), quantity: 0, ..one() },
+                ],
+            ),
             ("257 claims", vec![one(); 257]),
         ];
         for (what, claims) in table {
-            fails_before_any_write(&mut place, what, &good.with("batch", batch(&claims))).await;
+            let call = good.with("names", names(&claims)).with("requests", requests(&claims));
+            fails_before_any_write(&mut place, what, &call).await;
         }
-        let three = packed(3, |bytes| (0..3).for_each(|number| uint(bytes, number)));
-        fails_before_any_write(&mut place, "three values", &good.with("batch", three)).await;
-        fails_before_any_write(&mut place, "no cmsgpack", &good.with("batch", [0xc1])).await;
-        let mut call = good.with("variants", [5]);
+        let two = [one(), one()];
+        fails_before_any_write(&mut place, "more names than requests", &good.with("names", names(&two))).await;
+        fails_before_any_write(&mut place, "more requests than names", &good.with("requests", requests(&two))).await;
+        fails_before_any_write(&mut place, "no cmsgpack", &good.with("names", [0xc1])).await;
+        fails_before_any_write(&mut place, "a name that is a number", &good.with("names", [7])).await;
+        let array = packed(1, |bytes| text(bytes, b"ada"));
+        fails_before_any_write(&mut place, "a name that is an array", &good.with("names", array)).await;
+        let mut call = good.with("variants", [5]).with("requests", requests(&[One { variant: 5, ..one() }]));
         let last = call.keys.len() - 2;
         call.keys[last] = place.key("tokens:5");
         call.keys[last + 1] = place.key("spare:5");
         fails_before_any_write(&mut place, "a variant that the drop does not have", &call).await;
-        let largest = good.with("batch", batch(&vec![one(); 256]));
+        let mut call = good.with("variants", [0, 5]);
+        call.keys.extend([place.key("tokens:5"), place.key("spare:5")]);
+        fails_before_any_write(&mut place, "beside a good one a variant that the drop does not have", &call).await;
+        let many = vec![one(); 256];
+        let largest = good.with("names", names(&many)).with("requests", requests(&many));
         assert!(largest.send(&mut place).await.is_ok(), "256 claims are not too many");
     });
 }

@@ -1,6 +1,6 @@
 //! The model: one warehouse as the scripts' headers describe it, in the plainest Rust. It shares no code with them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, Epoch, GrantNumber, Serial, TransferId, VariantNumber, WarehouseNumber};
@@ -82,7 +82,8 @@ pub(crate) struct Contents {
 pub(crate) struct Loaded {
     pub(crate) granted: i64,
     pub(crate) limit: u32,
-    pub(crate) seq: u64,
+    /// Of each variant.
+    pub(crate) seq: Vec<u64>,
     pub(crate) settled: StreamId,
     pub(crate) free: Vec<Free>,
     pub(crate) out: BTreeMap<TransferId, LeavingTokens>,
@@ -114,7 +115,8 @@ impl WarehouseModel {
         let mut taken = Vec::new();
         let outcomes = claims.iter().map(|claim| loaded.claim_one(state, claim, &mut taken)).collect();
         if !taken.is_empty() {
-            loaded.seq += 1;
+            let sold = taken.iter().map(|logged| usize::from(logged.claim.variant.0)).collect::<BTreeSet<_>>();
+            sold.into_iter().for_each(|variant| loaded.seq[variant] += 1);
             log.push(Logged { id: None, epoch: Epoch(epoch), taken_at_ms: now_ms, claims: taken });
         }
         Reply::Outcomes(outcomes)
@@ -141,7 +143,7 @@ impl WarehouseModel {
             let destination = WarehouseNumber(destination);
             let leaving = LeavingTokens { transfer, variant, destination, serials: serials.clone() };
             loaded.out.insert(transfer, leaving);
-            loaded.seq += 1;
+            loaded.seq[usize::from(variant.0)] += 1;
         }
         Reply::Serials(serials)
     }
@@ -151,8 +153,8 @@ impl WarehouseModel {
             Err(refused) => refused,
             Ok((contents, _)) => {
                 let loaded = contents.loaded.as_mut().expect("an open warehouse was loaded");
-                if loaded.out.remove(&transfer).is_some() {
-                    loaded.seq += 1;
+                if let Some(leaving) = loaded.out.remove(&transfer) {
+                    loaded.seq[usize::from(leaving.variant.0)] += 1;
                 }
                 Reply::Done
             }
@@ -176,6 +178,9 @@ impl WarehouseModel {
         if number != loaded.granted + 1 {
             return Reply::Gap;
         }
+        let mut changed = tokens.iter().map(|(variant, _)| *variant).collect::<BTreeSet<_>>();
+        changed.extend(released.map(|released| released.variant));
+        changed.into_iter().for_each(|variant| loaded.seq[usize::from(variant.0)] += 1);
         for (variant, serials) in tokens {
             serials.iter().for_each(|serial| loaded.free[usize::from(variant.0)].spare.push_front(serial.0));
         }
@@ -189,7 +194,6 @@ impl WarehouseModel {
             }
         }
         loaded.granted = number;
-        loaded.seq += 1;
         Reply::Done
     }
 
@@ -197,10 +201,7 @@ impl WarehouseModel {
         match self.issuing(epoch) {
             Err(refused) => refused,
             Ok((contents, _)) => {
-                if contents.state != state {
-                    contents.state = state;
-                    contents.loaded.as_mut().expect("an open warehouse was loaded").seq += 1;
-                }
+                contents.state = state;
                 Reply::Done
             }
         }
@@ -227,7 +228,7 @@ impl WarehouseModel {
                 let loaded = contents.loaded.as_ref().expect("an open warehouse was loaded");
                 Reply::View(View {
                     granted: GrantNumber(loaded.granted),
-                    seq: loaded.seq,
+                    seq: loaded.seq.clone(),
                     state: contents.state.to_owned(),
                     leaving: loaded.out.values().cloned().collect(),
                     free: loaded.free.iter().map(|free| free.units() as u32).collect(),
@@ -263,6 +264,7 @@ impl WarehouseModel {
         let of_serials = variants.iter().map(|variant| variant.serials.len().div_ceil(MAX_SERIALS)).sum::<usize>();
         let chunks = (1 + of_serials + holders.len().div_ceil(MAX_BATCH)) as u32;
         let before = contents.loaded.take();
+        let seq = before.as_ref().map_or_else(|| vec![0; variants.len()], |before| before.seq.clone());
         let free = |variant: &LoadVariant| {
             let (first, run) = variant.run.unwrap_or((Serial(1), 0));
             Free { first: first.0, run, spare: variant.serials.iter().rev().map(|serial| serial.0).collect() }
@@ -271,7 +273,7 @@ impl WarehouseModel {
         contents.loaded = Some(Loaded {
             granted,
             limit,
-            seq: before.as_ref().map_or(0, |before| before.seq) + u64::from(chunks),
+            seq: seq.iter().map(|seq| seq + u64::from(chunks)).collect(),
             settled: before.map_or(StreamId::ZERO, |before| before.settled),
             free: variants.iter().map(free).collect(),
             out: BTreeMap::new(),
@@ -293,9 +295,6 @@ impl WarehouseModel {
             return Reply::Fenced;
         }
         (contents.fence, contents.state) = (Fence::Up, state);
-        if let Some(loaded) = &mut contents.loaded {
-            loaded.seq += 1;
-        }
         Reply::Done
     }
 

@@ -61,9 +61,9 @@ guards! {
     LoadChunks: "load, open: chunks are counted", "lua/load.lua, open.lua", Nowhere("epoch and replication id let only one loader in; without either, see below");
     OpenSettled: "open: nothing in the stream is unsettled", "lua/open.lua", In("return");
     ProofLeaving: "proof: nothing is in `out`", "flows/pull.rs", In("refusal");
-    ProofGranted: "proof: every grant that Postgres knows is applied", "flows/pull.rs", In("refusal");
+    ProofGranted: "proof: every grant of units that Postgres knows is applied", "flows/pull.rs", In("refusal");
     ProofEpochs: "proof: the epochs are those of Postgres", "flows/pull.rs", In("refusal and forgetting");
-    ProofSeq: "proof: `seq` is the same in both readings", "flows/pull.rs", Nowhere("a unit comes in by a grant only, and `granted` is compared");
+    ProofSeq: "proof: `seq` is the same in both readings", "flows/pull.rs", Nowhere("units come in by grants only, and Postgres is asked for those behind the first reading");
     ProofTwice: "proof: a second reading", "flows/pull.rs", Nowhere("after the first reading a unit comes in by a grant only, and Postgres is asked for grants after it");
     FreedWait: "grant: freed units wait until no lease can be alive", "flows/grants.rs", In("refusal");
     OpenWait: "open: a rebuilt warehouse waits until no lease can be alive", "flows/open_drop.rs", In("refusal and forgetting");

@@ -226,7 +226,6 @@ pub(crate) struct Proof {
     pub(crate) step: u8,
     pub(crate) epochs: [u8; WAREHOUSES],
     pub(crate) granted: [u8; WAREHOUSES],
-    pub(crate) last_grant: [u8; WAREHOUSES],
     /// At one instant since the call arrived nothing was free and nothing was on its way.
     pub(crate) was_empty: bool,
     /// Units were freed since it began: when they arrive, its lease is over.
