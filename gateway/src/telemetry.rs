@@ -60,9 +60,10 @@ const HISTOGRAMS: [(&str, &str); 6] = [
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];
 /// Not begun at zero: nobody has counted before the first reading.
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 5] = [
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
+    ("doorbuster_finance_differences", "What did not agree in the last day whose books this process closed"),
     ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
     ("doorbuster_connections_open", "Open connections of the public listener"),
 ];

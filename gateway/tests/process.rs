@@ -7,4 +7,5 @@ mod process {
     mod configuration;
     mod signals;
     mod killed;
+    mod finance;
 }

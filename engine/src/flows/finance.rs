@@ -287,7 +287,8 @@ async fn balance(provider: &ProviderClient, time: &Range<Timestamp>) -> Result<V
     }
 }
 
-fn day_in_utc(day: Date) -> Range<Timestamp> {
+/// From midnight to midnight, in UTC.
+pub fn day_in_utc(day: Date) -> Range<Timestamp> {
     let midnight = |day: Date| day.to_zoned(TimeZone::UTC).map_or(Timestamp::MAX, |zoned| zoned.timestamp());
     midnight(day)..day.checked_add(1.day()).map_or(Timestamp::MAX, midnight)
 }

@@ -249,6 +249,48 @@ impl Ledger {
         Ok((row.get(0), row.get(1)))
     }
 
+    /// Journal, orders, invoices and credit notes of this time as text, each with its column names first: for an export.
+    pub async fn day_tables(
+        &self,
+        time: &Range<Timestamp>,
+    ) -> Result<Vec<(&'static str, Vec<Vec<String>>)>, LedgerError> {
+        const JOURNAL: &str = "-- finance.export_journal
+            select booked_at::text, source, order_id::text, debit_account, credit_account, amount_minor::text, currency
+            from journal where booked_at >= $1 and booked_at < $2 order by booked_at, source";
+        const ORDERS: &str = "-- finance.export_orders
+            select o.created_at::text, o.order_id::text, d.name as drop_name, o.status, p.state as payment, o.currency,
+                   o.subtotal_minor::text, o.tax_minor::text, o.shipping_minor::text, o.total_minor::text,
+                   p.refund_minor::text
+            from orders o join payments p using (order_id) left join drops d using (drop_id)
+            where o.order_id in (select order_id from journal where booked_at >= $1 and booked_at < $2)
+            order by o.created_at, o.order_id";
+        const INVOICES: &str = "-- finance.export_invoices
+            select number::text, order_id::text, charged_at::text, issued_at::text, currency, subtotal_minor::text,
+                   tax_minor::text, shipping_minor::text, total_minor::text
+            from invoices where charged_at >= $1 and charged_at < $2 order by number";
+        const CREDIT_NOTES: &str = "-- finance.export_credit_notes
+            select c.number::text, c.refund_id::text, r.order_id::text, c.settled_at::text, c.issued_at::text, c.currency,
+                   c.amount_minor::text
+            from credit_notes c join refunds r using (refund_id)
+            where c.settled_at >= $1 and c.settled_at < $2 order by c.number";
+        let exports =
+            [("journal", JOURNAL), ("orders", ORDERS), ("invoices", INVOICES), ("credit-notes", CREDIT_NOTES)];
+        let connection = self.connection().await?;
+        let mut tables = Vec::new();
+        for (name, sql) in exports {
+            let statement = connection.prepare(sql).await?;
+            let rows = connection.query(&statement, &[/* from */ &time.start, /* to */ &time.end]).await?;
+            let names = statement.columns().iter().map(|column| column.name().to_owned()).collect::<Vec<_>>();
+            let text = |row: &tokio_postgres::Row| {
+                (0..names.len()).map(|column| row.get::<_, Option<String>>(column).unwrap_or_default()).collect()
+            };
+            let mut table: Vec<Vec<String>> = rows.iter().map(text).collect();
+            table.insert(0, names);
+            tables.push((name, table));
+        }
+        Ok(tables)
+    }
+
     /// Remembers how a day's match ended; closing it again replaces what was remembered.
     pub async fn close_day(
         &self,

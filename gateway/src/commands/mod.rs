@@ -5,6 +5,7 @@ pub mod work;
 pub mod migrate;
 pub mod drop;
 pub mod order;
+pub mod finance;
 pub mod token;
 pub mod receipt;
 pub mod check_config;
@@ -35,6 +36,8 @@ pub enum Command {
     Drop(drop::DropArguments),
     /// Shows, cancels and refunds orders
     Order(order::OrderArguments),
+    /// Closes the books of a day; shows what a drop brought in
+    Finance(finance::FinanceArguments),
     /// Mints a token for a test buyer
     Token(token::TokenArguments),
     /// Says whether a buyer's receipt is ours, and what it says
@@ -86,6 +89,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments).await,
         Command::Drop(arguments) => drop::run(arguments).await,
         Command::Order(arguments) => order::run(arguments).await,
+        Command::Finance(arguments) => finance::run(arguments).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Demo(options) => Box::pin(demo::run(options)).await,

@@ -1,0 +1,160 @@
+//! `doorbuster finance close | drop`: the books of a day against the provider's, and what one drop brought in.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use doorbuster_engine::domain::ids::DropName;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::flows::finance::{DayReport, day_in_utc};
+use doorbuster_engine::ledger::finance::AccountSum;
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
+use jiff::civil::Date;
+use serde_json::json;
+
+use super::{Failure, print};
+use crate::config::{PROVIDER_ANSWER_TIMEOUT, PROVIDER_CONNECT_TIMEOUT, Secret, StoresConfig};
+
+#[derive(Debug, Args)]
+pub struct FinanceArguments {
+    #[command(subcommand)]
+    command: FinanceCommand,
+    #[command(flatten)]
+    stores: StoresConfig,
+    /// Prints JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum FinanceCommand {
+    /// Compares orders, journal and payment provider of a day that is over, charge by charge; books fees and payouts;
+    /// numbers invoices and credit notes. May be repeated. Exit code 1 when something differs
+    Close(CloseArguments),
+    /// What a drop's orders brought in and gave back, by account
+    Drop(DropArgument),
+}
+
+#[derive(Debug, Args)]
+struct CloseArguments {
+    /// The day, in UTC: 2026-11-23
+    #[arg(long, value_name = "DATE")]
+    day: Date,
+    /// The payment provider's address
+    #[arg(long, env = "DOORBUSTER_PROVIDER_URL", value_name = "URL")]
+    provider_url: String,
+    /// The payment provider's secret key
+    #[arg(long, env = "DOORBUSTER_PROVIDER_KEY", hide_env_values = true, value_name = "KEY")]
+    provider_key: Secret,
+    /// Also writes journal, orders, invoices and credit notes of the day to this folder
+    #[arg(long, value_name = "FOLDER")]
+    csv: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DropArgument {
+    /// The drop's name
+    name: DropName,
+}
+
+pub async fn run(arguments: FinanceArguments) -> Result<(), Failure> {
+    let engine = super::engine(&arguments.stores).await?;
+    match &arguments.command {
+        FinanceCommand::Close(close) => close_day(&engine, close, arguments.json).await,
+        FinanceCommand::Drop(DropArgument { name }) => show_drop(&engine, name, arguments.json).await,
+    }
+}
+
+async fn close_day(engine: &Engine, arguments: &CloseArguments, json: bool) -> Result<(), Failure> {
+    let provider = ProviderClient::new(ProviderSettings {
+        base_url: arguments.provider_url.clone(),
+        secret_key: SecretKey::from(arguments.provider_key.expose().to_owned()),
+        connect_timeout: PROVIDER_CONNECT_TIMEOUT,
+        answer_timeout: PROVIDER_ANSWER_TIMEOUT,
+    });
+    let provider = provider.context("the provider's settings cannot be used")?;
+    let day = arguments.day;
+    let closed = engine.close_day(&provider, day).await.context("the day could not be compared: do it again")?;
+    let report = closed.map_err(|_| anyhow!("{day} is not over yet (in UTC): close it tomorrow"))?;
+    if let Some(folder) = &arguments.csv {
+        export(engine, day, folder).await?;
+    }
+    if json {
+        print(serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?);
+    } else {
+        print(as_text(&report));
+    }
+    match report.differences.len() {
+        0 => Ok(()),
+        count => Err(anyhow!("{count} differences on {day}").into()),
+    }
+}
+
+async fn export(engine: &Engine, day: Date, folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    let tables = engine.ledger.day_tables(&day_in_utc(day)).await.context("the day cannot be read")?;
+    for (table, rows) in tables {
+        let path = folder.join(format!("{table}-{day}.csv"));
+        let written = (|| {
+            let mut file = csv::Writer::from_path(&path)?;
+            for row in rows {
+                file.write_record(&row)?;
+            }
+            file.flush().map_err(csv::Error::from)
+        })();
+        written.with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn show_drop(engine: &Engine, name: &DropName, json: bool) -> Result<(), Failure> {
+    let drop = engine.ledger.drop_by_name(name).await.context("Postgres gave no answer")?;
+    let drop = drop.ok_or_else(|| anyhow!("there is no drop named {name}"))?;
+    let counts = engine.ledger.order_counts(drop.id).await.context("Postgres gave no answer")?;
+    let accounts = engine.ledger.account_sums_of_drop(drop.id).await.context("Postgres gave no answer")?;
+    if json {
+        let orders =
+            counts.iter().map(|(state, count)| (state.as_str(), count)).collect::<std::collections::BTreeMap<_, _>>();
+        print(json!({ "drop": drop.name, "units": drop.stock_units(), "orders": orders, "accounts": accounts }));
+        return Ok(());
+    }
+    let mut lines = vec![format!("{}: {} units", drop.name, drop.stock_units())];
+    let mut counts = counts.into_iter().collect::<Vec<_>>();
+    counts.sort_by_key(|(state, _)| state.as_str());
+    lines.extend(counts.iter().map(|(state, count)| format!("  {:<16} {count:>10} orders", state.as_str())));
+    lines.push(account_lines(&accounts));
+    print(lines.join("\n"));
+    Ok(())
+}
+
+fn account_lines(accounts: &[AccountSum]) -> String {
+    let mut lines = vec![format!("  {:<16} {:>4} {:>16} {:>16} {:>16}", "account", "", "debit", "credit", "balance")];
+    lines.extend(accounts.iter().map(|sum| {
+        let balance = sum.debit_minor - sum.credit_minor;
+        format!(
+            "  {:<16} {:>4} {:>16} {:>16} {balance:>16}",
+            sum.account, sum.currency, sum.debit_minor, sum.credit_minor
+        )
+    }));
+    lines.join("\n")
+}
+
+fn as_text(report: &DayReport) -> String {
+    let documents = |documents: &doorbuster_engine::ledger::finance::Documents| match (documents.first, documents.last)
+    {
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        _ => "none new".to_owned(),
+    };
+    let mut lines = vec![
+        format!("{}: {} charges, {} refunds", report.day, report.charges, report.refunds),
+        format!("  invoices {}, credit notes {}", documents(&report.invoices), documents(&report.credit_notes)),
+        account_lines(&report.accounts),
+    ];
+    for (currency, minor) in &report.provider_net_minor {
+        let across = report.across_midnight_minor.get(currency).copied().unwrap_or_default();
+        lines.push(format!("  the provider's books: {minor} {currency}, and {across} dated on another day there"));
+    }
+    lines.extend(report.differences.iter().map(|difference| format!("  ✗ {}: {}", difference.rule, difference.detail)));
+    lines.push(format!("{} differences", report.differences.len()));
+    lines.join("\n")
+}
