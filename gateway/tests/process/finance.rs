@@ -1,6 +1,7 @@
 //! Finance at the command line: an order is shown, refunded in part, another cancelled, and the day is closed.
 
-use doorbuster_engine::domain::ids::{BuyerId, ClaimId};
+use doorbuster_engine::domain::claims::{Claim, Quantity};
+use doorbuster_engine::domain::ids::BuyerId;
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
 use doorbuster_engine::workers::settle_all;
@@ -45,15 +46,15 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
             ship_to: json!({}),
         };
         engine.ledger.save_profile(&buyer, &profile, clock.now()).await.unwrap();
-        let claim = doorbuster_engine::domain::claims::Claim::new(
+        let claim = Claim::new(
             live.drop.id,
             buyer,
             &"k".parse().unwrap(),
             live.drop.variants[0].number,
-            doorbuster_engine::domain::claims::Quantity::new(1).unwrap(),
+            Quantity::new(1).unwrap(),
         );
         engine.claim(&live, &claim).await.unwrap();
-        orders.push(ClaimId::order_id(claim.id).to_string());
+        orders.push(claim.id.order_id().to_string());
     }
     settle_all(&engine).await.unwrap();
     engine.charge_due(&client, 10, 4).await.unwrap();
