@@ -7,6 +7,7 @@ pub mod pull;
 pub mod grants;
 pub mod settle;
 pub mod charge;
+pub mod outbox;
 pub mod audit;
 
 pub use engine::{Engine, EngineError, LiveDrop};

@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::drops::{inconsistent, order_state, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::grants;
+use super::outbox;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::ids::{
     BuyerId, ClaimId, DropId, IdempotencyKey, IntentId, OrderId, PaymentMethodId, Serial, VariantNumber, WarehouseId,
 };
 use crate::domain::money::{Currency, Money};
+use crate::domain::notices::Notice;
 use crate::domain::orders::{OrderEvent, OrderState};
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict};
 
@@ -283,6 +285,9 @@ impl Ledger {
                     if again.is_some() {
                         move_payment(tx, order, &payment, to, None, None, again, now).await?;
                     }
+                    if to == PaymentState::ActionRequired && payment.state != to {
+                        outbox::enqueue(tx, order, &Notice::PaymentActionRequired, now).await?;
+                    }
                     Ok(PaymentSettled::Waiting)
                 }
                 Verdict::Canceled if payment.state == PaymentState::Failed => Ok(PaymentSettled::NoChange),
@@ -290,7 +295,7 @@ impl Ledger {
                     Ok(to) => {
                         move_payment(tx, order, &payment, to, None, None, None, now).await?;
                         let reason = payment.failure.as_deref().unwrap_or("the payment was canceled");
-                        release(tx, &found, reason, now).await?;
+                        release(tx, &found, reason, reason, now).await?;
                         Ok(PaymentSettled::Released)
                     }
                     Err(_) => Ok(PaymentSettled::NoChange),
@@ -324,7 +329,7 @@ impl Ledger {
                 return Ok(PaymentSettled::CancelNext);
             }
             move_payment(tx, order, &payment, to, Some("no_payment_method"), None, None, now).await?;
-            release(tx, &found, "no payment method was given in time", now).await?;
+            release(tx, &found, "no payment method was given in time", "no_payment_method", now).await?;
             Ok(PaymentSettled::Released)
         })
     }
@@ -554,11 +559,18 @@ async fn confirm(tx: &Transaction<'_>, order: &LockedOrder, now: Timestamp) -> R
         let currency = order.currency.as_str();
         tx.execute(&statement, &[&source, &order.id.0, &account, &amount_minor, &currency, /* now */ &now]).await?;
     }
-    insert_outbox(tx, order.id, "order_confirmed", now).await
+    outbox::enqueue(tx, order.id, &Notice::OrderConfirmed, now).await?;
+    Ok(())
 }
 
 /// Ends an unpaid order: its units lose their holder, the buyer's limit comes back, and a grant tells Redis of both.
-async fn release(tx: &Transaction<'_>, order: &LockedOrder, reason: &str, now: Timestamp) -> Result<(), LedgerError> {
+async fn release(
+    tx: &Transaction<'_>,
+    order: &LockedOrder,
+    reason: &str,
+    code: &str,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     const TOKENS: &str = "-- payments.free_tokens
         update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
     const HOLDINGS: &str =
@@ -588,12 +600,7 @@ async fn release(tx: &Transaction<'_>, order: &LockedOrder, reason: &str, now: T
             tx.execute(&statement, &[&item.product, &item.variant_id, &item.warehouse.0, &item.quantity]).await?;
         expect_rows("payments.unreserve", 1, changed)?;
     }
-    insert_outbox(tx, order.id, "payment_failed", now).await
-}
-
-async fn insert_outbox(tx: &Transaction<'_>, order: OrderId, kind: &str, now: Timestamp) -> Result<(), LedgerError> {
-    const SQL: &str = "-- payments.outbox\ninsert into outbox (order_id, kind, created_at) values ($1, $2, $3)";
-    tx.execute(&tx.prepare_cached(SQL).await?, &[&order.0, &kind, /* now */ &now]).await?;
+    outbox::enqueue(tx, order.id, &Notice::PaymentFailed { reason: code.to_owned() }, now).await?;
     Ok(())
 }
 

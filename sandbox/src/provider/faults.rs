@@ -44,7 +44,7 @@ impl Faults {
 }
 
 /// FNV-1a, 64 bits: the standard library's hasher may change with the compiler.
-fn mix(seed: u64, attempt: u64, name: &str) -> u64 {
+pub(crate) fn mix(seed: u64, attempt: u64, name: &str) -> u64 {
     let bytes = seed.to_be_bytes().into_iter().chain(attempt.to_be_bytes()).chain(name.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

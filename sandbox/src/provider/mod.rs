@@ -3,7 +3,7 @@
 //! It must never help the engine: it knows nothing of its types, forgives no unknown parameter, and its list of
 //! captures is written at the moment of capture, so that an audit can hold the engine's books against it.
 
-mod faults;
+pub(crate) mod faults;
 mod server;
 mod store;
 
