@@ -112,3 +112,77 @@ impl Sender {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::ids::OrderId;
+    use crate::domain::money::Money;
+    use crate::domain::notices::ItemFacts;
+    use crate::domain::pricing::Totals;
+    use crate::mail::MailSettings;
+
+    fn yen(amount_minor: i64) -> Money {
+        Money::new(amount_minor, "JPY".parse().unwrap())
+    }
+
+    fn order() -> OrderFacts {
+        OrderFacts {
+            id: OrderId(uuid::Uuid::from_u128(7)),
+            buyer: "b".parse().unwrap(),
+            drop_name: None,
+            buyer_name: Some("Zoë <b>".to_owned()),
+            email: Some("zoe@example.test".to_owned()),
+            items: vec![ItemFacts {
+                sku: "S".to_owned(),
+                product: "Shoe & <script>alert(1)</script>".to_owned(),
+                variant: "42".to_owned(),
+                quantity: 2,
+                unit_price: yen(1_490),
+            }],
+            totals: Totals { subtotal: yen(2_980), tax: yen(298), shipping: yen(0), total: yen(3_278) },
+            pay_by: None,
+        }
+    }
+
+    fn sender() -> Sender {
+        let settings = MailSettings {
+            url: "smtp://127.0.0.1".to_owned(),
+            from: "orders@shop.example".to_owned(),
+            order_link: None,
+            send_timeout: Duration::from_secs(1),
+        };
+        settings.check().unwrap().1
+    }
+
+    #[test]
+    fn html_is_escaped_text_is_not_and_yen_have_no_decimals() {
+        let letter = sender().letter(&order(), &Notice::OrderConfirmed).unwrap();
+        let html = Html { letter: &letter }.render().unwrap();
+        assert!(!html.contains("<script>") && html.contains("&#60;script&#62;"), "{html}");
+        let text = Text { letter: &letter }.render().unwrap();
+        assert!(text.contains("2 x Shoe & <script>alert(1)</script>, 42 (S): 2980 JPY\n"), "{text}");
+        assert!(text.contains("Total: 3278 JPY\n") && text.starts_with("Hello Zoë <b>,\n"), "{text}");
+    }
+
+    #[test]
+    fn the_same_notice_is_the_same_message_and_no_line_break_reaches_a_header() {
+        let compose = |order: &OrderFacts| sender().compose(order, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH);
+        let mail = compose(&order()).unwrap();
+        assert_eq!(mail.bytes, compose(&order()).unwrap().bytes);
+        assert!(mail.bytes.is_ascii(), "no server has to know 8BITMIME");
+        for text in ["a\r\nBcc: x@y.example", "a\nb", "a\rb", "a\0b"] {
+            let named = OrderFacts { buyer_name: Some(text.to_owned()), ..order() };
+            assert_eq!(compose(&named).unwrap_err(), NotMailable::ControlCharacter("the buyer's name"));
+            let mailed = OrderFacts { email: Some(format!("{text}@example.test")), ..order() };
+            assert_eq!(compose(&mailed).unwrap_err(), NotMailable::ControlCharacter("the e-mail address"));
+            let mut sold = order();
+            sold.items[0].product = text.to_owned();
+            assert_eq!(compose(&sold).unwrap_err(), NotMailable::ControlCharacter("the product's name"));
+        }
+        let nobody = OrderFacts { email: None, ..order() };
+        assert_eq!(compose(&nobody).unwrap_err(), NotMailable::NoAddress);
+    }
+}

@@ -1,6 +1,7 @@
 //! Where the mail server is and who writes. Read once, refused with a sentence that does not repeat the password.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lettre::message::Mailbox;
@@ -87,7 +88,10 @@ impl MailSettings {
         let host = url.host().filter(|host| !matches!(host, Host::Domain("")));
         let host = host.ok_or(UnusableMailSettings("the mail server's address names no host"))?;
         let is_local = match &host {
-            Host::Domain(name) => *name == "localhost",
+            // In an address that is not the web's, numbers are a name too.
+            Host::Domain(name) => {
+                *name == "localhost" || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+            }
             Host::Ipv4(address) => address.is_loopback(),
             Host::Ipv6(address) => address.is_loopback(),
         };

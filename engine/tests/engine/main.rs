@@ -7,6 +7,8 @@ mod pulls;
 mod lifecycle;
 mod settlement;
 mod payments;
+mod mails;
+mod webhooks;
 mod forgetting;
 mod audit;
 mod schema;
