@@ -89,6 +89,19 @@ impl Mailer {
         }
     }
 
+    /// Connects and logs in, and says what stands in the way.
+    pub async fn check_server(&self) -> Result<(), String> {
+        let connected = tokio::time::timeout(self.server.send_timeout, self.connect()).await;
+        match connected {
+            Ok(Ok(connection)) => {
+                self.give_back(connection);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(text(&error)),
+            Err(_) => Err("it gave no answer in time".to_owned()),
+        }
+    }
+
     async fn attempt(&self, mail: &Mail, stage: &mut Stage) -> Result<(), Error> {
         while let Some(connection) = self.take_idle() {
             match self.exchange(connection, mail, stage).await {
