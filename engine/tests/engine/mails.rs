@@ -292,3 +292,22 @@ async fn a_buyer_without_an_address_gets_no_mail_and_a_kind_of_a_newer_program_w
     let detail = "select detail ->> 'reason' from outbox where kind = 'payment_failed'";
     assert_eq!(world.sql.query_one(detail, &[]).await.unwrap().get::<_, String>(0), "no_payment_method");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_whose_bank_wants_him_to_act_is_told_once() {
+    let world = World::new().await;
+    let sink = SmtpSink::start(SmtpSinkOptions::default()).await.unwrap();
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, "pm_card_authenticationRequired").await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    for _ in 0..3 {
+        world.sql.execute("update payments set due_at = now()", &[]).await.unwrap();
+        world.engine.charge_due(&client, 10, 1).await.unwrap();
+        deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    }
+    let mails = sink.mails();
+    assert_eq!(mails.len(), 1);
+    assert!(mails[0].message_id().contains("_payment_action_required@") && text(&mails[0]).contains("until"));
+}
