@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -281,14 +281,14 @@ fn path(argument: &str, prefix: &str) -> Option<String> {
 }
 
 /// A line with its end; `None` at the end of the connection, or after a line that is too long.
-async fn read_line(reader: &mut (impl AsyncRead + Unpin + tokio::io::AsyncBufRead)) -> io::Result<Option<Vec<u8>>> {
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     reader.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await?;
     Ok(line.ends_with(b"\n").then_some(line))
 }
 
 /// A mail up to its dot; `None` if the connection ends before it.
-async fn read_data(reader: &mut (impl AsyncRead + Unpin + tokio::io::AsyncBufRead)) -> io::Result<Option<Vec<u8>>> {
+async fn read_data(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Vec<u8>>> {
     let mut data = Vec::new();
     while let Some(line) = read_line(reader).await? {
         if line == b".\r\n" {
