@@ -3,6 +3,7 @@
 //! Everything is checked before anything is connected or opened. What is secret cannot be printed, not even in the
 //! sentence that says what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +13,10 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, ValueEnum};
+use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
+use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
+use doorbuster_engine::webhooks::{WebhookClient, WebhookEndpoint};
 use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
 
@@ -28,6 +32,8 @@ const JWT_SECRET_BYTES_MIN: usize = 32;
 pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
 pub const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bounds one mail, from the connection to the server's last word: below what a worker has when it is told to stop.
+const MAIL_SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -98,6 +104,42 @@ pub struct WorkersConfig {
     /// How long the payments of a worker that died wait; more than three calls to the provider take
     #[arg(long, env = "DOORBUSTER_CHARGE_LEASE", default_value = "2m", value_name = "DURATION")]
     pub charge_lease: SignedDuration,
+    #[command(flatten)]
+    pub outbox: OutboxConfig,
+}
+
+/// Who is told what happens to orders: buyers by mail, the shop's systems by webhooks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Mails and webhooks")]
+pub struct OutboxConfig {
+    /// The mail server: smtp://user:password@host:587 or smtps://… TLS is required unless it is this machine; ?tls=none and
+    /// ?tls=opportunistic say otherwise. Without it mails wait
+    #[arg(long, env = "DOORBUSTER_SMTP_URL", hide_env_values = true, value_name = "URL", requires = "mail_from")]
+    pub smtp_url: Option<Secret>,
+    /// Who writes to buyers: "Shop <orders@shop.example>"
+    #[arg(long, env = "DOORBUSTER_MAIL_FROM", value_name = "ADDRESS")]
+    pub mail_from: Option<String>,
+    /// The link to an order that mails carry: https://shop.example/orders/{order}
+    #[arg(long, env = "DOORBUSTER_ORDER_LINK", value_name = "URL")]
+    pub order_link: Option<String>,
+    /// Endpoints of webhooks, comma-separated: shop=https://shop.example/hooks
+    #[arg(long, env = "DOORBUSTER_WEBHOOKS", hide_env_values = true, value_delimiter = ',', value_name = "NAME=URL")]
+    pub webhooks: Vec<Secret>,
+    /// The endpoints' signing secrets, comma-separated, with a colon between those of a rotation: shop=whsec_new:whsec_old
+    #[arg(
+        long,
+        env = "DOORBUSTER_WEBHOOK_SECRETS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "NAME=SECRET"
+    )]
+    pub webhook_secrets: Vec<Secret>,
+    /// Mails, or webhooks to one endpoint, at the same time
+    #[arg(long, env = "DOORBUSTER_OUTBOX_CONCURRENCY", default_value_t = 8, value_name = "N")]
+    pub outbox_concurrency: usize,
+    /// How long what a worker that died was about to send waits; more than four mails to a slow server take
+    #[arg(long, env = "DOORBUSTER_OUTBOX_LEASE", default_value = "2m", value_name = "DURATION")]
+    pub outbox_lease: SignedDuration,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -275,7 +317,7 @@ fn sentence(error: &clap::Error) -> String {
         return format!("{flags} must be given, as a flag or as its DOORBUSTER_… variable (see --help)");
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "say what to do: serve, work, migrate, drop, token, audit, check-config or demo (see --help)"
+        return "say what to do: serve, work, migrate, drop, token, audit, outbox, check-config or demo (see --help)"
             .to_owned();
     }
     let text = error.to_string();
@@ -343,9 +385,65 @@ impl WorkersConfig {
             backlog_limit: self.backlog_limit,
             charge_concurrency: self.charge_concurrency,
             charge_lease: self.charge_lease,
+            lanes: self.outbox.check()?,
+            delivery: self.outbox.delivery(),
         };
         Ok(Workers { provider, settings })
     }
+}
+
+impl OutboxConfig {
+    /// One lane for mails, if there is a mail server, and one for each endpoint.
+    pub fn check(&self) -> Result<Vec<Lane>, BadConfig> {
+        if self.outbox_concurrency == 0 || !self.outbox_lease.is_positive() {
+            return bad("--outbox-concurrency and --outbox-lease must be above zero");
+        }
+        let mut lanes = self.mailer()?.map(Lane::Mail).into_iter().collect::<Vec<_>>();
+        let mut secrets = pairs("--webhook-secrets (DOORBUSTER_WEBHOOK_SECRETS): NAME=SECRET", &self.webhook_secrets)?;
+        for (name, url) in pairs("--webhooks (DOORBUSTER_WEBHOOKS): NAME=URL", &self.webhooks)? {
+            let secrets = secrets.remove(&name).unwrap_or_default();
+            let secrets =
+                secrets.split(':').filter(|secret| !secret.is_empty()).map(str::parse).collect::<Result<_, _>>();
+            let secrets = secrets.map_err(|error| BadConfig(format!("--webhook-secrets for {name:?}: {error}")))?;
+            let client = WebhookClient::new(WebhookEndpoint { name: name.clone(), url, secrets });
+            lanes.push(Lane::Webhook(client.map_err(|error| BadConfig(format!("--webhooks for {name:?}: {error}")))?));
+        }
+        match secrets.keys().next() {
+            Some(name) => bad(format!("--webhook-secrets names {name:?}, which --webhooks does not")),
+            None => Ok(lanes),
+        }
+    }
+
+    /// `None`: mails wait.
+    pub fn mailer(&self) -> Result<Option<Mailer>, BadConfig> {
+        let Some(url) = &self.smtp_url else { return Ok(None) };
+        let settings = MailSettings {
+            url: url.expose().to_owned(),
+            from: self.mail_from.clone().unwrap_or_default(),
+            order_link: self.order_link.clone(),
+            send_timeout: MAIL_SEND_TIMEOUT,
+        };
+        let mailer = Mailer::new(&settings);
+        mailer.map(Some).map_err(|error| BadConfig(format!("--smtp-url, --mail-from, --order-link: {error}")))
+    }
+
+    pub fn delivery(&self) -> DeliverySettings {
+        // Four rounds a lease, whatever the concurrency.
+        let batch = i64::try_from(self.outbox_concurrency.saturating_mul(4)).unwrap_or(i64::MAX);
+        DeliverySettings { concurrency: self.outbox_concurrency, batch, lease: self.outbox_lease }
+    }
+}
+
+/// `NAME=VALUE`, each name once. Values are secret, so they are not repeated.
+fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, String>, BadConfig> {
+    let mut pairs = BTreeMap::new();
+    for pair in given.iter().map(Secret::expose).filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else { return bad(format!("{what} has no =")) };
+        if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
+            return bad(format!("{what} names {name:?} twice"));
+        }
+    }
+    Ok(pairs)
 }
 
 impl ServeConfig {
@@ -421,6 +519,41 @@ mod tests {
         let cli = parsed(&["token", "--buyer", "b", "--jwt-secret", &long]).unwrap();
         let printed = format!("{cli:?}");
         assert!(!printed.contains(&long), "{printed}");
+    }
+
+    fn outbox(arguments: &[&str]) -> Result<OutboxConfig, Stop> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            outbox: OutboxConfig,
+        }
+        let alone = Alone::try_parse_from(std::iter::once("x").chain(arguments.iter().copied()));
+        alone.map(|alone| alone.outbox).map_err(Stop::Text)
+    }
+
+    #[test]
+    fn endpoints_and_secrets_belong_together() {
+        const A: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
+        const B: &str = "whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4";
+        let two = format!("a={A}:{B},b={B}");
+        let good = outbox(&["--webhooks", "a=https://a.example/?t=x,b=http://b.example", "--webhook-secrets", &two]);
+        let lanes = good.unwrap().check().unwrap();
+        assert_eq!(lanes.iter().map(Lane::name).collect::<Vec<_>>(), ["webhook:a", "webhook:b"]);
+        assert!(outbox(&[]).unwrap().check().unwrap().is_empty());
+        let smtp = &["--smtp-url", "smtp://u:hidden@mail.example", "--mail-from", "Shop <orders@shop.example>"];
+        assert_eq!(outbox(smtp).unwrap().check().unwrap()[0].name(), "mail");
+        assert!(outbox(&smtp[..2]).is_err(), "who writes?");
+        for (webhooks, secrets, wrong) in [
+            ("a", "", "has no ="),
+            ("a=https://a.example", "", "nothing is sent unsigned"),
+            ("a=https://a.example", "a=hidden", "24 to 64"),
+            ("a=https://a.example", &two, "names \"b\""),
+            ("a=https://a.example,a=https://b.example", &two, "twice"),
+            ("a=ftp://a.example", &two, "http or https"),
+        ] {
+            let error = outbox(&["--webhooks", webhooks, "--webhook-secrets", secrets]).unwrap().check().unwrap_err();
+            assert!(error.0.contains(wrong) && !error.0.contains("hidden"), "{error}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ const SECONDS: [f64; 16] =
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Name, and what it counts. Counters without labels begin at zero here, so that a rule about them has something to read.
-const COUNTERS: [(&str, &str); 20] = [
+const COUNTERS: [(&str, &str); 21] = [
     ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
     ("doorbuster_claims_total", "Answered claims, by outcome"),
     ("doorbuster_claim_batches_resent_total", "Batches of claims sent again because Redis gave no answer"),
@@ -41,14 +41,16 @@ const COUNTERS: [(&str, &str); 20] = [
     ("doorbuster_refunds_total", "Refunds that the provider carried out"),
     ("doorbuster_refunds_failed_total", "Refunds that the provider could not carry out; each needs a person"),
     ("doorbuster_provider_calls_total", "Calls to the payment provider, by operation and outcome"),
+    ("doorbuster_outbox_deliveries_total", "Attempts to send a mail or a webhook, by destination and outcome"),
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
 ];
-const LABELLED: [&str; 5] = [
+const LABELLED: [&str; 6] = [
     "doorbuster_pending_claims_total",
     "doorbuster_http_requests_total",
     "doorbuster_claims_total",
     "doorbuster_provider_calls_total",
+    "doorbuster_outbox_deliveries_total",
     "doorbuster_tx_retries_total",
 ];
 const HISTOGRAMS: [(&str, &str); 6] = [
@@ -60,11 +62,12 @@ const HISTOGRAMS: [(&str, &str); 6] = [
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];
 /// Not begun at zero: nobody has counted before the first reading.
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 6] = [
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
     ("doorbuster_finance_differences", "What did not agree in the last day whose books this process closed"),
     ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
+    ("doorbuster_outbox_waiting", "Mails and webhooks that wait for their first or next attempt, by destination"),
     ("doorbuster_connections_open", "Open connections of the public listener"),
 ];
 

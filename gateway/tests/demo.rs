@@ -58,6 +58,8 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     assert_eq!(zeros(&honest).map(|(_, found)| found), [0, 0, 1]);
     let accounted = honest.verdict.units_confirmed + honest.verdict.tokens_free;
     assert_eq!(accounted, u64::from(honest.stock), "every unit is sold or free");
+    let told = honest.verdict.orders_confirmed + honest.verdict.orders_payment_failed;
+    assert_eq!((honest.mails.mails_delivered, honest.mails.is_clean()), (told, true), "{:?}", honest.mails);
     let json = serde_json::to_value(&honest).unwrap();
     for field in [
         "stock",
@@ -68,6 +70,8 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
         "orders_confirmed",
         "units_confirmed",
         "orders_payment_failed",
+        "mails_delivered",
+        "mails_missing",
         "tokens_free",
         "oversold",
         "refused_while_stock_remained",
@@ -128,6 +132,7 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     let report = demo.report().await.unwrap();
     assert!(!report.is_clean());
     assert!(report.verdict.oversold > 0, "{:#?}", report.verdict);
+    assert_eq!(report.mails.mails_missing, 1, "nobody has told its buyer");
     assert!(demo.shop.stop().await);
 }
 

@@ -12,6 +12,8 @@ mod server;
 mod process;
 mod watchdog;
 pub mod provider;
+pub mod smtp_sink;
+pub mod webhook_sink;
 pub mod crowd;
 
 use std::fs::{self, File, Permissions, TryLockError};

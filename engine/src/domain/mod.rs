@@ -8,3 +8,4 @@ pub mod drops;
 pub mod claims;
 pub mod orders;
 pub mod payments;
+pub mod notices;

@@ -10,6 +10,7 @@ pub mod settle;
 pub mod charge;
 mod refund;
 pub mod finance;
+pub mod outbox;
 pub mod audit;
 
 pub use engine::{Engine, EngineError, LiveDrop};

@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::drops::{inconsistent, order_state, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
-use super::{grants, journal};
+use super::{grants, journal, outbox};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::{Currency, Money};
+use crate::domain::notices::Notice;
 use crate::domain::orders::{OrderEvent, OrderState};
 use crate::domain::payments::{PaymentState, RefundState};
 
@@ -175,7 +176,8 @@ pub(super) async fn confirm(tx: &Transaction<'_>, order: &LockedOrder, now: Time
         expect_rows("locked_order.sell", 1, changed)?;
     }
     journal::book_charge(tx, order, now).await?;
-    insert_outbox(tx, order.id, "order_confirmed", now).await
+    outbox::enqueue(tx, order.id, &Notice::OrderConfirmed, now).await?;
+    Ok(())
 }
 
 /// Ends an order whose payment failed.
@@ -183,11 +185,13 @@ pub(super) async fn release(
     tx: &Transaction<'_>,
     order: &LockedOrder,
     reason: &str,
+    code: &str,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     move_order(tx, order, OrderEvent::PaymentFailed, (PAYMENTS, reason), now).await?;
     free_units(tx, order, UnitsWere::Reserved).await?;
-    insert_outbox(tx, order.id, "payment_failed", now).await
+    outbox::enqueue(tx, order.id, &Notice::PaymentFailed { reason: code.to_owned() }, now).await?;
+    Ok(())
 }
 
 /// Ends an order before it ships.
@@ -195,12 +199,15 @@ pub(super) async fn cancel(
     tx: &Transaction<'_>,
     order: &LockedOrder,
     units: UnitsWere,
+    is_refunded: bool,
     why: (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     move_order(tx, order, OrderEvent::Cancel, why, now).await?;
     free_units(tx, order, units).await?;
-    insert_outbox(tx, order.id, "order_cancelled", now).await
+    let notice = Notice::OrderCancelled { is_refunded };
+    outbox::enqueue(tx, order.id, &notice, now).await?;
+    Ok(())
 }
 
 /// How the inventory counts the units of an order.
@@ -247,17 +254,6 @@ async fn free_units(tx: &Transaction<'_>, order: &LockedOrder, were: UnitsWere) 
         let changed = tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?;
         expect_rows("locked_order.free_inventory", 1, changed)?;
     }
-    Ok(())
-}
-
-pub(super) async fn insert_outbox(
-    tx: &Transaction<'_>,
-    order: OrderId,
-    kind: &str,
-    now: Timestamp,
-) -> Result<(), LedgerError> {
-    const SQL: &str = "-- locked_order.outbox\ninsert into outbox (order_id, kind, created_at) values ($1, $2, $3)";
-    tx.execute(&tx.prepare_cached(SQL).await?, &[&order.0, &kind, /* now */ &now]).await?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
-//! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse).
+//! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse), outbox.
 
 pub mod pool;
 mod tx;
@@ -17,6 +17,7 @@ pub mod payments;
 pub mod finance;
 pub mod refunds;
 mod journal;
+pub mod outbox;
 pub mod audit;
 pub mod error;
 

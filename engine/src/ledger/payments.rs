@@ -10,10 +10,12 @@ use super::error::{LedgerError, expect_rows};
 use super::locked_order::{
     LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_payment, lock_warehouses_of, move_payment, release,
 };
+use super::outbox;
 use super::pool::Ledger;
 use super::refunds::refund_late_money;
 use super::tx::run_tx;
 use crate::domain::ids::{BuyerId, IdempotencyKey, OrderId};
+use crate::domain::notices::Notice;
 use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict};
 
 /// How long a payment that waits for the buyer or for the provider is left before the provider is asked again.
@@ -89,7 +91,7 @@ impl Ledger {
                     // The charge was faster than the buyer's wish. Out of the order of locks, which is rare enough for the
                     // retry of a deadlock.
                     lock_warehouses_of(tx, order).await?;
-                    cancel(tx, &found, UnitsWere::Reserved, (actor, reason), now).await?;
+                    cancel(tx, &found, UnitsWere::Reserved, true, (actor, reason), now).await?;
                     let payment = LockedPayment { state: to, ..payment };
                     refund_late_money(tx, &found, &payment, (actor, reason), now).await?;
                     Ok(PaymentSettled::Refunding)
@@ -125,6 +127,9 @@ impl Ledger {
                     if again.is_some() {
                         move_payment(tx, order, &payment, to, None, None, again, now).await?;
                     }
+                    if to == PaymentState::ActionRequired && payment.state != to {
+                        outbox::enqueue(tx, order, &Notice::PaymentActionRequired, now).await?;
+                    }
                     Ok(PaymentSettled::Waiting)
                 }
                 Verdict::Canceled => {
@@ -135,10 +140,12 @@ impl Ledger {
                     let Ok(to) = payment.state.apply(event) else { return Ok(PaymentSettled::NoChange) };
                     move_payment(tx, order, &payment, to, None, None, None, now).await?;
                     match &found.cancel_asked {
-                        Some((actor, reason)) => cancel(tx, &found, UnitsWere::Reserved, (actor, reason), now).await?,
+                        Some((actor, reason)) => {
+                            cancel(tx, &found, UnitsWere::Reserved, false, (actor, reason), now).await?;
+                        }
                         None => {
                             let reason = payment.failure.as_deref().unwrap_or("the payment was canceled");
-                            release(tx, &found, reason, now).await?;
+                            release(tx, &found, reason, reason, now).await?;
                         }
                     }
                     Ok(PaymentSettled::Released)
@@ -172,7 +179,7 @@ impl Ledger {
                 return Ok(PaymentSettled::CancelNext);
             }
             move_payment(tx, order, &payment, to, Some("no_payment_method"), None, None, now).await?;
-            release(tx, &found, "no payment method was given in time", now).await?;
+            release(tx, &found, "no payment method was given in time", "no_payment_method", now).await?;
             Ok(PaymentSettled::Released)
         })
     }

@@ -10,13 +10,15 @@ use uuid::Uuid;
 use super::error::{LedgerError, expect_rows};
 use super::journal;
 use super::locked_order::{
-    LockedOrder, LockedPayment, UnitsWere, cancel, insert_outbox, lock_order, lock_payment, lock_warehouses_of, money,
-    move_payment, refund_state,
+    LockedOrder, LockedPayment, UnitsWere, cancel, lock_order, lock_payment, lock_warehouses_of, money, move_payment,
+    refund_state,
 };
+use super::outbox;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::ids::{BuyerId, OrderId, ProviderRefundId, RefundId};
 use crate::domain::money::Money;
+use crate::domain::notices::Notice;
 use crate::domain::orders::{OrderEvent, OrderState};
 use crate::domain::payments::{PaymentEvent, PaymentState, RefundReport, RefundState, RefundVerdict};
 
@@ -110,7 +112,7 @@ impl Ledger {
                 update orders set cancel_asked_by = $2, cancel_reason = $3, updated_at = $4 where order_id = $1";
             tx.execute(ASKED, &[&order.0, &actor, &reason, /* now */ &now]).await?;
             if payment.state.was_paid() {
-                cancel(tx, &found, UnitsWere::Sold, (actor, reason), now).await?;
+                cancel(tx, &found, UnitsWere::Sold, true, (actor, reason), now).await?;
                 refund_rest(tx, order, &payment, (actor, reason), now).await?;
                 return Ok(OrderCancelled::Now);
             }
@@ -119,7 +121,7 @@ impl Ledger {
             {
                 withdraw(tx, order, now).await?;
                 move_payment(tx, order, &payment, to, Some("order_cancelled"), None, None, now).await?;
-                cancel(tx, &found, UnitsWere::Reserved, (actor, reason), now).await?;
+                cancel(tx, &found, UnitsWere::Reserved, false, (actor, reason), now).await?;
                 return Ok(OrderCancelled::Now);
             }
             request_cancel(tx, order, &payment, now).await?;
@@ -220,7 +222,8 @@ impl Ledger {
             if to == RefundState::Succeeded {
                 let before = settled_minor(tx, order).await?;
                 journal::book_refund(tx, &found, refund, (before, amount.amount_minor), now).await?;
-                insert_outbox(tx, order, &format!("refund_issued:{refund}"), now).await?;
+                let is_full = before + amount.amount_minor == payment.amount.amount_minor;
+                outbox::enqueue(tx, order, &Notice::RefundIssued { refund, amount, is_full }, now).await?;
             } else {
                 if state == RefundState::Succeeded {
                     journal::reverse_refund(tx, refund, now).await?;

@@ -9,7 +9,7 @@
 //! | who holds the units now | lock_tokens | tokens FOR UPDATE, by serial |
 //! | units each buyer holds, his profile | holdings, profiles | |
 //! | classify in memory | | |
-//! | write | orders, items, payments, holdings, history, tokens, inventory | inventory, in order |
+//! | write | orders, items, payments, history, events, holdings, tokens, inventory | inventory, in order |
 //!
 //! A claim id that was seen once, as an order or as rejected, is never settled again. Two workers that settle the same
 //! claims meet at the token locks; the second finds every unit held by the very claim it brings.
@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::drops::serial_values;
 use super::error::{LedgerError, expect_rows};
 use super::grants;
+use super::outbox;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::claims::Claim;
@@ -375,6 +376,7 @@ async fn write_orders(
     let statement = tx.prepare_cached(PAYMENTS).await?;
     tx.execute(&statement, &[&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods]).await?;
     tx.execute(&tx.prepare_cached(HISTORY).await?, &[/* now */ &now, &pending, &ids]).await?;
+    outbox::enqueue_created(tx, &ids, now).await?;
 
     let places = accepted.iter().flat_map(|a| a.nths.iter().map(move |nth| (a, *nth))).collect::<Vec<_>>();
     let place_buyers = places.iter().map(|(a, _)| a.claim.claim.buyer.as_str()).collect::<Vec<_>>();

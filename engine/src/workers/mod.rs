@@ -5,6 +5,8 @@
 //! | settle | second | reads the claim logs; settles them when the interval is over or the backlog is long |
 //! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
+//! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
+//! | events | quarter of a second | makes deliveries of what has happened, if there are endpoints |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::flows::charge::CHARGE_LEASE;
+use crate::flows::outbox::{DeliverySettings, Lane};
 use crate::flows::{Engine, EngineError};
 use crate::provider::ProviderClient;
 
@@ -34,6 +37,10 @@ const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
 /// Payments leased in one go: few enough that a worker that dies delays them for one lease only.
 const CHARGE_BATCH: i64 = 256;
+/// Between two looks for due deliveries when there were none.
+const OUTBOX_IDLE: Duration = Duration::from_millis(500);
+const EVENTS_EVERY: Duration = Duration::from_millis(250);
+const OUTBOX_LOOK_EVERY: Duration = Duration::from_secs(15);
 const EXPIRE_BATCH: i64 = 500;
 /// After an error: long enough not to fill the log, short enough to be back when the store is.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -48,6 +55,9 @@ pub struct WorkerSettings {
     pub charge_concurrency: usize,
     /// How long the payments of a worker that died wait before another one takes them up.
     pub charge_lease: SignedDuration,
+    /// Who is told what happens to orders. Without a lane for mails, mails wait in the outbox.
+    pub lanes: Vec<Lane>,
+    pub delivery: DeliverySettings,
 }
 
 impl Default for WorkerSettings {
@@ -57,6 +67,8 @@ impl Default for WorkerSettings {
             backlog_limit: 5_000,
             charge_concurrency: 16,
             charge_lease: CHARGE_LEASE,
+            lanes: Vec::new(),
+            delivery: DeliverySettings::default(),
         }
     }
 }
@@ -64,6 +76,23 @@ impl Default for WorkerSettings {
 /// Runs all loops until `stop`; then every loop finishes its step, and what is accepted is settled once more.
 pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
     let tasks = TaskTracker::new();
+    if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
+        tracing::warn!("no mail server is configured: mails to buyers wait in the outbox");
+    }
+    for lane in &settings.lanes {
+        tasks.spawn(deliver(engine.clone(), lane.clone(), settings.delivery, stop.clone()));
+    }
+    tasks.spawn(repeat("outbox", OUTBOX_LOOK_EVERY, stop.clone(), {
+        let (engine, lanes) = (engine.clone(), settings.lanes.clone());
+        async move || engine.count_waiting_deliveries(&lanes).await
+    }));
+    let endpoints = settings.lanes.iter().filter_map(Lane::endpoint).map(str::to_owned).collect::<Vec<_>>();
+    if !endpoints.is_empty() {
+        tasks.spawn(repeat("events", EVENTS_EVERY, stop.clone(), {
+            let engine = engine.clone();
+            async move || engine.fan_out_events(&endpoints).await.map(|_| ())
+        }));
+    }
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
     tasks.spawn(settle_at_once(engine.clone(), stop.clone()));
     tasks.spawn(charge(engine.clone(), provider, settings, stop.clone()));
@@ -196,6 +225,25 @@ async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettin
                 pause(AFTER_ERROR, &stop).await;
             }
         }
+    }
+}
+
+async fn deliver(engine: Engine, lane: Lane, settings: DeliverySettings, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let wait = match engine.deliver_due(&lane, settings, &stop).await {
+            Ok(report) => match report.rest {
+                // What is to be waited for has a bound of its own, so this never fails.
+                Some(rest) => Duration::try_from(rest).unwrap_or(AFTER_ERROR),
+                None if report.leased > 0 => continue,
+                None => OUTBOX_IDLE,
+            },
+            Err(error) => {
+                let lane = lane.name();
+                tracing::warn!(lane, %error, "the outbox could not finish its round for {lane}: {error}");
+                AFTER_ERROR
+            }
+        };
+        pause(wait, &stop).await;
     }
 }
 

@@ -10,6 +10,8 @@ mod settlement;
 mod payments;
 mod cancels;
 mod refunds;
+mod mails;
+mod webhooks;
 mod forgetting;
 mod audit;
 mod schema;

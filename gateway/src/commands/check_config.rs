@@ -2,17 +2,21 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
+use doorbuster_engine::flows::outbox::Lane;
 
 use super::{Failure, print};
-use crate::config::StoresConfig;
+use crate::config::{OutboxConfig, StoresConfig};
 
 #[derive(Debug, Args)]
 pub struct CheckArguments {
     #[command(flatten)]
     stores: StoresConfig,
+    #[command(flatten)]
+    outbox: OutboxConfig,
 }
 
 pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
+    let lanes = arguments.outbox.check()?;
     let engine = super::engine(&arguments.stores).await?;
     let postgres = engine.ledger.version().await.context("Postgres cannot be reached")?;
     print(format_args!("Postgres {postgres}"));
@@ -42,8 +46,26 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         )),
         None => print("  note  appendfsync cannot be read with this user: it should be always"),
     }
+    for lane in &lanes {
+        match lane {
+            Lane::Mail(mailer) => match mailer.check_server().await {
+                Ok(()) => check(true, "the mail server takes our mail", ""),
+                Err(error) => check(false, "", &format!("the mail server cannot be used: {error}")),
+            },
+            Lane::Webhook(endpoint) if endpoint.is_plain() => print(format_args!(
+                "  note  the endpoint {} is reached without TLS: others on the way can read its events",
+                endpoint.name()
+            )),
+            Lane::Webhook(endpoint) => {
+                check(true, &format!("the endpoint {} has secrets and TLS", endpoint.name()), "")
+            }
+        }
+    }
+    if !lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
+        print("  note  no mail server is configured (DOORBUSTER_SMTP_URL): mails to buyers wait in the outbox");
+    }
     match wrong {
         0 => Ok(()),
-        count => Err(anyhow!("{count} of Redis' settings must be changed before anything is sold").into()),
+        count => Err(anyhow!("{count} settings must be changed before anything is sold").into()),
     }
 }

@@ -11,6 +11,7 @@ pub mod receipt;
 pub mod check_config;
 pub mod demo;
 pub mod audit;
+pub mod outbox;
 
 use std::process::ExitCode;
 
@@ -46,7 +47,9 @@ pub enum Command {
     Demo(crate::demo::DemoOptions),
     /// Audits every drop: each unit in exactly one place, each order charged once
     Audit(audit::AuditArguments),
-    /// Connects to Redis and Postgres and says what it finds there
+    /// Shows what buyers and the shop's systems were not told, and tells them again
+    Outbox(outbox::OutboxArguments),
+    /// Connects to Redis, Postgres and the mail server and says what it finds there
     CheckConfig(check_config::CheckArguments),
 }
 
@@ -94,6 +97,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Demo(options) => Box::pin(demo::run(options)).await,
         Command::Audit(arguments) => audit::run(&arguments).await,
+        Command::Outbox(arguments) => outbox::run(arguments).await,
         Command::CheckConfig(arguments) => check_config::run(&arguments).await,
     }
 }

@@ -1,13 +1,14 @@
 //! The report: figures, and zeros that are computed from the buyers' own log and the stores, never from the engine's counters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Context as _;
 use doorbuster_engine::flows::audit::AuditReport;
 use doorbuster_sandbox::crowd::{CaptureFact, FreedFact, Latencies, OrderFact, StoreFacts, Verdict, judge};
+use doorbuster_sandbox::smtp_sink::ReceivedMail;
 use serde::Serialize;
 
-use super::sale::Demo;
+use super::sale::{Demo, MAIL_FROM};
 use super::timeline::Timeline;
 
 /// What the demo found. Its JSON form is what `--report` writes.
@@ -23,6 +24,8 @@ pub struct DemoReport {
     pub verdict: Verdict,
     /// Answers that asked a buyer to come back (503), and calls without an answer.
     pub asked_to_come_back: u64,
+    #[serde(flatten)]
+    pub mails: MailsReport,
     pub audit_violations: usize,
     pub claim_latency_ms: Quantiles,
     /// How late clicks were sent after the moment they were meant for: the crowd's own limit, not the gateway's.
@@ -40,6 +43,18 @@ pub struct DemoReport {
     pub audit: AuditReport,
 }
 
+/// What the mail server has taken, against the order rows: one confirmation for each confirmed order, one mail for each
+/// order whose payment failed, and no others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct MailsReport {
+    /// Different mails.
+    pub mails_delivered: u64,
+    /// The same mail again, as after a worker that died while it sent one.
+    pub mails_repeated: u64,
+    pub mails_missing: u64,
+    pub mails_unexpected: u64,
+}
+
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Quantiles {
     pub p50: f64,
@@ -55,7 +70,33 @@ impl From<Latencies> for Quantiles {
 
 impl DemoReport {
     pub fn is_clean(&self) -> bool {
-        self.verdict.is_clean() && self.audit.is_clean()
+        self.verdict.is_clean() && self.audit.is_clean() && self.mails.is_clean()
+    }
+}
+
+impl MailsReport {
+    pub fn is_clean(&self) -> bool {
+        self.mails_missing == 0 && self.mails_unexpected == 0
+    }
+
+    fn new(orders: &[OrderFact], mails: &[ReceivedMail]) -> Self {
+        let told = |order: &OrderFact, kind: &str| {
+            let address = MAIL_FROM.rsplit('@').next().unwrap_or_default().trim_end_matches('>');
+            format!("<evt_{}_{kind}@{address}>", order.order_id.replace('-', ""))
+        };
+        let due = orders.iter().filter_map(|order| match order.status.as_str() {
+            "CONFIRMED" => Some(told(order, "order_confirmed")),
+            "PAYMENT_FAILED" => Some(told(order, "payment_failed")),
+            _ => None,
+        });
+        let due = due.collect::<HashSet<_>>();
+        let delivered = mails.iter().map(ReceivedMail::message_id).collect::<HashSet<_>>();
+        Self {
+            mails_delivered: delivered.len() as u64,
+            mails_repeated: (mails.len() - delivered.len()) as u64,
+            mails_missing: due.difference(&delivered).count() as u64,
+            mails_unexpected: delivered.difference(&due).count() as u64,
+        }
     }
 }
 
@@ -71,6 +112,7 @@ impl Demo {
             limit: self.options.limit,
             seed: self.options.seed,
             verdict: judge(&self.log, &facts),
+            mails: MailsReport::new(&facts.orders, &self.mailbox.mails()),
             asked_to_come_back: self.log.undecided(),
             audit_violations: audit.violations.len(),
             claim_latency_ms: self.log.latencies().into(),

@@ -12,12 +12,15 @@ use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
 use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::flows::Engine;
+use doorbuster_engine::flows::outbox::Lane;
 use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::WorkerSettings;
 use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions, Mint};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+use doorbuster_sandbox::smtp_sink::{SmtpSink, SmtpSinkOptions};
 use doorbuster_sandbox::{Postgres, Redis, Sandbox};
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
@@ -35,6 +38,8 @@ const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows"
 pub(super) const RECEIPT_KEYS: &str = "demo=a key that only the demo uses to sign receipts";
 const SKU: &str = "SHOE-42";
 const PRICE_MINOR: i64 = 14_900;
+/// Who writes to the demo's buyers. Nobody has this domain (RFC 2606).
+pub(super) const MAIL_FROM: &str = "Doorbuster <orders@shop.invalid>";
 const DATABASE_CONNECTIONS: usize = 24;
 /// Requests under way at the same time: enough to keep every batch full, few enough for a laptop's open files.
 const CONNECTIONS: usize = 256;
@@ -77,6 +82,7 @@ pub struct Demo {
     pub(super) crowd: Crowd,
     pub(super) redis: Redis,
     pub(super) postgres: Postgres,
+    pub(super) mailbox: SmtpSink,
     pub(super) elapsed: Duration,
     pub(super) events: Vec<Event>,
     sandbox: Sandbox,
@@ -91,13 +97,15 @@ pub(super) struct Standing {
     pub(super) pending: u64,
     pub(super) confirmed: u64,
     pub(super) failed: u64,
+    /// To be sent.
+    pub(super) mails: u64,
 }
 
 impl Demo {
     /// Starts the servers, makes the drop and opens it.
     pub async fn open(options: DemoOptions, screen: &Screen) -> anyhow::Result<Self> {
         let settle_every = check(&options)?;
-        screen.step("starting a private Redis, Postgres and payment provider");
+        screen.step("starting a private Redis, Postgres, payment provider and mail server");
         let sandbox = Sandbox::temporary()?;
         let (redis, postgres) = tokio::try_join!(sandbox.redis(), sandbox.postgres())?;
         let delay = if options.chaos { CHAOS_PROVIDER_DELAY } else { Range::default() };
@@ -109,6 +117,7 @@ impl Demo {
             connect_timeout: Duration::from_secs(2),
             answer_timeout: Duration::from_secs(20),
         })?;
+        let mailbox = SmtpSink::start(SmtpSinkOptions { seed: options.seed, ..SmtpSinkOptions::default() }).await?;
         let database_url = postgres.create_database("doorbuster").await?;
         let ledger = Ledger::new(&database_url, DATABASE_CONNECTIONS)?;
         ledger.migrate().await?;
@@ -118,14 +127,15 @@ impl Demo {
         let drop = create(&engine, &options).await?;
         let shop = if options.chaos {
             screen.step("starting gateway and worker as processes of their own");
-            let stores = Stores { redis_url: redis.url(), database_url: &database_url, jwt_secret: JWT_SECRET };
+            let (redis_url, smtp_url) = (redis.url(), mailbox.url());
+            let stores = Stores { redis_url, database_url: &database_url, jwt_secret: JWT_SECRET, smtp_url };
             let at_a_time = (options.stock / CHAOS_ORDERS_PER_CHARGE).clamp(2, CHARGE_CONCURRENCY);
             let processes = Processes::start(&sandbox, &stores, &provider, options.settle_every, at_a_time);
             Shop::Apart(Box::new(processes.await?))
         } else {
             let workers = Workers {
                 provider: provider_client.clone(),
-                settings: WorkerSettings { settle_every, ..WorkerSettings::default() },
+                settings: WorkerSettings { settle_every, lanes: vec![mail(&mailbox)?], ..WorkerSettings::default() },
             };
             let receipt_keys = ReceiptKey::parse_list(&Secret::from(RECEIPT_KEYS.to_owned()))?;
             let config = GatewayConfig { receipt_keys, ..GatewayConfig::on_free_ports(JWT_SECRET) };
@@ -166,6 +176,7 @@ impl Demo {
             crowd,
             redis,
             postgres,
+            mailbox,
             elapsed,
             events: Vec::new(),
             sandbox,
@@ -225,6 +236,7 @@ impl Demo {
                 && self.clicks_unanswered() == 0
                 && standing.unsettled == 0
                 && standing.pending == 0
+                && standing.mails == 0
                 && struck.is_cancelled();
             let all_sold = standing.free == 0 && self.engine.ledger.pending_grants().await?.is_empty();
             if at_rest && (changed.elapsed() > QUIET || (all_sold && changed.elapsed() > 2 * LOOK_EVERY)) {
@@ -266,8 +278,19 @@ impl Demo {
             pending: of(OrderState::PendingPayment),
             confirmed: OrderState::ALL.into_iter().filter(|state| state.is_sold()).map(of).sum(),
             failed: of(OrderState::PaymentFailed),
+            mails: self.engine.ledger.waiting_deliveries().await?.values().map(|count| count.cast_unsigned()).sum(),
         })
     }
+}
+
+fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
+    let settings = MailSettings {
+        url: mailbox.url(),
+        from: MAIL_FROM.to_owned(),
+        order_link: None,
+        send_timeout: Duration::from_secs(10),
+    };
+    Ok(Lane::Mail(Mailer::new(&settings)?))
 }
 
 fn arrive_within(options: &DemoOptions) -> Duration {

@@ -157,6 +157,7 @@ fn table(report: &DemoReport) -> String {
     row("orders confirmed", verdict.orders_confirmed.to_string());
     row("units confirmed", verdict.units_confirmed.to_string());
     row("orders whose card was declined", verdict.orders_payment_failed.to_string());
+    row("mails delivered", report.mails.mails_delivered.to_string());
     row("units free again", verdict.tokens_free.to_string());
     row("elapsed", format!("{:.1} s", report.elapsed_s));
     row("Redis / Postgres", format!("{} / {}", report.redis_version, report.postgres_version));
@@ -172,6 +173,7 @@ fn table(report: &DemoReport) -> String {
     check("buyers over the limit", verdict.over_limit, 0);
     check("repeated clicks answered differently", verdict.answers_that_differ, 0);
     check("orders and captures that do not match", verdict.capture_mismatches, 0);
+    check("mails missing or unexpected", report.mails.mails_missing + report.mails.mails_unexpected, 0);
     check("violations found by the audit", report.audit_violations as u64, 0);
     for finding in &verdict.findings {
         let _ = writeln!(text, "    {finding}");

@@ -12,13 +12,13 @@ use jiff::SignedDuration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::sale::RECEIPT_KEYS;
+use super::sale::{MAIL_FROM, RECEIPT_KEYS};
 use crate::{RunningGateway, telemetry};
 
 const LISTEN: &str = "DOORBUSTER_LISTEN";
 const OPS_LISTEN: &str = "DOORBUSTER_OPS_LISTEN";
 /// What a killed worker had leased waits so long. Above what its slowest payment takes: three calls to a provider that
-/// answers within 150 ms, behind fifteen others on a busy machine.
+/// answers within 150 ms, behind fifteen others on a busy machine. Mails take less.
 const CHARGE_LEASE: SignedDuration = SignedDuration::from_secs(8);
 /// Reading `/metrics` on loopback takes milliseconds.
 const METRICS_DEADLINE: Duration = Duration::from_secs(2);
@@ -48,6 +48,7 @@ pub(super) struct Stores<'a> {
     pub(super) redis_url: String,
     pub(super) database_url: &'a str,
     pub(super) jwt_secret: &'a str,
+    pub(super) smtp_url: String,
 }
 
 impl Shop {
@@ -109,7 +110,10 @@ impl Processes {
             .variable("DOORBUSTER_PROVIDER_KEY", provider.secret_key())
             .variable("DOORBUSTER_SETTLE_EVERY", settle_every.to_string())
             .variable("DOORBUSTER_CHARGE_CONCURRENCY", charge_concurrency.to_string())
-            .variable("DOORBUSTER_CHARGE_LEASE", CHARGE_LEASE.to_string());
+            .variable("DOORBUSTER_CHARGE_LEASE", CHARGE_LEASE.to_string())
+            .variable("DOORBUSTER_SMTP_URL", &stores.smtp_url)
+            .variable("DOORBUSTER_MAIL_FROM", MAIL_FROM)
+            .variable("DOORBUSTER_OUTBOX_LEASE", CHARGE_LEASE.to_string());
         let start = async |name, options| sandbox.process(name, options).await.with_context(|| format!("the {name}"));
         let (gateway, worker) = tokio::try_join!(start("gateway", serve), start("worker", work))?;
         Ok(Self { gateway, worker, before: Mutex::default() })

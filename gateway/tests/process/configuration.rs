@@ -32,6 +32,15 @@ async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
         (&["work"], &[redis, database], "--provider-url"),
         (&["work", "--provider-url", "nonsense", "--provider-key", "sk"], &all, "not a URL"),
         (&["work", "--settle-every", "soon"], &all, "soon"),
+        (&["work"], &[redis, database, ("DOORBUSTER_SMTP_URL", "smtp://u:hidden@x")], "--mail-from"),
+        (
+            &["check-config", "--mail-from", "s@x.example"],
+            &[redis, database, ("DOORBUSTER_SMTP_URL", "hidden")],
+            "not a URL",
+        ),
+        (&["check-config"], &[redis, database, ("DOORBUSTER_WEBHOOKS", "shop=https://hidden@x")], "unsigned"),
+        (&["outbox", "replay"], &all, "--event"),
+        (&["outbox", "replay", "--event", "7"], &all, "evt_"),
         (&["token", "--buyer", "a b"], &[secret], "--buyer"),
         (&["token", "--buyer", "ada"], &[], "--jwt-secret"),
         (&["drop", "create", "--name", "Shoe", "--product", "Shoe", "--stock", "1"], &all, "Shoe"),
@@ -56,7 +65,9 @@ async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
 
 #[tokio::test]
 async fn help_is_the_documentation_and_hides_secrets() {
-    for arguments in [["serve", "--help"], ["work", "--help"], ["drop", "--help"], ["check-config", "--help"]] {
+    for arguments in
+        [["serve", "--help"], ["work", "--help"], ["drop", "--help"], ["check-config", "--help"], ["outbox", "--help"]]
+    {
         let mut command = bare(&arguments);
         command.env("DOORBUSTER_JWT_SECRET", "do-not-show").env("DOORBUSTER_REDIS_URL", "redis://:do-not-show@x");
         let output = output(command).await;
@@ -111,5 +122,12 @@ async fn a_drop_is_made_opened_shown_and_closed_from_the_command_line() {
 
     let (code, said, _) = run(&["check-config"]).await;
     assert!(code == Some(0) && said.contains("noeviction") && said.contains("appendfsync is always"), "{said}");
+    assert!(said.contains("mails to buyers wait in the outbox"), "{said}");
+    let (code, said, _) =
+        run(&["check-config", "--smtp-url", "smtp://127.0.0.1:1", "--mail-from", "s@x.example"]).await;
+    assert!(code == Some(1) && said.contains("the mail server cannot be used"), "{said}");
+    assert_eq!(run(&["outbox", "show"]).await.1, "the outbox is empty\n");
+    let (code, _, error) = run(&["outbox", "replay", "--since", "2026-01-01T00:00:00Z"]).await;
+    assert!(code == Some(1) && error.contains("no such event"), "{error}");
     assert_eq!(run(&["token", "--buyer", "ada"]).await.1.trim().split('.').count(), 3);
 }

@@ -7,7 +7,7 @@
 
 mod clock;
 mod options;
-mod faults;
+pub(crate) mod faults;
 mod limit;
 mod store;
 mod webhooks;

@@ -1,0 +1,205 @@
+//! Notices: what happened to an order that somebody outside is told, the buyer by mail and the shop's systems by webhook.
+//!
+//! A notice names one thing that happened once: order, kind and, for refunds, which one. From these three come the mail's
+//! Message-ID and the event's id, so that whoever is told twice can see that it was the same.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::ids::{BuyerId, InvalidId, OrderId, RefundId};
+use super::money::Money;
+use super::pricing::Totals;
+
+/// What happened, with what only this kind of notice has to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Notice {
+    /// A claim became an order. For the shop only: the buyer has had his answer.
+    OrderCreated,
+    /// The order waits for a payment method.
+    PaymentRequired,
+    /// The provider wants the buyer to act.
+    PaymentActionRequired,
+    OrderConfirmed,
+    PaymentFailed {
+        /// The provider's code, or our own: see `payments.failure`.
+        #[serde(default)]
+        reason: String,
+    },
+    OrderCancelled {
+        /// Money was taken, and comes back in a refund of its own.
+        #[serde(default)]
+        is_refunded: bool,
+    },
+    RefundIssued {
+        refund: RefundId,
+        amount: Money,
+        is_full: bool,
+    },
+}
+
+/// A notice's name: which order, what, and which of several.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventId {
+    pub order: OrderId,
+    pub kind: String,
+    pub about: String,
+}
+
+/// An order as a notice tells of it. What is sold and for how much never changes after settlement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OrderFacts {
+    pub id: OrderId,
+    pub buyer: BuyerId,
+    pub drop_name: Option<String>,
+    /// As the buyer wrote it into his address.
+    pub buyer_name: Option<String>,
+    pub email: Option<String>,
+    pub items: Vec<ItemFacts>,
+    pub totals: Totals,
+    /// Until when an unpaid order keeps its units.
+    pub pay_by: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemFacts {
+    pub sku: String,
+    pub product: String,
+    pub variant: String,
+    pub quantity: u32,
+    pub unit_price: Money,
+}
+
+/// A stored notice that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind:?} with the detail {detail} is not a notice")]
+pub struct NotANotice {
+    pub kind: String,
+    pub detail: Value,
+}
+
+impl Notice {
+    /// One of each, for tests and tables.
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 8] {
+        [
+            Self::OrderCreated,
+            Self::PaymentRequired,
+            Self::PaymentActionRequired,
+            Self::OrderConfirmed,
+            Self::PaymentFailed { reason: "card_declined".to_owned() },
+            Self::OrderCancelled { is_refunded: true },
+            Self::RefundIssued { refund, amount, is_full: true },
+            Self::RefundIssued { refund, amount, is_full: false },
+        ]
+    }
+
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::OrderCreated => "order_created",
+            Self::PaymentRequired => "payment_required",
+            Self::PaymentActionRequired => "payment_action_required",
+            Self::OrderConfirmed => "order_confirmed",
+            Self::PaymentFailed { .. } => "payment_failed",
+            Self::OrderCancelled { .. } => "order_cancelled",
+            Self::RefundIssued { .. } => "refund_issued",
+        }
+    }
+
+    /// The type of the webhook event: full stops between its parts, as Standard Webhooks recommends.
+    pub fn event_type(&self) -> &'static str {
+        match self {
+            Self::OrderCreated => "order.created",
+            Self::PaymentRequired => "order.payment_required",
+            Self::PaymentActionRequired => "order.payment_action_required",
+            Self::OrderConfirmed => "order.confirmed",
+            Self::PaymentFailed { .. } => "order.payment_failed",
+            Self::OrderCancelled { .. } => "order.cancelled",
+            Self::RefundIssued { .. } => "order.refund_issued",
+        }
+    }
+
+    /// Which one, where an order can have several of this kind.
+    pub fn about(&self) -> String {
+        match self {
+            Self::RefundIssued { refund, .. } => refund.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    pub fn is_mailed(&self) -> bool {
+        !matches!(self, Self::OrderCreated)
+    }
+
+    pub fn event_id(&self, order: OrderId) -> EventId {
+        EventId { order, kind: self.kind().to_owned(), about: self.about() }
+    }
+
+    /// What is stored beside the kind.
+    pub fn detail(&self) -> Value {
+        serde_json::to_value(self).expect("a notice is made of texts and numbers")
+    }
+
+    /// From what is stored; a detail that is missing is one of which nothing was known.
+    pub fn from_stored(kind: &str, detail: Option<Value>) -> Result<Self, NotANotice> {
+        let detail = detail.unwrap_or_else(|| json!({ "kind": kind }));
+        let wrong = || NotANotice { kind: kind.to_owned(), detail: detail.clone() };
+        let notice = serde_json::from_value::<Self>(detail.clone()).map_err(|_| wrong())?;
+        if notice.kind() == kind { Ok(notice) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dash = if self.about.is_empty() { "" } else { "-" };
+        write!(f, "evt_{}_{}{dash}{}", self.order.0.simple(), self.kind, self.about)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = InvalidId { what: "an event's id", rule: "evt_{order}_{kind} as `webhook-id` has it" };
+        let parts = text.strip_prefix("evt_").and_then(|rest| rest.split_once('_'));
+        let Some((order, rest)) = parts else { return Err(invalid) };
+        let order = Uuid::try_parse(order).map(OrderId).map_err(|_| invalid)?;
+        let (kind, about) = rest.split_once('-').unwrap_or((rest, ""));
+        Ok(Self { order, kind: kind.to_owned(), about: about.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> [Notice; 8] {
+        Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
+    }
+
+    #[test]
+    fn every_notice_is_read_back_as_it_was_stored() {
+        for notice in samples() {
+            assert_eq!(Notice::from_stored(notice.kind(), Some(notice.detail())), Ok(notice.clone()));
+        }
+        let bare = Notice::from_stored("payment_failed", None);
+        assert_eq!(bare, Ok(Notice::PaymentFailed { reason: String::new() }), "as an older program has stored it");
+        assert!(Notice::from_stored("refund_issued", None).is_err(), "of how much?");
+        assert!(Notice::from_stored("order_confirmed", Some(json!({ "kind": "order_created" }))).is_err());
+    }
+
+    #[test]
+    fn event_ids_have_no_full_stop_and_are_read_back() {
+        let order = OrderId(Uuid::from_u128(7));
+        for notice in samples() {
+            let id = notice.event_id(order);
+            assert!(!id.to_string().contains('.'), "{id}");
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        assert!("evt_7_order_confirmed".parse::<EventId>().is_err());
+    }
+}

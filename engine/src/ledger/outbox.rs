@@ -1,0 +1,413 @@
+//! The outbox: what is to be told to somebody outside, written in the transaction in which it happened.
+//!
+//! A notice is an event, for the shop's systems, and for most kinds a mail to the buyer. Both are rows of the transaction
+//! that changes the order, so there is no notice of what did not happen and nothing happens without its notice.
+//! [`Ledger::fan_out`] makes a delivery of each event for each endpoint. A delivery is leased, sent with no transaction open, and
+//! its outcome recorded only if the lease number is still ours; a worker that dies in between leaves a delivery that is made
+//! again. At least once, then: the same notice bears the same id each time.
+
+use std::collections::HashMap;
+
+use deadpool_postgres::Transaction;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::drops::inconsistent;
+use super::error::{LedgerError, expect_rows};
+use super::locked_order::money;
+use super::pool::Ledger;
+use super::tx::run_tx;
+use crate::domain::ids::OrderId;
+use crate::domain::notices::{EventId, ItemFacts, NotANotice, Notice, OrderFacts};
+use crate::domain::pricing::Totals;
+
+/// Where mails go; an endpoint's destination is `webhook:` and its name.
+const MAIL: &str = "mail";
+/// Endpoints that no worker was configured with for so long get no new events. Generous: a shop may be closed over night.
+const ENDPOINT_FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
+
+/// Who is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Destination {
+    Mail,
+    /// An endpoint by its configured name.
+    Webhook(String),
+}
+
+/// A delivery that this worker, and no other, may make until the lease ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeasedDelivery {
+    pub id: i64,
+    pub order: OrderFacts,
+    /// One that this program does not know may be a newer program's: it must not hold up the others.
+    pub notice: Result<Notice, NotANotice>,
+    /// When it happened.
+    pub created_at: Timestamp,
+    /// Since when it has been tried.
+    pub queued_at: Timestamp,
+    /// This one included.
+    pub attempts: i32,
+    pub lease: i64,
+    pub leased_until: Timestamp,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryState {
+    Sent,
+    /// Will never be taken: the other side said so, or it cannot be written.
+    Refused(String),
+    /// There is nobody to send it to.
+    Skipped(String),
+    /// Tried for too long.
+    Dead(String),
+    Again {
+        at: Timestamp,
+        error: String,
+    },
+}
+
+/// How many deliveries to one destination are in one state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeliveryCount {
+    pub destination: String,
+    pub state: String,
+    pub count: i64,
+    /// When the oldest of them happened.
+    pub oldest: Timestamp,
+}
+
+/// A delivery that was not made, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unsent {
+    pub event: String,
+    pub destination: String,
+    pub state: String,
+    pub attempts: i32,
+    pub last_error: Option<String>,
+    pub next_at: Option<Timestamp>,
+}
+
+/// What is delivered again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    Event(EventId),
+    Since(Timestamp),
+}
+
+impl Destination {
+    fn stored(&self) -> String {
+        match self {
+            Self::Mail => MAIL.to_owned(),
+            Self::Webhook(name) => format!("webhook:{name}"),
+        }
+    }
+}
+
+/// Writes a notice in the transaction in which it becomes true: the event, and the mail if the buyer is told. What was written
+/// before stays as it is; `false` says so.
+pub(super) async fn enqueue(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    notice: &Notice,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
+    const EVENT: &str = "-- outbox.enqueue_event
+        insert into order_events (order_id, kind, about, detail, created_at) values ($1, $2, $3, $4, $5)
+        on conflict do nothing";
+    const MAIL: &str = "-- outbox.enqueue_mail
+        insert into outbox (order_id, kind, about, detail, created_at, queued_at, next_at)
+        values ($1, $2, $3, $4, $5, $5, $5) on conflict do nothing";
+    let (kind, about, detail) = (notice.kind(), notice.about(), notice.detail());
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&order.0, &kind, &about, &detail, /* now */ &now];
+    let is_new = tx.execute(&tx.prepare_cached(EVENT).await?, &arguments).await? == 1;
+    if notice.is_mailed() {
+        tx.execute(&tx.prepare_cached(MAIL).await?, &arguments).await?;
+    }
+    Ok(is_new)
+}
+
+/// As [`enqueue`] for the orders of one settlement, which only the shop's systems are told of.
+pub(super) async fn enqueue_created(tx: &Transaction<'_>, orders: &[Uuid], now: Timestamp) -> Result<(), LedgerError> {
+    const SQL: &str = "-- outbox.enqueue_created
+        insert into order_events (order_id, kind, created_at) select order_id, $2, $3 from unnest($1::uuid[]) as e (order_id)";
+    let kind = Notice::OrderCreated.kind();
+    let changed = tx.execute(&tx.prepare_cached(SQL).await?, &[&orders, &kind, /* now */ &now]).await?;
+    expect_rows("outbox.enqueue_created", orders.len() as u64, changed)
+}
+
+impl Ledger {
+    /// Writes a notice by itself, for what is decided outside of this module. `false`: it was there already.
+    pub async fn enqueue_notice(&self, order: OrderId, notice: &Notice, now: Timestamp) -> Result<bool, LedgerError> {
+        run_tx!(self, "outbox.enqueue_notice", tx, { enqueue(tx, order, notice, now).await })
+    }
+
+    /// Leases up to `limit` deliveries to one destination that are due, oldest first. A disabled endpoint has none.
+    pub async fn lease_deliveries(
+        &self,
+        destination: &Destination,
+        now: Timestamp,
+        lease: SignedDuration,
+        limit: i64,
+    ) -> Result<Vec<LeasedDelivery>, LedgerError> {
+        const SQL: &str = "-- outbox.lease
+            with due as (
+                select outbox_id from outbox
+                where destination = $1 and next_at <= $2 and (leased_until is null or leased_until <= $2)
+                      and not exists (select 1 from webhook_endpoints
+                                      where 'webhook:' || name = $1 and disabled_at is not null)
+                order by next_at limit $4 for update skip locked
+            ), leased as (
+                update outbox o set lease_number = lease_number + 1, leased_until = $3, attempts = attempts + 1
+                from due where o.outbox_id = due.outbox_id
+                returning o.*
+            )
+            select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
+                   coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email), o.currency, o.subtotal_minor,
+                   o.tax_minor, o.shipping_minor, o.total_minor, d.pay_by, o.buyer
+            from leased l join orders o using (order_id) left join drops d using (drop_id)
+                 left join checkout_profiles c on c.buyer = o.buyer
+            order by l.outbox_id";
+        const ITEMS: &str = "-- outbox.items
+            select i.order_id, v.sku, p.name, v.title, i.quantity, i.unit_price_minor
+            from order_items i join variants v using (variant_id) join products p on p.product_id = i.product_id
+            where i.order_id = any($1) order by i.order_id, i.line";
+        let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&destination.stored(), /* now */ &now, /* until */ &until, /* limit */ &limit];
+        let rows = connection.query(&statement, arguments).await?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut leased = rows.iter().map(|row| leased_from_row(row, until)).collect::<Result<Vec<_>, _>>()?;
+        let orders = leased.iter().map(|delivery| delivery.order.id.0).collect::<Vec<_>>();
+        let items = connection.query(&connection.prepare_cached(ITEMS).await?, &[&orders]).await?;
+        for delivery in &mut leased {
+            let order = delivery.order.id.0;
+            let currency = delivery.order.totals.total.currency.to_string();
+            let mine = items.iter().filter(|row| row.get::<_, Uuid>(0) == order);
+            delivery.order.items = mine.map(|row| item_from_row(row, &currency)).collect::<Result<_, _>>()?;
+        }
+        Ok(leased)
+    }
+
+    /// Records how an attempt ended. `false`: the lease had run out and somebody else has taken the delivery, or it was put
+    /// back for a replay; then his word counts.
+    pub async fn record_delivery(
+        &self,
+        delivery: &LeasedDelivery,
+        state: &DeliveryState,
+        now: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- outbox.record
+            update outbox set state = $3, next_at = $4, last_error = $5, sent_at = $6, leased_until = null
+            where outbox_id = $1 and lease_number = $2 and state = 'queued'";
+        let (name, next_at, error, sent_at) = match state {
+            DeliveryState::Sent => ("sent", None, None, Some(now)),
+            DeliveryState::Refused(why) => ("refused", None, Some(why), None),
+            DeliveryState::Skipped(why) => ("skipped", None, Some(why), None),
+            DeliveryState::Dead(why) => ("dead", None, Some(why), None),
+            DeliveryState::Again { at, error } => ("queued", Some(*at), Some(error), None),
+        };
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&delivery.id, /* lease */ &delivery.lease, &name, &next_at, &error, &sent_at];
+        Ok(connection.execute(&statement, arguments).await? == 1)
+    }
+
+    /// Gives deliveries back that were leased and not tried.
+    pub async fn release_deliveries(&self, untried: &[LeasedDelivery]) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.release
+            update outbox o set leased_until = null, attempts = attempts - 1
+            from unnest($1::bigint[], $2::bigint[]) as l (id, lease)
+            where o.outbox_id = l.id and o.lease_number = l.lease and o.state = 'queued'";
+        let ids = untried.iter().map(|delivery| delivery.id).collect::<Vec<_>>();
+        let leases = untried.iter().map(|delivery| delivery.lease).collect::<Vec<_>>();
+        self.connection().await?.execute(SQL, &[&ids, &leases]).await?;
+        Ok(())
+    }
+
+    /// Says that a worker is configured with these endpoints. One that is met for the first time gets what happens from now on.
+    pub async fn register_endpoints(&self, names: &[String], now: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.register_endpoints
+            insert into webhook_endpoints (name, since, configured_at)
+            select name, $2, $2 from unnest($1::text[]) as e (name) order by name
+            on conflict (name) do update set configured_at = excluded.configured_at
+            where webhook_endpoints.configured_at < excluded.configured_at - interval '1 minute'";
+        self.connection().await?.execute(SQL, &[&names, /* now */ &now]).await?;
+        Ok(())
+    }
+
+    /// Makes deliveries of events that have none yet. Answers how many events there were.
+    pub async fn fan_out(&self, now: Timestamp, limit: i64) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- outbox.fan_out
+            with fresh as (
+                select order_id, kind, about, detail, created_at from order_events where fanned_out_at is null
+                order by created_at limit $2 for update skip locked
+            ), marked as (
+                update order_events e set fanned_out_at = $1 from fresh f
+                where e.order_id = f.order_id and e.kind = f.kind and e.about = f.about
+                returning 1
+            ), delivered as (
+                insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at)
+                select f.order_id, f.kind, f.about, f.detail, 'webhook:' || w.name, f.created_at, $1, $1
+                from fresh f join webhook_endpoints w on f.created_at >= w.since and w.configured_at > $3
+                on conflict do nothing
+            )
+            select count(*) from marked";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let forgotten = now.checked_sub(ENDPOINT_FORGOTTEN).unwrap_or(Timestamp::MIN);
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[/* now */ &now, /* limit */ &limit, /* forgotten */ &forgotten];
+        Ok(connection.query_one(&statement, arguments).await?.get::<_, i64>(0).cast_unsigned())
+    }
+
+    /// An endpoint that said it is gone is left alone until somebody enables it; what happens meanwhile waits.
+    pub async fn disable_endpoint(&self, name: &str, now: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.disable_endpoint
+            update webhook_endpoints set disabled_at = coalesce(disabled_at, $2) where name = $1";
+        self.connection().await?.execute(SQL, &[&name, /* now */ &now]).await?;
+        Ok(())
+    }
+
+    /// Enables an endpoint again; what has waited is due at once, with all its time before it. `false`: there is none.
+    pub async fn enable_endpoint(&self, name: &str, now: Timestamp) -> Result<bool, LedgerError> {
+        const ENDPOINT: &str =
+            "-- outbox.enable_endpoint\nupdate webhook_endpoints set disabled_at = null where name = $1";
+        const WAITING: &str = "-- outbox.wake_endpoint
+            update outbox set next_at = $2, queued_at = $2 where destination = 'webhook:' || $1::text and state = 'queued'";
+        run_tx!(self, "outbox.enable_endpoint", tx, {
+            let is_known = tx.execute(ENDPOINT, &[&name]).await? == 1;
+            tx.execute(WAITING, &[&name, /* now */ &now]).await?;
+            Ok(is_known)
+        })
+    }
+
+    /// Delivers events again, or for the first time, to every endpoint that workers are configured with. Answers how many
+    /// deliveries that makes. A worker that is at one of them right now loses its lease, and its word no longer counts.
+    pub async fn replay_events(&self, replay: &Replay, now: Timestamp) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- outbox.replay
+            insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at)
+            select e.order_id, e.kind, e.about, e.detail, 'webhook:' || w.name, e.created_at, $1, $1
+            from order_events e, webhook_endpoints w
+            where w.configured_at > $2 and (e.created_at >= $3 or (e.order_id = $4 and e.kind = $5 and e.about = $6))
+            on conflict (order_id, kind, about, destination) do update
+                set state = 'queued', queued_at = excluded.queued_at, next_at = excluded.next_at, attempts = 0,
+                    last_error = null, sent_at = null, leased_until = null, lease_number = outbox.lease_number + 1";
+        let forgotten = now.checked_sub(ENDPOINT_FORGOTTEN).unwrap_or(Timestamp::MIN);
+        let (since, event) = match replay {
+            Replay::Since(since) => (Some(*since), None),
+            Replay::Event(event) => (None, Some(event)),
+        };
+        let order = event.map(|event| event.order.0);
+        let (kind, about) = (event.map(|event| &event.kind), event.map(|event| &event.about));
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[/* now */ &now, /* forgotten */ &forgotten, &since, &order, &kind, &about];
+        Ok(self.connection().await?.execute(SQL, arguments).await?)
+    }
+
+    /// Puts mails back that were refused, skipped or given up. None of them has been sent, as far as we know.
+    pub async fn retry_mails(&self, now: Timestamp) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- outbox.retry_mails
+            update outbox set state = 'queued', queued_at = $1, next_at = $1, attempts = 0, leased_until = null
+            where destination = 'mail' and state in ('refused', 'skipped', 'dead')";
+        Ok(self.connection().await?.execute(SQL, &[/* now */ &now]).await?)
+    }
+
+    /// Deliveries by destination and state.
+    pub async fn delivery_counts(&self) -> Result<Vec<DeliveryCount>, LedgerError> {
+        const SQL: &str = "-- outbox.counts
+            select destination, state, count(*), min(created_at) from outbox group by 1, 2 order by 1, 2";
+        let rows = self.connection().await?.query(SQL, &[]).await?;
+        let count = |row: &Row| DeliveryCount {
+            destination: row.get(0),
+            state: row.get(1),
+            count: row.get(2),
+            oldest: row.get(3),
+        };
+        Ok(rows.iter().map(count).collect())
+    }
+
+    /// Deliveries that ended without being made, then those that wait for another try, newest first.
+    pub async fn unsent_deliveries(&self, limit: i64) -> Result<Vec<Unsent>, LedgerError> {
+        const SQL: &str = "-- outbox.unsent
+            select order_id, kind, about, destination, state, attempts, last_error, next_at from outbox
+            where state in ('refused', 'skipped', 'dead') or (state = 'queued' and last_error is not null)
+            order by state = 'queued', outbox_id desc limit $1";
+        let rows = self.connection().await?.query(SQL, &[/* limit */ &limit]).await?;
+        let unsent = |row: &Row| {
+            let event = EventId { order: OrderId(row.get(0)), kind: row.get(1), about: row.get(2) };
+            Unsent {
+                event: event.to_string(),
+                destination: row.get(3),
+                state: row.get(4),
+                attempts: row.get(5),
+                last_error: row.get(6),
+                next_at: row.get(7),
+            }
+        };
+        Ok(rows.iter().map(unsent).collect())
+    }
+
+    /// Endpoints that said they are gone, and when.
+    pub async fn disabled_endpoints(&self) -> Result<Vec<(String, Timestamp)>, LedgerError> {
+        const SQL: &str = "-- outbox.disabled_endpoints
+            select name, disabled_at from webhook_endpoints where disabled_at is not null order by name";
+        let rows = self.connection().await?.query(SQL, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Deliveries that wait for their first or next try.
+    pub async fn waiting_deliveries(&self) -> Result<HashMap<String, i64>, LedgerError> {
+        const SQL: &str = "-- outbox.waiting
+            select destination, count(*) from outbox where next_at is not null group by destination";
+        let connection = self.connection().await?;
+        let rows = connection.query(&connection.prepare_cached(SQL).await?, &[]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+fn leased_from_row(row: &Row, leased_until: Timestamp) -> Result<LeasedDelivery, LedgerError> {
+    let (id, kind): (i64, &str) = (row.get(0), row.get(1));
+    let notice = Notice::from_stored(kind, row.get::<_, Option<Value>>(2));
+    let order: Uuid = row.get(7);
+    let (currency, buyer): (&str, &str) = (row.get(11), row.get(17));
+    let amount = |column| money(row.get(column), currency, order);
+    Ok(LeasedDelivery {
+        id,
+        notice,
+        created_at: row.get(3),
+        queued_at: row.get(4),
+        attempts: row.get(5),
+        lease: row.get(6),
+        leased_until,
+        order: OrderFacts {
+            id: OrderId(order),
+            buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", order, buyer))?,
+            drop_name: row.get(8),
+            buyer_name: row.get(9),
+            email: row.get(10),
+            items: Vec::new(),
+            totals: Totals { subtotal: amount(12)?, tax: amount(13)?, shipping: amount(14)?, total: amount(15)? },
+            pay_by: row.get(16),
+        },
+    })
+}
+
+fn item_from_row(row: &Row, currency: &str) -> Result<ItemFacts, LedgerError> {
+    Ok(ItemFacts {
+        sku: row.get(1),
+        product: row.get(2),
+        variant: row.get(3),
+        quantity: row.get::<_, i32>(4) as u32,
+        unit_price: money(row.get(5), currency, row.get(0))?,
+    })
+}

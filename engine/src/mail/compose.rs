@@ -1,0 +1,188 @@
+//! A notice as a message: text and HTML from the templates in `engine/templates/`, which are checked when this is compiled.
+
+use std::time::SystemTime;
+
+use askama::Template;
+use jiff::Timestamp;
+use lettre::message::header::{Header, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
+use lettre::{Address, address::Envelope};
+
+use crate::domain::notices::{Notice, OrderFacts};
+
+use super::letter::{Letter, line, words};
+use super::settings::{Sender, has_control};
+
+/// A message that is ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Mail {
+    pub(super) envelope: Envelope,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Why a notice cannot be a mail to this buyer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotMailable {
+    #[error("the buyer has given no e-mail address")]
+    NoAddress,
+    #[error("the e-mail address cannot be written to")]
+    BadAddress,
+    #[error("{0} has a line break or another control character")]
+    ControlCharacter(&'static str),
+    #[error("the message could not be built: {0}")]
+    Unwritable(String),
+}
+
+#[derive(Template)]
+#[template(path = "mail.txt")]
+struct Text<'a> {
+    letter: &'a Letter,
+}
+
+#[derive(Template)]
+#[template(path = "mail.html")]
+struct Html<'a> {
+    letter: &'a Letter,
+}
+
+/// RFC 3834: no out-of-office answer, please.
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl Header for AutoSubmitted {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self)
+    }
+
+    fn display(&self) -> HeaderValue {
+        HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+impl Sender {
+    /// The same bytes each time: `at` is when it happened, and not when it is sent.
+    pub(super) fn compose(&self, order: &OrderFacts, notice: &Notice, at: Timestamp) -> Result<Mail, NotMailable> {
+        let email = order.email.as_deref().filter(|email| !email.is_empty()).ok_or(NotMailable::NoAddress)?;
+        let letter = self.letter(order, notice)?;
+        for (what, text) in [
+            ("the e-mail address", Some(email)),
+            ("the buyer's name", letter.name.as_deref()),
+            ("the product's name", Some(letter.subject.as_str())),
+        ] {
+            if text.is_some_and(has_control) {
+                return Err(NotMailable::ControlCharacter(what));
+            }
+        }
+        let address = email.parse::<Address>().map_err(|_| NotMailable::BadAddress)?;
+        let written = |error: askama::Error| NotMailable::Unwritable(error.to_string());
+        let text = Text { letter: &letter }.render().map_err(written)?;
+        let html = Html { letter: &letter }.render().map_err(written)?;
+        let event = notice.event_id(order.id);
+        // A boundary is a line of its own, and no text of a buyer's begins a line.
+        let body = MultiPart::alternative().boundary(format!("=_{}", order.id.0.simple()));
+        let message = Message::builder()
+            .message_id(Some(format!("<{event}@{}>", self.from.email.domain())))
+            .date(SystemTime::from(at))
+            .from(self.from.clone())
+            .to(Mailbox::new(letter.name.clone(), address))
+            .subject(letter.subject.as_str())
+            .header(AutoSubmitted)
+            .multipart(body.singlepart(SinglePart::plain(text)).singlepart(SinglePart::html(html)))
+            .map_err(|error| NotMailable::Unwritable(error.to_string()))?;
+        Ok(Mail { envelope: message.envelope().clone(), bytes: message.formatted() })
+    }
+
+    fn letter(&self, order: &OrderFacts, notice: &Notice) -> Result<Letter, NotMailable> {
+        let (subject, paragraphs) = words(order, notice);
+        let order_id = order.id.to_string();
+        let lines = order.items.iter().map(line).collect::<Result<_, _>>();
+        Ok(Letter {
+            subject,
+            name: order.buyer_name.clone().filter(|name| !name.is_empty()),
+            paragraphs,
+            lines: lines.map_err(|error| NotMailable::Unwritable(error.to_string()))?,
+            totals: order.totals,
+            link: self.link_to(&order_id),
+            shop: self.from.name.clone().unwrap_or_else(|| self.from.email.domain().to_owned()),
+            order_id,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::ids::OrderId;
+    use crate::domain::money::Money;
+    use crate::domain::notices::ItemFacts;
+    use crate::domain::pricing::Totals;
+    use crate::mail::MailSettings;
+
+    fn yen(amount_minor: i64) -> Money {
+        Money::new(amount_minor, "JPY".parse().unwrap())
+    }
+
+    fn order() -> OrderFacts {
+        OrderFacts {
+            id: OrderId(uuid::Uuid::from_u128(7)),
+            buyer: "b".parse().unwrap(),
+            drop_name: None,
+            buyer_name: Some("Zoë <b>".to_owned()),
+            email: Some("zoe@example.test".to_owned()),
+            items: vec![ItemFacts {
+                sku: "S".to_owned(),
+                product: "Shoe & <script>alert(1)</script>".to_owned(),
+                variant: "42".to_owned(),
+                quantity: 2,
+                unit_price: yen(1_490),
+            }],
+            totals: Totals { subtotal: yen(2_980), tax: yen(298), shipping: yen(0), total: yen(3_278) },
+            pay_by: None,
+        }
+    }
+
+    fn sender() -> Sender {
+        let settings = MailSettings {
+            url: "smtp://127.0.0.1".to_owned(),
+            from: "orders@shop.example".to_owned(),
+            order_link: None,
+            send_timeout: Duration::from_secs(1),
+        };
+        settings.check().unwrap().1
+    }
+
+    #[test]
+    fn html_is_escaped_text_is_not_and_yen_have_no_decimals() {
+        let letter = sender().letter(&order(), &Notice::OrderConfirmed).unwrap();
+        let html = Html { letter: &letter }.render().unwrap();
+        assert!(!html.contains("<script>") && html.contains("&#60;script&#62;"), "{html}");
+        let text = Text { letter: &letter }.render().unwrap();
+        assert!(text.contains("2 x Shoe & <script>alert(1)</script>, 42 (S): 2980 JPY\n"), "{text}");
+        assert!(text.contains("Total: 3278 JPY\n") && text.starts_with("Hello Zoë <b>,\n"), "{text}");
+    }
+
+    #[test]
+    fn the_same_notice_is_the_same_message_and_no_line_break_reaches_a_header() {
+        let compose = |order: &OrderFacts| sender().compose(order, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH);
+        let mail = compose(&order()).unwrap();
+        assert_eq!(mail.bytes, compose(&order()).unwrap().bytes);
+        assert!(mail.bytes.is_ascii(), "no server has to know 8BITMIME");
+        for text in ["a\r\nBcc: x@y.example", "a\nb", "a\rb", "a\0b"] {
+            let named = OrderFacts { buyer_name: Some(text.to_owned()), ..order() };
+            assert_eq!(compose(&named).unwrap_err(), NotMailable::ControlCharacter("the buyer's name"));
+            let mailed = OrderFacts { email: Some(format!("{text}@example.test")), ..order() };
+            assert_eq!(compose(&mailed).unwrap_err(), NotMailable::ControlCharacter("the e-mail address"));
+            let mut sold = order();
+            sold.items[0].product = text.to_owned();
+            assert_eq!(compose(&sold).unwrap_err(), NotMailable::ControlCharacter("the product's name"));
+        }
+        let nobody = OrderFacts { email: None, ..order() };
+        assert_eq!(compose(&nobody).unwrap_err(), NotMailable::NoAddress);
+    }
+}

@@ -1,0 +1,101 @@
+//! What a mail says, as data: the templates only lay it out, so that text and HTML cannot tell different things.
+
+use jiff::Timestamp;
+
+use crate::domain::money::{Money, MoneyError};
+use crate::domain::notices::{ItemFacts, Notice, OrderFacts};
+use crate::domain::pricing::Totals;
+
+pub(super) struct Letter {
+    pub(super) subject: String,
+    pub(super) name: Option<String>,
+    pub(super) paragraphs: Vec<String>,
+    pub(super) order_id: String,
+    pub(super) lines: Vec<Line>,
+    pub(super) totals: Totals,
+    pub(super) link: Option<String>,
+    pub(super) shop: String,
+}
+
+pub(super) struct Line {
+    pub(super) quantity: u32,
+    pub(super) title: String,
+    pub(super) total: Money,
+}
+
+/// Subject and paragraphs.
+pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>) {
+    let what = order.items.first().map_or("your order", |item| item.product.as_str());
+    let total = order.totals.total;
+    let deadline = order.pay_by.map(moment);
+    let until = |sentence: &str| match &deadline {
+        Some(deadline) => format!("{sentence} until {deadline}; after that it goes to somebody else."),
+        None => format!("{sentence} for a while."),
+    };
+    let (subject, paragraphs) = match notice {
+        Notice::OrderCreated => ("We have your order", vec!["We have your order and will charge it soon.".to_owned()]),
+        Notice::PaymentRequired => (
+            "Payment needed",
+            vec![
+                format!("You got it: {what} is set aside for you. Please tell us how you want to pay {total}."),
+                until("We keep it for you"),
+            ],
+        ),
+        Notice::PaymentActionRequired => (
+            "Please confirm your payment",
+            vec![
+                format!("Your bank wants you to confirm the payment of {total} for {what}."),
+                until("We keep it for you"),
+            ],
+        ),
+        Notice::OrderConfirmed => {
+            ("Order confirmed", vec![format!("Thank you: your payment of {total} has arrived, and {what} is yours.")])
+        }
+        Notice::PaymentFailed { reason } => (
+            "Payment failed",
+            vec![why_failed(reason).to_owned(), "Nothing has been charged, and the order has ended.".to_owned()],
+        ),
+        Notice::OrderCancelled { is_refunded } => (
+            "Order cancelled",
+            vec![
+                "Your order has been cancelled.".to_owned(),
+                if *is_refunded {
+                    "What you have paid is on its way back to you; another mail tells you how much.".to_owned()
+                } else {
+                    "Nothing has been charged.".to_owned()
+                },
+            ],
+        ),
+        Notice::RefundIssued { amount, is_full: true, .. } => {
+            ("Refund", vec![format!("We have refunded your order in full: {amount}."), REFUND_TAKES.to_owned()])
+        }
+        Notice::RefundIssued { amount, is_full: false, .. } => {
+            ("Partial refund", vec![format!("We have refunded {amount} of your order."), REFUND_TAKES.to_owned()])
+        }
+    };
+    (format!("{subject}: {what}"), paragraphs)
+}
+
+const REFUND_TAKES: &str = "It can take some days until your bank shows it.";
+
+/// The provider's codes are many and say more than a buyer should be told in a mail; ours are few.
+fn why_failed(reason: &str) -> &'static str {
+    match reason {
+        "no_payment_method" => "We have not learned in time how you want to pay.",
+        "action_not_taken" => "The payment was not confirmed in time.",
+        _ => "Your payment was declined.",
+    }
+}
+
+pub(super) fn line(item: &ItemFacts) -> Result<Line, MoneyError> {
+    Ok(Line {
+        quantity: item.quantity,
+        title: format!("{}, {} ({})", item.product, item.variant, item.sku),
+        total: item.unit_price.times(item.quantity)?,
+    })
+}
+
+/// `24 November 2026, 09:15 UTC`: nobody mistakes the month for the day.
+fn moment(at: Timestamp) -> String {
+    at.strftime("%-d %B %Y, %H:%M UTC").to_string()
+}
