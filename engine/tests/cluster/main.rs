@@ -2,10 +2,14 @@
 
 #[path = "../engine/harness.rs"]
 mod harness;
+#[path = "../engine/counters.rs"]
+mod counters;
 #[path = "../engine/claims.rs"]
 mod claims;
 #[path = "../engine/pulls.rs"]
 mod pulls;
+#[path = "../engine/sellout.rs"]
+mod sellout;
 #[path = "../engine/lifecycle.rs"]
 mod lifecycle;
 #[path = "../engine/settlement.rs"]

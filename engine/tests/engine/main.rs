@@ -2,8 +2,10 @@
 //! every test has a database and a drop of its own.
 
 mod harness;
+mod counters;
 mod claims;
 mod pulls;
+mod sellout;
 mod lifecycle;
 mod settlement;
 mod payments;
