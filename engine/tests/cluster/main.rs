@@ -16,6 +16,8 @@ mod lifecycle;
 mod settlement;
 #[path = "../engine/payments.rs"]
 mod payments;
+#[path = "../engine/forgetting.rs"]
+mod forgetting;
 #[path = "../engine/audit.rs"]
 mod audit;
 mod failover;
