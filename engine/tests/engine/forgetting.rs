@@ -206,6 +206,9 @@ async fn sale_that_is_put_back(file: OldFile, last_settled: LastSettled) {
     victim.kill();
     put_back(victim, &copy);
     victim.restart().await.unwrap();
+    if let Hurt::Cluster(cluster) = &hurt {
+        cluster.until_agreed().await.unwrap();
+    }
     let before = live.store(&live.drop.warehouses[0]).dump().await.unwrap().expect("the file holds the warehouse");
     assert_eq!(before.epoch, epochs[0], "the epoch alone would not tell the old file from the new one");
     for number in (0..WAREHOUSES as usize).filter(|number| is_hit[*number]) {

@@ -124,8 +124,10 @@ impl Case {
         let mut new = world.new_drop(&self.stocks, self.warehouses, self.limit);
         new.name = format!("case-{}", self.seed).parse().unwrap();
         new.variants.iter_mut().enumerate().for_each(|(index, variant): (usize, &mut NewVariant)| {
-            variant.sku = format!("SKU-{index}");
+            variant.sku = format!("SKU-{}-{index}", self.seed);
         });
+        // A product of its own: two drops made at the same moment would both make it, and one find its SKUs taken.
+        new.product_name = new.name.to_string();
         new
     }
 
