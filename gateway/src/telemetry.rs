@@ -30,6 +30,7 @@ const COUNTERS: [(&str, &str); 17] = [
     ("doorbuster_settled_claims_total", "Claims that became orders"),
     ("doorbuster_rejected_claims_total", "Claims that could not become orders; each one needs an explanation"),
     ("doorbuster_grants_applied_total", "Grants that a worker brought to Redis"),
+    ("doorbuster_searches_outwaited_total", "Claims that ended before their search for units did"),
     ("doorbuster_rebuilds_total", "Warehouses rebuilt in Redis after it may have forgotten something"),
     ("doorbuster_orders_confirmed_total", "Orders paid"),
     ("doorbuster_orders_payment_failed_total", "Orders whose payment failed; their units went back"),

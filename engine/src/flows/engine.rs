@@ -71,7 +71,8 @@ pub struct Engine {
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
 }
 
-/// A drop as this process deals with it.
+/// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, proofs and searches.
+#[derive(Clone)]
 pub struct LiveDrop {
     pub drop: SaleDrop,
     pub(super) stores: Vec<WarehouseStore>,
@@ -88,7 +89,7 @@ pub(super) struct DropShared {
     /// When claims last had the drop read anew.
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// One search for tokens at a time. Holds how the last one ended, for those who waited behind it.
-    pub(super) search: tokio::sync::Mutex<Option<super::pull::LastSearch>>,
+    pub(super) search: Arc<tokio::sync::Mutex<Option<super::pull::LastSearch>>>,
 }
 
 /// A proof that no more than `available` units of a variant can be had, good until the lease ends.

@@ -9,6 +9,10 @@
 //!
 //! A crash after 1 leaves tokens in `out`: whoever looks next finishes at 2. After 2 the grant is pending: the worker or the
 //! next search applies it. One search at a time in a process; several processes disturb but never hurt each other.
+//!
+//! A claim waits for a search until its own deadline. The search is not cancelled with it: it is a task that keeps its turn
+//! until it has come to its end, so that no transfer is left half-way only because its buyer could not wait, and no connection
+//! goes back to the pool with an answer on it that nobody has read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,11 +47,30 @@ pub(super) enum Found {
 }
 
 /// How the last search ended: those who waited behind it since before it began need not repeat it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct LastSearch {
     began: Instant,
+    warehouses: Vec<Warehouse>,
     variant: VariantNumber,
-    was_moving: bool,
+    outcome: Result<Found, EngineError>,
+}
+
+impl LastSearch {
+    /// What a search would come to that a claim has waited for since `arrived`, if this one has found it out already.
+    fn shared_with(
+        &self,
+        live: &LiveDrop,
+        variant: VariantNumber,
+        arrived: Instant,
+    ) -> Option<Result<Found, EngineError>> {
+        let is_ours = self.began >= arrived && self.warehouses == live.drop.warehouses;
+        match &self.outcome {
+            Ok(Found::Moving) if is_ours && self.variant == variant => Some(Ok(Found::Moving)),
+            // A store that fails does so for every variant; in turn, each of a crowd would wait for the same stall.
+            Err(error) if is_ours => Some(Err(error.clone())),
+            _ => None,
+        }
+    }
 }
 
 impl Engine {
@@ -57,25 +80,44 @@ impl Engine {
         home: &Warehouse,
         variant: VariantNumber,
         quantity: Quantity,
+        deadline: Instant,
     ) -> Result<Found, EngineError> {
         let arrived = Instant::now();
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
         // Behind a search that takes long, for Postgres does, a claim must not wait for ever.
-        let Ok(mut last) = tokio::time::timeout(SEARCH_WAIT, live.shared.search.lock()).await else {
+        let turn = Arc::clone(&live.shared.search).lock_owned();
+        let patience = deadline.min(arrived + SEARCH_WAIT);
+        let Ok(mut last) = tokio::time::timeout_at(patience.into(), turn).await else {
             return Ok(Found::Moving);
         };
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
-        if last.is_some_and(|last| last.was_moving && last.variant == variant && last.began >= arrived) {
-            return Ok(Found::Moving);
+        if let Some(outcome) = last.as_ref().and_then(|last| last.shared_with(live, variant, arrived)) {
+            return outcome;
         }
-        let began = Instant::now();
-        let found = self.search(live, home, variant, quantity, began).await;
-        *last = Some(LastSearch { began, variant, was_moving: matches!(found, Ok(Found::Moving)) });
-        found
+        let search = tokio::spawn({
+            let (engine, live, home) = (self.clone(), live.clone(), *home);
+            async move {
+                let began = Instant::now();
+                let outcome = engine.search(&live, &home, variant, quantity, began).await;
+                let warehouses = live.drop.warehouses.clone();
+                *last = Some(LastSearch { began, warehouses, variant, outcome: outcome.clone() });
+                outcome
+            }
+        });
+        match tokio::time::timeout_at(deadline.into(), search).await {
+            Ok(Ok(outcome)) => outcome,
+            // Nobody aborts it: it has panicked, or the process is stopping.
+            Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Ok(Err(_)) => Ok(Found::Moving),
+            Err(_) => {
+                metrics::counter!("doorbuster_searches_outwaited_total").increment(1);
+                Ok(Found::Moving)
+            }
+        }
     }
 
     async fn search(

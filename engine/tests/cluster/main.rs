@@ -10,6 +10,8 @@ mod claims;
 mod pulls;
 #[path = "../engine/sellout.rs"]
 mod sellout;
+#[path = "../engine/stalls.rs"]
+mod stalls;
 #[path = "../engine/lifecycle.rs"]
 mod lifecycle;
 #[path = "../engine/settlement.rs"]

@@ -6,6 +6,7 @@ mod counters;
 mod claims;
 mod pulls;
 mod sellout;
+mod stalls;
 mod lifecycle;
 mod settlement;
 mod payments;
