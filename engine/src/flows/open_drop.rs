@@ -159,13 +159,11 @@ impl Engine {
     pub async fn left_to_do(&self, drop: &SaleDrop) -> Result<LeftToDo, EngineError> {
         let counts = self.ledger.order_counts(drop.id).await?;
         let backlog = self.backlog(&drop.name).await?;
-        let pending = self.ledger.pending_grants().await?;
         Ok(LeftToDo {
             unsettled_claims: backlog.as_ref().map_or(0, |backlog| backlog.claims() as u64),
             unread_warehouses: backlog.as_ref().map_or(0, |backlog| backlog.unread as u64),
             unpaid_orders: counts.get(&OrderState::PendingPayment).copied().unwrap_or_default(),
-            pending_grants: pending.iter().filter(|grant| drop.warehouse_by_id(grant.warehouse).is_some()).count()
-                as u64,
+            pending_grants: self.ledger.count_pending_grants(drop.id).await?,
         })
     }
 

@@ -478,7 +478,8 @@ impl WarehouseStore {
         let mut replies: std::vec::IntoIter<Value> = pipe.query_async::<Vec<Value>>(&mut connection).await?.into_iter();
         let mut next = || replies.next().ok_or_else(|| dump_error("a reply is missing"));
         let meta: std::collections::HashMap<String, String> = value(next()?)?;
-        if meta.is_empty() {
+        // A fence alone holds nothing: the first chunk of the first load has not come.
+        if !meta.contains_key("granted") {
             return Ok(None);
         }
         let get = |name: &str| meta.get(name).cloned().ok_or_else(|| dump_error(format!("meta has no {name}")));

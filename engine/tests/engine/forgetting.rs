@@ -216,6 +216,8 @@ async fn sale_that_is_put_back(file: OldFile, last_settled: LastSettled) {
         let error = wait_for_answer_to(&world, &live, who).await;
         assert!(error.is_fenced(), "{error}");
     }
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.violations.is_empty() && !report.drops[0].is_quiet, "what waits for its rebuild is not accused");
     let hit = is_hit.iter().filter(|hit| **hit).count();
     assert_eq!(world.engine.rebuild_fenced().await.unwrap(), hit);
     world.settle().await;

@@ -135,3 +135,22 @@ async fn a_drop_that_is_archived_while_it_is_rebuilt_stays_archived() {
     let outcome = world.claim(&archived, 3, "k", 0, 1).await;
     assert!(outcome.is_err(), "nothing is sold of an archived drop: {outcome:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_to_do_is_counted_however_much_is_left_of_other_drops() {
+    let world = World::new().await;
+    world.open(&[5], 1, 1).await;
+    let mut second = world.new_drop(&[5], 1, 1);
+    second.name = format!("{}-2", world.drop).parse().unwrap();
+    second.variants[0].sku += "-2";
+    world.engine.create_drop(&second, 42).await.unwrap().unwrap();
+    let drop = world.engine.open_drop(&second.name).await.unwrap().unwrap();
+    // 1,500 grants of the first drop and 1,200 of the second wait for Redis.
+    for (number, count) in [(&world.drop, 1_500), (&second.name, 1_200)] {
+        let grants = "insert into grants (warehouse_id, number, kind, serials)
+            select w.warehouse_id, n, 'restock', '{}' from warehouses w join drops d using (drop_id), generate_series(2, 1 + $2::int) n
+            where d.name = $1";
+        world.sql.execute(grants, &[&number.as_str(), &count]).await.unwrap();
+    }
+    assert_eq!(world.engine.left_to_do(&drop).await.unwrap().pending_grants, 1_200);
+}
