@@ -16,6 +16,7 @@ use crate::domain::ids::{
 pub use super::codec::{
     BatchOutcome as Outcome, Leaving as LeavingTokens, LoggedClaim as LogClaim, RecordedClaim as HeldClaim,
 };
+pub use super::connection::Reach;
 
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -38,9 +39,9 @@ impl TokenStore {
         }
     }
 
-    /// Whether Redis answers; of a cluster, every primary.
-    pub async fn ping(&self) -> Result<(), TokenError> {
-        self.connection.clone().ping().await
+    /// How much of Redis answers. Of a cluster the parts sell without each other.
+    pub async fn reach(&self) -> Result<Reach, TokenError> {
+        self.connection.clone().reach().await
     }
 
     pub async fn version(&self) -> Result<String, TokenError> {

@@ -469,7 +469,8 @@ async fn what_a_cluster_is_like_is_said_by_all_of_its_primaries() {
     assert_eq!(facts.maxmemory_policy, "noeviction");
     assert_eq!(facts.appendfsync.as_deref(), Some("always"));
     assert!(facts.appendonly && facts.is_primary && facts.requires_full_coverage == Some(false), "{facts:?}");
-    world.engine.tokens.ping().await.unwrap();
+    let whole = world.engine.tokens.reach().await.unwrap();
+    assert_eq!((whole.answering, whole.away.len()), (3, 0));
 
     let primaries = cluster.primaries().await.unwrap();
     let client = redis::Client::open(primaries[1].url()).unwrap();
@@ -480,6 +481,7 @@ async fn what_a_cluster_is_like_is_said_by_all_of_its_primaries() {
     assert_eq!(facts.maxmemory_policy, "allkeys-lru", "the one that differs is named");
 
     primaries[0].kill();
-    let error = world.engine.tokens.ping().await.unwrap_err();
-    assert!(error.is_retryable(), "{error}");
+    let reach = world.engine.tokens.reach().await.unwrap();
+    let away = format!("127.0.0.1:{} (slots 0 to 5460)", primaries[0].port());
+    assert_eq!((reach.answering, reach.away), (2, vec![away]), "the others are asked all the same");
 }
