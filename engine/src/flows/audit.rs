@@ -144,7 +144,14 @@ impl Engine {
 
     async fn dump_all(&self, drop: &SaleDrop) -> Result<Vec<Option<Dump>>, EngineError> {
         let stores = drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(drop, warehouse));
-        Ok(try_join_all(stores.map(|store| async move { store.dump().await })).await?)
+        let dumps = stores.map(|store| async move {
+            match store.dump().await {
+                // Only just fenced, for its first load.
+                Err(TokenError::Fenced) => Ok(None),
+                other => other,
+            }
+        });
+        Ok(try_join_all(dumps).await?)
     }
 }
 

@@ -70,6 +70,19 @@ pub struct Reach {
     pub away: Vec<String>,
 }
 
+/// What decides whether Redis keeps what it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    pub version: String,
+    pub maxmemory_policy: String,
+    pub appendonly: bool,
+    /// `None`: we may not ask.
+    pub appendfsync: Option<String>,
+    pub is_primary: bool,
+    /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
+    pub requires_full_coverage: Option<bool>,
+}
+
 pub(super) async fn connect(url: &str) -> Result<Connection, TokenError> {
     match cluster_nodes(url) {
         Some(nodes) => connect_cluster(nodes).await.map(Connection::Cluster),

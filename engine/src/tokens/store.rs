@@ -16,7 +16,7 @@ use crate::domain::ids::{
 pub use super::codec::{
     BatchOutcome as Outcome, Leaving as LeavingTokens, LoggedClaim as LogClaim, RecordedClaim as HeldClaim,
 };
-pub use super::connection::Reach;
+pub use super::connection::{Reach, ServerFacts};
 
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -123,19 +123,6 @@ fn all_but(values: &[impl AsRef<str>], good: &str) -> String {
         values.retain(|value| *value != good);
     }
     values.join(", ")
-}
-
-/// What decides whether Redis keeps what it was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerFacts {
-    pub version: String,
-    pub maxmemory_policy: String,
-    pub appendonly: bool,
-    /// `None`: we may not ask.
-    pub appendfsync: Option<String>,
-    pub is_primary: bool,
-    /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
-    pub requires_full_coverage: Option<bool>,
 }
 
 /// One virtual warehouse in Redis, as of one epoch.
@@ -479,9 +466,12 @@ impl WarehouseStore {
         let mut replies: std::vec::IntoIter<Value> = pipe.query_async::<Vec<Value>>(&mut connection).await?.into_iter();
         let mut next = || replies.next().ok_or_else(|| dump_error("a reply is missing"));
         let meta: std::collections::HashMap<String, String> = value(next()?)?;
+        if meta.is_empty() {
+            return Ok(None);
+        }
         // A fence alone holds nothing: the first chunk of the first load has not come.
         if !meta.contains_key("granted") {
-            return Ok(None);
+            return Err(TokenError::Fenced);
         }
         let get = |name: &str| meta.get(name).cloned().ok_or_else(|| dump_error(format!("meta has no {name}")));
         let number = |name: &str| get(name)?.parse::<i64>().map_err(|_| dump_error(format!("{name} is no number")));
