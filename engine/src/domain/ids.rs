@@ -206,6 +206,11 @@ impl fmt::Display for OrderId {
 #[serde(transparent)]
 pub struct TransferId(pub Uuid);
 
+/// One addition to a drop's stock, so that it is made once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct RestockId(pub Uuid);
+
 /// The provider's name of a buyer's stored means of payment (`pm_…`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]

@@ -155,7 +155,7 @@ impl Engine {
                 Outcome::Closed => return Ok(ClaimOutcome::Closed),
                 Outcome::Short { .. } => {}
             }
-            match self.find_tokens(live, &home, claim.variant, claim.quantity).await? {
+            match self.find_tokens(live, &home, claim.variant, claim.quantity, deadline).await? {
                 Found::NoMoreThan { available } => return Ok(refusal(available)),
                 Found::Fetched if Instant::now() < deadline => pause = FIRST_PAUSE,
                 Found::Moving if Instant::now() + pause < deadline => {

@@ -73,7 +73,8 @@ pub struct Engine {
     pub(super) settlement_waits: Arc<Mutex<SettlementWaits>>,
 }
 
-/// A drop as this process deals with it.
+/// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, proofs and searches.
+#[derive(Clone)]
 pub struct LiveDrop {
     pub drop: SaleDrop,
     pub(super) stores: Vec<WarehouseStore>,
@@ -91,7 +92,7 @@ pub(super) struct DropShared {
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// One search for tokens of each variant at a time: many that want one variant must not keep another's buyers waiting.
     /// Holds how the last one ended, for those who waited behind it.
-    pub(super) searches: [tokio::sync::Mutex<Option<super::pull::LastSearch>>; MAX_VARIANTS],
+    pub(super) searches: [Arc<tokio::sync::Mutex<Option<super::pull::LastSearch>>>; MAX_VARIANTS],
 }
 
 /// A proof that no more than `available` units of a variant can be had, good until the lease ends.

@@ -11,12 +11,13 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
 use crate::domain::claims::{Acknowledgement, Quantity};
-use crate::domain::drops::{DropState, InvalidDrop, MAX_STOCK_UNITS, NewDrop, SaleDrop, Warehouse};
-use crate::domain::ids::{BuyerId, DropName, Serial};
+use crate::domain::drops::{DropState, InvalidDrop, NewDrop, SaleDrop, Warehouse};
+use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::pricing::Totals;
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
+use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::{ClaimToSettle, Settling};
 use crate::provider::check_chargeable;
 use crate::tokens::TokenError;
@@ -37,6 +38,14 @@ const REBUILD_ENTRIES: usize = 1000;
 /// What a command made of a drop, or why it did not.
 pub type Moved = Result<SaleDrop, DropRefused>;
 
+/// A drop after a restock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restocked {
+    pub drop: SaleDrop,
+    /// Otherwise the same restock had been done before, and nothing was added now.
+    pub is_new: bool,
+}
+
 /// What keeps a drop from being over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftToDo {
@@ -54,6 +63,8 @@ pub enum DropRefused {
     NotChargeable(String),
     NameTaken,
     SkuTaken(String),
+    /// The id belongs to another restock: of other units, or of another drop.
+    RestockDiffers(RestockId),
     /// The drop has no such variant.
     UnknownSku(String),
     /// Settings of the stores that could lose claims or orders; each is named.
@@ -159,36 +170,45 @@ impl Engine {
     pub async fn left_to_do(&self, drop: &SaleDrop) -> Result<LeftToDo, EngineError> {
         let counts = self.ledger.order_counts(drop.id).await?;
         let backlog = self.backlog(&drop.name).await?;
-        let pending = self.ledger.pending_grants().await?;
         Ok(LeftToDo {
             unsettled_claims: backlog.as_ref().map_or(0, |backlog| backlog.claims() as u64),
             unread_warehouses: backlog.as_ref().map_or(0, |backlog| backlog.unread as u64),
             unpaid_orders: counts.get(&OrderState::PendingPayment).copied().unwrap_or_default(),
-            pending_grants: pending.iter().filter(|grant| drop.warehouse_by_id(grant.warehouse).is_some()).count()
-                as u64,
+            pending_grants: self.ledger.count_pending_grants(drop.id).await?,
         })
     }
 
-    /// Adds units to an open or paused drop. They reach Redis as every grant does, after the wait that freed units wait.
-    pub async fn restock_drop(&self, name: &DropName, sku: &str, units: u32) -> Result<Moved, EngineError> {
+    /// Adds units to an open or paused drop, once for each id: what got no answer is repeated under the same one. They reach
+    /// Redis as every grant does, after the wait that freed units wait.
+    pub async fn restock_drop(
+        &self,
+        name: &DropName,
+        id: RestockId,
+        sku: &str,
+        units: u32,
+    ) -> Result<Result<Restocked, DropRefused>, EngineError> {
         let Some(drop) = self.ledger.drop_by_name(name).await? else {
             return Ok(Err(DropRefused::Unknown));
         };
         let Some(variant) = drop.variant_by_sku(sku) else {
             return Ok(Err(DropRefused::UnknownSku(sku.to_owned())));
         };
-        let after = drop.stock_units() + u64::from(units);
-        if units == 0 || after > u64::from(MAX_STOCK_UNITS) {
-            return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(after))));
+        if units == 0 {
+            return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(drop.stock_units()))));
         }
-        if self.ledger.restock(&drop, variant.number, units).await?.is_none() {
-            return Ok(Err(DropRefused::State(drop.state)));
-        }
+        let is_new = match self.ledger.restock(&drop, id, variant.number, units).await? {
+            RestockDecided::Added => true,
+            RestockDecided::Before => false,
+            RestockDecided::Differs => return Ok(Err(DropRefused::RestockDiffers(id))),
+            RestockDecided::NotSelling => return Ok(Err(DropRefused::State(drop.state))),
+            RestockDecided::TooMany(units) => return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(units)))),
+        };
         // Committed: whatever hinders the way to Redis now, a worker brings the grants there.
         if let Err(error) = self.apply_grants().await {
             tracing::warn!(drop = %name, %error, "the new units of {name} wait for a worker: {error}");
         }
-        Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown))
+        let live = self.refresh(name).await?;
+        Ok(live.map(|live| Restocked { drop: live.drop.clone(), is_new }).ok_or(DropRefused::Unknown))
     }
 
     /// Rebuilds every warehouse of a drop from Postgres, fenced or not.

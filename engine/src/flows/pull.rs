@@ -13,6 +13,10 @@
 //!
 //! A search and a proof look at their own variant only. What is sold, moved or granted of another one does not stop them:
 //! else nobody could be told that his size is gone while the others still sell.
+//!
+//! A claim waits for a search until its own deadline. The search is not cancelled with it: it is a task that keeps its turn
+//! until it has come to its end, so that no transfer is left half-way only because its buyer could not wait, and no connection
+//! goes back to the pool with an answer on it that nobody has read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,10 +51,24 @@ pub(super) enum Found {
 }
 
 /// How the last search ended: those who waited behind it since before it began need not repeat it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct LastSearch {
     began: Instant,
-    was_moving: bool,
+    warehouses: Vec<Warehouse>,
+    outcome: Result<Found, EngineError>,
+}
+
+impl LastSearch {
+    /// What a search would come to that a claim has waited for since `arrived`, if this one has found it out already.
+    fn shared_with(&self, live: &LiveDrop, arrived: Instant) -> Option<Result<Found, EngineError>> {
+        let is_ours = self.began >= arrived && self.warehouses == live.drop.warehouses;
+        match &self.outcome {
+            Ok(Found::Moving) if is_ours => Some(Ok(Found::Moving)),
+            // In turn, each of a crowd would wait for the same stall.
+            Err(error) if is_ours => Some(Err(error.clone())),
+            _ => None,
+        }
+    }
 }
 
 impl Engine {
@@ -60,6 +78,7 @@ impl Engine {
         home: &Warehouse,
         variant: VariantNumber,
         quantity: Quantity,
+        deadline: Instant,
     ) -> Result<Found, EngineError> {
         let arrived = Instant::now();
         if let Some(available) = proved(live, variant, quantity) {
@@ -67,19 +86,37 @@ impl Engine {
         }
         let search = &live.shared.searches[live.variant_position(variant)];
         // Behind a search that takes long, for Postgres does, a claim must not wait for ever.
-        let Ok(mut last) = tokio::time::timeout(SEARCH_WAIT, search.lock()).await else {
+        let turn = Arc::clone(search).lock_owned();
+        let patience = deadline.min(arrived + SEARCH_WAIT);
+        let Ok(mut last) = tokio::time::timeout_at(patience.into(), turn).await else {
             return Ok(Found::Moving);
         };
         if let Some(available) = proved(live, variant, quantity) {
             return Ok(Found::NoMoreThan { available });
         }
-        if last.is_some_and(|last| last.was_moving && last.began >= arrived) {
-            return Ok(Found::Moving);
+        if let Some(outcome) = last.as_ref().and_then(|last| last.shared_with(live, arrived)) {
+            return outcome;
         }
-        let began = Instant::now();
-        let found = self.search(live, home, variant, quantity, began).await;
-        *last = Some(LastSearch { began, was_moving: matches!(found, Ok(Found::Moving)) });
-        found
+        let search = tokio::spawn({
+            let (engine, live, home) = (self.clone(), live.clone(), *home);
+            async move {
+                let began = Instant::now();
+                let outcome = engine.search(&live, &home, variant, quantity, began).await;
+                let warehouses = live.drop.warehouses.clone();
+                *last = Some(LastSearch { began, warehouses, outcome: outcome.clone() });
+                outcome
+            }
+        });
+        match tokio::time::timeout_at(deadline.into(), search).await {
+            Ok(Ok(outcome)) => outcome,
+            // Nobody aborts it: it has panicked, or the process is stopping.
+            Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Ok(Err(_)) => Ok(Found::Moving),
+            Err(_) => {
+                metrics::counter!("doorbuster_searches_outwaited_total").increment(1);
+                Ok(Found::Moving)
+            }
+        }
     }
 
     async fn search(

@@ -7,7 +7,6 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::error::{LedgerError, expect_rows};
-use super::grants;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::drops::{DropState, DropVariant, NewDrop, SaleDrop, Warehouse};
@@ -24,9 +23,6 @@ pub enum DropCreated {
     /// The SKU belongs to another product, or is sold in another currency.
     SkuTaken(String),
 }
-
-/// Units in one grant of a restock: what one script call adds in well under two milliseconds.
-const SERIALS_PER_GRANT: usize = 1000;
 
 /// A warehouse as Postgres knows it, for the proof that a variant is sold out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,16 +58,16 @@ pub enum Due {
 }
 
 /// One unbroken run of serials that lies in one warehouse.
-struct Run {
-    variant: i16,
-    warehouse: usize,
-    first: i32,
-    length: i32,
+pub(super) struct Run {
+    pub(super) variant: i16,
+    pub(super) warehouse: usize,
+    pub(super) first: i32,
+    pub(super) length: i32,
 }
 
 /// Splits every variant's stock over the warehouses, unit by unit even; the odd units of one variant begin where those
 /// of the variant before it ended, so that no warehouse gets all of them.
-fn split(stocks: &[u32], warehouses: usize) -> Vec<Run> {
+pub(super) fn split(stocks: &[u32], warehouses: usize) -> Vec<Run> {
     let mut runs = Vec::new();
     let (mut first, mut turn) = (1, 0);
     for (variant, stock) in stocks.iter().enumerate() {
@@ -257,52 +253,6 @@ impl Ledger {
         let connection = self.connection().await?;
         let changed = connection.execute(SQL, &[&id.0, /* from */ &from, /* to */ &to.as_str()]).await?;
         Ok(changed == 1)
-    }
-
-    /// Adds units of one variant to a drop: new rows, spread evenly, granted to the warehouses in the same transaction.
-    /// `None`: the drop is in no state for it. Otherwise the number of units it has now.
-    pub async fn restock(
-        &self,
-        drop: &SaleDrop,
-        variant: VariantNumber,
-        units: u32,
-    ) -> Result<Option<u64>, LedgerError> {
-        run_tx!(self, "drops.restock", tx, {
-            const LOCK: &str = "-- drops.lock_for_restock
-                select 1 from drops where drop_id = $1 and state in ('open', 'paused') for no key update";
-            if tx.query_opt(LOCK, &[&drop.id.0]).await?.is_none() {
-                return Ok(None);
-            }
-            const WAREHOUSES: &str = "-- drops.lock_warehouses
-                select warehouse_id from warehouses where drop_id = $1 order by warehouse_id for update";
-            tx.query(WAREHOUSES, &[&drop.id.0]).await?;
-            const LAST: &str = "-- drops.last_serial\nselect coalesce(max(serial), 0) from tokens where drop_id = $1";
-            let last: i32 = tx.query_one(LAST, &[&drop.id.0]).await?.get(0);
-            const STOCK: &str = "-- drops.raise_stock
-                update drop_variants set stock = stock + $3 where drop_id = $1 and number = $2 returning variant_id";
-            let number = i16::from(variant.0);
-            let row = tx.query_one(STOCK, &[&drop.id.0, &number, &(units as i32)]).await?;
-            let variant_id: i32 = row.get(0);
-            const TOKENS: &str = "-- drops.restock_tokens
-                insert into tokens (drop_id, serial, variant_number, warehouse_id)
-                select $1, serial, $2, $3 from generate_series($4::int, $5::int) serial";
-            const INVENTORY: &str = "-- drops.restock_inventory
-                update inventory set quantity_available = quantity_available + $4, version = version + 1
-                where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-            for run in split(&[units], drop.warehouses.len()).into_iter().filter(|run| run.length > 0) {
-                let warehouse = drop.warehouses[run.warehouse].id;
-                let (first, end) = (last + run.first, last + run.first + run.length - 1);
-                tx.execute(TOKENS, &[&drop.id.0, &number, &warehouse.0, &first, &end]).await?;
-                let serials = (first..=end).map(serial).collect::<Vec<_>>();
-                for serials in serials.chunks(SERIALS_PER_GRANT) {
-                    grants::insert(tx, warehouse, "restock", serials, None, None).await?;
-                }
-                let changed =
-                    tx.execute(INVENTORY, &[&drop.product_id, &variant_id, &warehouse.0, &run.length]).await?;
-                expect_rows("drops.restock_inventory", 1, changed)?;
-            }
-            Ok(Some(drop.stock_units() + u64::from(units)))
-        })
     }
 
     /// Drops that the clock opens or closes, and openings that somebody began and did not finish.

@@ -13,7 +13,7 @@ use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::drops::{SaleDrop, Warehouse};
-use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId};
+use crate::domain::ids::{BuyerId, ClaimId, DropId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId};
 
 /// Grants looked at in one go. More are waiting only after a long absence of Redis, and the next round takes those.
 const PENDING_GRANTS: i64 = 1000;
@@ -121,6 +121,14 @@ impl Ledger {
 
     pub async fn pending_grants_of(&self, warehouse: WarehouseId) -> Result<Vec<PendingGrant>, LedgerError> {
         self.find_pending("g.applied_at is null and g.warehouse_id = $2", &[&PENDING_GRANTS, &warehouse.0]).await
+    }
+
+    /// How many grants of a drop nobody has marked as applied yet: all of them, unlike [`Self::pending_grants`].
+    pub async fn count_pending_grants(&self, drop: DropId) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- grants.count_pending
+            select count(*) from grants join warehouses using (warehouse_id) where drop_id = $1 and applied_at is null";
+        let row = self.connection().await?.query_one(SQL, &[&drop.0]).await?;
+        Ok(row.get::<_, i64>(0).cast_unsigned())
     }
 
     async fn find_pending(

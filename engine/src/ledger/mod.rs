@@ -8,6 +8,7 @@ mod tx;
 pub mod migrate;
 pub mod drops;
 pub mod grants;
+pub mod restocks;
 pub mod profiles;
 pub mod settlements;
 pub mod orders;

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
@@ -29,6 +30,8 @@ const RECONNECT_TRIES: usize = 4;
 /// One node of a cluster gets half of the time, so that a silent one leaves some for a second try elsewhere.
 const NODE_ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 const NODE_CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+/// Whoever asks how much of Redis is there waits less than a second for all of it, and a part that is silent costs this.
+const PING_DEADLINE: Duration = Duration::from_millis(500);
 /// The client's own default is 16, which outlasts every deadline while a primary is being replaced.
 const CLUSTER_RETRIES: u32 = 3;
 const RETRY_WAIT_MS: (u64, u64) = (5, 50);
@@ -57,6 +60,37 @@ impl Primary {
     pub(super) fn owns(&self, slot: u16) -> bool {
         self.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot))
     }
+}
+
+impl std::fmt::Display for Primary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let slots = self.slots.iter().map(|(first, last)| format!("{first} to {last}")).collect::<Vec<_>>();
+        write!(f, "{}:{} (slots {})", self.host, self.port, slots.join(", "))
+    }
+}
+
+/// How much of Redis answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Primaries that answer.
+    pub answering: usize,
+    /// Primaries of a cluster that do not, each with its slots.
+    pub away: Vec<String>,
+}
+
+/// What decides whether Redis keeps what it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    pub version: String,
+    pub maxmemory_policy: String,
+    pub appendonly: bool,
+    /// `None`: we may not ask.
+    pub appendfsync: Option<String>,
+    pub is_primary: bool,
+    /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
+    pub requires_full_coverage: Option<bool>,
+    /// Replicas online, of the primary that has fewest and of the one that has most.
+    pub replicas: (usize, usize),
 }
 
 pub(super) async fn connect(url: &str) -> Result<Connection, TokenError> {
@@ -135,9 +169,27 @@ impl Connection {
         }
     }
 
-    /// Asks every primary; an error if one of them does not answer.
-    pub(super) async fn ping(&mut self) -> Result<(), TokenError> {
-        self.ask_primaries(&redis::cmd("PING")).await.map(|_| ())
+    /// Pings every primary, all at the same time. An error if nobody can say which there are.
+    pub(super) async fn reach(&mut self) -> Result<Reach, TokenError> {
+        let Self::Cluster(cluster) = self else {
+            redis::cmd("PING").query_async::<()>(self).await?;
+            return Ok(Reach { answering: 1, away: Vec::new() });
+        };
+        let primaries = primaries(cluster).await?;
+        let pings = primaries.iter().map(|primary| {
+            let mut cluster = cluster.clone();
+            let node = SingleNodeRoutingInfo::ByAddress { host: primary.host.clone(), port: primary.port };
+            async move {
+                let ping = cluster.route_command(redis::cmd("PING"), RoutingInfo::SingleNode(node));
+                matches!(tokio::time::timeout(PING_DEADLINE, ping).await, Ok(Ok(_)))
+            }
+        });
+        let answers = join_all(pings).await;
+        let away = primaries.iter().zip(&answers).filter(|(_, answers)| !**answers);
+        Ok(Reach {
+            answering: answers.iter().filter(|answers| **answers).count(),
+            away: away.map(|(primary, _)| primary.to_string()).collect(),
+        })
     }
 
     /// The reply of every primary, or the first error.

@@ -19,6 +19,7 @@ use crate::domain::ids::{
 pub use super::codec::{
     BatchOutcome as Outcome, Leaving as LeavingTokens, LoggedClaim as LogClaim, RecordedClaim as HeldClaim,
 };
+pub use super::connection::{Reach, ServerFacts};
 
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -45,9 +46,9 @@ impl TokenStore {
         }
     }
 
-    /// Whether Redis answers; of a cluster, every primary.
-    pub async fn ping(&self) -> Result<(), TokenError> {
-        self.connection.clone().ping().await
+    /// How much of Redis answers. Of a cluster the parts sell without each other.
+    pub async fn reach(&self) -> Result<Reach, TokenError> {
+        self.connection.clone().reach().await
     }
 
     pub async fn version(&self) -> Result<String, TokenError> {
@@ -136,21 +137,6 @@ fn all_but(values: &[impl AsRef<str>], good: &str) -> String {
         values.retain(|value| *value != good);
     }
     values.join(", ")
-}
-
-/// What decides whether Redis keeps what it was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerFacts {
-    pub version: String,
-    pub maxmemory_policy: String,
-    pub appendonly: bool,
-    /// `None`: we may not ask.
-    pub appendfsync: Option<String>,
-    pub is_primary: bool,
-    /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
-    pub requires_full_coverage: Option<bool>,
-    /// Replicas online, of the primary that has fewest and of the one that has most.
-    pub replicas: (usize, usize),
 }
 
 /// One virtual warehouse in Redis, as of one epoch.
@@ -523,6 +509,10 @@ impl WarehouseStore {
         let meta: std::collections::HashMap<String, String> = value(next()?)?;
         if meta.is_empty() {
             return Ok(None);
+        }
+        // A fence alone holds nothing: the first chunk of the first load has not come.
+        if !meta.contains_key("granted") {
+            return Err(TokenError::Fenced);
         }
         let get = |name: &str| meta.get(name).cloned().ok_or_else(|| dump_error(format!("meta has no {name}")));
         let number = |name: &str| get(name)?.parse::<i64>().map_err(|_| dump_error(format!("{name} is no number")));

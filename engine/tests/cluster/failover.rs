@@ -1,5 +1,5 @@
 //! A primary dies in the middle of a sale. Its replica may miss the newest claims: they are forgotten, and counted; nothing
-//! else may happen.
+//! else may happen. Every refusal is weighed at its own instants, from the buyers' log, as the crowd's judge does it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use doorbuster_engine::domain::claims::{Claim, ClaimOutcome};
 use doorbuster_engine::domain::ids::{ClaimId, Serial};
 use doorbuster_engine::flows::{EngineError, LiveDrop};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
+use doorbuster_sandbox::crowd::{BuyersLog, Call, CallOutcome, FreedFact, OrderFact, StoreFacts, Visit, judge};
 use doorbuster_sandbox::{Redis, RedisCluster, RedisClusterOptions};
 
 use crate::harness::{World, buyer, claim, servers};
@@ -35,6 +36,28 @@ enum Loss {
     SteppedDown,
 }
 
+/// When it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// A third of the stock is sold.
+    MidSale,
+    /// The first buyer has been refused: what is forgotten is free again while a crowd is being sent away.
+    SoldOut,
+}
+
+/// How far the sale has come, for those who wait for it.
+#[derive(Default)]
+struct Sale {
+    sold: AtomicUsize,
+    refused: AtomicUsize,
+    rebuilt: AtomicUsize,
+    /// No settlement now: in between two of them much is known to Redis alone.
+    is_between_settlements: AtomicBool,
+    /// The loss is over: from now on a refusal is taken for an answer.
+    is_calm: AtomicBool,
+    is_over: AtomicBool,
+}
+
 async fn world_on_own_cluster() -> (World, RedisCluster) {
     let servers = servers().await;
     let cluster = servers.sandbox.redis_cluster(RedisClusterOptions::default()).await.expect("a Redis Cluster");
@@ -42,10 +65,10 @@ async fn world_on_own_cluster() -> (World, RedisCluster) {
 }
 
 /// What the buyers were told, and when.
-#[derive(Default)]
 struct Told {
+    began: Instant,
+    calls: Vec<Call>,
     taken: HashMap<ClaimId, Vec<Serial>>,
-    refused: usize,
     errors: HashMap<String, usize>,
     /// For each warehouse the longest time in which claims were under way and none was answered.
     closed: HashMap<usize, Duration>,
@@ -54,36 +77,77 @@ struct Told {
 }
 
 impl Told {
+    /// Nobody calls before this.
+    fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            calls: Vec::new(),
+            taken: HashMap::new(),
+            errors: HashMap::new(),
+            closed: HashMap::new(),
+            answered: HashMap::new(),
+            slowest: Duration::ZERO,
+        }
+    }
+
+    fn us(&self, at: Instant) -> i64 {
+        (at - self.began).as_micros() as i64
+    }
+
+    fn log(&mut self, claim: &Claim, sent: Instant, outcome: CallOutcome) {
+        let (started_us, ended_us) = (self.us(sent), self.us(Instant::now()) + 1);
+        self.calls.push(Call {
+            buyer: claim.buyer.as_str().to_owned(),
+            key: "k".to_owned(),
+            sku: "shoe".to_owned(),
+            quantity: 1,
+            visit: Visit::FirstClick,
+            due_us: started_us,
+            started_us,
+            ended_us,
+            outcome,
+        });
+    }
+
     /// Notes one call of a buyer who first came at `came`; whether he has been answered.
-    fn note(&mut self, claim: &Claim, home: usize, came: Instant, outcome: Result<ClaimOutcome, EngineError>) -> bool {
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
+    fn note(
+        &mut self,
+        claim: &Claim,
+        home: usize,
+        came: Instant,
+        sent: Instant,
+        outcome: Result<ClaimOutcome, EngineError>,
+    ) -> bool {
+        self.slowest = self.slowest.max(sent.elapsed());
+        match outcome {
             Err(error) => {
                 assert!(error.is_retryable(), "{error}");
                 assert!(came.elapsed() < DEADLINE, "no answer: {error}");
+                self.log(claim, sent, CallOutcome::Unknown(error.to_string()));
                 *self.errors.entry(error.to_string()).or_default() += 1;
                 return false;
             }
-        };
+            Ok(ClaimOutcome::Taken { serials } | ClaimOutcome::Replayed { serials }) => {
+                let (claim_id, numbers) = (claim.id.order_id().0.to_string(), serials.iter().map(|serial| serial.0));
+                self.log(claim, sent, CallOutcome::Accepted { claim_id, serials: numbers.collect(), replayed: false });
+                self.taken.insert(claim.id, serials);
+            }
+            Ok(ClaimOutcome::SoldOut) => self.log(claim, sent, CallOutcome::SoldOut),
+            Ok(other) => panic!("{other:?}"),
+        }
         let before = self.answered.insert(home, Instant::now()).unwrap_or(came);
         // Nobody asked for this warehouse before this buyer came.
         let closed = self.closed.entry(home).or_default();
         *closed = (*closed).max(before.elapsed().min(came.elapsed()));
-        match outcome {
-            ClaimOutcome::Taken { serials } | ClaimOutcome::Replayed { serials } => {
-                self.taken.insert(claim.id, serials);
-            }
-            ClaimOutcome::SoldOut => self.refused += 1,
-            other => panic!("{other:?}"),
-        }
         true
     }
 }
 
-/// Every buyer claims until he is answered; between two tries he waits as a browser would.
-async fn crowd(world: &World, live: &Arc<LiveDrop>, buyers: std::ops::Range<u32>, sold: &AtomicUsize) -> Told {
+/// Every buyer claims until he is answered; between two tries he waits as a browser would. Until the loss is over those who
+/// are refused come back too.
+async fn crowd(world: &World, live: &Arc<LiveDrop>, buyers: std::ops::Range<u32>, sale: &Sale) -> Told {
     let next = AtomicU32::new(buyers.start);
-    let told = Mutex::new(Told::default());
+    let told = Mutex::new(Told::begin());
     let one = async || {
         loop {
             let who = next.fetch_add(1, Ordering::SeqCst);
@@ -92,21 +156,26 @@ async fn crowd(world: &World, live: &Arc<LiveDrop>, buyers: std::ops::Range<u32>
             }
             let claim = claim(live, &buyer(who), "k", 0, 1);
             let home = usize::from(live.home_of(&claim.buyer).number.0);
-            let came = Instant::now();
+            let mut came = Instant::now();
             loop {
-                let call = Instant::now();
+                let sent = Instant::now();
+                let is_calm = sale.is_calm.load(Ordering::SeqCst);
                 let outcome = world.engine.claim(live, &claim).await.map(|answered| answered.outcome);
+                let is_refused = matches!(outcome, Ok(ClaimOutcome::SoldOut));
                 let is_answered = {
                     let mut told = told.lock().unwrap();
-                    told.slowest = told.slowest.max(call.elapsed());
-                    let is_answered = told.note(&claim, home, came, outcome);
-                    sold.store(told.taken.len(), Ordering::SeqCst);
+                    let is_answered = told.note(&claim, home, came, sent, outcome);
+                    sale.sold.store(told.taken.len(), Ordering::SeqCst);
                     is_answered
                 };
-                if is_answered {
+                sale.refused.fetch_add(usize::from(is_refused), Ordering::SeqCst);
+                if is_answered && (is_calm || !is_refused) {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                if is_refused {
+                    came = Instant::now();
+                }
             }
         }
     };
@@ -114,21 +183,27 @@ async fn crowd(world: &World, live: &Arc<LiveDrop>, buyers: std::ops::Range<u32>
     told.into_inner().unwrap()
 }
 
-/// What the workers do meanwhile: settle, rebuild what is fenced, apply grants.
-async fn workers(world: &World, stop: &AtomicBool) -> usize {
-    let mut rebuilt = 0;
-    while !stop.load(Ordering::SeqCst) {
+/// What the workers do meanwhile: settle, rebuild what is fenced, apply grants. Answers when the last rebuild had ended.
+async fn workers(world: &World, sale: &Sale) -> Option<Instant> {
+    let mut rebuilt_at = None;
+    while !sale.is_over.load(Ordering::SeqCst) {
         // They log what fails and come again.
-        let _ = doorbuster_engine::workers::settle_all(&world.engine).await;
-        rebuilt += world.engine.rebuild_fenced().await.unwrap_or(0);
+        if !sale.is_between_settlements.load(Ordering::SeqCst) {
+            let _ = doorbuster_engine::workers::settle_all(&world.engine).await;
+        }
+        let rebuilt = world.engine.rebuild_fenced().await.unwrap_or(0);
+        if rebuilt > 0 {
+            rebuilt_at = Some(Instant::now());
+            sale.rebuilt.fetch_add(rebuilt, Ordering::SeqCst);
+        }
         let _ = world.engine.apply_grants().await;
         tokio::time::sleep(WATCH_EVERY).await;
     }
-    rebuilt
+    rebuilt_at
 }
 
 /// How a primary is lost. Returns when all nodes agree on the new one.
-async fn lose(how: Loss, cluster: &RedisCluster, victim: &Redis, sold: &AtomicUsize) {
+async fn lose(how: Loss, moment: Moment, cluster: &RedisCluster, victim: &Redis, sale: &Sale) {
     let replica = cluster.replicas_of(victim).await.unwrap()[0];
     let command = async |node: &Redis, words: &str| {
         let client = redis::Client::open(node.url()).unwrap();
@@ -143,12 +218,18 @@ async fn lose(how: Loss, cluster: &RedisCluster, victim: &Redis, sold: &AtomicUs
     match how {
         Loss::Killed => {}
         Loss::KilledWithReplicaBehind => {
+            sale.is_between_settlements.store(true, Ordering::SeqCst);
             // Asleep, the replica cannot come back to the primary that has hung up on it.
             replica.pause();
             command(victim, "CLIENT KILL TYPE replica").await;
-            let cut_at = sold.load(Ordering::SeqCst);
-            until(|| sold.load(Ordering::SeqCst) >= cut_at + 100).await;
+            let cut_at = sale.sold.load(Ordering::SeqCst);
+            until(|| match moment {
+                Moment::MidSale => sale.sold.load(Ordering::SeqCst) >= cut_at + 100,
+                Moment::SoldOut => sale.refused.load(Ordering::SeqCst) > 0,
+            })
+            .await;
             victim.kill();
+            sale.is_between_settlements.store(false, Ordering::SeqCst);
             replica.resume();
         }
         Loss::Silent => victim.pause(),
@@ -175,9 +256,37 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
-/// A whole sale in which a primary is lost after a third of the stock. Answers how many answered claims were forgotten.
+/// The orders as the judge wants them, and when units that were forgotten were surely free again: when the last warehouse had
+/// been rebuilt, and not before their buyer had his answer, which a primary may give that wakes up late.
+async fn store_facts(world: &World, told: &Told, stock: u32, rebuilt_at: Option<Instant>) -> StoreFacts {
+    let sql =
+        "select order_id, buyer, serials, status, total_minor, currency from orders join order_items using (order_id)";
+    let rows = world.sql.query(sql, &[]).await.unwrap();
+    let orders = rows.iter().map(|row| OrderFact {
+        order_id: row.get::<_, uuid::Uuid>(0).to_string(),
+        buyer: row.get(1),
+        sku: "shoe".to_owned(),
+        status: row.get(3),
+        serials: row.get::<_, Vec<i32>>(2).into_iter().map(i32::cast_unsigned).collect(),
+        total_minor: row.get(4),
+        currency: row.get(5),
+    });
+    let orders = orders.collect::<Vec<_>>();
+    let ordered = orders.iter().map(|order| order.order_id.as_str()).collect::<HashSet<_>>();
+    let freed = told.calls.iter().filter_map(|call| match (&call.outcome, rebuilt_at) {
+        (CallOutcome::Accepted { claim_id, .. }, Some(rebuilt_at)) if !ordered.contains(claim_id.as_str()) => {
+            let at_us = call.ended_us.max(told.us(rebuilt_at) + 1);
+            Some(FreedFact { sku: "shoe".to_owned(), units: 1, at_us })
+        }
+        _ => None,
+    });
+    let freed = freed.collect();
+    StoreFacts { stock: vec![("shoe".to_owned(), stock)], limit: 1, orders, freed, ..StoreFacts::default() }
+}
+
+/// A whole sale in which a primary is lost. Answers how many answered claims were forgotten.
 #[expect(clippy::print_stdout, reason = "the figures are what one wants to know of a failover")]
-async fn sale_that_loses_a_primary(how: Loss) -> usize {
+async fn sale_that_loses_a_primary(how: Loss, moment: Moment) -> usize {
     let (world, cluster) = world_on_own_cluster().await;
     let stock = 3_000;
     let live = world.open(&[stock], WAREHOUSES, 1).await;
@@ -189,83 +298,94 @@ async fn sale_that_loses_a_primary(how: Loss) -> usize {
     }
     assert_eq!(hit.iter().filter(|hit| **hit).count(), 2, "two of six warehouses on each of three primaries");
 
-    let (stop, sold) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let kill = async {
-        until(|| sold.load(Ordering::SeqCst) >= stock as usize / 3).await;
-        let began = Instant::now();
-        lose(how, &cluster, victim, &sold).await;
-        began.elapsed()
+    let sale = Sale::default();
+    let from = match moment {
+        Moment::MidSale => stock as usize / 3,
+        // So many that some hundred of them lie behind the primary that is lost.
+        Moment::SoldOut => stock as usize - 400,
     };
-    let sale = async {
-        let (told, agreed) = tokio::join!(crowd(&world, &live, 0..stock + 500, &sold), kill);
-        stop.store(true, Ordering::SeqCst);
+    let kill = async {
+        until(|| sale.sold.load(Ordering::SeqCst) >= from).await;
+        let began = Instant::now();
+        lose(how, moment, &cluster, victim, &sale).await;
+        let agreed = began.elapsed();
+        until(|| sale.rebuilt.load(Ordering::SeqCst) >= 2).await;
+        sale.is_calm.store(true, Ordering::SeqCst);
+        agreed
+    };
+    let buyers = async {
+        let (told, agreed) = tokio::join!(crowd(&world, &live, 0..stock + 500, &sale), kill);
+        sale.is_over.store(true, Ordering::SeqCst);
         (told, agreed)
     };
-    let ((told, agreed), rebuilt) = tokio::join!(sale, workers(&world, &stop));
+    let ((told, agreed), rebuilt_at) = tokio::join!(buyers, workers(&world, &sale));
+    let rebuilt = sale.rebuilt.load(Ordering::SeqCst);
     world.settle().await;
     world.apply_all_grants().await;
+    let free = world.free_in_redis(&*world.live().await).await;
 
-    let rows = world.sql.query("select order_id, serials from orders join order_items using (order_id)", &[]).await;
-    let orders = rows.unwrap().into_iter().map(|row| (row.get::<_, uuid::Uuid>(0), row.get::<_, Vec<i32>>(1)));
-    let orders = orders.collect::<HashMap<_, _>>();
-    let forgotten = told.taken.keys().filter(|id| !orders.contains_key(&id.order_id().0)).count();
+    let facts = store_facts(&world, &told, stock, rebuilt_at).await;
+    let (forgotten, orders) = (facts.freed.len(), facts.orders.len());
+    let verdict = judge(&BuyersLog { calls: told.calls.clone() }, &facts);
+    let refused_before = told.calls.iter().filter(|call| {
+        call.outcome == CallOutcome::SoldOut && rebuilt_at.is_some_and(|at| call.started_us < told.us(at))
+    });
     let closed =
         |is_hit: bool| told.closed.iter().filter(|(home, _)| hit[**home] == is_hit).map(|(_, time)| *time).max();
     let (closed, elsewhere) = (closed(true).unwrap(), closed(false).unwrap());
     println!(
-        "{how:?}: accepted {}, forgotten {forgotten}, refused {}, orders {}, rebuilt {rebuilt}; promoted and agreed after \
-         {agreed:.1?}; closed for {closed:.1?} behind this primary, \
+        "{how:?}, {moment:?}: accepted {}, forgotten {forgotten}, {} of these units sold again, orders {orders}, \
+         oversold {}; refusals {} ({} of them before the rebuild had ended), refused while stock remained {}; \
+         rebuilt {rebuilt}; promoted and agreed after {agreed:.1?}; closed for {closed:.1?} behind this primary, \
          {elsewhere:.1?} behind the others; slowest call {:.1?}",
         told.taken.len(),
-        told.refused,
-        orders.len(),
+        forgotten.saturating_sub(free),
+        verdict.oversold,
+        verdict.sold_out_answers,
+        refused_before.count(),
+        verdict.refused_while_stock_remained,
         told.slowest,
     );
     for (error, times) in &told.errors {
         println!("  {times:>6} times: {error}");
     }
 
+    assert_eq!((verdict.oversold, verdict.over_limit), (0, 0), "{:#?}", verdict.findings);
+    assert_eq!(verdict.refused_while_stock_remained, 0, "{:#?}", verdict.findings);
+    assert_eq!(verdict.lost_claims as usize, forgotten, "an order is what its buyer was told: {:#?}", verdict.findings);
     let report = world.engine.audit(None).await.unwrap();
     assert!(report.is_clean(), "{:#?}", report.violations);
-    let serials = orders.values().flatten().collect::<HashSet<_>>();
-    assert_eq!(serials.len(), orders.len(), "no unit is in two orders");
-    assert!(orders.len() <= stock as usize, "nothing is oversold");
-    assert_eq!(
-        world.count("select count(*) from (select buyer from orders group by buyer having count(*) > 1) b").await,
-        0
-    );
-    for (id, serials) in &told.taken {
-        if let Some(ordered) = orders.get(&id.order_id().0) {
-            assert_eq!(ordered.iter().map(|serial| *serial as u32).collect::<Vec<_>>(), vec![serials[0].0]);
-        }
-    }
-    assert!(rebuilt >= 2, "both warehouses of the killed primary were rebuilt");
-    let live = world.live().await;
-    let free = world.free_in_redis(&live).await;
-    assert_eq!(orders.len() + free, stock as usize, "every unit is ordered or free");
-    assert!(told.refused == 0 || free == 0, "nobody was refused while a unit was free");
+    assert!(rebuilt >= 2, "both warehouses of the lost primary were rebuilt");
+    assert_eq!(orders + free, stock as usize, "every unit is ordered or free");
     assert!(told.slowest < CALL_MAX, "a call ends, with an answer or as retryable: {:?}", told.slowest);
     forgotten
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_under_load_costs_seconds_and_nothing_is_sold_twice() {
-    sale_that_loses_a_primary(Loss::Killed).await;
+    sale_that_loses_a_primary(Loss::Killed, Moment::MidSale).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_what_the_promoted_replica_never_heard_of_is_forgotten_and_its_units_are_sold_again() {
-    assert!(sale_that_loses_a_primary(Loss::KilledWithReplicaBehind).await > 0, "something was forgotten");
+    let forgotten = sale_that_loses_a_primary(Loss::KilledWithReplicaBehind, Moment::MidSale).await;
+    assert!(forgotten > 0, "something was forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l1_what_is_forgotten_after_the_sell_out_is_sold_to_those_who_come_back() {
+    let forgotten = sale_that_loses_a_primary(Loss::KilledWithReplicaBehind, Moment::SoldOut).await;
+    assert!(forgotten > 0, "something was forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_a_primary_that_falls_silent_and_comes_back_sells_nothing_twice() {
-    sale_that_loses_a_primary(Loss::Silent).await;
+    sale_that_loses_a_primary(Loss::Silent, Moment::MidSale).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l6_a_primary_that_steps_down_forgets_nothing() {
-    assert_eq!(sale_that_loses_a_primary(Loss::SteppedDown).await, 0);
+    assert_eq!(sale_that_loses_a_primary(Loss::SteppedDown, Moment::MidSale).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,7 +469,8 @@ async fn what_a_cluster_is_like_is_said_by_all_of_its_primaries() {
     assert_eq!(facts.maxmemory_policy, "noeviction");
     assert_eq!(facts.appendfsync.as_deref(), Some("always"));
     assert!(facts.appendonly && facts.is_primary && facts.requires_full_coverage == Some(false), "{facts:?}");
-    world.engine.tokens.ping().await.unwrap();
+    let whole = world.engine.tokens.reach().await.unwrap();
+    assert_eq!((whole.answering, whole.away.len()), (3, 0));
 
     let primaries = cluster.primaries().await.unwrap();
     let client = redis::Client::open(primaries[1].url()).unwrap();
@@ -360,6 +481,7 @@ async fn what_a_cluster_is_like_is_said_by_all_of_its_primaries() {
     assert_eq!(facts.maxmemory_policy, "allkeys-lru", "the one that differs is named");
 
     primaries[0].kill();
-    let error = world.engine.tokens.ping().await.unwrap_err();
-    assert!(error.is_retryable(), "{error}");
+    let reach = world.engine.tokens.reach().await.unwrap();
+    let away = format!("127.0.0.1:{} (slots 0 to 5460)", primaries[0].port());
+    assert_eq!((reach.answering, reach.away), (2, vec![away]), "the others are asked all the same");
 }

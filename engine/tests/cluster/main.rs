@@ -2,16 +2,24 @@
 
 #[path = "../engine/harness.rs"]
 mod harness;
+#[path = "../engine/counters.rs"]
+mod counters;
 #[path = "../engine/claims.rs"]
 mod claims;
 #[path = "../engine/pulls.rs"]
 mod pulls;
+#[path = "../engine/sellout.rs"]
+mod sellout;
+#[path = "../engine/stalls.rs"]
+mod stalls;
 #[path = "../engine/lifecycle.rs"]
 mod lifecycle;
 #[path = "../engine/settlement.rs"]
 mod settlement;
 #[path = "../engine/payments.rs"]
 mod payments;
+#[path = "../engine/forgetting.rs"]
+mod forgetting;
 #[path = "../engine/audit.rs"]
 mod audit;
 mod failover;

@@ -1,9 +1,11 @@
 //! The audit is clean after an honest sale, and red for each way in which the stores may disagree.
 
-use doorbuster_engine::domain::ids::{VariantNumber, WarehouseNumber};
+use doorbuster_engine::domain::drops::{DropState, Warehouse};
+use doorbuster_engine::domain::ids::{GrantNumber, VariantNumber, WarehouseNumber};
 use doorbuster_engine::flows::audit::AuditReport;
 use doorbuster_engine::provider::ProviderClient;
 use doorbuster_engine::tokens::keys::WarehouseKeys;
+use doorbuster_engine::tokens::store::LoadVariant;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 
 use crate::harness::{World, provider, taken};
@@ -107,4 +109,45 @@ async fn a_second_capture_and_a_forged_redis_turn_the_audit_red() {
     redis::cmd("DECR").arg(&key).query_async::<()>(&mut redis).await.unwrap();
     let report = world.engine.audit(Some(&client)).await.unwrap();
     assert_eq!(rules(&report), ["unit_lost", "unit_unknown"]);
+}
+
+/// No accusation, and not clean either: the audit says of its one drop that the stores did not stand still.
+async fn assert_not_quiet(world: &World, when: &str) {
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.violations.is_empty(), "{when}: {:#?}", report.violations);
+    assert!(!report.drops[0].is_quiet && !report.is_clean(), "{when}: {report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warehouse_in_the_middle_of_a_load_is_not_quiet_rather_than_accused() {
+    let world = World::new().await;
+    let live = world.open(&[10], 2, 2).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    let before = live.drop.warehouses[0];
+    let epoch = world.engine.ledger.begin_load(before.id, before.epoch).await.unwrap().unwrap();
+    assert_not_quiet(&world, "Postgres has begun a load that Redis does not know of").await;
+    let store = world.engine.tokens.warehouse(&live.drop, &Warehouse { epoch, ..before });
+    let replid = store.fence().await.unwrap();
+    assert_not_quiet(&world, "the warehouse is fenced").await;
+    store.load(&replid, GrantNumber(1), 2, &[LoadVariant::default()], &[]).await.unwrap();
+    assert_not_quiet(&world, "a first chunk is loaded").await;
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_that_is_being_opened_is_not_quiet_rather_than_accused() {
+    let world = World::new().await;
+    let drop = world.engine.create_drop(&world.new_drop(&[10], 2, 2), 42).await.unwrap().unwrap();
+    assert!(world.engine.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await.unwrap());
+    assert_not_quiet(&world, "no warehouse is loaded yet").await;
+    let first = drop.warehouses[0];
+    let epoch = world.engine.ledger.begin_load(first.id, first.epoch).await.unwrap().unwrap();
+    world.engine.tokens.warehouse(&drop, &Warehouse { epoch, ..first }).fence().await.unwrap();
+    assert_not_quiet(&world, "one is fenced, and has never held anything").await;
+    world.engine.open_drop(&world.drop).await.unwrap().unwrap();
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
 }

@@ -47,6 +47,15 @@ pub(crate) async fn servers() -> &'static Servers {
         .await
 }
 
+impl Servers {
+    fn redis_url(&self) -> String {
+        match &self.redis {
+            Shared::Server(redis) => redis.url(),
+            Shared::Cluster(cluster) => cluster.url(),
+        }
+    }
+}
+
 pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) database: String,
@@ -63,11 +72,7 @@ impl World {
     /// Shared servers, a database of its own.
     pub(crate) async fn new() -> Self {
         let servers = servers().await;
-        let url = match &servers.redis {
-            Shared::Server(redis) => redis.url(),
-            Shared::Cluster(cluster) => cluster.url(),
-        };
-        Self::on(url, &servers.postgres).await
+        Self::on(servers.redis_url(), &servers.postgres).await
     }
 
     /// A plain connection to the shared server that has `key`.
@@ -84,6 +89,13 @@ impl World {
         let servers = servers().await;
         let redis = servers.sandbox.redis().await.expect("redis-server");
         (Self::on(redis.url(), &servers.postgres).await, redis)
+    }
+
+    /// A Postgres of its own as well, for tests that hurt it.
+    pub(crate) async fn with_own_postgres() -> (Self, Postgres) {
+        let servers = servers().await;
+        let postgres = servers.sandbox.postgres().await.expect("Postgres");
+        (Self::on(servers.redis_url(), &postgres).await, postgres)
     }
 
     /// A Redis of its own with other settings.

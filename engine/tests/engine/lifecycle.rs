@@ -2,8 +2,10 @@
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::drops::DropState;
+use doorbuster_engine::domain::ids::RestockId;
 use doorbuster_engine::flows::open_drop::DropRefused;
 use doorbuster_sandbox::RedisOptions;
+use uuid::Uuid;
 
 use crate::harness::{World, provider, taken};
 
@@ -32,8 +34,11 @@ async fn a_restock_while_open_is_sold_to_the_last_unit() {
     }
     assert_eq!(world.claim_until_answered(&live, 3, "k", 0, 1).await, ClaimOutcome::SoldOut);
     let sku = live.drop.variants[0].sku.clone();
-    let drop = world.engine.restock_drop(&world.drop, &sku, 2_503).await.unwrap().unwrap();
-    assert_eq!(drop.variants[0].stock_units, 2_506);
+    let restock = async |id: u128, sku: &str, units| {
+        world.engine.restock_drop(&world.drop, RestockId(Uuid::from_u128(id)), sku, units).await.unwrap()
+    };
+    let restocked = restock(1, &sku, 2_503).await.unwrap();
+    assert_eq!((restocked.drop.variants[0].stock_units, restocked.is_new), (2_506, true));
     world.apply_all_grants().await;
     let live = world.live().await;
     assert_eq!(world.free_in_redis(&live).await, 2_504);
@@ -43,11 +48,38 @@ async fn a_restock_while_open_is_sold_to_the_last_unit() {
     world.settle().await;
     let report = world.engine.audit(None).await.unwrap();
     assert!(report.is_clean(), "{:#?}", report.violations);
-    let refused = world.engine.restock_drop(&world.drop, "no-such", 1).await.unwrap().unwrap_err();
+    let refused = restock(2, "no-such", 1).await.unwrap_err();
     assert_eq!(refused, DropRefused::UnknownSku("no-such".to_owned()));
     world.engine.close_drop(&world.drop).await.unwrap().unwrap();
-    let refused = world.engine.restock_drop(&world.drop, &sku, 1).await.unwrap().unwrap_err();
+    let refused = restock(2, &sku, 1).await.unwrap_err();
     assert_eq!(refused, DropRefused::State(DropState::Closed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restock_that_is_repeated_adds_once() {
+    let world = World::new().await;
+    let live = world.open(&[3, 1], 2, 1).await;
+    let [sku, other] = [0, 1].map(|number: usize| live.drop.variants[number].sku.clone());
+    let restock = async |id: u128, sku: &str, units| {
+        world.engine.restock_drop(&world.drop, RestockId(Uuid::from_u128(id)), sku, units).await.unwrap()
+    };
+    // An operator who loses his patience five times at once.
+    let done = futures_util::future::join_all((0..5).map(|_| restock(1, &sku, 10))).await;
+    let done = done.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+    assert_eq!(done.iter().filter(|restocked| restocked.is_new).count(), 1);
+    assert!(done.iter().all(|restocked| restocked.drop.variants[0].stock_units == 13), "{done:?}");
+    for (sku, units) in [(&sku, 11), (&other, 10)] {
+        let refused = restock(1, sku, units).await.unwrap_err();
+        assert_eq!(refused, DropRefused::RestockDiffers(RestockId(Uuid::from_u128(1))));
+    }
+    assert!(restock(2, &sku, 10).await.unwrap().is_new, "another id is another restock");
+    assert_eq!(world.count("select count(*) from tokens").await, 24);
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 24);
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    assert!(!restock(2, &sku, 10).await.unwrap().is_new, "what is done is done, though the sale is over");
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,4 +166,23 @@ async fn a_drop_that_is_archived_while_it_is_rebuilt_stays_archived() {
     assert_eq!(archived.drop.state, DropState::Archived);
     let outcome = world.claim(&archived, 3, "k", 0, 1).await;
     assert!(outcome.is_err(), "nothing is sold of an archived drop: {outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_to_do_is_counted_however_much_is_left_of_other_drops() {
+    let world = World::new().await;
+    world.open(&[5], 1, 1).await;
+    let mut second = world.new_drop(&[5], 1, 1);
+    second.name = format!("{}-2", world.drop).parse().unwrap();
+    second.variants[0].sku += "-2";
+    world.engine.create_drop(&second, 42).await.unwrap().unwrap();
+    let drop = world.engine.open_drop(&second.name).await.unwrap().unwrap();
+    // 1,500 grants of the first drop and 1,200 of the second wait for Redis.
+    for (number, count) in [(&world.drop, 1_500), (&second.name, 1_200)] {
+        let grants = "insert into grants (warehouse_id, number, kind, serials)
+            select w.warehouse_id, n, 'restock', '{}' from warehouses w join drops d using (drop_id), generate_series(2, 1 + $2::int) n
+            where d.name = $1";
+        world.sql.execute(grants, &[&number.as_str(), &count]).await.unwrap();
+    }
+    assert_eq!(world.engine.left_to_do(&drop).await.unwrap().pending_grants, 1_200);
 }

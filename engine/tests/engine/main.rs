@@ -2,9 +2,12 @@
 //! every test has a database and a drop of its own.
 
 mod harness;
+mod counters;
 mod claims;
 mod acknowledgement;
 mod pulls;
+mod sellout;
+mod stalls;
 mod lifecycle;
 mod settlement;
 mod payments;

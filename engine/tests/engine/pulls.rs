@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::ids::{TransferId, VariantNumber};
 use futures_util::future::join_all;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::harness::{World, buyer, taken};
 
@@ -62,48 +60,6 @@ async fn a_pull_that_died_after_its_commit_is_finished_by_the_next_search() {
     let outcomes = join_all((0..10).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
     let sold = outcomes.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count();
     assert_eq!(sold, 4, "{outcomes:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_refused_while_a_unit_is_free_whatever_the_skew() {
-    for seed in 0..12_u64 {
-        let mut random = StdRng::seed_from_u64(seed);
-        let world = World::new().await;
-        let warehouses = random.random_range(1..=12);
-        let limit = random.random_range(1..=3);
-        let stocks = (0..random.random_range(1..=3)).map(|_| random.random_range(0..=25)).collect::<Vec<u32>>();
-        let live = world.open(&stocks, warehouses, limit).await;
-        // Two processes, and buyers of whom most live in one warehouse.
-        let other = world.another_engine().await;
-        let buyers =
-            (0..120).map(|who| if who % 4 == 0 { who } else { at_home(&live, 0, who * 1_000) }).collect::<Vec<_>>();
-        let variants = stocks.len() as u8;
-        let wishes = buyers.iter().map(|who| (*who, random.random_range(0..variants), random.random_range(1..=limit)));
-        let wishes = wishes.collect::<Vec<_>>();
-        let calls = wishes.iter().enumerate().map(|(index, (who, variant, units))| {
-            let claim = crate::harness::claim(&live, &buyer(*who), &format!("k{index}"), *variant, i64::from(*units));
-            let engine = if index % 2 == 0 { &world.engine } else { &other };
-            let live = &live;
-            async move {
-                loop {
-                    match engine.claim(live, &claim).await.map(|answered| answered.outcome) {
-                        Err(error) if error.is_retryable() => {}
-                        outcome => return outcome.unwrap(),
-                    }
-                }
-            }
-        });
-        let outcomes = join_all(calls).await;
-        for (variant, stock) in stocks.iter().enumerate() {
-            let of_variant = || wishes.iter().zip(&outcomes).filter(move |(wish, _)| usize::from(wish.1) == variant);
-            let sold =
-                of_variant().filter(|(_, o)| matches!(o, ClaimOutcome::Taken { .. })).map(|(w, _)| w.2).sum::<u32>();
-            assert!(sold <= *stock, "seed {seed}: sold {sold} of {stock}");
-            if of_variant().any(|(_, outcome)| *outcome == ClaimOutcome::SoldOut) {
-                assert_eq!(sold, *stock, "seed {seed}: refused as sold out while units were free");
-            }
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,12 +5,13 @@ use clap::{Args, Subcommand};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop};
-use doorbuster_engine::domain::ids::DropName;
+use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
 use doorbuster_engine::flows::{Engine, EngineError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{Failure, print};
 use crate::config::{BadConfig, StoresConfig};
@@ -41,7 +42,7 @@ enum DropCommand {
     Pause(NameArgument),
     /// Takes claims again
     Resume(NameArgument),
-    /// Adds units to an open or paused drop
+    /// Adds units to an open or paused drop, once for each --id
     Restock(RestockArguments),
     /// Fills Redis anew from Postgres; workers do it by themselves when Redis may have forgotten something
     Rebuild(NameArgument),
@@ -71,6 +72,9 @@ struct RestockArguments {
     /// Units to add
     #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(1..))]
     units: u32,
+    /// Names this restock: repeated with the same one, it adds nothing; a new one is made and printed if left out
+    #[arg(long, value_name = "UUID")]
+    id: Option<Uuid>,
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +133,7 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         _ => None,
     };
     let engine = super::engine(&arguments.stores).await?;
+    let mut restocked = None;
     let (name, done) = match arguments.command {
         DropCommand::Create(_) => {
             let new = new.expect("made above for this command");
@@ -137,8 +142,10 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         DropCommand::Open(NameArgument { name }) => (name.clone(), engine.open_drop(&name).await),
         DropCommand::Pause(NameArgument { name }) => (name.clone(), engine.pause_drop(&name).await),
         DropCommand::Resume(NameArgument { name }) => (name.clone(), engine.resume_drop(&name).await),
-        DropCommand::Restock(RestockArguments { name, sku, units }) => {
-            (name.clone(), engine.restock_drop(&name, &sku, units).await)
+        DropCommand::Restock(restock) => {
+            let (done, line) = restock.run(&engine).await?;
+            restocked = Some(line);
+            (restock.name, Ok(done))
         }
         DropCommand::Rebuild(NameArgument { name }) => (name.clone(), engine.rebuild_drop(&name).await),
         DropCommand::Close(NameArgument { name }) => (name.clone(), engine.close_drop(&name).await),
@@ -151,11 +158,44 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
     };
     let drop = done.context("it could not be done")?.map_err(|refused| anyhow!(what_to_do(&name, &refused)))?;
     if arguments.json {
-        print(as_json(&drop))
+        let mut shown = as_json(&drop);
+        if let Some(restocked) = restocked {
+            shown["restock"] = json!({ "id": restocked.id.0, "is_new": restocked.is_new });
+        }
+        print(shown);
     } else {
-        print(as_text(&drop))
+        print(as_text(&drop));
+        if let Some(restocked) = restocked {
+            print(restocked.as_text());
+        }
     }
     Ok(())
+}
+
+/// What is said of a restock beside the drop as it is now.
+struct RestockDone {
+    id: RestockId,
+    is_new: bool,
+}
+
+impl RestockArguments {
+    async fn run(&self, engine: &Engine) -> Result<(Moved, RestockDone), Failure> {
+        let id = RestockId(self.id.unwrap_or_else(Uuid::now_v7));
+        // Whatever hindered it, it may have been done: only under the same id is a second try none too many.
+        let again = || format!("the restock may have been done or not: repeat it with --id {}", id.0);
+        let done = engine.restock_drop(&self.name, id, &self.sku, self.units).await.with_context(again)?;
+        let is_new = done.as_ref().is_ok_and(|restocked| restocked.is_new);
+        Ok((done.map(|restocked| restocked.drop), RestockDone { id, is_new }))
+    }
+}
+
+impl RestockDone {
+    fn as_text(&self) -> String {
+        match self.is_new {
+            true => format!("restock {} is done", self.id.0),
+            false => format!("restock {} was already done: nothing was added", self.id.0),
+        }
+    }
 }
 
 /// Closes the drop and waits until nothing of it is on its way. Ctrl-C ends the waiting, not the drain.
@@ -246,6 +286,13 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
         }
         DropRefused::UnknownSku(sku) => {
             format!("{name} has no variant {sku}: `doorbuster drop show {name}` lists them")
+        }
+        DropRefused::RestockDiffers(id) => {
+            format!(
+                "{} is the id of another restock, of other units or of another drop: nothing was added; for a new restock \
+                 leave out --id",
+                id.0
+            )
         }
         DropRefused::Configuration(problems) => {
             format!("{name} is not opened, for claims or orders could be lost: {}", problems.join("; "))

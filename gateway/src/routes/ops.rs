@@ -29,6 +29,9 @@ pub struct Ops {
 struct Readiness {
     status: &'static str,
     redis: &'static str,
+    /// The primaries of a cluster that do not answer: their warehouses sell nothing until they are replaced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    redis_away: Vec<String>,
     postgres: &'static str,
 }
 
@@ -41,20 +44,24 @@ pub fn router(ops: Ops) -> Router {
         .with_state(ops)
 }
 
-/// Ready to serve: not stopping, and both stores answer in time.
+/// Ready to serve: not stopping, and both stores answer in time. One primary of a cluster is enough: what it has is sold, and
+/// a gateway that is taken away for the others' sake could not sell it.
 async fn readyz(State(ops): State<Ops>) -> Response {
-    let redis = tokio::time::timeout(PING_DEADLINE, ops.engine.tokens.ping());
+    let redis = tokio::time::timeout(PING_DEADLINE, ops.engine.tokens.reach());
     let postgres = tokio::time::timeout(PING_DEADLINE, ops.engine.ledger.ping());
     let (redis, postgres) = tokio::join!(redis, postgres);
-    let (redis, postgres) = (matches!(redis, Ok(Ok(()))), matches!(postgres, Ok(Ok(()))));
-    let status = match (ops.stopping.is_cancelled(), redis && postgres) {
+    let (redis, postgres) = (redis.ok().and_then(Result::ok), matches!(postgres, Ok(Ok(()))));
+    let has_redis = redis.as_ref().is_some_and(|reach| reach.answering > 0);
+    let redis_away = redis.map_or_else(Vec::new, |reach| reach.away);
+    let status = match (ops.stopping.is_cancelled(), has_redis && postgres) {
         (true, _) => "stopping",
         (false, false) => "not_ready",
         (false, true) => "ready",
     };
     let word = |is_there| if is_there { "answers" } else { "does not answer" };
+    let redis_word = if has_redis && !redis_away.is_empty() { "answers in part" } else { word(has_redis) };
     let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(Readiness { status, redis: word(redis), postgres: word(postgres) })).into_response()
+    (code, Json(Readiness { status, redis: redis_word, redis_away, postgres: word(postgres) })).into_response()
 }
 
 async fn metrics() -> impl IntoResponse {

@@ -2,7 +2,7 @@
 
 use doorbuster::{GatewayConfig, RunningGateway};
 use doorbuster_engine::flows::Engine;
-use doorbuster_sandbox::{Redis, Sandbox};
+use doorbuster_sandbox::{Redis, RedisCluster, RedisClusterOptions, Sandbox};
 use reqwest::RequestBuilder;
 use serde_json::json;
 
@@ -38,6 +38,18 @@ pub(crate) async fn shop_with_own_redis(config: GatewayConfig) -> (Shop, Redis) 
     make_drop(&engine, &drop, &Sale::default()).await;
     let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
     (Shop { engine, gateway, http: client(), database_url, drop }, redis)
+}
+
+/// A shop whose Redis is a cluster of its own, without replicas: what is killed stays away.
+pub(crate) async fn shop_with_own_cluster(config: GatewayConfig) -> (Shop, RedisCluster) {
+    let options = RedisClusterOptions::default().replicas_of_each(0);
+    let cluster = Sandbox::temporary().unwrap().redis_cluster(options).await.unwrap();
+    let (database_url, drop) = new_database().await;
+    let engine = engine_on(&cluster.url(), &database_url).await;
+    engine.ledger.migrate().await.unwrap();
+    make_drop(&engine, &drop, &Sale::default()).await;
+    let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
+    (Shop { engine, gateway, http: client(), database_url, drop }, cluster)
 }
 
 pub(crate) async fn send(request: RequestBuilder) -> Answer {

@@ -6,7 +6,7 @@ use axum::http::HeaderValue;
 use doorbuster::GatewayConfig;
 use serde_json::{Value, json};
 
-use super::shop::{send, shop, shop_with, shop_with_own_redis};
+use super::shop::{send, shop, shop_with, shop_with_own_cluster, shop_with_own_redis};
 use crate::support::{SECRET, Sale, token};
 
 #[tokio::test]
@@ -155,6 +155,26 @@ async fn operators_see_health_readiness_and_metrics() {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
     assert!(!metrics.contains("some-secret-path") && !metrics.contains(&shop.drop), "{metrics}");
+}
+
+/// A part of Redis is away: the rest of it sells on, and a load balancer must not take the gateway away from it.
+#[tokio::test]
+async fn a_gateway_is_ready_while_some_of_the_cluster_answers_and_says_which_does_not() {
+    let (shop, cluster) = shop_with_own_cluster(GatewayConfig::on_free_ports(SECRET)).await;
+    let whole = shop.ops("/readyz").await;
+    assert_eq!((whole.status.as_u16(), whole.json()["redis"].as_str()), (200, Some("answers")));
+    assert!(whole.json().get("redis_away").is_none(), "{whole:?}");
+    let primaries = cluster.primaries().await.unwrap();
+    primaries[0].kill();
+    let part = shop.ops("/readyz").await;
+    assert_eq!((part.status.as_u16(), part.json()["redis"].as_str()), (200, Some("answers in part")), "{part:?}");
+    let away = part.json()["redis_away"].clone();
+    assert!(away[0].as_str().unwrap().starts_with(&format!("127.0.0.1:{} ", primaries[0].port())), "{part:?}");
+    for node in cluster.nodes() {
+        node.kill();
+    }
+    let gone = shop.ops("/readyz").await;
+    assert_eq!((gone.status.as_u16(), gone.json()["redis"].as_str()), (503, Some("does not answer")), "{gone:?}");
 }
 
 /// Redis is away: alive, not ready, and no buyer hears "sold out".

@@ -115,6 +115,20 @@ async fn a_drop_is_made_opened_shown_and_closed_from_the_command_line() {
         (code, &drop["state"], &drop["variants"][1]["price"]["amount_minor"]),
         (Some(0), &"open".into(), &9900.into())
     );
+    let id = "0193a5b0-0000-7000-8000-000000000001";
+    let restock = async |units: &str, id: &[&str]| {
+        run(&[&["drop", "restock", &name, "--sku", "shoe-42", "--units", units], id].concat()).await
+    };
+    let (code, said, error) = restock("8", &["--id", id]).await;
+    assert!(code == Some(0) && said.contains("20 units") && said.contains(&format!("{id} is done")), "{said}{error}");
+    let (code, said, _) = restock("8", &["--id", id]).await;
+    assert!(code == Some(0) && said.contains("20 units") && said.contains("already done"), "{said}");
+    let (code, _, error) = restock("9", &["--id", id]).await;
+    assert!(code == Some(1) && error.contains("another restock"), "{error}");
+    let (code, said, _) = restock("1", &["--json"]).await;
+    let done: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &done["restock"]["is_new"]), (Some(0), &true.into()));
+    assert!(done["restock"]["id"].as_str().is_some_and(|id| id.parse::<uuid::Uuid>().is_ok()), "{said}");
     assert_eq!(run(&["drop", "close", &name]).await.0, Some(0));
     assert!(run(&["drop", "show", &name]).await.1.contains("closed"));
     let (code, _, error) = run(&["drop", "show", "nothing"]).await;
