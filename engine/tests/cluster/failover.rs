@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use doorbuster_engine::domain::claims::{Claim, ClaimOutcome};
+use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
+use doorbuster_engine::domain::drops::NewDrop;
 use doorbuster_engine::domain::ids::{ClaimId, Serial};
+use doorbuster_engine::flows::acknowledge::Acknowledged;
 use doorbuster_engine::flows::{EngineError, LiveDrop};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_sandbox::crowd::{BuyersLog, Call, CallOutcome, FreedFact, OrderFact, StoreFacts, Visit, judge};
@@ -69,6 +71,8 @@ struct Told {
     began: Instant,
     calls: Vec<Call>,
     taken: HashMap<ClaimId, Vec<Serial>>,
+    /// Of these, those that were on all replicas when they were answered.
+    replicated: HashSet<ClaimId>,
     errors: HashMap<String, usize>,
     /// For each warehouse the longest time in which claims were under way and none was answered.
     closed: HashMap<usize, Duration>,
@@ -83,6 +87,7 @@ impl Told {
             began: Instant::now(),
             calls: Vec::new(),
             taken: HashMap::new(),
+            replicated: HashSet::new(),
             errors: HashMap::new(),
             closed: HashMap::new(),
             answered: HashMap::new(),
@@ -160,11 +165,19 @@ async fn crowd(world: &World, live: &Arc<LiveDrop>, buyers: std::ops::Range<u32>
             loop {
                 let sent = Instant::now();
                 let is_calm = sale.is_calm.load(Ordering::SeqCst);
-                let outcome = world.engine.claim(live, &claim).await.map(|answered| answered.outcome);
+                let answered = world.engine.claim(live, &claim).await;
+                let is_replicated = matches!(
+                    &answered,
+                    Ok(answered) if answered.acknowledged == Acknowledged::Reached(Acknowledgement::Replicated)
+                );
+                let outcome = answered.map(|answered| answered.outcome);
                 let is_refused = matches!(outcome, Ok(ClaimOutcome::SoldOut));
                 let is_answered = {
                     let mut told = told.lock().unwrap();
                     let is_answered = told.note(&claim, home, came, sent, outcome);
+                    if is_replicated {
+                        told.replicated.insert(claim.id);
+                    }
                     sale.sold.store(told.taken.len(), Ordering::SeqCst);
                     is_answered
                 };
@@ -284,12 +297,23 @@ async fn store_facts(world: &World, told: &Told, stock: u32, rebuilt_at: Option<
     StoreFacts { stock: vec![("shoe".to_owned(), stock)], limit: 1, orders, freed, ..StoreFacts::default() }
 }
 
-/// A whole sale in which a primary is lost. Answers how many answered claims were forgotten.
+/// How many answered claims were forgotten, by how safe they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Forgotten {
+    accepted: usize,
+    replicated: usize,
+}
+
+/// A whole sale in which a primary is lost, of a drop that answers at this level.
 #[expect(clippy::print_stdout, reason = "the figures are what one wants to know of a failover")]
-async fn sale_that_loses_a_primary(how: Loss, moment: Moment) -> usize {
+async fn sale_that_loses_a_primary(how: Loss, moment: Moment, level: Acknowledgement) -> Forgotten {
     let (world, cluster) = world_on_own_cluster().await;
     let stock = 3_000;
-    let live = world.open(&[stock], WAREHOUSES, 1).await;
+    let replicas = u8::from(level == Acknowledgement::Replicated);
+    let new = NewDrop { acknowledgement: level, replicas, ..world.new_drop(&[stock], WAREHOUSES, 1) };
+    world.engine.create_drop(&new, 42).await.unwrap().unwrap();
+    world.engine.open_drop(&world.drop).await.unwrap().unwrap();
+    let live = world.live().await;
     let keys = |number| WarehouseKeys::new(&world.drop, number, WAREHOUSES as usize).fixed("meta");
     let victim = cluster.primary_of(&keys(live.drop.warehouses[0].number)).await.unwrap();
     let mut hit = Vec::new();
@@ -326,6 +350,9 @@ async fn sale_that_loses_a_primary(how: Loss, moment: Moment) -> usize {
 
     let facts = store_facts(&world, &told, stock, rebuilt_at).await;
     let (forgotten, orders) = (facts.freed.len(), facts.orders.len());
+    let ordered = facts.orders.iter().map(|order| order.order_id.as_str()).collect::<HashSet<_>>();
+    let is_forgotten = |id: &&ClaimId| !ordered.contains(id.order_id().to_string().as_str());
+    let replicated = told.replicated.iter().filter(is_forgotten).count();
     let verdict = judge(&BuyersLog { calls: told.calls.clone() }, &facts);
     let refused_before = told.calls.iter().filter(|call| {
         call.outcome == CallOutcome::SoldOut && rebuilt_at.is_some_and(|at| call.started_us < told.us(at))
@@ -334,11 +361,14 @@ async fn sale_that_loses_a_primary(how: Loss, moment: Moment) -> usize {
         |is_hit: bool| told.closed.iter().filter(|(home, _)| hit[**home] == is_hit).map(|(_, time)| *time).max();
     let (closed, elsewhere) = (closed(true).unwrap(), closed(false).unwrap());
     println!(
-        "{how:?}, {moment:?}: accepted {}, forgotten {forgotten}, {} of these units sold again, orders {orders}, \
+        "{how:?}, {moment:?}, {}: accepted {}, forgotten {forgotten}; of these {} were replicated, forgotten \
+         {replicated}; {} of these units sold again, orders {orders}, \
          oversold {}; refusals {} ({} of them before the rebuild had ended), refused while stock remained {}; \
          rebuilt {rebuilt}; promoted and agreed after {agreed:.1?}; closed for {closed:.1?} behind this primary, \
          {elsewhere:.1?} behind the others; slowest call {:.1?}",
+        level.as_str(),
         told.taken.len(),
+        told.replicated.len(),
         forgotten.saturating_sub(free),
         verdict.oversold,
         verdict.sold_out_answers,
@@ -358,34 +388,46 @@ async fn sale_that_loses_a_primary(how: Loss, moment: Moment) -> usize {
     assert!(rebuilt >= 2, "both warehouses of the lost primary were rebuilt");
     assert_eq!(orders + free, stock as usize, "every unit is ordered or free");
     assert!(told.slowest < CALL_MAX, "a call ends, with an answer or as retryable: {:?}", told.slowest);
-    forgotten
+    Forgotten { accepted: forgotten - replicated, replicated }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_under_load_costs_seconds_and_nothing_is_sold_twice() {
-    sale_that_loses_a_primary(Loss::Killed, Moment::MidSale).await;
+    sale_that_loses_a_primary(Loss::Killed, Moment::MidSale, Acknowledgement::Accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_what_the_promoted_replica_never_heard_of_is_forgotten_and_its_units_are_sold_again() {
-    let forgotten = sale_that_loses_a_primary(Loss::KilledWithReplicaBehind, Moment::MidSale).await;
-    assert!(forgotten > 0, "something was forgotten");
+    let level = Acknowledgement::Accepted;
+    let forgotten = sale_that_loses_a_primary(Loss::KilledWithReplicaBehind, Moment::MidSale, level).await;
+    assert!(forgotten.accepted > 0, "something was forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_what_was_answered_as_replicated_is_never_forgotten() {
+    let level = Acknowledgement::Replicated;
+    for how in [Loss::KilledWithReplicaBehind, Loss::Silent] {
+        let forgotten = sale_that_loses_a_primary(how, Moment::MidSale, level).await;
+        assert_eq!(forgotten.replicated, 0, "{how:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_what_is_forgotten_after_the_sell_out_is_sold_to_those_who_come_back() {
-    let forgotten = sale_that_loses_a_primary(Loss::KilledWithReplicaBehind, Moment::SoldOut).await;
-    assert!(forgotten > 0, "something was forgotten");
+    let level = Acknowledgement::Accepted;
+    let forgotten = sale_that_loses_a_primary(Loss::KilledWithReplicaBehind, Moment::SoldOut, level).await;
+    assert!(forgotten.accepted > 0, "something was forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_a_primary_that_falls_silent_and_comes_back_sells_nothing_twice() {
-    sale_that_loses_a_primary(Loss::Silent, Moment::MidSale).await;
+    sale_that_loses_a_primary(Loss::Silent, Moment::MidSale, Acknowledgement::Accepted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l6_a_primary_that_steps_down_forgets_nothing() {
-    assert_eq!(sale_that_loses_a_primary(Loss::SteppedDown, Moment::MidSale).await, 0);
+    let forgotten = sale_that_loses_a_primary(Loss::SteppedDown, Moment::MidSale, Acknowledgement::Accepted).await;
+    assert_eq!(forgotten, Forgotten { accepted: 0, replicated: 0 });
 }
 
 #[tokio::test(flavor = "multi_thread")]
