@@ -235,6 +235,27 @@ impl FromStr for PaymentMethodId {
 #[serde(transparent)]
 pub struct IntentId(pub String);
 
+/// One refund of ours, made before the provider is asked: its row's key and the end of its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RefundId(pub Uuid);
+
+impl fmt::Display for RefundId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The provider's name of a refund (`re_…`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ProviderRefundId(pub String);
+
+/// The provider's name of an event (`evt_…`): the same for every delivery of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct EventId(pub String);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -419,6 +419,7 @@ fn operation_name(operation: Operation) -> &'static str {
         Operation::Create | Operation::CreateAgain { .. } => "create",
         Operation::Confirm { .. } => "confirm",
         Operation::Cancel | Operation::CancelAgain { .. } => "cancel",
+        Operation::Refund => "refund",
     }
 }
 
@@ -426,6 +427,7 @@ fn operation_of(name: &str, confirms: u32) -> Operation {
     match name {
         "create" => Operation::Create,
         "cancel" => Operation::Cancel,
+        "refund" => Operation::Refund,
         _ => Operation::Confirm { attempt: confirms },
     }
 }

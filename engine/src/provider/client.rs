@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::domain::ids::IntentId;
-
-use super::intent::{Intent, is_intent_id};
 use super::outcome::{Outcome, classify};
-use super::request::{INTENTS_PATH, ProviderRequest, intent_path};
+use super::refund::Refund;
+use super::request::{Operation, ProviderRequest};
 
 /// The version whose fields we read; without it the account's own setting would choose the format.
 const STRIPE_VERSION: &str = "2024-06-20";
@@ -28,9 +25,6 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(20);
 
 /// 25 requests a second of up to 2 s each keep 50 connections busy.
 const IDLE_CONNECTIONS_MAX: usize = 64;
-
-/// What the provider allows in one page.
-const PAGE_LIMIT_MAX: u32 = 100;
 
 /// A credential: it cannot be printed.
 #[derive(Clone)]
@@ -56,13 +50,6 @@ pub struct ProviderClient {
     is_live: bool,
 }
 
-/// One page of a list, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Page<T> {
-    pub data: Vec<T>,
-    pub has_more: bool,
-}
-
 /// Why something could not be read. Reading changes nothing, so every error may be tried again later; see
 /// `is_retryable` for those that may pass by themselves.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +60,7 @@ pub enum ProviderError {
     Unreachable(String),
     #[error("the provider asks us to slow down")]
     RateLimited { retry_after: Option<Duration> },
-    #[error("the provider knows no such intent")]
+    #[error("the provider knows no such object")]
     NotFound,
     #[error("the provider refused: {code}: {message}")]
     Rejected { code: String, message: String },
@@ -86,6 +73,12 @@ pub enum ProviderError {
 impl ProviderError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::RateLimited { .. })
+    }
+}
+
+impl SecretKey {
+    pub(super) fn expose(&self) -> &str {
+        &self.0
     }
 }
 
@@ -141,6 +134,18 @@ impl ProviderClient {
 
     /// Sends these bytes once. The attempt must be committed as dispatched before.
     pub async fn send(&self, request: &ProviderRequest) -> Outcome {
+        assert!(request.operation != Operation::Refund, "a refund is answered by a refund: use send_refund");
+        self.post(request).await
+    }
+
+    /// Sends these bytes once. The refund must be committed as dispatched before. `Answered` is not yet success: see
+    /// [`RefundStatus`](super::RefundStatus).
+    pub async fn send_refund(&self, request: &ProviderRequest) -> Outcome<Refund> {
+        assert!(request.operation == Operation::Refund, "{:?} is answered by an intent: use send", request.operation);
+        self.post(request).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, request: &ProviderRequest) -> Outcome<T> {
         let call = self
             .http
             .post(format!("{}{}", self.base_url, request.path))
@@ -149,32 +154,17 @@ impl ProviderClient {
             .body(request.body.clone());
         match exchange(call).await {
             Ok(answer) => classify(answer.status, &answer.headers, &answer.body),
-            Err(outcome) => outcome,
+            Err(without) => without.into(),
         }
     }
 
-    /// The intent as it stands now.
-    pub async fn read_intent(&self, id: &IntentId) -> Result<Intent, ProviderError> {
-        if !is_intent_id(&id.0) {
-            return Err(ProviderError::NotFound);
-        }
-        let intent: Intent = self.read(self.http.get(format!("{}{}", self.base_url, intent_path(id)))).await?;
-        if intent.id != *id {
-            return Err(ProviderError::Unreadable("the answer is about another intent".to_owned()));
-        }
-        Ok(intent)
-    }
-
-    /// Up to `limit` (1 to 100) intents, newest first, from behind `starting_after`.
-    pub async fn list_intents(
+    /// One page or object. `path` is one of ours; values are escaped.
+    pub(super) async fn get<T: DeserializeOwned>(
         &self,
-        starting_after: Option<&IntentId>,
-        limit: u32,
-    ) -> Result<Page<Intent>, ProviderError> {
-        let limit = limit.clamp(1, PAGE_LIMIT_MAX).to_string();
-        let mut query = vec![("limit", limit.as_str())];
-        query.extend(starting_after.map(|id| ("starting_after", id.0.as_str())));
-        self.read(self.http.get(format!("{}{INTENTS_PATH}", self.base_url)).query(&query)).await
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<T, ProviderError> {
+        self.read(self.http.get(format!("{}{path}", self.base_url)).query(query)).await
     }
 
     async fn read<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, ProviderError> {
@@ -189,7 +179,7 @@ impl ProviderClient {
                 }
                 outcome => outcome,
             },
-            Err(outcome) => outcome,
+            Err(without) => Outcome::<T>::from(without),
         };
         Err(match outcome {
             Outcome::NotSent { reason } | Outcome::Unknown { reason } => ProviderError::Unreachable(reason),
@@ -209,30 +199,47 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// One round trip; the error is the outcome of a request without a complete answer.
-async fn exchange(call: RequestBuilder) -> Result<Answer, Outcome> {
-    let mut response = call.send().await.map_err(|error| without_answer(&error))?;
+/// What a request without a complete answer proves.
+enum WithoutAnswer {
+    Unsendable(String),
+    NotSent(String),
+    Unknown(String),
+}
+
+impl<T> From<WithoutAnswer> for Outcome<T> {
+    fn from(without: WithoutAnswer) -> Self {
+        match without {
+            // Never built, so never sent, and no repetition will change that: somebody has to look.
+            WithoutAnswer::Unsendable(message) => Self::Rejected { code: "unsendable_request".to_owned(), message },
+            WithoutAnswer::NotSent(reason) => Self::NotSent { reason },
+            WithoutAnswer::Unknown(reason) => Self::Unknown { reason },
+        }
+    }
+}
+
+impl From<&reqwest::Error> for WithoutAnswer {
+    fn from(error: &reqwest::Error) -> Self {
+        match error {
+            error if error.is_builder() => Self::Unsendable(chain(error)),
+            // Name lookup, TCP and TLS end before the first byte of a request is written. Nothing else proves it.
+            error if error.is_connect() => Self::NotSent(chain(error)),
+            error => Self::Unknown(chain(error)),
+        }
+    }
+}
+
+/// One round trip.
+async fn exchange(call: RequestBuilder) -> Result<Answer, WithoutAnswer> {
+    let mut response = call.send().await.map_err(|error| WithoutAnswer::from(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| Outcome::Unknown { reason: chain(&error) })? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| WithoutAnswer::Unknown(chain(&error)))? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Outcome::Unknown { reason: format!("the answer is over {ANSWER_BYTES_MAX} bytes") });
+            return Err(WithoutAnswer::Unknown(format!("the answer is over {ANSWER_BYTES_MAX} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { status, headers, body })
-}
-
-fn without_answer(error: &reqwest::Error) -> Outcome {
-    if error.is_builder() {
-        // Never built, so never sent, and no repetition will change that: somebody has to look.
-        return Outcome::Rejected { code: "unsendable_request".to_owned(), message: chain(error) };
-    }
-    // Name lookup, TCP and TLS end before the first byte of a request is written. Nothing else proves it.
-    if error.is_connect() {
-        return Outcome::NotSent { reason: chain(error) };
-    }
-    Outcome::Unknown { reason: chain(error) }
 }
 
 /// The whole chain: `error sending request` alone says nothing about why.

@@ -1,9 +1,10 @@
 //! A payment intent as the provider describes it. What cannot be read completely is not read at all.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::domain::ids::IntentId;
-use crate::domain::money::{InvalidCurrency, Money};
+use crate::domain::money::{Currency, InvalidCurrency, Money};
 
 /// Where an intent stands, in the provider's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,24 +34,43 @@ pub struct Intent {
     /// The newest charge, which may be a declined one: no proof of payment.
     pub latest_charge: Option<String>,
     pub last_payment_error: Option<String>,
+    /// By the provider's clock, in whole seconds.
+    pub created: Timestamp,
 }
 
-/// Why a JSON object is no payment intent.
+/// Why a JSON object is not what was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum UnreadableIntent {
-    #[error("the object is a {0:?}, not a payment_intent")]
-    OtherObject(String),
-    #[error("{0:?} cannot be an intent's id")]
+pub enum UnreadableObject {
+    #[error("the object is a {found:?}, not a {expected}")]
+    OtherObject { found: String, expected: &'static str },
+    #[error("{0:?} cannot be an id of the provider's")]
     Id(String),
     #[error("an amount is negative: {0}")]
     Amount(i64),
+    #[error("{net} is not {amount} less the fee of {fee}")]
+    Net { amount: i64, fee: i64, net: i64 },
     #[error(transparent)]
     Currency(#[from] InvalidCurrency),
+    #[error(transparent)]
+    Created(#[from] jiff::Error),
 }
 
-/// Whether a text can stand for an intent in a path: letters, digits and `_` only.
-pub(super) fn is_intent_id(text: &str) -> bool {
+/// Whether a text can be a name of the provider's, and so stand in a path: letters, digits and `_` only.
+pub(super) fn is_provider_id(text: &str) -> bool {
     matches!(text.len(), 1..=255) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+pub(super) fn check_kind(found: String, expected: &'static str) -> Result<(), UnreadableObject> {
+    if found == expected { Ok(()) } else { Err(UnreadableObject::OtherObject { found, expected }) }
+}
+
+pub(super) fn check_id(id: &str) -> Result<(), UnreadableObject> {
+    if is_provider_id(id) { Ok(()) } else { Err(UnreadableObject::Id(id.to_owned())) }
+}
+
+/// The provider writes currencies in small letters.
+pub(super) fn currency_of(wire: &str) -> Result<Currency, InvalidCurrency> {
+    wire.to_ascii_uppercase().parse()
 }
 
 #[derive(Deserialize)]
@@ -65,6 +85,7 @@ struct WireIntent {
     livemode: bool,
     latest_charge: Option<String>,
     last_payment_error: Option<WirePaymentError>,
+    created: i64,
 }
 
 #[derive(Deserialize)]
@@ -78,19 +99,15 @@ struct WirePaymentError {
 }
 
 impl TryFrom<WireIntent> for Intent {
-    type Error = UnreadableIntent;
+    type Error = UnreadableObject;
 
-    fn try_from(wire: WireIntent) -> Result<Self, UnreadableIntent> {
-        if wire.object != "payment_intent" {
-            return Err(UnreadableIntent::OtherObject(wire.object));
-        }
-        if !is_intent_id(&wire.id) {
-            return Err(UnreadableIntent::Id(wire.id));
-        }
+    fn try_from(wire: WireIntent) -> Result<Self, UnreadableObject> {
+        check_kind(wire.object, "payment_intent")?;
+        check_id(&wire.id)?;
         if let Some(negative) = [wire.amount, wire.amount_received].into_iter().find(|amount| *amount < 0) {
-            return Err(UnreadableIntent::Amount(negative));
+            return Err(UnreadableObject::Amount(negative));
         }
-        let currency = wire.currency.to_ascii_uppercase().parse()?;
+        let currency = currency_of(&wire.currency)?;
         Ok(Self {
             id: IntentId(wire.id),
             status: wire.status.into(),
@@ -100,6 +117,7 @@ impl TryFrom<WireIntent> for Intent {
             livemode: wire.livemode,
             latest_charge: wire.latest_charge,
             last_payment_error: wire.last_payment_error.and_then(|error| error.code),
+            created: Timestamp::from_second(wire.created)?,
         })
     }
 }

@@ -1,18 +1,28 @@
 //! The payment provider, reached over HTTP in Stripe's wire format: the only module that imports `reqwest`.
 //!
 //! Reading order: `request` (the exact bytes that are stored before they are sent), `intent` (what the provider says
-//! about a payment), `outcome` (what an answer, or its absence, proves), `client` (one round trip each).
+//! about a payment), `refund` and `balance` (about money on its way back, and about all money), `outcome` (what an
+//! answer, or its absence, proves), `client` and `reads` (one round trip each), `webhook` (what the provider sends us by
+//! itself: a hint, believed only as far as its signature goes).
 //!
 //! **Invariants.** Nothing here retries: the attempt row decides, in one layer. Nothing here calls an unknown result
 //! failed: only an answer the provider wrote itself is a decline or a refusal, and only a connection that never
 //! stood proves that nothing was sent.
 
-mod client;
-mod intent;
-mod outcome;
 mod request;
+mod intent;
+mod refund;
+mod balance;
+mod outcome;
+mod client;
+mod reads;
+mod webhook;
 
-pub use client::{Page, ProviderClient, ProviderError, ProviderSettings, SecretKey};
-pub use intent::{Intent, IntentStatus, UnreadableIntent};
+pub use balance::{BalanceKind, BalanceTransaction};
+pub use client::{ProviderClient, ProviderError, ProviderSettings, SecretKey};
+pub use intent::{Intent, IntentStatus, UnreadableObject};
 pub use outcome::{Decline, Outcome, classify};
+pub use reads::{PAGE_LIMIT_MAX, Page};
+pub use refund::{Refund, RefundStatus};
 pub use request::{NotChargeable, Operation, ProviderRequest, check_chargeable};
+pub use webhook::{Event, SIGNATURE_HEADER, SignatureError, WebhookError, WebhookVerifier};

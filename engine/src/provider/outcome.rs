@@ -9,16 +9,17 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::intent::Intent;
 
-/// The result of one request.
+/// The result of one request that is answered by a `T`: an intent, or a [`Refund`](super::Refund).
 #[must_use = "every result moves the attempt to another state"]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<T = Intent> {
     /// The provider carried it out, now or when the key was first seen. Success is in the intent's status, and only for
     /// the intent, order and amount we asked about: settling compares them.
-    Answered(Intent),
+    Answered(T),
     Declined(Decline),
     /// Proven: no byte reached the provider. The same key again, after a pause.
     NotSent {
@@ -55,11 +56,11 @@ pub struct Decline {
 }
 
 /// What an answer proves.
-pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
+pub fn classify<T: DeserializeOwned>(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome<T> {
     match status.as_u16() {
         200 => match serde_json::from_slice(body) {
-            Ok(intent) => Outcome::Answered(intent),
-            Err(error) => unknown(format!("200 without a readable intent: {error}")),
+            Ok(object) => Outcome::Answered(object),
+            Err(error) => unknown(format!("200 without a readable object: {error}")),
         },
         401 | 403 => Outcome::Misconfigured { status: status.as_u16() },
         402 => match serde_json::from_slice::<WireAnswer>(body) {
@@ -107,7 +108,7 @@ impl WireError {
     }
 }
 
-fn unknown(reason: String) -> Outcome {
+fn unknown<T>(reason: String) -> Outcome<T> {
     Outcome::Unknown { reason }
 }
 
@@ -123,10 +124,10 @@ mod tests {
 
     const INTENT: &str = r#"{"object":"payment_intent","id":"pi_1","status":"succeeded","amount":14900,
         "amount_received":14900,"currency":"eur","metadata":{"order_id":"o-1"},"livemode":false,
-        "latest_charge":"ch_1","last_payment_error":null}"#;
+        "latest_charge":"ch_1","last_payment_error":null,"created":1795773600}"#;
 
     fn class(status: u16, body: &str) -> String {
-        let outcome = classify(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
+        let outcome: Outcome = classify(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
         format!("{outcome:?}").split([' ', '(', '{']).next().unwrap().to_owned()
     }
 
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_intent_is_read_whole() {
-        let Outcome::Answered(intent) = classify(StatusCode::OK, &HeaderMap::new(), INTENT.as_bytes()) else {
+        let Outcome::<Intent>::Answered(intent) = classify(StatusCode::OK, &HeaderMap::new(), INTENT.as_bytes()) else {
             panic!("a complete intent is an answer");
         };
         assert_eq!(intent.id.0, "pi_1");
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(intent.latest_charge.as_deref(), Some("ch_1"));
 
         let other = INTENT.replace("succeeded", "requires_patience");
-        let Outcome::Answered(intent) = classify(StatusCode::OK, &HeaderMap::new(), other.as_bytes()) else {
+        let Outcome::<Intent>::Answered(intent) = classify(StatusCode::OK, &HeaderMap::new(), other.as_bytes()) else {
             panic!("an unknown status is still an answer");
         };
         assert_eq!(intent.status, IntentStatus::Other("requires_patience".to_owned()));
@@ -199,7 +200,7 @@ mod tests {
             )
         };
         for (intent, carried) in [(INTENT, true), ("{}", false), ("null", false)] {
-            let outcome = classify(StatusCode::PAYMENT_REQUIRED, &HeaderMap::new(), body(intent).as_bytes());
+            let outcome: Outcome = classify(StatusCode::PAYMENT_REQUIRED, &HeaderMap::new(), body(intent).as_bytes());
             let Outcome::Declined(decline) = outcome else { panic!("402 with an error is a decline: {outcome:?}") };
             assert_eq!(decline.code, "card_declined");
             assert_eq!(decline.decline_code.as_deref(), Some("generic_decline"));
@@ -211,7 +212,7 @@ mod tests {
     fn retry_after_is_read_in_seconds_and_optional() {
         for (header, expected) in [("7", Some(Duration::from_secs(7))), ("soon", None)] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, header.parse().unwrap())]);
-            let outcome = classify(StatusCode::TOO_MANY_REQUESTS, &headers, b"");
+            let outcome: Outcome = classify(StatusCode::TOO_MANY_REQUESTS, &headers, b"");
             assert_eq!(outcome, Outcome::RateLimited { retry_after: expected });
         }
     }

@@ -12,11 +12,12 @@
 //! | confirm | `order-{order}:confirm:{n}` | `/v1/payment_intents/{intent}/confirm` | payment_method |
 //! | cancel | `order-{order}:cancel` | `/v1/payment_intents/{intent}/cancel` | empty |
 //! | cancel again | `order-{order}:cancel:{m}` | same | empty |
+//! | refund | `order-{order}:refund:{refund}` | `/v1/refunds` | payment_intent, amount, metadata\[order_id\], metadata\[refund_id\] |
 
-use crate::domain::ids::{IntentId, OrderId, PaymentMethodId};
+use crate::domain::ids::{IntentId, OrderId, PaymentMethodId, RefundId};
 use crate::domain::money::{Currency, Money};
 
-use super::intent::is_intent_id;
+use super::intent::is_provider_id;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +33,8 @@ pub enum Operation {
     /// The `again`-th repeat (from 1) of a cancel that the provider keeps answering with a stored error. It cannot take
     /// money, so a new key is harmless.
     CancelAgain { again: u32 },
+    /// Money back; which refund it is stands in the key. Sent by `send_refund`, not by `send`.
+    Refund,
 }
 
 /// The exact bytes of one request, as committed to Postgres before they are sent.
@@ -100,6 +103,27 @@ impl ProviderRequest {
     pub fn cancel_again(order: OrderId, intent: &IntentId, again: u32) -> Self {
         cancel_with(Operation::CancelAgain { again }, format!("order-{order}:cancel:{again}"), intent)
     }
+
+    /// Gives back `amount` of what the order's intent captured. The intent is named rather than its charge: it
+    /// captures at most once, so both mean the same money, and the intent is what the order has stored.
+    ///
+    /// Never sent again later than 20 h after the first time: a forgotten key would be a second refund. Look it up
+    /// with `list_refunds`; `metadata[refund_id]` says which are ours.
+    pub fn refund(order: OrderId, refund: RefundId, intent: &IntentId, amount: Money) -> Result<Self, NotChargeable> {
+        check_chargeable(amount)?;
+        let body = form(&[
+            ("payment_intent", &intent.0),
+            ("amount", &amount.amount_minor.to_string()),
+            ("metadata[order_id]", &order.to_string()),
+            ("metadata[refund_id]", &refund.to_string()),
+        ]);
+        Ok(Self {
+            operation: Operation::Refund,
+            path: REFUNDS_PATH.to_owned(),
+            idempotency_key: format!("order-{order}:refund:{refund}"),
+            body,
+        })
+    }
 }
 
 fn create_with(
@@ -126,10 +150,11 @@ fn cancel_with(operation: Operation, idempotency_key: String, intent: &IntentId)
 }
 
 pub(super) const INTENTS_PATH: &str = "/v1/payment_intents";
+pub(super) const REFUNDS_PATH: &str = "/v1/refunds";
 
 pub(super) fn intent_path(intent: &IntentId) -> String {
     // Ids come from answers and from our own rows, both checked; another one could point at another path.
-    assert!(is_intent_id(&intent.0), "an intent's id names one path segment, {:?} does not", intent.0);
+    assert!(is_provider_id(&intent.0), "an intent's id names one path segment, {:?} does not", intent.0);
     format!("{INTENTS_PATH}/{}", intent.0)
 }
 

@@ -3,6 +3,7 @@
 //! It must never help the engine: it knows nothing of its types, forgives no unknown parameter, and its list of
 //! captures is written at the moment of capture, so that an audit can hold the engine's books against it.
 
+mod clock;
 mod faults;
 mod server;
 mod store;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+pub use clock::FakeClock;
 use server::Server;
 pub use store::{Capture, FakeIntent};
 
@@ -31,6 +33,8 @@ pub struct FakeProviderOptions {
     pub lost_request_rate: f64,
     /// Nothing is executed, but the 500 is stored under the key and replayed.
     pub error_500_rate: f64,
+    /// When objects are made.
+    pub clock: FakeClock,
 }
 
 impl Default for FakeProviderOptions {
@@ -42,6 +46,7 @@ impl Default for FakeProviderOptions {
             lost_answer_rate: 0.0,
             lost_request_rate: 0.0,
             error_500_rate: 0.0,
+            clock: FakeClock::system(),
         }
     }
 }

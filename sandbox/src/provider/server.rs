@@ -35,9 +35,11 @@ pub(crate) struct Server {
 pub(crate) async fn start(options: FakeProviderOptions) -> io::Result<(Arc<Server>, SocketAddr, JoinHandle<()>)> {
     let tcp = TcpListener::bind("127.0.0.1:0").await?;
     let address = tcp.local_addr()?;
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    let store = Store::new(&run[..8], options.clock.clone());
     let server = Arc::new(Server {
         options,
-        store: Mutex::new(Store::new(&uuid::Uuid::new_v4().simple().to_string()[..8])),
+        store: Mutex::new(store),
         faults: Mutex::default(),
         reachable: AtomicBool::new(true),
         requests_seen: AtomicU64::new(0),

@@ -1,8 +1,10 @@
-//! Intents, captures and idempotency keys in memory. No I/O, no clock, no chance.
+//! Intents, captures and idempotency keys in memory. No I/O, no chance.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
+
+use super::clock::FakeClock;
 
 /// A payment intent.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +18,8 @@ pub struct FakeIntent {
     /// The newest charge, declined ones included.
     pub latest_charge: Option<String>,
     pub last_payment_error: Option<Value>,
+    /// In seconds since 1970.
+    pub created: i64,
 }
 
 /// Money that was taken.
@@ -51,6 +55,7 @@ struct KeyRecord {
 pub(crate) struct Store {
     /// Keeps the ids of two runs apart: an old order's intent is then unknown here instead of another order's.
     run: String,
+    clock: FakeClock,
     ids_given: u64,
     intents: Vec<FakeIntent>,
     positions: HashMap<String, usize>,
@@ -61,9 +66,10 @@ pub(crate) struct Store {
 type Form = Vec<(String, String)>;
 
 impl Store {
-    pub(crate) fn new(run: &str) -> Self {
+    pub(crate) fn new(run: &str, clock: FakeClock) -> Self {
         Self {
             run: run.to_owned(),
+            clock,
             ids_given: 0,
             intents: Vec::new(),
             positions: HashMap::new(),
@@ -174,6 +180,7 @@ impl Store {
             payment_method: None,
             latest_charge: None,
             last_payment_error: None,
+            created: self.clock.now(),
         });
         Answer::ok(&self.intents[position].to_json())
     }
@@ -296,7 +303,7 @@ impl FakeIntent {
             "amount": self.amount_minor, "amount_received": amount_received, "currency": self.currency,
             "capture_method": "automatic", "payment_method_types": ["card"], "metadata": self.metadata,
             "payment_method": self.payment_method, "latest_charge": self.latest_charge,
-            "last_payment_error": self.last_payment_error })
+            "last_payment_error": self.last_payment_error, "created": self.created })
     }
 }
 
@@ -335,7 +342,7 @@ mod tests {
     const INTENTS: &str = "/v1/payment_intents";
 
     fn store_with_intent(order_id: &str) -> (Store, String) {
-        let mut store = Store::new("0");
+        let mut store = Store::new("0", FakeClock::unix_seconds(|| 1_795_773_600));
         let answer = store.execute("POST", INTENTS, &format!("amount=5&currency=eur&metadata[order_id]={order_id}"));
         assert_eq!(answer.status, 200, "{}", answer.body);
         let path = format!("{INTENTS}/{}", store.intents()[0].intent_id);
@@ -397,7 +404,7 @@ mod tests {
 
     #[test]
     fn unknown_parameters_and_paths_are_refused() {
-        let mut store = Store::new("0");
+        let mut store = Store::new("0", FakeClock::unix_seconds(|| 1_795_773_600));
         for parameters in ["", "amount=5", "amount=5&currency=EUR", "amount=-5&currency=eur", "amount=0.5&currency=eur"]
         {
             assert_eq!(store.execute("POST", INTENTS, parameters).status, 400, "{parameters}");
