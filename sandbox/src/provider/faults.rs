@@ -6,7 +6,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::FakeProviderOptions;
+use super::options::FakeProviderOptions;
+use super::store::Twist;
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,25 @@ pub(crate) struct Fault {
     pub(crate) lost_request: bool,
     pub(crate) error_500: bool,
     pub(crate) lost_answer: bool,
+    pub(crate) error_500_executed: bool,
+    pub(crate) rate_limited: bool,
+    pub(crate) unavailable: bool,
+    pub(crate) twist: Twist,
+}
+
+/// What went wrong so far: a test whose faults never happened has shown nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FaultCounts {
+    pub lost_requests: u64,
+    pub lost_answers: u64,
+    pub stored_500s: u64,
+    /// Of those, carried out all the same.
+    pub stored_500s_executed: u64,
+    pub unavailable: u64,
+    /// Answered by 429, whether by chance or by the limit.
+    pub rate_limited: u64,
+    /// Answered by 409: the same key was running.
+    pub keys_in_use: u64,
 }
 
 /// Counts attempts by name, so that a repeat of a lost request is drawn anew.
@@ -39,12 +59,25 @@ impl Faults {
             lost_request: happens(options.lost_request_rate),
             error_500: happens(options.error_500_rate),
             lost_answer: happens(options.lost_answer_rate),
+            // Below what was there first, so that an older seed goes on drawing what it drew.
+            error_500_executed: happens(options.error_500_executed_rate),
+            rate_limited: happens(options.rate_limited_rate),
+            unavailable: happens(options.unavailable_rate),
+            twist: Twist {
+                decline: happens(options.decline_rate),
+                late_success: happens(options.late_success_rate),
+                requires_action: happens(options.requires_action_rate),
+                processing: happens(options.processing_rate),
+                success_before_cancel: happens(options.success_before_cancel_rate),
+                refund_pending: happens(options.refund_pending_rate),
+                refund_fails: happens(options.refund_fails_rate),
+            },
         }
     }
 }
 
 /// FNV-1a, 64 bits: the standard library's hasher may change with the compiler.
-fn mix(seed: u64, attempt: u64, name: &str) -> u64 {
+pub(crate) fn mix(seed: u64, attempt: u64, name: &str) -> u64 {
     let bytes = seed.to_be_bytes().into_iter().chain(attempt.to_be_bytes()).chain(name.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

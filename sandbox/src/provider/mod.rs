@@ -1,55 +1,31 @@
-//! A fake payment provider: real HTTP on 127.0.0.1, Stripe's wire format, its own ledger of captured charges.
+//! A fake payment provider: real HTTP, Stripe's wire format, its own ledger of captured charges and of its balance.
 //!
 //! It must never help the engine: it knows nothing of its types, forgives no unknown parameter, and its list of
 //! captures is written at the moment of capture, so that an audit can hold the engine's books against it.
+//!
+//! Reading order: `options`, `store` (what requests mean), `server` (HTTP, and what goes wrong there), `webhooks`.
 
 mod clock;
+mod options;
 mod faults;
-mod server;
+mod limit;
 mod store;
+mod webhooks;
+mod wire;
+mod server;
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 pub use clock::FakeClock;
+pub use faults::FaultCounts;
+pub use options::{FakeProviderOptions, WebhookOptions};
 use server::Server;
-pub use store::{Capture, FakeIntent};
-
-/// How the provider behaves. The default is quick, reliable and deterministic.
-#[derive(Debug, Clone)]
-pub struct FakeProviderOptions {
-    pub secret_key: String,
-    /// The same seed loses the same requests: each draw depends on seed, idempotency key and attempt.
-    pub seed: u64,
-    /// How long a request takes, between the idempotency check and its execution.
-    pub delay: Range<Duration>,
-    /// Executed, then the connection is closed without an answer.
-    pub lost_answer_rate: f64,
-    /// The connection is closed and nothing is executed.
-    pub lost_request_rate: f64,
-    /// Nothing is executed, but the 500 is stored under the key and replayed.
-    pub error_500_rate: f64,
-    /// When objects are made.
-    pub clock: FakeClock,
-}
-
-impl Default for FakeProviderOptions {
-    fn default() -> Self {
-        Self {
-            secret_key: "sk_test_doorbuster".to_owned(),
-            seed: 1,
-            delay: Duration::ZERO..Duration::ZERO,
-            lost_answer_rate: 0.0,
-            lost_request_rate: 0.0,
-            error_500_rate: 0.0,
-            clock: FakeClock::system(),
-        }
-    }
-}
+pub use store::{Capture, End, FakeBalanceTransaction, FakeDispute, FakeEvent, FakeIntent, FakeRefund};
+pub use webhooks::{Delivery, Signature, WebhookCounts};
 
 /// A running provider. Dropping it stops it.
 #[derive(Debug)]
@@ -83,9 +59,96 @@ impl FakeProvider {
         self.server.store().intents().to_vec()
     }
 
+    /// Every refund, oldest first, failed ones included.
+    pub fn refunds(&self) -> Vec<FakeRefund> {
+        self.server.store().refunds().to_vec()
+    }
+
+    /// Every movement of the merchant's balance, oldest first.
+    pub fn balance(&self) -> Vec<FakeBalanceTransaction> {
+        self.server.store().balance().to_vec()
+    }
+
+    /// Everything that happened, oldest first, whether it was delivered or not.
+    pub fn events(&self) -> Vec<FakeEvent> {
+        self.server.store().events().to_vec()
+    }
+
     /// Requests read, lost ones included.
     pub fn requests_seen(&self) -> u64 {
         self.server.requests_seen()
+    }
+
+    pub fn fault_counts(&self) -> FaultCounts {
+        self.server.fault_counts()
+    }
+
+    /// From now on events go there; those of before do not.
+    pub fn send_webhooks(&self, options: WebhookOptions) {
+        self.server.webhooks().set_options(Some(options));
+    }
+
+    pub fn webhook_counts(&self) -> WebhookCounts {
+        self.server.webhooks().counts()
+    }
+
+    /// Every HTTP request to the merchant, in the order of their answers.
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        self.server.webhooks().deliveries()
+    }
+
+    /// Delivers an event again, however long ago it happened. False if there is no such event.
+    pub fn send_again(&self, event_id: &str) -> bool {
+        let event = self.server.store().events().iter().find(|event| event.event_id == event_id).cloned();
+        event.is_some_and(|event| self.server.deliver_again(&event))
+    }
+
+    /// Waits until no delivery and no late end is under way any more. False if `patience` runs out first.
+    pub async fn settled(&self, patience: Duration) -> bool {
+        const PAUSE: Duration = Duration::from_millis(2);
+        let idle = async {
+            while self.server.tasks_running() > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::time::timeout(patience, idle).await.is_ok()
+    }
+
+    /// The buyer has authenticated at the address of `next_action`: the money is taken. False if the intent does not
+    /// wait for that.
+    pub fn complete_action(&self, intent_id: &str) -> bool {
+        self.server.change(|store| store.finish_action(intent_id, End::Succeeded))
+    }
+
+    /// The buyer could not authenticate: the intent is open for another payment method.
+    pub fn fail_action(&self, intent_id: &str) -> bool {
+        self.server.change(|store| store.finish_action(intent_id, End::Failed))
+    }
+
+    /// The bank has answered a processing charge. False if the intent is not processing.
+    pub fn finish_processing(&self, intent_id: &str, end: End) -> bool {
+        self.server.change(|store| store.finish_processing(intent_id, end))
+    }
+
+    /// Takes the money of a declined, waiting or processing intent after all. False if nothing was ever tried, or if
+    /// the intent has come to an end.
+    pub fn succeed_late(&self, intent_id: &str) -> bool {
+        self.server.change(|store| store.succeed_late(intent_id))
+    }
+
+    /// Ends a pending refund, or fails one that had succeeded. False if there is nothing to change.
+    pub fn settle_refund(&self, refund_id: &str, end: End) -> bool {
+        self.server.change(|store| store.settle_refund(refund_id, end))
+    }
+
+    /// The buyer's bank takes back what the intent captured. `None` without such a charge, or if it is disputed.
+    pub fn open_dispute(&self, intent_id: &str) -> Option<FakeDispute> {
+        self.server.change(|store| store.open_dispute(intent_id))
+    }
+
+    /// Pays the balance out, one payout a currency.
+    pub fn pay_out(&self) {
+        self.server.change(|store| store.pay_out());
     }
 
     /// From now on connections are closed without an answer, those with a running request too.
@@ -105,7 +168,7 @@ impl FakeProvider {
     /// Captures an order's money a second time, with an intent of its own: an audit that stays green after this is
     /// broken. `None` if nothing was captured for the order.
     pub fn capture_twice(&self, order_id: &str) -> Option<Capture> {
-        self.server.store().capture_twice(order_id)
+        self.server.change(|store| store.capture_twice(order_id))
     }
 }
 
@@ -113,6 +176,7 @@ impl Drop for FakeProvider {
     fn drop(&mut self) {
         // Connections live in tasks of their own: without the cut, kept-alive ones would go on being served.
         self.cut_off();
+        self.server.end_tasks();
         self.listening.abort();
     }
 }

@@ -1,84 +1,18 @@
-//! The provider client against the fake provider, over real HTTP: what arrives, what is lost, what that proves.
+//! Intents: created, confirmed, canceled, read and listed, on a good line and on bad ones.
 
 use std::time::Duration;
 
-use doorbuster_engine::domain::ids::{IntentId, OrderId, PaymentMethodId, RefundId};
+use doorbuster_engine::domain::ids::IntentId;
 use doorbuster_engine::domain::money::Money;
-use doorbuster_engine::provider::{
-    Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, ProviderSettings,
-};
-use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+use doorbuster_engine::provider::{Intent, IntentStatus, Outcome, ProviderError, ProviderRequest};
+use doorbuster_sandbox::provider::FakeProviderOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-fn client_of(url: &str, secret_key: &str, answer_timeout: Duration) -> ProviderClient {
-    ProviderClient::new(ProviderSettings {
-        base_url: url.to_owned(),
-        secret_key: secret_key.to_owned().into(),
-        connect_timeout: answer_timeout / 2,
-        answer_timeout,
-    })
-    .unwrap()
-}
-
-async fn start(options: FakeProviderOptions) -> (FakeProvider, ProviderClient) {
-    let fake = FakeProvider::start(options).await.unwrap();
-    let client = client_of(fake.url(), fake.secret_key(), ANSWER_TIMEOUT);
-    (fake, client)
-}
-
-async fn start_reliable() -> (FakeProvider, ProviderClient) {
-    start(FakeProviderOptions::default()).await
-}
-
-fn order(number: u128) -> OrderId {
-    OrderId(uuid::Uuid::from_u128(number))
-}
-
-fn price() -> Money {
-    Money::new(14_900, "EUR".parse().unwrap())
-}
-
-fn create(number: u128) -> ProviderRequest {
-    ProviderRequest::create(order(number), price()).unwrap()
-}
-
-fn confirm(number: u128, intent: &IntentId, method: &str, attempt: u32) -> ProviderRequest {
-    ProviderRequest::confirm(order(number), intent, &method.parse::<PaymentMethodId>().unwrap(), attempt)
-}
-
-fn answered(outcome: Outcome) -> Intent {
-    match outcome {
-        Outcome::Answered(intent) => intent,
-        other => panic!("expected an answer, got {other:?}"),
-    }
-}
-
-/// The code of a rejection.
-fn rejected(outcome: Outcome) -> String {
-    match outcome {
-        Outcome::Rejected { code, .. } => code,
-        other => panic!("expected a rejection, got {other:?}"),
-    }
-}
-
-fn is_unknown(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Unknown { .. })
-}
-
-/// Repeats the same bytes until they are answered; everything before must be unknown. Bounded, so that a lost
-/// answer that stays lost fails the test.
-async fn answered_at_last(client: &ProviderClient, request: &ProviderRequest) -> (Intent, u32) {
-    for lost in 0..64 {
-        match client.send(request).await {
-            Outcome::Answered(intent) => return (intent, lost),
-            outcome => assert!(is_unknown(&outcome), "{outcome:?}"),
-        }
-    }
-    panic!("64 answers lost in a row: {request:?}");
-}
+use crate::{
+    ANSWER_TIMEOUT, answered, answered_at_last, client_of, confirm, create, is_unknown, order, price, rejected, start,
+    start_reliable,
+};
 
 #[tokio::test]
 async fn a_good_card_is_charged_once_for_its_order() {
@@ -397,60 +331,4 @@ async fn a_dropped_provider_serves_nobody() {
     drop(fake);
     let outcome = client.send(&create(1)).await;
     assert!(matches!(outcome, Outcome::Unknown { .. } | Outcome::NotSent { .. }), "{outcome:?}");
-}
-
-/// These bytes are a protocol with the provider and with our own stored attempts: they must never change.
-#[test]
-fn golden_bytes_of_every_request() {
-    let order = OrderId("00000007-1234-8abc-9def-0123456789ab".parse().unwrap());
-    let intent = IntentId("pi_3MtwBwLkdIwHu7ix28a3tqPa".to_owned());
-    let method = "pm_card_visa".parse().unwrap();
-    let refund = RefundId("01935a3e-0000-7000-8000-00000000002a".parse().unwrap());
-    let create_body = "amount=14900&currency=eur&metadata%5Border_id%5D=00000007-1234-8abc-9def-0123456789ab\
-        &capture_method=automatic&confirm=false&payment_method_types%5B%5D=card";
-    let golden = [
-        (
-            ProviderRequest::create(order, price()).unwrap(),
-            Operation::Create,
-            "/v1/payment_intents",
-            "order-00000007-1234-8abc-9def-0123456789ab",
-            create_body,
-        ),
-        (
-            ProviderRequest::create_again(order, price(), 2).unwrap(),
-            Operation::CreateAgain { again: 2 },
-            "/v1/payment_intents",
-            "order-00000007-1234-8abc-9def-0123456789ab:create:2",
-            create_body,
-        ),
-        (
-            ProviderRequest::confirm(order, &intent, &method, 3),
-            Operation::Confirm { attempt: 3 },
-            "/v1/payment_intents/pi_3MtwBwLkdIwHu7ix28a3tqPa/confirm",
-            "order-00000007-1234-8abc-9def-0123456789ab:confirm:3",
-            "payment_method=pm_card_visa",
-        ),
-        (
-            ProviderRequest::cancel(order, &intent),
-            Operation::Cancel,
-            "/v1/payment_intents/pi_3MtwBwLkdIwHu7ix28a3tqPa/cancel",
-            "order-00000007-1234-8abc-9def-0123456789ab:cancel",
-            "",
-        ),
-        (
-            ProviderRequest::refund(order, refund, &intent, Money::new(4_900, price().currency)).unwrap(),
-            Operation::Refund,
-            "/v1/refunds",
-            "order-00000007-1234-8abc-9def-0123456789ab:refund:01935a3e-0000-7000-8000-00000000002a",
-            "payment_intent=pi_3MtwBwLkdIwHu7ix28a3tqPa&amount=4900\
-                &metadata%5Border_id%5D=00000007-1234-8abc-9def-0123456789ab\
-                &metadata%5Brefund_id%5D=01935a3e-0000-7000-8000-00000000002a",
-        ),
-    ];
-    for (request, operation, path, idempotency_key, body) in golden {
-        assert_eq!(request.operation, operation);
-        assert_eq!(request.path, path);
-        assert_eq!(request.idempotency_key, idempotency_key);
-        assert_eq!(request.body, body);
-    }
 }
