@@ -1,8 +1,8 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check soak bench deny
+.PHONY: help setup demo test check localstripe soak bench deny
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## look for redis-server and Postgres, install them where that is allowed
 	@sandbox/setup.sh
@@ -16,6 +16,15 @@ test: setup ## all tests, on private servers
 check: ## formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Its own folder, so that nothing of the machine's Python is touched.
+LOCALSTRIPE := target/localstripe-1.15.10
+
+localstripe: ## the payment client against localstripe, somebody else's fake of the provider (needs python3 with venv)
+	@test -x $(LOCALSTRIPE)/bin/localstripe || { python3 -m venv $(LOCALSTRIPE) && \
+	  $(LOCALSTRIPE)/bin/pip install --quiet --disable-pip-version-check localstripe==1.15.10; }
+	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
+	  cargo test --locked -p doorbuster-engine --test provider localstripe -- --ignored --nocapture
 
 soak: setup ## the long suites; they print counts and seeds
 	cargo test --release --locked -p doorbuster-engine --test engine --test model --test protocol -- --ignored --nocapture

@@ -3,6 +3,7 @@
 mod account;
 mod golden;
 mod intents;
+mod localstripe;
 mod refunds;
 mod webhooks;
 
@@ -12,6 +13,8 @@ use doorbuster_engine::domain::ids::{IntentId, OrderId, PaymentMethodId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::provider::{Intent, Outcome, ProviderClient, ProviderRequest, ProviderSettings};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,4 +83,31 @@ pub(crate) async fn answered_at_last(client: &ProviderClient, request: &Provider
         }
     }
     panic!("64 answers lost in a row: {request:?}");
+}
+
+/// Head and body of one HTTP/1.1 request, as bare as they come.
+pub(crate) async fn read_request(connection: &mut TcpStream) -> (String, Vec<u8>) {
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+    let (head, body_starts, length) = loop {
+        let read = connection.read(&mut chunk).await.unwrap();
+        bytes.extend_from_slice(&chunk[..read]);
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+            let length = header(&head, "content-length").map_or(0, |length| length.parse().unwrap());
+            break (head, end + 4, length);
+        }
+        assert!(read > 0, "the request ends in its head");
+    };
+    while bytes.len() < body_starts + length {
+        let read = connection.read(&mut chunk).await.unwrap();
+        assert!(read > 0, "the request ends in its body");
+        bytes.extend_from_slice(&chunk[..read]);
+    }
+    (head, bytes.split_off(body_starts))
+}
+
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let found =
+        head.lines().filter_map(|line| line.split_once(": ")).find(|(found, _)| found.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value)
 }

@@ -10,10 +10,10 @@ use doorbuster_engine::provider::{
 };
 use doorbuster_sandbox::provider::{End, FakeClock, FakeProvider, FakeProviderOptions, Signature, WebhookOptions};
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{ANSWER_TIMEOUT, answered, confirm, create, order, price, start, start_reliable};
+use crate::{ANSWER_TIMEOUT, answered, confirm, create, header, order, price, read_request, start, start_reliable};
 
 const SECRET: &str = "whsec_in_force";
 const NOW: i64 = 1_795_773_600;
@@ -57,26 +57,11 @@ impl Merchant {
 
 /// One request, then the connection is closed.
 async fn receive(mut connection: TcpStream, seen: Arc<Mutex<Seen>>) {
-    let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
-    let (head, body_starts, length) = loop {
-        let read = connection.read(&mut chunk).await.unwrap();
-        bytes.extend_from_slice(&chunk[..read]);
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-            let length = header(&head, "content-length").unwrap().parse::<usize>().unwrap();
-            break (head, end + 4, length);
-        }
-        assert!(read > 0, "the request ends in its head");
-    };
-    while bytes.len() < body_starts + length {
-        let read = connection.read(&mut chunk).await.unwrap();
-        assert!(read > 0, "the request ends in its body");
-        bytes.extend_from_slice(&chunk[..read]);
-    }
+    let (head, body) = read_request(&mut connection).await;
     let status = {
         let verifier = WebhookVerifier::new(vec!["whsec_next".to_owned().into(), SECRET.to_owned().into()]).unwrap();
         let now = Timestamp::from_second(NOW).unwrap();
-        let verified = verifier.verify(header(&head, SIGNATURE_HEADER), &bytes[body_starts..], now);
+        let verified = verifier.verify(header(&head, SIGNATURE_HEADER), &body, now);
         let mut seen = seen.lock().unwrap();
         match verified {
             Ok(_) if seen.failures_left > 0 => {
@@ -95,12 +80,6 @@ async fn receive(mut connection: TcpStream, seen: Arc<Mutex<Seen>>) {
     };
     let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     connection.write_all(answer.as_bytes()).await.unwrap();
-}
-
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines()
-        .find_map(|line| line.split_once(": ").filter(|(found, _)| found.eq_ignore_ascii_case(name)))
-        .map(|(_, value)| value)
 }
 
 fn options() -> FakeProviderOptions {
