@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, ValueEnum};
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
 use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
 
@@ -95,6 +95,13 @@ pub struct WorkersConfig {
     /// Calls to the payment provider at the same time
     #[arg(long, env = "DOORBUSTER_CHARGE_CONCURRENCY", default_value_t = 16, value_name = "N")]
     pub charge_concurrency: usize,
+    /// Calls of one kind (create, confirm, cancel, refund, read) a second that the payment provider allows this process.
+    /// It allows 25 to an account: several workers share them
+    #[arg(long, env = "DOORBUSTER_PROVIDER_RATE", default_value_t = 25, value_name = "CALLS")]
+    pub provider_rate: u32,
+    /// Calls of one kind that may leave at once after a quiet time
+    #[arg(long, env = "DOORBUSTER_PROVIDER_BURST", default_value_t = 5, value_name = "CALLS")]
+    pub provider_burst: u32,
     /// How long the payments of a worker that died wait; more than three calls to the provider take
     #[arg(long, env = "DOORBUSTER_CHARGE_LEASE", default_value = "2m", value_name = "DURATION")]
     pub charge_lease: SignedDuration,
@@ -328,6 +335,9 @@ impl WorkersConfig {
         if settle_every.is_zero() || self.backlog_limit == 0 || self.charge_concurrency == 0 {
             return bad("--settle-every, --backlog-limit and --charge-concurrency must be above zero");
         }
+        if self.provider_rate == 0 || self.provider_burst == 0 {
+            return bad("--provider-rate and --provider-burst (DOORBUSTER_PROVIDER_RATE, …_BURST) must be above zero");
+        }
         if !self.charge_lease.is_positive() {
             return bad("--charge-lease (DOORBUSTER_CHARGE_LEASE) must be above zero");
         }
@@ -338,6 +348,7 @@ impl WorkersConfig {
             answer_timeout: PROVIDER_ANSWER_TIMEOUT,
         });
         let provider = provider.map_err(|error| BadConfig(format!("--provider-url, --provider-key: {error}")))?;
+        let provider = provider.limited_to(RateLimit { per_second: self.provider_rate, burst: self.provider_burst });
         let settings = WorkerSettings {
             settle_every,
             backlog_limit: self.backlog_limit,

@@ -60,10 +60,11 @@ const HISTOGRAMS: [(&str, &str); 6] = [
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];
 /// Not begun at zero: nobody has counted before the first reading.
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 5] = [
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
     ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
+    ("doorbuster_provider_circuit_open", "1 while the payment provider refuses our credential and nothing is charged"),
     ("doorbuster_connections_open", "Open connections of the public listener"),
 ];
 

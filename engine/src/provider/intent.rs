@@ -96,6 +96,16 @@ struct WireMetadata {
 #[derive(Deserialize)]
 struct WirePaymentError {
     code: Option<String>,
+    decline_code: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+impl WirePaymentError {
+    /// An error is an error whatever it is called: without a name it must not read as "never tried".
+    fn name(self) -> String {
+        self.code.or(self.decline_code).or(self.kind).unwrap_or_else(|| "declined".to_owned())
+    }
 }
 
 impl TryFrom<WireIntent> for Intent {
@@ -116,7 +126,7 @@ impl TryFrom<WireIntent> for Intent {
             order_id: wire.metadata.order_id,
             livemode: wire.livemode,
             latest_charge: wire.latest_charge,
-            last_payment_error: wire.last_payment_error.and_then(|error| error.code),
+            last_payment_error: wire.last_payment_error.map(WirePaymentError::name),
             created: Timestamp::from_second(wire.created)?,
         })
     }

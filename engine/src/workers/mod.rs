@@ -32,7 +32,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
-/// Payments leased in one go: few enough that a worker that dies delays them for one lease only.
+/// Payments charged between two looks at the other loops' business; no more than the concurrency are leased at a time.
 const CHARGE_BATCH: i64 = 256;
 const EXPIRE_BATCH: i64 = 500;
 /// After an error: long enough not to fill the log, short enough to be back when the store is.
@@ -185,6 +185,8 @@ async fn settle_at_once(engine: Engine, stop: CancellationToken) {
 
 async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
     let WorkerSettings { charge_concurrency, charge_lease, .. } = settings;
+    // Told to stop, it leases nothing more, ends the calls under way and gives the other leases back.
+    let provider = provider.until(&stop);
     while !stop.is_cancelled() {
         match engine.charge_due_leasing(&provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
             Ok(report) if report.leased > 0 => {}

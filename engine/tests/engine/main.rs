@@ -9,6 +9,7 @@ mod lifecycle;
 mod settlement;
 mod payments;
 mod cancels;
+mod charging;
 mod forgetting;
 mod audit;
 mod schema;

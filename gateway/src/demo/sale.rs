@@ -13,7 +13,7 @@ use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::WorkerSettings;
 use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions, Mint};
@@ -109,6 +109,8 @@ impl Demo {
             connect_timeout: Duration::from_secs(2),
             answer_timeout: Duration::from_secs(20),
         })?;
+        // This provider lives on loopback and has no limit; the screen would wait for nothing.
+        let provider_client = provider_client.limited_to(RateLimit::NONE);
         let database_url = postgres.create_database("doorbuster").await?;
         let ledger = Ledger::new(&database_url, DATABASE_CONNECTIONS)?;
         ledger.migrate().await?;
