@@ -15,8 +15,9 @@ use futures_util::stream::FuturesUnordered;
 use jiff::SignedDuration;
 
 use crate::domain::ids::OrderId;
-use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict};
+use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::ledger::news::BuyerAction;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::RefundSettled;
 use crate::provider::{
@@ -298,7 +299,7 @@ impl Engine {
             }
             Outcome::Unknown { reason } => {
                 self.ledger.finish_attempt(payment, attempt, AttemptState::Unknown, &reason, None, now).await?;
-                self.later(payment, Some(PaymentEvent::WentDark), backoff(payment.tries)).await
+                self.later(payment, Some(PaymentEvent::WentDark), ask_again(payment.tries)).await
             }
             Outcome::Misconfigured { status } => {
                 let detail = format!("refused with {status}");
@@ -359,12 +360,12 @@ impl Engine {
             Err(ProviderError::NotAsked(_)) => self.give_back(payment).await,
             Err(error) => {
                 tracing::warn!(order = %payment.order, %error, "reading back the payment of order {}: {error}", payment.order);
-                self.later(payment, None, backoff(payment.tries)).await
+                self.later(payment, None, ask_again(payment.tries)).await
             }
         }
     }
 
-    async fn settle_intent(&self, order: OrderId, intent: &Intent) -> Result<Step, EngineError> {
+    pub(super) async fn settle_intent(&self, order: OrderId, intent: &Intent) -> Result<Step, EngineError> {
         // What was captured is what counts; should it differ from what was asked for, settling finds the contradiction.
         let amount = if intent.status == IntentStatus::Succeeded { intent.amount_received } else { intent.amount };
         let report = ProviderReport {
@@ -373,7 +374,18 @@ impl Engine {
             order: intent.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId),
             verdict: verdict(intent),
         };
-        Ok(Step::Settled(self.ledger.settle_payment(order, &report, self.clock.now()).await?))
+        let now = self.clock.now();
+        let settled = self.ledger.settle_payment(order, &report, now).await?;
+        // Should we die before this, the next look at the payment says it again.
+        if let (PaymentSettled::Waiting, Some(action)) = (&settled, &intent.next_action) {
+            let action = BuyerAction {
+                kind: action.kind.clone(),
+                url: action.url.clone(),
+                client_secret: action.client_secret.clone(),
+            };
+            self.ledger.store_next_action(order, &intent.id, &action).await?;
+        }
+        Ok(Step::Settled(settled))
     }
 
     async fn later(

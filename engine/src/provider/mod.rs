@@ -21,7 +21,7 @@ mod webhook;
 
 pub use balance::{BalanceKind, BalanceTransaction};
 pub use client::{ProviderClient, ProviderError, ProviderSettings, SecretKey};
-pub use intent::{Intent, IntentStatus, UnreadableObject};
+pub use intent::{Intent, IntentStatus, NextAction, UnreadableObject};
 pub use outcome::{Decline, Outcome, classify};
 pub use reads::{PAGE_LIMIT_MAX, Page};
 pub use refund::{Refund, RefundStatus};
