@@ -24,6 +24,8 @@ use crate::server::Workers;
 const EXIT_BAD_CONFIG: u8 = 64;
 /// HMAC-SHA256 is as strong as its key up to 32 bytes; a shorter secret can be guessed from one token.
 const JWT_SECRET_BYTES_MIN: usize = 32;
+/// The provider's own are twice as long; a shorter one is a mistake, and could be guessed from one delivery.
+const WEBHOOK_SECRET_BYTES_MIN: usize = 16;
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
 pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
@@ -121,6 +123,10 @@ pub struct ServeConfig {
     pub tokens: TokenSecret,
     #[command(flatten)]
     pub receipts: ReceiptSecrets,
+    /// Secrets that sign the payment provider's webhooks, comma-separated: two while they rotate, at least 16 bytes each.
+    /// Without any, webhooks are answered with 503, so that the provider comes again
+    #[arg(long, env = "DOORBUSTER_WEBHOOK_SECRETS", hide_env_values = true, value_name = "SECRETS")]
+    pub webhook_secrets: Option<Secret>,
     /// Origins whose pages may call the API, comma-separated: https://shop.example,https://www.shop.example
     #[arg(long, env = "DOORBUSTER_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
     pub cors_origins: Vec<String>,
@@ -171,6 +177,8 @@ pub struct GatewayConfig {
     pub jwt_secret: Secret,
     /// The first one signs. None: buyers get no receipts.
     pub receipt_keys: Vec<ReceiptKey>,
+    /// None: no event of the payment provider's is taken.
+    pub webhook_secrets: Vec<Secret>,
     pub cors_origins: Vec<HeaderValue>,
     pub stop_wait: Duration,
     pub limits: Limits,
@@ -202,6 +210,7 @@ impl GatewayConfig {
             ops_listen: loopback,
             jwt_secret: Secret(jwt_secret.into()),
             receipt_keys: Vec::new(),
+            webhook_secrets: Vec::new(),
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
@@ -374,6 +383,7 @@ impl ServeConfig {
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
             receipt_keys: self.receipts.check()?,
+            webhook_secrets: webhook_secrets(self.webhook_secrets.as_ref())?,
             cors_origins: self
                 .cors_origins
                 .iter()
@@ -385,6 +395,18 @@ impl ServeConfig {
         };
         Ok((config, workers))
     }
+}
+
+fn webhook_secrets(given: Option<&Secret>) -> Result<Vec<Secret>, BadConfig> {
+    let secrets = given.map(Secret::expose).unwrap_or_default().split(',').map(str::trim);
+    let secrets = secrets.filter(|secret| !secret.is_empty()).map(|secret| Secret(secret.to_owned()));
+    let secrets = secrets.collect::<Vec<_>>();
+    if secrets.iter().any(|secret| secret.expose().len() < WEBHOOK_SECRET_BYTES_MIN) {
+        return bad(format!(
+            "--webhook-secrets (DOORBUSTER_WEBHOOK_SECRETS): each must be at least {WEBHOOK_SECRET_BYTES_MIN} bytes long"
+        ));
+    }
+    Ok(secrets)
 }
 
 /// Scheme, host and port, nothing else: browsers compare the whole text.
@@ -432,6 +454,15 @@ mod tests {
         let cli = parsed(&["token", "--buyer", "b", "--jwt-secret", &long]).unwrap();
         let printed = format!("{cli:?}");
         assert!(!printed.contains(&long), "{printed}");
+    }
+
+    #[test]
+    fn webhook_secrets_are_a_list_of_long_ones() {
+        let secrets = |text: &str| webhook_secrets(Some(&Secret::from(text.to_owned())));
+        assert_eq!(webhook_secrets(None), Ok(Vec::new()));
+        assert_eq!(secrets("whsec_0123456789, whsec_9876543210,").unwrap().len(), 2);
+        let error = secrets("whsec_0123456789,short").unwrap_err();
+        assert!(!error.0.contains("short"), "{error}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ const SECONDS: [f64; 16] =
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Name, and what it counts. Counters without labels begin at zero here, so that a rule about them has something to read.
-const COUNTERS: [(&str, &str); 20] = [
+const COUNTERS: [(&str, &str); 23] = [
     ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
     ("doorbuster_claims_total", "Answered claims, by outcome"),
     ("doorbuster_claim_batches_resent_total", "Batches of claims sent again because Redis gave no answer"),
@@ -41,14 +41,20 @@ const COUNTERS: [(&str, &str); 20] = [
     ("doorbuster_refunds_total", "Refunds that the provider carried out"),
     ("doorbuster_refunds_failed_total", "Refunds that the provider could not carry out; each needs a person"),
     ("doorbuster_provider_calls_total", "Calls to the payment provider, by operation and outcome"),
+    ("doorbuster_webhook_events_total", "Deliveries of the payment provider's, by what was done with them"),
+    ("doorbuster_webhook_events_dealt_total", "Events dealt with, by what they led to; kept ones come again"),
+    ("doorbuster_reconcile_findings_total", "What the payment provider's list and our payments disagreed about, by kind"),
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
 ];
-const LABELLED: [&str; 5] = [
+const LABELLED: [&str; 8] = [
     "doorbuster_pending_claims_total",
     "doorbuster_http_requests_total",
     "doorbuster_claims_total",
     "doorbuster_provider_calls_total",
+    "doorbuster_webhook_events_total",
+    "doorbuster_webhook_events_dealt_total",
+    "doorbuster_reconcile_findings_total",
     "doorbuster_tx_retries_total",
 ];
 const HISTOGRAMS: [(&str, &str); 6] = [
@@ -60,11 +66,15 @@ const HISTOGRAMS: [(&str, &str); 6] = [
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];
 /// Not begun at zero: nobody has counted before the first reading.
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 9] = [
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
     ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
     ("doorbuster_provider_circuit_open", "1 while the payment provider refuses our credential and nothing is charged"),
+    ("doorbuster_charge_backlog_seconds", "How long charging every order of now takes at the payment provider's limit"),
+    ("doorbuster_payments_open", "Payments that are not over, by state"),
+    ("doorbuster_webhook_events_waiting", "Events of the payment provider's that wait to be dealt with"),
+    ("doorbuster_reconcile_findings_open", "Disagreements with the payment provider that nobody has settled"),
     ("doorbuster_connections_open", "Open connections of the public listener"),
 ];
 

@@ -140,6 +140,14 @@ impl PaymentState {
         matches!(self, Self::Succeeded | Self::RefundPending | Self::PartiallyRefunded | Self::Refunded)
     }
 
+    /// Something has still to happen to it.
+    pub fn is_open(self) -> bool {
+        !matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Canceled | Self::PartiallyRefunded | Self::Refunded
+        )
+    }
+
     /// The provider's word may still move it, and its order waits for that.
     pub fn is_chargeable(self) -> bool {
         matches!(

@@ -5,8 +5,7 @@
 //! out of order: each time the intent is read as it is now. Declines are left to the charge worker, which knows its open
 //! attempt; the event only makes it look at once.
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::future::join_all;
 use jiff::SignedDuration;
 
 use crate::domain::ids::OrderId;
@@ -67,29 +66,34 @@ impl Engine {
     pub async fn deal_with_events(&self, provider: &ProviderClient, limit: i64) -> Result<NewsReport, EngineError> {
         let leased = self.ledger.lease_events(self.clock.now(), EVENT_LEASE, limit).await?;
         let mut report = NewsReport { leased: leased.len(), ..NewsReport::default() };
-        let mut dealt = stream::iter(leased)
-            .map(|event| async move { (self.deal_with(provider, &event).await, event) })
-            .buffer_unordered(AT_ONCE);
-        while let Some((dealt, event)) = dealt.next().await {
-            let (end, detail, count, result) = match dealt? {
-                Dealt::Settled => (Some(EventEnd::Done), "settled".to_owned(), &mut report.settled, "settled"),
-                Dealt::Known => (Some(EventEnd::Done), "nothing new".to_owned(), &mut report.known, "known"),
-                Dealt::Ignored(why) => (Some(EventEnd::Ignored), why.to_owned(), &mut report.ignored, "ignored"),
-                Dealt::Review(why) => (Some(EventEnd::Done), why, &mut report.review, "review"),
-                Dealt::Kept(why) => (None, why.to_owned(), &mut report.kept, "kept"),
-            };
-            *count += 1;
-            metrics::counter!("doorbuster_webhook_events_dealt_total", "result" => result).increment(1);
-            let now = self.clock.now();
-            match end {
-                Some(end) => self.ledger.end_event(&event, end, &detail, now).await?,
-                None => {
-                    let due = now.checked_add(ask_again(event.tries)).unwrap_or(now);
-                    self.ledger.keep_event(&event, &detail, due).await?;
-                }
+        for events in leased.chunks(AT_ONCE) {
+            let dealt = join_all(events.iter().map(|event| Box::pin(self.deal_with(provider, event)))).await;
+            for (event, dealt) in events.iter().zip(dealt) {
+                self.write_down(event, dealt?, &mut report).await?;
             }
         }
         Ok(report)
+    }
+
+    async fn write_down(&self, event: &LeasedEvent, dealt: Dealt, report: &mut NewsReport) -> Result<(), EngineError> {
+        let (end, detail, count, result) = match dealt {
+            Dealt::Settled => (Some(EventEnd::Done), "settled".to_owned(), &mut report.settled, "settled"),
+            Dealt::Known => (Some(EventEnd::Done), "nothing new".to_owned(), &mut report.known, "known"),
+            Dealt::Ignored(why) => (Some(EventEnd::Ignored), why.to_owned(), &mut report.ignored, "ignored"),
+            Dealt::Review(why) => (Some(EventEnd::Done), why, &mut report.review, "review"),
+            Dealt::Kept(why) => (None, why.to_owned(), &mut report.kept, "kept"),
+        };
+        *count += 1;
+        metrics::counter!("doorbuster_webhook_events_dealt_total", "result" => result).increment(1);
+        let now = self.clock.now();
+        match end {
+            Some(end) => self.ledger.end_event(event, end, &detail, now).await?,
+            None => {
+                let due = now.checked_add(ask_again(event.tries)).unwrap_or(now);
+                self.ledger.keep_event(event, &detail, due).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn deal_with(&self, provider: &ProviderClient, event: &LeasedEvent) -> Result<Dealt, EngineError> {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::ids::IntentId;
+use crate::domain::payments::PaymentState;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::reconcile::{FindingKind, KnownPayment, NewFinding};
 use crate::provider::{Intent, IntentStatus, PAGE_LIMIT_MAX, ProviderClient, ProviderError};
@@ -55,6 +56,21 @@ impl Engine {
         self.ledger.end_sweep(until).await?;
         while self.ledger.forget_events(reach(now, KEEP_EVENTS), FORGET_BATCH).await? == FORGET_BATCH as u64 {}
         Ok(Some(report))
+    }
+
+    /// Shows how much there is left to charge, and how long it takes at the provider's limit.
+    pub async fn measure_payments(&self, provider: &ProviderClient) -> Result<(), EngineError> {
+        let counted = self.ledger.open_payments().await?;
+        for state in PaymentState::ALL.into_iter().filter(|state| state.is_open()) {
+            let count = counted.iter().find(|(name, _)| name == state.as_str()).map_or(0, |(_, count)| *count);
+            metrics::gauge!("doorbuster_payments_open", "state" => state.as_str()).set(count as f64);
+        }
+        let seconds = self.ledger.charge_backlog().await?.seconds_at(provider.limit().per_second);
+        metrics::gauge!("doorbuster_charge_backlog_seconds").set(seconds);
+        metrics::gauge!("doorbuster_webhook_events_waiting").set(self.ledger.events_waiting().await? as f64);
+        let findings = self.ledger.count_open_findings().await?;
+        metrics::gauge!("doorbuster_reconcile_findings_open").set(findings as f64);
+        Ok(())
     }
 
     /// Compares all intents made from `since` on and before `until`, and all payments of that time.

@@ -173,6 +173,21 @@ impl Ledger {
         Ok(rows.iter().map(finding).collect())
     }
 
+    pub async fn count_open_findings(&self) -> Result<i64, LedgerError> {
+        const SQL: &str = "-- reconcile.count_open_findings
+            select count(*) from reconcile_findings where settled_at is null";
+        Ok(self.connection().await?.query_one(SQL, &[]).await?.get(0))
+    }
+
+    /// A person has dealt with a finding, and says how. `false`: there is none, or it was settled before.
+    pub async fn settle_finding(&self, number: i64, why: (&str, &str), now: Timestamp) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- reconcile.settle_finding
+            update reconcile_findings set settled_at = $2, detail = detail || $3
+            where finding_id = $1 and settled_at is null";
+        let said = format!("; {}: {}", why.0, why.1);
+        Ok(self.connection().await?.execute(SQL, &[&number, /* now */ &now, &said]).await? == 1)
+    }
+
     /// How many payments that are not over are in each state.
     pub async fn open_payments(&self) -> Result<Vec<(String, i64)>, LedgerError> {
         const SQL: &str = "-- reconcile.open_payments

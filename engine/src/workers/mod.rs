@@ -5,6 +5,9 @@
 //! | settle | second | reads the claim logs; settles them when the interval is over or the backlog is long |
 //! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
+//! | news | half a second | deals with the provider's events: reads their intents back |
+//! | sweep | minute | once an hour, compares the provider's list of intents with our payments |
+//! | figures | 5 seconds | counts what is left to charge |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
@@ -30,6 +33,13 @@ const SETTLE_IDLE: Duration = Duration::from_millis(250);
 const GRANTS_EVERY: Duration = Duration::from_millis(250);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
+const NEWS_EVERY: Duration = Duration::from_millis(500);
+/// Events dealt with between two looks; at the provider's limit, 10 seconds' worth.
+const NEWS_BATCH: i64 = 250;
+const SWEEP_LOOKS_EVERY: Duration = Duration::from_secs(60);
+/// One sweep an hour, whichever worker makes it.
+const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
+const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
 /// Payments charged between two looks at the other loops' business; no more than the concurrency are leased at a time.
@@ -66,7 +76,31 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     let tasks = TaskTracker::new();
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
     tasks.spawn(settle_at_once(engine.clone(), stop.clone()));
-    tasks.spawn(charge(engine.clone(), provider, settings, stop.clone()));
+    // Told to stop, they make no new calls, end those under way and give their leases back.
+    let provider = provider.until(&stop);
+    tasks.spawn(charge(engine.clone(), provider.clone(), settings, stop.clone()));
+    tasks.spawn(repeat("news", NEWS_EVERY, stop.clone(), {
+        let (engine, provider) = (engine.clone(), provider.clone());
+        async move || {
+            // Again at once while a whole batch was there.
+            while engine.deal_with_events(&provider, NEWS_BATCH).await?.leased == NEWS_BATCH as usize {}
+            Ok(())
+        }
+    }));
+    tasks.spawn(repeat("sweep", SWEEP_LOOKS_EVERY, stop.clone(), {
+        let (engine, provider) = (engine.clone(), provider.clone());
+        async move || {
+            if let Some(report) = engine.sweep_if_due(&provider, SWEEP_EVERY).await? {
+                let (intents, findings) = (report.intents, report.findings.len());
+                tracing::info!(intents, findings, "compared {intents} intents of the provider's: {findings} findings");
+            }
+            Ok(())
+        }
+    }));
+    tasks.spawn(repeat("figures", FIGURES_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || engine.measure_payments(&provider).await
+    }));
     tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
         let engine = engine.clone();
         async move || engine.apply_grants().await.map(|_| ())
@@ -185,8 +219,6 @@ async fn settle_at_once(engine: Engine, stop: CancellationToken) {
 
 async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
     let WorkerSettings { charge_concurrency, charge_lease, .. } = settings;
-    // Told to stop, it leases nothing more, ends the calls under way and gives the other leases back.
-    let provider = provider.until(&stop);
     while !stop.is_cancelled() {
         match engine.charge_due_leasing(&provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
             Ok(report) if report.leased > 0 => {}

@@ -5,6 +5,7 @@ pub mod work;
 pub mod migrate;
 pub mod drop;
 pub mod order;
+pub mod review;
 pub mod token;
 pub mod receipt;
 pub mod check_config;
