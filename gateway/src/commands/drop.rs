@@ -9,6 +9,7 @@ use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
 use doorbuster_engine::flows::{Engine, EngineError};
+use doorbuster_engine::provider::RateLimit;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -153,7 +154,13 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
     if arguments.json {
         print(as_json(&drop))
     } else {
-        print(as_text(&drop))
+        print(as_text(&drop));
+        let backlog = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
+        if backlog.orders() > 0 {
+            let RateLimit { per_second, .. } = RateLimit::default();
+            let (orders, seconds) = (backlog.orders(), backlog.seconds_at(per_second).ceil());
+            print(format!("  {orders} orders of all drops wait to be charged: {seconds} s at {per_second} calls a second"));
+        }
     }
     Ok(())
 }
