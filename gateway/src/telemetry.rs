@@ -43,7 +43,10 @@ const COUNTERS: [(&str, &str); 23] = [
     ("doorbuster_provider_calls_total", "Calls to the payment provider, by operation and outcome"),
     ("doorbuster_webhook_events_total", "Deliveries of the payment provider's, by what was done with them"),
     ("doorbuster_webhook_events_dealt_total", "Events dealt with, by what they led to; kept ones come again"),
-    ("doorbuster_reconcile_findings_total", "What the payment provider's list and our payments disagreed about, by kind"),
+    (
+        "doorbuster_reconcile_findings_total",
+        "What the payment provider's list and our payments disagreed about, by kind",
+    ),
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
 ];

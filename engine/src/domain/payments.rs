@@ -142,18 +142,12 @@ impl PaymentState {
 
     /// Something has still to happen to it.
     pub fn is_open(self) -> bool {
-        !matches!(
-            self,
-            Self::Succeeded | Self::Failed | Self::Canceled | Self::PartiallyRefunded | Self::Refunded
-        )
+        !matches!(self, Self::Succeeded | Self::Failed | Self::Canceled | Self::PartiallyRefunded | Self::Refunded)
     }
 
     /// The provider's word may still move it, and its order waits for that.
     pub fn is_chargeable(self) -> bool {
-        matches!(
-            self,
-            Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested
-        )
+        matches!(self, Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested)
     }
 
     /// Where a paid payment stands, by what has gone back and what is on its way.

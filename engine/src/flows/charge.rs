@@ -8,6 +8,7 @@
 //! A payment is leased only when somebody is free to work on it, and gives its lease back when there is no turn for its
 //! next call: because the worker is told to stop, or because the circuit has opened.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -127,19 +128,30 @@ impl Engine {
         let mut left = usize::try_from(limit).unwrap_or(0);
         let mut steps = FuturesUnordered::new();
         provider.probe_if_due().await;
+        let mut refused = None;
         loop {
-            let admitted = admitted(provider);
-            let room = concurrency.min(fits_lease(provider.limit(), lease)).min(admitted).saturating_sub(steps.len());
-            let asked = room.min(left);
-            if asked > 0 {
-                let leased = self.ledger.lease_payments(self.clock.now(), lease, asked as i64).await?;
-                left -= leased.len();
-                report.leased += leased.len();
-                steps.extend(
-                    leased
-                        .into_iter()
-                        .map(|payment| async move { (payment.order, Box::pin(self.charge(provider, payment)).await) }),
-                );
+            let room = concurrency.min(fits_lease(provider.limit(), lease)).min(admitted(provider));
+            let asked = room.saturating_sub(steps.len()).min(left);
+            if asked > 0 && refused.is_none() {
+                let mut leasing = pin!(self.ledger.lease_payments(self.clock.now(), lease, asked as i64));
+                // Those under way go on meanwhile: they hold connections to Postgres, and this waits for one.
+                let leased = loop {
+                    tokio::select! {
+                        leased = &mut leasing => break leased,
+                        Some((order, step)) = steps.next() => report.count(order, step),
+                    }
+                };
+                match leased {
+                    Ok(leased) => {
+                        left -= leased.len();
+                        report.leased += leased.len();
+                        steps.extend(leased.into_iter().map(|payment| async move {
+                            (payment.order, Box::pin(self.charge(provider, payment)).await)
+                        }));
+                    }
+                    // Calls under way are never dropped: their outcome would be unknown.
+                    Err(error) => refused = Some(error),
+                }
             }
             if steps.is_empty() {
                 break;
@@ -152,7 +164,7 @@ impl Engine {
         metrics::counter!("doorbuster_orders_confirmed_total").increment(report.confirmed as u64);
         metrics::counter!("doorbuster_orders_payment_failed_total").increment(report.released as u64);
         metrics::counter!("doorbuster_payments_review_total").increment(report.review as u64);
-        Ok(report)
+        refused.map_or(Ok(report), |error| Err(error.into()))
     }
 
     async fn charge(&self, provider: &ProviderClient, mut payment: LeasedPayment) -> Result<Step, EngineError> {

@@ -164,7 +164,9 @@ impl Engine {
                 };
                 match settled {
                     PaymentSettled::Confirmed => metrics::counter!("doorbuster_orders_confirmed_total").increment(1),
-                    PaymentSettled::Released => metrics::counter!("doorbuster_orders_payment_failed_total").increment(1),
+                    PaymentSettled::Released => {
+                        metrics::counter!("doorbuster_orders_payment_failed_total").increment(1)
+                    }
                     PaymentSettled::Review(_) => metrics::counter!("doorbuster_payments_review_total").increment(1),
                     _ => {}
                 }

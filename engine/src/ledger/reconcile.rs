@@ -137,7 +137,7 @@ impl Ledger {
     pub async fn store_finding(&self, finding: &NewFinding, now: Timestamp) -> Result<bool, LedgerError> {
         const SQL: &str = "-- reconcile.store_finding
             insert into reconcile_findings (kind, intent_id, order_id, detail, found_at, seen_at, settled_at)
-            values ($1, $2, $3, $4, $5, $5, case when $6 then $5 end)
+            values ($1, $2, $3, $4, $5, $5, case when $6 then $5::timestamptz end)
             on conflict (kind, intent_id) do update
                 set seen_at = excluded.seen_at, detail = excluded.detail,
                     settled_at = coalesce(reconcile_findings.settled_at, excluded.settled_at)

@@ -144,6 +144,12 @@ impl ProviderClient {
         self
     }
 
+    /// The same, with another pause between the probes of an open circuit: a minute is long for a test.
+    pub fn probed_every(mut self, pause: Duration) -> Self {
+        self.throttle = Arc::new(Throttle::new(self.limit()).probed_every(pause));
+        self
+    }
+
     /// The same client for a worker: once it is told to stop, nothing waits for a turn any more. Calls under way go on.
     pub fn until(&self, stop: &CancellationToken) -> Self {
         Self { stop: stop.clone(), ..self.clone() }

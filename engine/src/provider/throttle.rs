@@ -106,6 +106,7 @@ pub(super) struct Throttle {
     /// Whoever is first in line sleeps; the others wait behind, in the order they came.
     lines: [Semaphore; 5],
     circuit: Mutex<Circuit>,
+    probe_every: Duration,
 }
 
 // === impl Bucket ===
@@ -160,7 +161,12 @@ impl Throttle {
             buckets: std::array::from_fn(|_| Mutex::new(Bucket::new(limit, now))),
             lines: std::array::from_fn(|_| Semaphore::new(1)),
             circuit: Mutex::new(Circuit::Closed),
+            probe_every: PROBE_EVERY,
         }
+    }
+
+    pub(super) fn probed_every(self, probe_every: Duration) -> Self {
+        Self { probe_every, ..self }
     }
 
     pub(super) fn limit(&self) -> RateLimit {
@@ -195,7 +201,7 @@ impl Throttle {
     pub(super) fn takes_probe(&self, now: Instant) -> bool {
         match &mut *self.circuit() {
             Circuit::Open { probe_at } if now >= *probe_at => {
-                *probe_at = now + PROBE_EVERY;
+                *probe_at = now + self.probe_every;
                 true
             }
             _ => false,
@@ -210,7 +216,7 @@ impl Throttle {
     pub(super) fn open(&self, now: Instant) -> bool {
         let mut circuit = self.circuit();
         let is_new = !matches!(*circuit, Circuit::Open { .. });
-        *circuit = Circuit::Open { probe_at: now + PROBE_EVERY };
+        *circuit = Circuit::Open { probe_at: now + self.probe_every };
         is_new
     }
 

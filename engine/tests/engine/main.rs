@@ -10,6 +10,7 @@ mod settlement;
 mod payments;
 mod cancels;
 mod charging;
+mod reconcile;
 mod forgetting;
 mod audit;
 mod schema;

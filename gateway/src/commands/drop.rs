@@ -159,7 +159,9 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         if backlog.orders() > 0 {
             let RateLimit { per_second, .. } = RateLimit::default();
             let (orders, seconds) = (backlog.orders(), backlog.seconds_at(per_second).ceil());
-            print(format!("  {orders} orders of all drops wait to be charged: {seconds} s at {per_second} calls a second"));
+            print(format!(
+                "  {orders} orders of all drops wait to be charged: {seconds} s at {per_second} calls a second"
+            ));
         }
     }
     Ok(())

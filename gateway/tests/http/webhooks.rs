@@ -252,7 +252,8 @@ async fn the_corpus_of_misleading_events_moves_no_money_wrongly() {
     let create = ProviderRequest::create(stranger, Money::new(100, "EUR".parse().unwrap())).unwrap();
     let Outcome::Answered(intent) = client.send(&create).await else { panic!("not created") };
     let visa = "pm_card_visa".parse().unwrap();
-    let Outcome::Answered(strange) = client.send(&ProviderRequest::confirm(stranger, &intent.id, &visa, 1)).await else {
+    let Outcome::Answered(strange) = client.send(&ProviderRequest::confirm(stranger, &intent.id, &visa, 1)).await
+    else {
         panic!("not confirmed")
     };
     work_while_buyers_act(&shop, &client, &fake).await;
@@ -309,19 +310,24 @@ async fn the_corpus_of_misleading_events_moves_no_money_wrongly() {
     }
     let paid = "select count(*) from orders where status = 'CONFIRMED'";
     let failed = "select count(*) from orders where status = 'PAYMENT_FAILED'";
-    let journal = "select count(*) from (select order_id, sum(amount_minor) from journal where debit_account = 'provider'
+    let journal =
+        "select count(*) from (select order_id, sum(amount_minor) from journal where debit_account = 'provider'
                    group by order_id having sum(amount_minor) <> (select total_minor from orders o
                    where o.order_id = journal.order_id)) wrong";
     let moves = "select count(*) from (select order_id from order_history where from_state is not null
                  group by order_id having count(*) > 1) twice";
     // The stranger's own capture is the one that the audit must not take for ours.
     let audit = shop.engine.audit(Some(&client)).await.unwrap();
-    let ours = audit.violations.iter().filter(|violation| !violation.detail.contains(&strange.id.0)).collect::<Vec<_>>();
+    let ours =
+        audit.violations.iter().filter(|violation| !violation.detail.contains(&strange.id.0)).collect::<Vec<_>>();
     let violations = [
         ("captured more than once", captures.values().filter(|captures| **captures > 1).count() as i64),
         ("wrongly accepted", counts.accepted_wrongly as i64),
         ("paid and not captured", (count(&shop.database_url, paid).await - captures.len() as i64).abs()),
-        ("neither paid nor failed", i64::from(ORDERS) - captures.len() as i64 - count(&shop.database_url, failed).await),
+        (
+            "neither paid nor failed",
+            i64::from(ORDERS) - captures.len() as i64 - count(&shop.database_url, failed).await,
+        ),
         ("orders moved twice", count(&shop.database_url, moves).await),
         ("early and never dealt with", 10 - count(&shop.database_url, &format!("{early} 'DONE'")).await),
         ("booked wrongly", count(&shop.database_url, journal).await),
