@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, ValueEnum};
 use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
 use doorbuster_engine::mail::{MailSettings, Mailer};
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
 use doorbuster_engine::webhooks::{WebhookClient, WebhookEndpoint};
 use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
@@ -28,6 +28,8 @@ use crate::server::Workers;
 const EXIT_BAD_CONFIG: u8 = 64;
 /// HMAC-SHA256 is as strong as its key up to 32 bytes; a shorter secret can be guessed from one token.
 const JWT_SECRET_BYTES_MIN: usize = 32;
+/// The provider's own are twice as long; a shorter one is a mistake, and could be guessed from one delivery.
+const WEBHOOK_SECRET_BYTES_MIN: usize = 16;
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
 pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
@@ -101,6 +103,13 @@ pub struct WorkersConfig {
     /// Calls to the payment provider at the same time
     #[arg(long, env = "DOORBUSTER_CHARGE_CONCURRENCY", default_value_t = 16, value_name = "N")]
     pub charge_concurrency: usize,
+    /// Calls of one kind (create, confirm, cancel, refund, read) a second that the payment provider allows this process.
+    /// It allows 25 to an account: several workers share them
+    #[arg(long, env = "DOORBUSTER_PROVIDER_RATE", default_value_t = 25, value_name = "CALLS")]
+    pub provider_rate: u32,
+    /// Calls of one kind that may leave at once after a quiet time
+    #[arg(long, env = "DOORBUSTER_PROVIDER_BURST", default_value_t = 5, value_name = "CALLS")]
+    pub provider_burst: u32,
     /// How long the payments of a worker that died wait; more than three calls to the provider take
     #[arg(long, env = "DOORBUSTER_CHARGE_LEASE", default_value = "2m", value_name = "DURATION")]
     pub charge_lease: SignedDuration,
@@ -156,6 +165,10 @@ pub struct ServeConfig {
     pub tokens: TokenSecret,
     #[command(flatten)]
     pub receipts: ReceiptSecrets,
+    /// Secrets that sign the payment provider's webhooks, comma-separated: two while they rotate, at least 16 bytes each.
+    /// Without any, webhooks are answered with 503, so that the provider comes again
+    #[arg(long, env = "DOORBUSTER_PROVIDER_WEBHOOK_SECRETS", hide_env_values = true, value_name = "SECRETS")]
+    pub provider_webhook_secrets: Option<Secret>,
     /// Origins whose pages may call the API, comma-separated: https://shop.example,https://www.shop.example
     #[arg(long, env = "DOORBUSTER_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
     pub cors_origins: Vec<String>,
@@ -206,6 +219,8 @@ pub struct GatewayConfig {
     pub jwt_secret: Secret,
     /// The first one signs. None: buyers get no receipts.
     pub receipt_keys: Vec<ReceiptKey>,
+    /// None: no event of the payment provider's is taken.
+    pub provider_webhook_secrets: Vec<Secret>,
     pub cors_origins: Vec<HeaderValue>,
     pub stop_wait: Duration,
     pub limits: Limits,
@@ -237,6 +252,7 @@ impl GatewayConfig {
             ops_listen: loopback,
             jwt_secret: Secret(jwt_secret.into()),
             receipt_keys: Vec::new(),
+            provider_webhook_secrets: Vec::new(),
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
@@ -370,6 +386,9 @@ impl WorkersConfig {
         if settle_every.is_zero() || self.backlog_limit == 0 || self.charge_concurrency == 0 {
             return bad("--settle-every, --backlog-limit and --charge-concurrency must be above zero");
         }
+        if self.provider_rate == 0 || self.provider_burst == 0 {
+            return bad("--provider-rate and --provider-burst (DOORBUSTER_PROVIDER_RATE, …_BURST) must be above zero");
+        }
         if !self.charge_lease.is_positive() {
             return bad("--charge-lease (DOORBUSTER_CHARGE_LEASE) must be above zero");
         }
@@ -380,6 +399,7 @@ impl WorkersConfig {
             answer_timeout: PROVIDER_ANSWER_TIMEOUT,
         });
         let provider = provider.map_err(|error| BadConfig(format!("--provider-url, --provider-key: {error}")))?;
+        let provider = provider.limited_to(RateLimit { per_second: self.provider_rate, burst: self.provider_burst });
         let settings = WorkerSettings {
             settle_every,
             backlog_limit: self.backlog_limit,
@@ -461,6 +481,7 @@ impl ServeConfig {
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
             receipt_keys: self.receipts.check()?,
+            provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
             cors_origins: self
                 .cors_origins
                 .iter()
@@ -472,6 +493,18 @@ impl ServeConfig {
         };
         Ok((config, workers))
     }
+}
+
+fn provider_webhook_secrets(given: Option<&Secret>) -> Result<Vec<Secret>, BadConfig> {
+    let secrets = given.map(Secret::expose).unwrap_or_default().split(',').map(str::trim);
+    let secrets = secrets.filter(|secret| !secret.is_empty()).map(|secret| Secret(secret.to_owned()));
+    let secrets = secrets.collect::<Vec<_>>();
+    if secrets.iter().any(|secret| secret.expose().len() < WEBHOOK_SECRET_BYTES_MIN) {
+        return bad(format!(
+            "--provider-webhook-secrets (DOORBUSTER_PROVIDER_WEBHOOK_SECRETS): each must be at least {WEBHOOK_SECRET_BYTES_MIN} bytes long"
+        ));
+    }
+    Ok(secrets)
 }
 
 /// Scheme, host and port, nothing else: browsers compare the whole text.
@@ -554,6 +587,15 @@ mod tests {
             let error = outbox(&["--webhooks", webhooks, "--webhook-secrets", secrets]).unwrap().check().unwrap_err();
             assert!(error.0.contains(wrong) && !error.0.contains("hidden"), "{error}");
         }
+    }
+
+    #[test]
+    fn provider_webhook_secrets_are_a_list_of_long_ones() {
+        let secrets = |text: &str| provider_webhook_secrets(Some(&Secret::from(text.to_owned())));
+        assert_eq!(provider_webhook_secrets(None), Ok(Vec::new()));
+        assert_eq!(secrets("whsec_0123456789, whsec_9876543210,").unwrap().len(), 2);
+        let error = secrets("whsec_0123456789,short").unwrap_err();
+        assert!(!error.0.contains("short"), "{error}");
     }
 
     #[test]

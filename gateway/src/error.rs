@@ -38,6 +38,9 @@ pub enum Problem {
     ClaimNotFound,
     OrderNotFound,
     ProfileNotFound,
+    // The payment provider.
+    DeliveryRefused,
+    WebhooksOff,
     // How a claim ended, when it took nothing.
     SoldOut,
     NotEnough { available: u32 },
@@ -126,6 +129,8 @@ impl Problem {
             Self::ClaimNotFound => (S::NOT_FOUND, "claim_not_found", "There is no such claim"),
             Self::OrderNotFound => (S::NOT_FOUND, "order_not_found", "There is no such order"),
             Self::ProfileNotFound => (S::NOT_FOUND, "profile_not_found", "There is no checkout profile yet"),
+            Self::DeliveryRefused => (S::BAD_REQUEST, "delivery_refused", "The delivery is refused"),
+            Self::WebhooksOff => (S::SERVICE_UNAVAILABLE, "webhooks_off", "Webhooks are not configured here"),
             Self::SoldOut => (S::CONFLICT, "sold_out", "Sold out"),
             Self::NotEnough { .. } => (S::CONFLICT, "not_enough", "Fewer units are left"),
             Self::LimitExceeded { .. } => (S::CONFLICT, "limit_exceeded", "The limit per buyer is reached"),
@@ -172,6 +177,8 @@ impl Problem {
             Self::VariantNotFound => "Name one of the SKUs that GET /v1/drops/{drop} lists.".into(),
             Self::ClaimNotFound | Self::OrderNotFound => "Check the id, and whose token you sent.".into(),
             Self::ProfileNotFound => "Save one with PUT /v1/me/checkout-profile.".into(),
+            Self::DeliveryRefused => "It is not what the payment provider sends.".into(),
+            Self::WebhooksOff => "Nothing was taken: send it again later.".into(),
             Self::SoldOut => "No unit is left. Should one come back, the same request may succeed later.".into(),
             Self::NotEnough { available } => format!("Only {available} can be had: ask for fewer.").into(),
             Self::LimitExceeded { held, limit } => {

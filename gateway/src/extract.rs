@@ -23,6 +23,9 @@ pub struct Key(pub IdempotencyKey);
 /// A body of JSON of at most `LIMIT` bytes.
 pub struct JsonBody<T, const LIMIT: usize>(pub T);
 
+/// The bytes of a body of at most `LIMIT`, as they came.
+pub struct RawBody<const LIMIT: usize>(pub Vec<u8>);
+
 impl FromRequestParts<Gate> for PathText {
     type Rejection = Problem;
 
@@ -54,14 +57,25 @@ impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Gate> for JsonBody<T, 
         if !is_json(request.headers()) {
             return Err(Problem::UnsupportedMediaType);
         }
-        let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|bytes: u64| bytes > LIMIT as u64) {
-            return Err(Problem::BodyTooLarge { limit_bytes: LIMIT });
-        }
-        let reading = read(request.into_body(), LIMIT);
-        let body = tokio::time::timeout(gate.limits.body, reading).await.map_err(|_| Problem::BodyTooSlow)??;
-        parse(&body).map(Self)
+        parse(&read_bounded(request, gate, LIMIT).await?).map(Self)
     }
+}
+
+impl<const LIMIT: usize> FromRequest<Gate> for RawBody<LIMIT> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, gate: &Gate) -> Result<Self, Problem> {
+        read_bounded(request, gate, LIMIT).await.map(Self)
+    }
+}
+
+async fn read_bounded(request: Request, gate: &Gate, limit: usize) -> Result<Vec<u8>, Problem> {
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: u64| bytes > limit as u64) {
+        return Err(Problem::BodyTooLarge { limit_bytes: limit });
+    }
+    let reading = read(request.into_body(), limit);
+    tokio::time::timeout(gate.limits.body, reading).await.map_err(|_| Problem::BodyTooSlow)?
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -14,7 +14,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         (name = "claims", description = "Take units of a drop, once"),
         (name = "drops", description = "What is sold"),
         (name = "orders", description = "What became of claims"),
-        (name = "checkout", description = "How a buyer pays, and where to")
+        (name = "checkout", description = "How a buyer pays, and where to"),
+        (name = "webhooks", description = "What the payment provider tells us")
     ),
     components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
 )]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
+use doorbuster_engine::provider::{SecretKey, WebhookVerifier};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,8 @@ pub struct GateState {
     pub verifier: Verifier,
     /// `None`: buyers get no receipts.
     pub receipts: Option<Receipts>,
+    /// `None`: no secret is configured, and no event is taken.
+    pub webhooks: Option<WebhookVerifier>,
     pub drops: Drops,
     pub limits: Limits,
     /// Claims under way, whether or not somebody still waits for them. Stopping waits for these.
@@ -39,6 +42,13 @@ impl GateState {
         Self {
             verifier: Verifier::new(&config.jwt_secret, engine.clock.clone()),
             receipts: Receipts::new(&config.receipt_keys),
+            webhooks: WebhookVerifier::new(
+                config
+                    .provider_webhook_secrets
+                    .iter()
+                    .map(|secret| SecretKey::from(secret.expose().to_owned()))
+                    .collect(),
+            ),
             drops: Drops::new(engine.clone()),
             engine,
             limits: config.limits,

@@ -43,6 +43,12 @@ const COUNTERS: &[(&str, &str)] = &[
     ("doorbuster_refunds_failed_total", "Refunds that the provider could not carry out; each needs a person"),
     ("doorbuster_provider_calls_total", "Calls to the payment provider, by operation and outcome"),
     ("doorbuster_outbox_deliveries_total", "Attempts to send a mail or a webhook, by destination and outcome"),
+    ("doorbuster_webhook_events_total", "Deliveries of the payment provider's, by what was done with them"),
+    ("doorbuster_webhook_events_dealt_total", "Events dealt with, by what they led to; kept ones come again"),
+    (
+        "doorbuster_reconcile_findings_total",
+        "What the payment provider's list and our payments disagreed about, by kind",
+    ),
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
 ];
@@ -52,6 +58,9 @@ const LABELLED: &[&str] = &[
     "doorbuster_claims_total",
     "doorbuster_provider_calls_total",
     "doorbuster_outbox_deliveries_total",
+    "doorbuster_webhook_events_total",
+    "doorbuster_webhook_events_dealt_total",
+    "doorbuster_reconcile_findings_total",
     "doorbuster_tx_retries_total",
 ];
 const HISTOGRAMS: &[(&str, &str)] = &[
@@ -69,6 +78,11 @@ const GAUGES: &[(&str, &str)] = &[
     ("doorbuster_finance_differences", "What did not agree in the last day whose books this process closed"),
     ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
     ("doorbuster_outbox_waiting", "Mails and webhooks that wait for their first or next attempt, by destination"),
+    ("doorbuster_provider_circuit_open", "1 while the payment provider refuses our credential and nothing is charged"),
+    ("doorbuster_charge_backlog_seconds", "How long charging every order of now takes at the payment provider's limit"),
+    ("doorbuster_payments_open", "Payments that are not over, by state"),
+    ("doorbuster_webhook_events_waiting", "Events of the payment provider's that wait to be dealt with"),
+    ("doorbuster_reconcile_findings_open", "Disagreements with the payment provider that nobody has settled"),
     ("doorbuster_connections_open", "Open connections of the public listener"),
 ];
 

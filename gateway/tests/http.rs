@@ -7,6 +7,7 @@ mod http {
     mod refusals;
     mod claims;
     mod orders;
+    mod webhooks;
     mod surface;
     mod stopping;
 }

@@ -15,11 +15,15 @@
 //! Money goes back:
 //! SUCCEEDED, PARTIALLY_REFUNDED --RefundAsked--> REFUND_PENDING --(refunds settled)--> PARTIALLY_REFUNDED | REFUNDED
 //! FAILED, CANCELED --LateMoney--> REFUND_PENDING                     (captured after the order had ended)
+//!
+//! A person looked, and said so in the order's history:
+//! MANUAL_REVIEW --Reopened--> UNKNOWN | --ReviewCancel--> CANCEL_REQUESTED | --ReviewPaid--> SUCCEEDED | --ReviewFailed--> FAILED
 //! ```
 //!
 //! Unknown never becomes failed by age: only the provider's word ends it. A decline gives units back only after the
 //! provider has confirmed that the intent is canceled, because until then it could still be captured.
 
+use jiff::SignedDuration;
 use serde::Serialize;
 
 use super::ids::{IntentId, OrderId, ProviderRefundId};
@@ -66,6 +70,27 @@ pub enum PaymentEvent {
     RefundAsked,
     /// Money was taken for an order that had ended: it goes back.
     LateMoney,
+    /// A person wants the provider asked again.
+    Reopened,
+    /// A person wants the intent ended at the provider, and the order with it.
+    ReviewCancel,
+    /// A person vouches for the money.
+    ReviewPaid,
+    /// A person vouches that there is none and will be none.
+    ReviewFailed,
+}
+
+/// How long a payment that is not decided waits before the provider is asked the next time, after so many times: seconds
+/// at first, every minute, then every 5 minutes for an hour, every hour for a day, and daily from then on. However old it
+/// is, it is never taken for failed.
+pub fn ask_again(tries: i32) -> SignedDuration {
+    match tries {
+        ..=6 => SignedDuration::from_secs(1 << (tries.max(1) - 1)),
+        7..=11 => SignedDuration::from_mins(1),
+        12..=23 => SignedDuration::from_mins(5),
+        24..=47 => SignedDuration::from_hours(1),
+        _ => SignedDuration::from_hours(24),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +138,16 @@ impl PaymentState {
     /// The money was taken, whatever has gone back since.
     pub fn was_paid(self) -> bool {
         matches!(self, Self::Succeeded | Self::RefundPending | Self::PartiallyRefunded | Self::Refunded)
+    }
+
+    /// Something has still to happen to it.
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Succeeded | Self::Failed | Self::Canceled | Self::PartiallyRefunded | Self::Refunded)
+    }
+
+    /// The provider's word may still move it, and its order waits for that.
+    pub fn is_chargeable(self) -> bool {
+        matches!(self, Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested)
     }
 
     /// Where a paid payment stands, by what has gone back and what is on its way.
@@ -166,6 +201,10 @@ impl PaymentState {
                 Ok(Self::RefundPending)
             }
             (Self::Failed | Self::Canceled, E::LateMoney) => Ok(Self::RefundPending),
+            (Self::ManualReview, E::Reopened) => Ok(Self::Unknown),
+            (Self::ManualReview, E::ReviewCancel) => Ok(Self::CancelRequested),
+            (Self::ManualReview, E::ReviewPaid) => Ok(Self::Succeeded),
+            (Self::ManualReview, E::ReviewFailed) => Ok(Self::Failed),
             (from, event) => Err(InvalidPaymentTransition { from, event }),
         }
     }
@@ -354,6 +393,31 @@ mod tests {
         assert_eq!(after(4, false), PaymentState::PartiallyRefunded);
         assert_eq!(after(10, false), PaymentState::Refunded);
         assert_eq!(after(0, false), PaymentState::Succeeded, "every refund failed");
+    }
+
+    #[test]
+    fn the_provider_is_asked_ever_more_rarely_but_for_ever() {
+        let waits = (1..200).map(ask_again).collect::<Vec<_>>();
+        assert!(waits.is_sorted());
+        let after = |wait: SignedDuration| waits.iter().filter(|each| **each == wait).count();
+        assert_eq!(after(SignedDuration::from_mins(1)), 5);
+        assert_eq!(after(SignedDuration::from_mins(5)), 12);
+        assert_eq!(after(SignedDuration::from_hours(1)), 24);
+        assert_eq!(ask_again(i32::MAX), SignedDuration::from_hours(24));
+        assert_eq!(ask_again(0), SignedDuration::from_secs(1));
+    }
+
+    #[test]
+    fn only_a_person_ends_a_review() {
+        use PaymentEvent as E;
+        let review = PaymentState::ManualReview;
+        assert_eq!(review.apply(E::Reopened), Ok(PaymentState::Unknown));
+        for event in [E::Reopened, E::ReviewCancel, E::ReviewPaid, E::ReviewFailed] {
+            assert!(review.apply(event).is_ok());
+            for state in PaymentState::ALL.into_iter().filter(|state| *state != review) {
+                assert!(state.apply(event).is_err(), "{state:?} {event:?}");
+            }
+        }
     }
 
     #[test]

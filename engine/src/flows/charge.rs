@@ -4,17 +4,26 @@
 //! are committed, then that it is about to be sent; no transaction is open while we wait. What a crash leaves behind is an
 //! open attempt: one that was never dispatched is sent, one that may have been executed is read back or repeated
 //! under the same key. Nothing here decides that an unknown outcome is a failure.
+//!
+//! A payment is leased only when somebody is free to work on it, and gives its lease back when there is no turn for its
+//! next call: because the worker is told to stop, or because the circuit has opened.
+
+use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::FuturesUnordered;
 use jiff::SignedDuration;
 
 use crate::domain::ids::OrderId;
-use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict};
+use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::ledger::news::BuyerAction;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::RefundSettled;
-use crate::provider::{Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderRequest};
+use crate::provider::{
+    Admits, Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, RateLimit,
+};
 
 use super::engine::{Engine, EngineError};
 use super::refund::given_up;
@@ -26,8 +35,16 @@ const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(1);
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
 /// A create without an answer is repeated under its own key so often before another key is taken.
 const CREATE_REPEATS: i32 = 3;
-/// How long the queue rests after the provider refused our credential.
+/// How long one payment rests whose call found our credential refused; the circuit holds the others back.
 pub(super) const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
+/// However long the provider wants one payment to wait after a 429; its bucket rests for everybody.
+pub(super) const RATE_LIMITED_REST_MAX: SignedDuration = SignedDuration::from_secs(60);
+/// While slow calls are under way, what has fallen due meanwhile is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Calls of one kind that a payment may need before its lease ends: reads, before and after a lost answer.
+const CALLS_OF_A_KIND: f64 = 2.0;
+/// Half of the lease is for the calls themselves, half for waiting for a turn.
+const LEASE_SHARE_TO_WAIT: f64 = 0.5;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChargeReport {
@@ -45,6 +62,46 @@ pub(super) enum Step {
     Settled(PaymentSettled),
     Refunded(RefundSettled),
     Later,
+}
+
+impl ChargeReport {
+    fn count(&mut self, order: OrderId, step: Result<Step, EngineError>) {
+        match step {
+            Ok(Step::Settled(PaymentSettled::Confirmed)) => self.confirmed += 1,
+            Ok(Step::Settled(PaymentSettled::Released)) => self.released += 1,
+            Ok(Step::Settled(PaymentSettled::Review(reason))) => {
+                tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
+                self.review += 1;
+            }
+            Ok(Step::Refunded(RefundSettled::Succeeded)) => self.refunded += 1,
+            Ok(Step::Settled(_) | Step::Refunded(_)) => {}
+            Ok(Step::Later) => self.later += 1,
+            // The lease runs out, and the attempt that was left open is taken up again.
+            Err(error) => {
+                tracing::warn!(%order, %error, "charging order {order} was interrupted: {error}");
+                self.later += 1;
+            }
+        }
+    }
+}
+
+/// How many payments may be under way at once just now.
+fn admitted(provider: &ProviderClient) -> usize {
+    let admits = provider.admits();
+    metrics::gauge!("doorbuster_provider_circuit_open").set(f64::from(u8::from(admits == Admits::Nothing)));
+    match admits {
+        _ if provider.is_stopping() => 0,
+        Admits::All => usize::MAX,
+        Admits::One => 1,
+        Admits::Nothing => 0,
+    }
+}
+
+/// How many payments can have their calls within a lease: the last of them waits for its turn behind all the others.
+/// With 25 a second and two minutes, 750.
+fn fits_lease(limit: RateLimit, lease: SignedDuration) -> usize {
+    let calls = f64::from(limit.per_second) * lease.as_secs_f64() * LEASE_SHARE_TO_WAIT;
+    ((calls / CALLS_OF_A_KIND) as usize).max(1)
 }
 
 impl Engine {
@@ -67,33 +124,47 @@ impl Engine {
         concurrency: usize,
         lease: SignedDuration,
     ) -> Result<ChargeReport, EngineError> {
-        let leased = self.ledger.lease_payments(self.clock.now(), lease, limit).await?;
-        let mut report = ChargeReport { leased: leased.len(), ..ChargeReport::default() };
-        let mut steps = stream::iter(leased)
-            .map(|payment| async move { (payment.order, Box::pin(self.charge(provider, payment)).await) })
-            .buffer_unordered(concurrency);
-        while let Some((order, step)) = steps.next().await {
-            match step {
-                Ok(Step::Settled(PaymentSettled::Confirmed)) => report.confirmed += 1,
-                Ok(Step::Settled(PaymentSettled::Released)) => report.released += 1,
-                Ok(Step::Settled(PaymentSettled::Review(reason))) => {
-                    tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
-                    report.review += 1;
+        let mut report = ChargeReport::default();
+        let mut left = usize::try_from(limit).unwrap_or(0);
+        let mut steps = FuturesUnordered::new();
+        provider.probe_if_due().await;
+        let mut refused = None;
+        loop {
+            let room = concurrency.min(fits_lease(provider.limit(), lease)).min(admitted(provider));
+            let asked = room.saturating_sub(steps.len()).min(left);
+            if asked > 0 && refused.is_none() {
+                let mut leasing = pin!(self.ledger.lease_payments(self.clock.now(), lease, asked as i64));
+                // Those under way go on meanwhile: they hold connections to Postgres, and this waits for one.
+                let leased = loop {
+                    tokio::select! {
+                        leased = &mut leasing => break leased,
+                        Some((order, step)) = steps.next() => report.count(order, step),
+                    }
+                };
+                match leased {
+                    Ok(leased) => {
+                        left -= leased.len();
+                        report.leased += leased.len();
+                        steps.extend(leased.into_iter().map(|payment| async move {
+                            (payment.order, Box::pin(self.charge(provider, payment)).await)
+                        }));
+                    }
+                    // Calls under way are never dropped: their outcome would be unknown.
+                    Err(error) => refused = Some(error),
                 }
-                Ok(Step::Refunded(RefundSettled::Succeeded)) => report.refunded += 1,
-                Ok(Step::Settled(_) | Step::Refunded(_)) => {}
-                Ok(Step::Later) => report.later += 1,
-                // The lease runs out, and the attempt that was left open is taken up again.
-                Err(error) => {
-                    tracing::warn!(%order, %error, "charging order {order} was interrupted: {error}");
-                    report.later += 1;
-                }
+            }
+            if steps.is_empty() {
+                break;
+            }
+            // Whatever ends makes room for the next; what falls due meanwhile does not wait for the slowest call.
+            if let Ok(Some((order, step))) = tokio::time::timeout(LOOK_EVERY, steps.next()).await {
+                report.count(order, step);
             }
         }
         metrics::counter!("doorbuster_orders_confirmed_total").increment(report.confirmed as u64);
         metrics::counter!("doorbuster_orders_payment_failed_total").increment(report.released as u64);
         metrics::counter!("doorbuster_payments_review_total").increment(report.review as u64);
-        Ok(report)
+        refused.map_or(Ok(report), |error| Err(error.into()))
     }
 
     async fn charge(&self, provider: &ProviderClient, mut payment: LeasedPayment) -> Result<Step, EngineError> {
@@ -189,8 +260,10 @@ impl Engine {
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),
         };
+        // First the turn, then the word that it is sent: nothing waits for the limit in a state that may have run.
+        let Ok(turn) = provider.turn(request.operation.endpoint()).await else { return self.give_back(payment).await };
         self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
-        let outcome = provider.send(&request).await;
+        let outcome = provider.send_in_turn(&request, turn).await;
         let now = self.clock.now();
         let operation = attempt.operation.clone();
         let label = outcome_label(&outcome);
@@ -233,17 +306,14 @@ impl Engine {
             Outcome::RateLimited { retry_after } => {
                 let wait = retry_after.and_then(|wait| SignedDuration::try_from(wait).ok());
                 self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, "rate limited", None, now).await?;
-                self.later(payment, None, wait.unwrap_or_else(|| backoff(payment.tries))).await
+                let wait = wait.map_or_else(|| backoff(payment.tries), |wait| wait.min(RATE_LIMITED_REST_MAX));
+                self.later(payment, None, wait).await
             }
             Outcome::Unknown { reason } => {
                 self.ledger.finish_attempt(payment, attempt, AttemptState::Unknown, &reason, None, now).await?;
-                self.later(payment, Some(PaymentEvent::WentDark), backoff(payment.tries)).await
+                self.later(payment, Some(PaymentEvent::WentDark), ask_again(payment.tries)).await
             }
             Outcome::Misconfigured { status } => {
-                tracing::error!(
-                    status,
-                    "the payment provider refuses our credential with {status}: check the secret key"
-                );
                 let detail = format!("refused with {status}");
                 self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, &detail, None, now).await?;
                 self.later(payment, None, MISCONFIGURED_REST).await
@@ -299,14 +369,15 @@ impl Engine {
         };
         match provider.read_intent(intent).await {
             Ok(intent) => Ok(Some(intent)),
+            Err(ProviderError::NotAsked(_)) => self.give_back(payment).await,
             Err(error) => {
                 tracing::warn!(order = %payment.order, %error, "reading back the payment of order {}: {error}", payment.order);
-                self.later(payment, None, backoff(payment.tries)).await
+                self.later(payment, None, ask_again(payment.tries)).await
             }
         }
     }
 
-    async fn settle_intent(&self, order: OrderId, intent: &Intent) -> Result<Step, EngineError> {
+    pub(super) async fn settle_intent(&self, order: OrderId, intent: &Intent) -> Result<Step, EngineError> {
         // What was captured is what counts; should it differ from what was asked for, settling finds the contradiction.
         let amount = if intent.status == IntentStatus::Succeeded { intent.amount_received } else { intent.amount };
         let report = ProviderReport {
@@ -315,7 +386,18 @@ impl Engine {
             order: intent.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId),
             verdict: verdict(intent),
         };
-        Ok(Step::Settled(self.ledger.settle_payment(order, &report, self.clock.now()).await?))
+        let now = self.clock.now();
+        let settled = self.ledger.settle_payment(order, &report, now).await?;
+        // Should we die before this, the next look at the payment says it again.
+        if let (PaymentSettled::Waiting, Some(action)) = (&settled, &intent.next_action) {
+            let action = BuyerAction {
+                kind: action.kind.clone(),
+                url: action.url.clone(),
+                client_secret: action.client_secret.clone(),
+            };
+            self.ledger.store_next_action(order, &intent.id, &action).await?;
+        }
+        Ok(Step::Settled(settled))
     }
 
     async fn later(
@@ -327,6 +409,12 @@ impl Engine {
         let now = self.clock.now();
         let due = now.checked_add(wait).unwrap_or(now);
         self.ledger.yield_payment(payment, event, None, Some(due), now).await?;
+        Ok(None)
+    }
+
+    /// There is no turn for its next call: another worker may have it at once.
+    pub(super) async fn give_back(&self, payment: &LeasedPayment) -> Result<Option<Intent>, EngineError> {
+        self.ledger.give_back_payment(payment, self.clock.now()).await?;
         Ok(None)
     }
 

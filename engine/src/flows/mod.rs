@@ -8,6 +8,8 @@ pub mod pull;
 pub mod grants;
 pub mod settle;
 pub mod charge;
+pub mod news;
+pub mod reconcile;
 mod refund;
 pub mod finance;
 pub mod outbox;

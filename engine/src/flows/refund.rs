@@ -5,6 +5,7 @@
 
 use futures_util::TryStreamExt as _;
 use futures_util::stream;
+use jiff::SignedDuration;
 
 use crate::domain::ids::{IntentId, RefundId};
 use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict};
@@ -13,7 +14,7 @@ use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::{PendingRefund, RefundSettled};
 use crate::provider::{Outcome, PAGE_LIMIT_MAX, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus};
 
-use super::charge::{MISCONFIGURED_REST, Step, backoff, outcome_label};
+use super::charge::{MISCONFIGURED_REST, RATE_LIMITED_REST_MAX, Step, backoff, outcome_label};
 use super::engine::{Engine, EngineError};
 
 /// A call without an answer is repeated under its own key so often before the next key takes over: the provider keeps
@@ -101,8 +102,12 @@ impl Engine {
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),
         };
+        let Ok(turn) = provider.turn(request.operation.endpoint()).await else {
+            self.give_back(payment).await?;
+            return Ok(Step::Later);
+        };
         self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
-        let outcome = provider.send_refund(&request).await;
+        let outcome = provider.send_refund_in_turn(&request, turn).await;
         let label = outcome_label(&outcome);
         metrics::counter!("doorbuster_provider_calls_total", "operation" => "refund", "outcome" => label).increment(1);
         let now = self.clock.now();
@@ -122,14 +127,11 @@ impl Engine {
             Outcome::Declined(decline) => (AttemptState::NotSent, decline.code, MISCONFIGURED_REST),
             Outcome::RateLimited { retry_after } => {
                 let wait = retry_after.and_then(|wait| wait.try_into().ok());
-                let wait = wait.unwrap_or_else(|| backoff(payment.tries));
+                let wait =
+                    wait.map_or_else(|| backoff(payment.tries), |wait: SignedDuration| wait.min(RATE_LIMITED_REST_MAX));
                 (AttemptState::NotSent, "rate limited".to_owned(), wait)
             }
             Outcome::Misconfigured { status } => {
-                tracing::error!(
-                    status,
-                    "the payment provider refuses our credential with {status}: check the secret key"
-                );
                 (AttemptState::NotSent, format!("refused with {status}"), MISCONFIGURED_REST)
             }
         };
@@ -165,6 +167,10 @@ impl Engine {
     }
 
     async fn ask_later(&self, payment: &LeasedPayment, error: &ProviderError) -> Result<Step, EngineError> {
+        if matches!(error, ProviderError::NotAsked(_)) {
+            self.give_back(payment).await?;
+            return Ok(Step::Later);
+        }
         tracing::warn!(order = %payment.order, %error, "looking up a refund of order {}: {error}", payment.order);
         let now = self.clock.now();
         let due = now.checked_add(backoff(payment.tries)).unwrap_or(now);

@@ -199,6 +199,18 @@ impl Ledger {
             expect_rows("attempts.yield", 1, tx.execute(&statement, arguments).await?)
         })
     }
+
+    /// Gives a leased payment back as it was: nothing was tried, and it is due as before.
+    pub async fn give_back_payment(&self, payment: &LeasedPayment, now: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- attempts.give_back
+            update payments set leased_until = null, tries = greatest(tries - 1, 0), updated_at = $3
+            where order_id = $1 and lease_number = $2";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        // Another one has it already if the lease has run out; then there is nothing to give.
+        connection.execute(&statement, &[&payment.order.0, /* lease */ &payment.lease, /* now */ &now]).await?;
+        Ok(())
+    }
 }
 
 fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {

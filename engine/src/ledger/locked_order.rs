@@ -27,6 +27,8 @@ pub(super) struct LockedPayment {
     pub(super) failure: Option<String>,
     /// Asked to go back, and not failed.
     pub(super) refund: Money,
+    /// Looks at it since its state changed.
+    pub(super) tries: i32,
 }
 
 /// An order's row.
@@ -83,7 +85,8 @@ pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<L
 
 pub(super) async fn lock_payment(tx: &Transaction<'_>, order: OrderId) -> Result<LockedPayment, LedgerError> {
     const SQL: &str = "-- locked_order.lock_payment
-        select state, amount_minor, currency, intent_id, failure, refund_minor from payments where order_id = $1 for update";
+        select state, amount_minor, currency, intent_id, failure, refund_minor, tries from payments
+        where order_id = $1 for update";
     let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
     Ok(LockedPayment {
         state: payment_state(row.get(0), order.0)?,
@@ -91,6 +94,7 @@ pub(super) async fn lock_payment(tx: &Transaction<'_>, order: OrderId) -> Result
         intent: row.get::<_, Option<String>>(3).map(IntentId),
         failure: row.get(4),
         refund: money(row.get(5), row.get(2), order.0)?,
+        tries: row.get(6),
     })
 }
 

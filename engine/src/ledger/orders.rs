@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 
 use super::drops::{inconsistent, order_state, serials};
 use super::error::LedgerError;
 use super::locked_order::{money, payment_state, refund_state};
+use super::news::BuyerAction;
 use super::pool::Ledger;
 use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId, Serial};
 use crate::domain::money::Money;
@@ -26,6 +28,8 @@ pub struct OrderView {
     pub items: Vec<OrderItemView>,
     pub ship_to: Option<Value>,
     pub refunds: Vec<RefundView>,
+    /// What the buyer has to do before his payment goes on.
+    pub next_action: Option<BuyerAction>,
     /// Somebody wants it ended, and its charge has not come to an end.
     pub is_cancel_requested: bool,
     pub created_at: Timestamp,
@@ -63,7 +67,8 @@ impl Ledger {
     async fn find_order(&self, id: OrderId, buyer: Option<&BuyerId>) -> Result<Option<OrderView>, LedgerError> {
         const ORDER: &str = "-- orders.order_of
             select d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null
+                   o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
+                   case when p.state = 'ACTION_REQUIRED' then p.next_action end
             from orders o join payments p using (order_id) left join drops d using (drop_id)
             where o.order_id = $1 and ($2::text is null or o.buyer = $2)";
         const ITEMS: &str = "-- orders.items_of
@@ -102,6 +107,7 @@ impl Ledger {
                 .collect::<Result<_, LedgerError>>()?,
             ship_to: row.get(8),
             is_cancel_requested: row.get(11),
+            next_action: row.get::<_, Option<Json<BuyerAction>>>(12).map(|action| action.0),
             refunds: refunds
                 .iter()
                 .map(|row| {

@@ -16,10 +16,12 @@ use super::refunds::refund_late_money;
 use super::tx::run_tx;
 use crate::domain::ids::{BuyerId, IdempotencyKey, OrderId};
 use crate::domain::notices::Notice;
-use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict};
+use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 
-/// How long a payment that waits for the buyer or for the provider is left before the provider is asked again.
+/// How soon, at the earliest, the provider is asked again about a payment that waits for the buyer or for it.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
+/// How late, at the latest, about one that waits for the buyer: he may have acted, and its event may have been lost.
+const ASK_AGAIN_FOR_BUYER: SignedDuration = SignedDuration::from_mins(5);
 
 /// What settling a report did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +124,11 @@ impl Ledger {
                         _ => PaymentEvent::ActionRequired,
                     };
                     let to = payment.state.apply(event).unwrap_or(payment.state);
-                    let again = now.checked_add(ASK_AGAIN).unwrap_or(Timestamp::MAX);
-                    let again = matches!(to, PaymentState::Processing | PaymentState::ActionRequired).then_some(again);
-                    if again.is_some() {
-                        move_payment(tx, order, &payment, to, None, None, again, now).await?;
+                    if to == payment.state {
+                        wait_on(tx, order, &payment, now).await?;
+                    } else {
+                        let again = now.checked_add(ASK_AGAIN).unwrap_or(Timestamp::MAX);
+                        move_payment(tx, order, &payment, to, None, None, Some(again), now).await?;
                     }
                     if to == PaymentState::ActionRequired && payment.state != to {
                         outbox::enqueue(tx, order, &Notice::PaymentActionRequired, now).await?;
@@ -239,6 +242,26 @@ fn contradiction(report: &ProviderReport, order: OrderId, payment: &LockedPaymen
         return Some(format!("intent {} is about {} and not {}", report.intent.0, report.amount, payment.amount));
     }
     None
+}
+
+/// It waits as before; the provider is asked ever more rarely.
+async fn wait_on(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- payments.wait_on
+        update payments set due_at = $2, leased_until = null where order_id = $1 and state = $3";
+    let wait = match payment.state {
+        PaymentState::Processing => ask_again(payment.tries).max(ASK_AGAIN),
+        PaymentState::ActionRequired => ask_again(payment.tries).clamp(ASK_AGAIN, ASK_AGAIN_FOR_BUYER),
+        // Whatever it is, it does not wait for this.
+        _ => return Ok(()),
+    };
+    let due_at = now.checked_add(wait).unwrap_or(Timestamp::MAX);
+    let changed = tx.execute(SQL, &[&order.0, /* due_at */ &due_at, &payment.state.as_str()]).await?;
+    expect_rows("payments.wait_on", 1, changed)
 }
 
 /// The provider is to end the intent.

@@ -3,15 +3,19 @@
 //! A future of `send` that is dropped half way leaves an unknown result behind, like a timeout does.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::outcome::{Outcome, classify};
 use super::refund::Refund;
-use super::request::{Operation, ProviderRequest};
+use super::request::{INTENTS_PATH, Operation, ProviderRequest};
+use super::throttle::{Admits, Endpoint, NoTurn, RateLimit, Throttle, Turn};
 
 /// The version whose fields we read; without it the account's own setting would choose the format.
 const STRIPE_VERSION: &str = "2024-06-20";
@@ -42,12 +46,15 @@ pub struct ProviderSettings {
     pub answer_timeout: Duration,
 }
 
-/// The provider's client. Cloning shares the connections.
+/// The provider's client. Cloning shares the connections, the limit and the circuit.
 #[derive(Debug, Clone)]
 pub struct ProviderClient {
     http: reqwest::Client,
     base_url: String,
     is_live: bool,
+    throttle: Arc<Throttle>,
+    /// From then on there are no more turns.
+    stop: CancellationToken,
 }
 
 /// Why something could not be read. Reading changes nothing, so every error may be tried again later; see
@@ -68,11 +75,13 @@ pub enum ProviderError {
     Misconfigured { status: u16 },
     #[error("the provider's answer cannot be read: {0}")]
     Unreadable(String),
+    #[error(transparent)]
+    NotAsked(#[from] NoTurn),
 }
 
 impl ProviderError {
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::RateLimited { .. })
+        matches!(self, Self::Unreachable(_) | Self::RateLimited { .. } | Self::NotAsked(_))
     }
 }
 
@@ -124,7 +133,64 @@ impl ProviderClient {
             .build()
             .map_err(|error| ProviderError::Settings(chain(&error)))?;
         let is_live = settings.secret_key.0.contains("_live_");
-        Ok(Self { http, base_url: settings.base_url.trim_end_matches('/').to_owned(), is_live })
+        let base_url = settings.base_url.trim_end_matches('/').to_owned();
+        let throttle = Arc::new(Throttle::new(RateLimit::default()));
+        Ok(Self { http, base_url, is_live, throttle, stop: CancellationToken::new() })
+    }
+
+    /// The same client with a limit, and a circuit, of its own.
+    pub fn limited_to(mut self, limit: RateLimit) -> Self {
+        self.throttle = Arc::new(Throttle::new(limit));
+        self
+    }
+
+    /// The same, with another pause between the probes of an open circuit: a minute is long for a test.
+    pub fn probed_every(mut self, pause: Duration) -> Self {
+        self.throttle = Arc::new(Throttle::new(self.limit()).probed_every(pause));
+        self
+    }
+
+    /// The same client for a worker: once it is told to stop, nothing waits for a turn any more. Calls under way go on.
+    pub fn until(&self, stop: &CancellationToken) -> Self {
+        Self { stop: stop.clone(), ..self.clone() }
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub fn limit(&self) -> RateLimit {
+        self.throttle.limit()
+    }
+
+    /// Whether the circuit lets payments be leased.
+    pub fn admits(&self) -> Admits {
+        self.throttle.admits()
+    }
+
+    /// The right to make one call: waits for the limit, but neither for a credential nor past the end of its worker.
+    pub async fn turn(&self, endpoint: Endpoint) -> Result<Turn, NoTurn> {
+        self.stop.run_until_cancelled(self.throttle.turn(endpoint)).await.unwrap_or(Err(NoTurn::Stopping))
+    }
+
+    /// Asks, once a minute while the circuit is open, whether our credential is good again. Moves no money.
+    pub async fn probe_if_due(&self) {
+        if !self.throttle.takes_probe(Instant::now()) {
+            return;
+        }
+        let call = self.http.get(format!("{}{INTENTS_PATH}", self.base_url)).query(&[("limit", "1")]);
+        match exchange(call).await {
+            Ok(answer) if answer.status == StatusCode::OK => {
+                tracing::info!("the payment provider takes our credential again: one payment goes first");
+                self.throttle.probe_passed();
+            }
+            Ok(answer) => {
+                let status = answer.status.as_u16();
+                tracing::error!(status, "the payment provider still answers {status} to our credential: check the key");
+            }
+            // Away says nothing about the credential.
+            Err(_) => {}
+        }
     }
 
     /// Whether our key moves real money, as its prefix says: an intent of the other mode is not ours.
@@ -132,29 +198,73 @@ impl ProviderClient {
         self.is_live
     }
 
-    /// Sends these bytes once. The attempt must be committed as dispatched before.
+    /// Sends these bytes once, when it is their turn.
     pub async fn send(&self, request: &ProviderRequest) -> Outcome {
-        assert!(request.operation != Operation::Refund, "a refund is answered by a refund: use send_refund");
-        self.post(request).await
+        match self.turn(request.operation.endpoint()).await {
+            Ok(turn) => self.send_in_turn(request, turn).await,
+            Err(why) => Outcome::NotSent { reason: why.to_string() },
+        }
     }
 
-    /// Sends these bytes once. The refund must be committed as dispatched before. `Answered` is not yet success: see
+    /// Sends these bytes once. The attempt must be committed as dispatched before.
+    pub async fn send_in_turn(&self, request: &ProviderRequest, turn: Turn) -> Outcome {
+        assert!(request.operation != Operation::Refund, "a refund is answered by a refund: use send_refund");
+        self.post(request, turn).await
+    }
+
+    /// Sends these bytes once, when it is their turn. `Answered` is not yet success: see
     /// [`RefundStatus`](super::RefundStatus).
     pub async fn send_refund(&self, request: &ProviderRequest) -> Outcome<Refund> {
-        assert!(request.operation == Operation::Refund, "{:?} is answered by an intent: use send", request.operation);
-        self.post(request).await
+        match self.turn(Endpoint::Refund).await {
+            Ok(turn) => self.send_refund_in_turn(request, turn).await,
+            Err(why) => Outcome::NotSent { reason: why.to_string() },
+        }
     }
 
-    async fn post<T: DeserializeOwned>(&self, request: &ProviderRequest) -> Outcome<T> {
+    /// The same. The refund must be committed as dispatched before.
+    pub async fn send_refund_in_turn(&self, request: &ProviderRequest, turn: Turn) -> Outcome<Refund> {
+        assert!(request.operation == Operation::Refund, "{:?} is answered by an intent: use send", request.operation);
+        self.post(request, turn).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, request: &ProviderRequest, turn: Turn) -> Outcome<T> {
         let call = self
             .http
             .post(format!("{}{}", self.base_url, request.path))
             .header("idempotency-key", &request.idempotency_key)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(request.body.clone());
-        match exchange(call).await {
+        let outcome = match exchange(call).await {
             Ok(answer) => classify(answer.status, &answer.headers, &answer.body),
             Err(without) => without.into(),
+        };
+        self.learn(turn.endpoint, &outcome);
+        if matches!(outcome, Outcome::Answered(_) | Outcome::Declined(_) | Outcome::Rejected { .. })
+            && self.throttle.passed()
+        {
+            tracing::info!("the circuit is closed: the payment provider takes our calls");
+        }
+        outcome
+    }
+
+    /// The limit and the circuit follow what the provider answers, whoever asked.
+    fn learn<T>(&self, endpoint: Endpoint, outcome: &Outcome<T>) {
+        match outcome {
+            Outcome::RateLimited { retry_after } => {
+                let rest = self.throttle.slow(endpoint, *retry_after);
+                tracing::warn!(
+                    ?endpoint,
+                    ?rest,
+                    "the payment provider asks us to slow down: {endpoint:?} rests {rest:?}"
+                );
+            }
+            Outcome::Misconfigured { status } if self.throttle.open(Instant::now()) => {
+                tracing::error!(
+                    status,
+                    "the circuit is open: the payment provider refuses our credential with {status}; check the secret key"
+                );
+            }
+            _ => {}
         }
     }
 
@@ -168,6 +278,7 @@ impl ProviderClient {
     }
 
     async fn read<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, ProviderError> {
+        let turn = self.turn(Endpoint::Read).await?;
         let outcome = match exchange(call).await {
             Ok(answer) if answer.status == StatusCode::OK => {
                 return serde_json::from_slice(&answer.body)
@@ -181,6 +292,7 @@ impl ProviderClient {
             },
             Err(without) => Outcome::<T>::from(without),
         };
+        self.learn(turn.endpoint, &outcome);
         Err(match outcome {
             Outcome::NotSent { reason } | Outcome::Unknown { reason } => ProviderError::Unreachable(reason),
             Outcome::RateLimited { retry_after } => ProviderError::RateLimited { retry_after },

@@ -1,5 +1,7 @@
 //! A payment intent as the provider describes it. What cannot be read completely is not read at all.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -36,6 +38,24 @@ pub struct Intent {
     pub last_payment_error: Option<String>,
     /// By the provider's clock, in whole seconds.
     pub created: Timestamp,
+    /// What the buyer has to do, while he has to.
+    pub next_action: Option<NextAction>,
+}
+
+/// How a buyer goes on with a payment that wants him to act: a page to go to, or the secret that the provider's own
+/// script in his browser takes. For this buyer only, so it cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NextAction {
+    /// In the provider's words: `redirect_to_url`, `use_stripe_sdk`, and so on.
+    pub kind: String,
+    pub url: Option<String>,
+    pub client_secret: Option<String>,
+}
+
+impl fmt::Debug for NextAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NextAction({}, redacted)", self.kind)
+    }
 }
 
 /// Why a JSON object is not what was asked for.
@@ -68,6 +88,10 @@ pub(super) fn check_id(id: &str) -> Result<(), UnreadableObject> {
     if is_provider_id(id) { Ok(()) } else { Err(UnreadableObject::Id(id.to_owned())) }
 }
 
+fn is_page(url: &str) -> bool {
+    ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
 /// The provider writes currencies in small letters.
 pub(super) fn currency_of(wire: &str) -> Result<Currency, InvalidCurrency> {
     wire.to_ascii_uppercase().parse()
@@ -86,6 +110,20 @@ struct WireIntent {
     latest_charge: Option<String>,
     last_payment_error: Option<WirePaymentError>,
     created: i64,
+    client_secret: Option<String>,
+    next_action: Option<WireNextAction>,
+}
+
+#[derive(Deserialize)]
+struct WireNextAction {
+    #[serde(rename = "type")]
+    kind: String,
+    redirect_to_url: Option<WireRedirect>,
+}
+
+#[derive(Deserialize)]
+struct WireRedirect {
+    url: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +134,16 @@ struct WireMetadata {
 #[derive(Deserialize)]
 struct WirePaymentError {
     code: Option<String>,
+    decline_code: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+impl WirePaymentError {
+    /// An error is an error whatever it is called: without a name it must not read as "never tried".
+    fn name(self) -> String {
+        self.code.or(self.decline_code).or(self.kind).unwrap_or_else(|| "declined".to_owned())
+    }
 }
 
 impl TryFrom<WireIntent> for Intent {
@@ -108,7 +156,15 @@ impl TryFrom<WireIntent> for Intent {
             return Err(UnreadableObject::Amount(negative));
         }
         let currency = currency_of(&wire.currency)?;
+        let client_secret = wire.client_secret;
+        let next_action = wire.next_action.map(|action| NextAction {
+            kind: action.kind,
+            // The buyer's browser goes there: nothing but a page.
+            url: action.redirect_to_url.and_then(|redirect| redirect.url).filter(|url| is_page(url)),
+            client_secret,
+        });
         Ok(Self {
+            next_action,
             id: IntentId(wire.id),
             status: wire.status.into(),
             amount: Money::new(wire.amount, currency),
@@ -116,7 +172,7 @@ impl TryFrom<WireIntent> for Intent {
             order_id: wire.metadata.order_id,
             livemode: wire.livemode,
             latest_charge: wire.latest_charge,
-            last_payment_error: wire.last_payment_error.and_then(|error| error.code),
+            last_payment_error: wire.last_payment_error.map(WirePaymentError::name),
             created: Timestamp::from_second(wire.created)?,
         })
     }

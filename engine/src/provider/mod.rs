@@ -2,7 +2,7 @@
 //!
 //! Reading order: `request` (the exact bytes that are stored before they are sent), `intent` (what the provider says
 //! about a payment), `refund` and `balance` (about money on its way back, and about all money), `outcome` (what an
-//! answer, or its absence, proves), `client` and `reads` (one round trip each), `webhook` (what the provider sends us by
+//! answer, or its absence, proves), `throttle` (the limit and the circuit), `client` and `reads` (one round trip each), `webhook` (what the provider sends us by
 //! itself: a hint, believed only as far as its signature goes).
 //!
 //! **Invariants.** Nothing here retries: the attempt row decides, in one layer. Nothing here calls an unknown result
@@ -14,15 +14,17 @@ mod intent;
 mod refund;
 mod balance;
 mod outcome;
+mod throttle;
 mod client;
 mod reads;
 mod webhook;
 
 pub use balance::{BalanceKind, BalanceTransaction};
 pub use client::{ProviderClient, ProviderError, ProviderSettings, SecretKey};
-pub use intent::{Intent, IntentStatus, UnreadableObject};
+pub use intent::{Intent, IntentStatus, NextAction, UnreadableObject};
 pub use outcome::{Decline, Outcome, classify};
 pub use reads::{PAGE_LIMIT_MAX, Page};
 pub use refund::{Refund, RefundStatus};
 pub use request::{NotChargeable, Operation, ProviderRequest, check_chargeable};
+pub use throttle::{Admits, Endpoint, NoTurn, RateLimit, Turn};
 pub use webhook::{Event, SIGNATURE_HEADER, SignatureError, WebhookError, WebhookVerifier};

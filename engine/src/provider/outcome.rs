@@ -192,6 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_payment_whose_error_has_no_code_has_failed_all_the_same() {
+        for (error, name) in [
+            ("null", None),
+            (r#"{"code":"card_declined"}"#, Some("card_declined")),
+            (r#"{"code":null,"decline_code":"fraudulent"}"#, Some("fraudulent")),
+            (r#"{"type":"card_error"}"#, Some("card_error")),
+            ("{}", Some("declined")),
+        ] {
+            let body = INTENT.replace(r#""last_payment_error":null"#, &format!(r#""last_payment_error":{error}"#));
+            let outcome = classify::<Intent>(StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+            let Outcome::Answered(intent) = outcome else { panic!("{error}: {outcome:?}") };
+            assert_eq!(intent.last_payment_error.as_deref(), name, "{error}");
+        }
+    }
+
+    #[test]
     fn a_decline_keeps_the_codes_and_stands_without_its_intent() {
         let body = |intent: &str| {
             format!(

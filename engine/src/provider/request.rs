@@ -19,6 +19,7 @@ use crate::domain::ids::{IntentId, OrderId, PaymentMethodId, RefundId};
 use crate::domain::money::{Currency, Money};
 
 use super::intent::is_provider_id;
+use super::throttle::Endpoint;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +37,18 @@ pub enum Operation {
     CancelAgain { again: u32 },
     /// Money back; which refund it is stands in the key. Sent by `send_refund`, not by `send`.
     Refund,
+}
+
+impl Operation {
+    /// The limit that its calls count against.
+    pub fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Create | Self::CreateAgain { .. } => Endpoint::Create,
+            Self::Confirm { .. } => Endpoint::Confirm,
+            Self::Cancel | Self::CancelAgain { .. } => Endpoint::Cancel,
+            Self::Refund => Endpoint::Refund,
+        }
+    }
 }
 
 /// The exact bytes of one request, as committed to Postgres before they are sent.

@@ -7,6 +7,9 @@
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
 //! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
 //! | events | quarter of a second | makes deliveries of what has happened, if there are endpoints |
+//! | news | half a second | deals with the provider's events: reads their intents back |
+//! | sweep | minute | once an hour, compares the provider's list of intents with our payments |
+//! | figures | 5 seconds | counts what is left to charge |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
@@ -33,9 +36,16 @@ const SETTLE_IDLE: Duration = Duration::from_millis(250);
 const GRANTS_EVERY: Duration = Duration::from_millis(250);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
+const NEWS_EVERY: Duration = Duration::from_millis(500);
+/// Events dealt with between two looks; at the provider's limit, 10 seconds' worth.
+const NEWS_BATCH: i64 = 250;
+const SWEEP_LOOKS_EVERY: Duration = Duration::from_secs(60);
+/// One sweep an hour, whichever worker makes it.
+const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
+const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
-/// Payments leased in one go: few enough that a worker that dies delays them for one lease only.
+/// Payments charged between two looks at the other loops' business; no more than the concurrency are leased at a time.
 const CHARGE_BATCH: i64 = 256;
 /// Between two looks for due deliveries when there were none.
 const OUTBOX_IDLE: Duration = Duration::from_millis(500);
@@ -95,7 +105,31 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     }
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
     tasks.spawn(settle_at_once(engine.clone(), stop.clone()));
-    tasks.spawn(charge(engine.clone(), provider, settings, stop.clone()));
+    // Told to stop, they make no new calls, end those under way and give their leases back.
+    let provider = provider.until(&stop);
+    tasks.spawn(charge(engine.clone(), provider.clone(), settings, stop.clone()));
+    tasks.spawn(repeat("news", NEWS_EVERY, stop.clone(), {
+        let (engine, provider) = (engine.clone(), provider.clone());
+        async move || {
+            // Again at once while a whole batch was there.
+            while engine.deal_with_events(&provider, NEWS_BATCH).await?.leased == NEWS_BATCH as usize {}
+            Ok(())
+        }
+    }));
+    tasks.spawn(repeat("sweep", SWEEP_LOOKS_EVERY, stop.clone(), {
+        let (engine, provider) = (engine.clone(), provider.clone());
+        async move || {
+            if let Some(report) = engine.sweep_if_due(&provider, SWEEP_EVERY).await? {
+                let (intents, findings) = (report.intents, report.findings.len());
+                tracing::info!(intents, findings, "compared {intents} intents of the provider's: {findings} findings");
+            }
+            Ok(())
+        }
+    }));
+    tasks.spawn(repeat("figures", FIGURES_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || engine.measure_payments(&provider).await
+    }));
     tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
         let engine = engine.clone();
         async move || engine.apply_grants().await.map(|_| ())

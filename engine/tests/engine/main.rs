@@ -15,6 +15,8 @@ mod cancels;
 mod refunds;
 mod mails;
 mod webhooks;
+mod charging;
+mod reconcile;
 mod forgetting;
 mod audit;
 mod schema;

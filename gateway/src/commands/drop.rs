@@ -9,6 +9,7 @@ use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
 use doorbuster_engine::flows::{Engine, EngineError};
+use doorbuster_engine::provider::RateLimit;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -167,6 +168,14 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         print(as_text(&drop));
         if let Some(restocked) = restocked {
             print(restocked.as_text());
+        }
+        let backlog = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
+        if backlog.orders() > 0 {
+            let RateLimit { per_second, .. } = RateLimit::default();
+            let (orders, seconds) = (backlog.orders(), backlog.seconds_at(per_second).ceil());
+            print(format!(
+                "  {orders} orders of all drops wait to be charged: {seconds} s at {per_second} calls a second"
+            ));
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ pub mod migrate;
 pub mod drop;
 pub mod order;
 pub mod finance;
+pub mod review;
 pub mod token;
 pub mod receipt;
 pub mod check_config;

@@ -1,4 +1,4 @@
-//! `doorbuster order show | cancel | refund`: what an operator may do with an order. Each leaves his name in its history.
+//! `doorbuster order show | cancel | refund | review`: what an operator may do with an order. Each leaves his name in its history.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use doorbuster_engine::ledger::refunds::{OrderCancelled, RefundAsked};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::review::{self, ReviewArguments};
 use super::{Failure, print};
 use crate::config::StoresConfig;
 
@@ -35,6 +36,8 @@ enum OrderCommand {
     Cancel(CancelArguments),
     /// Gives money back; the order stays as it is
     Refund(RefundArguments),
+    /// Payments that wait for a person
+    Review(ReviewArguments),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +77,7 @@ pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
         OrderCommand::Show(OrderArgument { order }) => OrderId(*order),
         OrderCommand::Cancel(cancel) => cancel_order(&engine, cancel, by).await?,
         OrderCommand::Refund(refund) => refund_order(&engine, refund, by).await?,
+        OrderCommand::Review(review) => return review::run(&engine, review, by, arguments.json).await,
     };
     let found = engine.ledger.order(order).await.context("Postgres gave no answer")?;
     let found = found.ok_or_else(|| unknown(order))?;

@@ -15,7 +15,7 @@ use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::outbox::Lane;
 use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::mail::{MailSettings, Mailer};
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::WorkerSettings;
 use doorbuster_sandbox::crowd::{BuyersLog, Crowd, CrowdOptions, Mint};
@@ -118,6 +118,8 @@ impl Demo {
             answer_timeout: Duration::from_secs(20),
         })?;
         let mailbox = SmtpSink::start(SmtpSinkOptions { seed: options.seed, ..SmtpSinkOptions::default() }).await?;
+        // This provider lives on loopback and has no limit; the screen would wait for nothing.
+        let provider_client = provider_client.limited_to(RateLimit::NONE);
         let database_url = postgres.create_database("doorbuster").await?;
         let ledger = Ledger::new(&database_url, DATABASE_CONNECTIONS)?;
         ledger.migrate().await?;

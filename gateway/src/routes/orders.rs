@@ -1,5 +1,7 @@
 //! `GET /v1/orders/{id}`, `POST /v1/orders/{id}/payment` and `POST /v1/orders/{id}/cancel`, for the order's buyer only.
 
+use std::fmt;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -40,6 +42,8 @@ pub struct OrderFound {
     /// The address of the checkout profile at the time
     #[schema(value_type = Option<super::profile::ShipTo>)]
     pub ship_to: Option<serde_json::Value>,
+    /// What to do before the payment goes on, while it is ACTION_REQUIRED
+    pub next_action: Option<NextAction>,
     /// Somebody wants it cancelled, and its charge has not come to an end
     pub cancel_requested: bool,
     /// Money on its way back, or there
@@ -47,6 +51,25 @@ pub struct OrderFound {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub links: OrderLinks,
+}
+
+/// The bank wants a word with the buyer
+#[derive(Serialize, ToSchema)]
+pub struct NextAction {
+    /// The payment provider's word: `redirect_to_url`, `use_stripe_sdk`
+    #[serde(rename = "type")]
+    #[schema(example = "redirect_to_url")]
+    pub kind: String,
+    /// Where the buyer's browser goes
+    pub url: Option<String>,
+    /// What the provider's own script takes in the buyer's browser
+    pub client_secret: Option<String>,
+}
+
+impl fmt::Debug for NextAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NextAction({}, redacted)", self.kind)
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -220,6 +243,11 @@ impl From<OrderView> for OrderFound {
             shipping: order.totals.shipping.into(),
             total: order.totals.total.into(),
             ship_to: order.ship_to,
+            next_action: order.next_action.map(|action| NextAction {
+                kind: action.kind,
+                url: action.url,
+                client_secret: action.client_secret,
+            }),
             cancel_requested: order.is_cancel_requested,
             refunds: refunds.collect(),
             created_at: order.created_at,

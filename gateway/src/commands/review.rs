@@ -1,0 +1,135 @@
+//! `doorbuster order review list | resolve | close`: payments that wait for a person, and his ways out. Each leaves his name
+//! and his reason.
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+use doorbuster_engine::domain::ids::OrderId;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::reviews::{Resolution, ReviewResolved};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Failure, print};
+
+/// A list is for eyes: what is older comes first, and the rest when that is done.
+const LISTED: i64 = 200;
+
+#[derive(Debug, Args)]
+pub struct ReviewArguments {
+    #[command(subcommand)]
+    command: ReviewCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ReviewCommand {
+    /// Payments that wait for a person, and disagreements with the provider that nobody has settled
+    List,
+    /// Ends the review of an order's payment
+    Resolve(ResolveArguments),
+    /// Marks a disagreement with the provider as dealt with
+    Close(CloseArguments),
+}
+
+#[derive(Debug, Args)]
+struct ResolveArguments {
+    /// The order's id
+    order: Uuid,
+    /// How
+    #[arg(long = "as", value_name = "WAY")]
+    way: Way,
+    /// Why, for its history
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+struct CloseArguments {
+    /// The finding's number
+    finding: i64,
+    /// How it was dealt with
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Way {
+    /// Workers read the intent back and settle what the provider says now
+    AskAgain,
+    /// Workers have the provider cancel the intent; with its word the order ends and its units are on sale again
+    Cancel,
+    /// You have seen the money: the order is paid
+    Paid,
+    /// You have seen that there is none and will be none: the order ends now
+    Failed,
+}
+
+impl From<Way> for Resolution {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::AskAgain => Self::AskAgain,
+            Way::Cancel => Self::Cancel,
+            Way::Paid => Self::Paid,
+            Way::Failed => Self::Failed,
+        }
+    }
+}
+
+pub(super) async fn run(engine: &Engine, arguments: &ReviewArguments, by: &str, as_json: bool) -> Result<(), Failure> {
+    match &arguments.command {
+        ReviewCommand::List => list(engine, as_json).await,
+        ReviewCommand::Resolve(resolve) => {
+            let (order, why) = (OrderId(resolve.order), (by, resolve.reason.as_str()));
+            let done = engine.ledger.resolve_review(order, resolve.way.into(), why, engine.clock.now()).await;
+            match done.context("Postgres gave no answer: look before you do it again")? {
+                ReviewResolved::Now => {
+                    print(format!("{order}: done"));
+                    Ok(())
+                }
+                ReviewResolved::NoSuchOrder => Err(anyhow!("there is no order {order}").into()),
+                ReviewResolved::NotInReview => Err(anyhow!("the payment of {order} waits for nobody").into()),
+                ReviewResolved::NoIntent => {
+                    Err(anyhow!("{order} has no intent that could be canceled: --as failed ends it").into())
+                }
+                ReviewResolved::OrderOver(status) => {
+                    Err(anyhow!("{order} is {}: its money can only go back by hand", status.as_str()).into())
+                }
+            }
+        }
+        ReviewCommand::Close(close) => {
+            let why = (by, close.reason.as_str());
+            let is_closed = engine.ledger.settle_finding(close.finding, why, engine.clock.now()).await;
+            match is_closed.context("Postgres gave no answer: do it again")? {
+                true => Ok(()),
+                false => Err(anyhow!("there is no open finding {}", close.finding).into()),
+            }
+        }
+    }
+}
+
+async fn list(engine: &Engine, as_json: bool) -> Result<(), Failure> {
+    let reviews = engine.ledger.reviews(LISTED).await.context("Postgres gave no answer")?;
+    let findings = engine.ledger.open_findings(LISTED).await.context("Postgres gave no answer")?;
+    if as_json {
+        let text = json!({
+            "reviews": reviews.iter().map(|review| json!({
+                "order_id": review.order.0, "intent": review.intent, "amount": review.amount, "reason": review.reason,
+                "since": review.since,
+            })).collect::<Vec<_>>(),
+            "findings": findings.iter().map(|finding| json!({
+                "finding": finding.number, "kind": finding.kind, "intent": finding.intent,
+                "order_id": finding.order.map(|order| order.0), "detail": finding.detail, "found_at": finding.found_at,
+            })).collect::<Vec<_>>(),
+        });
+        print(text);
+        return Ok(());
+    }
+    for review in &reviews {
+        let intent = review.intent.as_deref().unwrap_or("no intent");
+        print(format!("{}  {}  {intent}  since {}: {}", review.order, review.amount, review.since, review.reason));
+    }
+    for finding in &findings {
+        print(format!("finding {}  {}  {}: {}", finding.number, finding.kind, finding.intent, finding.detail));
+    }
+    print(format!("{} payments wait for a person, {} findings are open", reviews.len(), findings.len()));
+    Ok(())
+}
