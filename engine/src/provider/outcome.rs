@@ -16,6 +16,7 @@ use super::intent::Intent;
 /// The result of one request that is answered by a `T`: an intent, or a [`Refund`](super::Refund).
 #[must_use = "every result moves the attempt to another state"]
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an outcome lives as long as one call, and there are as many as calls")]
 pub enum Outcome<T = Intent> {
     /// The provider carried it out, now or when the key was first seen. Success is in the intent's status, and only for
     /// the intent, order and amount we asked about: settling compares them.

@@ -10,7 +10,7 @@ use doorbuster_engine::domain::ids::{BuyerId, DropName, PaymentMethodId, Serial,
 use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
 use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings};
+use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_engine::tokens::store::{Dump, TokenStore};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use doorbuster_sandbox::{Postgres, Redis, RedisCluster, RedisClusterOptions, RedisOptions, Sandbox};
@@ -260,5 +260,6 @@ pub(crate) async fn provider(options: FakeProviderOptions) -> (FakeProvider, Pro
         answer_timeout: Duration::from_secs(5),
     })
     .unwrap();
-    (fake, client)
+    // On this machine there is no limit to keep to.
+    (fake, client.limited_to(RateLimit::NONE))
 }
