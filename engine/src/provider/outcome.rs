@@ -202,7 +202,7 @@ mod tests {
             ("{}", Some("declined")),
         ] {
             let body = INTENT.replace(r#""last_payment_error":null"#, &format!(r#""last_payment_error":{error}"#));
-            let outcome = classify::<Intent>(StatusCode::OK, &HeaderMap::new(), body.as_bytes());
+            let outcome: Outcome = classify(StatusCode::OK, &HeaderMap::new(), body.as_bytes());
             let Outcome::Answered(intent) = outcome else { panic!("{error}: {outcome:?}") };
             assert_eq!(intent.last_payment_error.as_deref(), name, "{error}");
         }

@@ -1,11 +1,12 @@
 //! The provider's list against our payments: each way in which they may disagree is found once, and settled where the
 //! provider's word settles it. And what a person may do with a payment that waits for him.
 
-use doorbuster_engine::domain::ids::{IntentId, OrderId};
+use doorbuster_engine::domain::ids::{EventId, IntentId, OrderId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::reconcile::SweepReport;
+use doorbuster_engine::ledger::news::EventStored;
 use doorbuster_engine::ledger::reviews::{Resolution, ReviewResolved};
-use doorbuster_engine::provider::{Intent, Outcome, ProviderClient, ProviderRequest};
+use doorbuster_engine::provider::{Event, Intent, Outcome, ProviderClient, ProviderRequest};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use jiff::SignedDuration;
 
@@ -138,6 +139,40 @@ async fn of_many_workers_one_sweeps_and_the_next_one_not_before_its_time() {
     assert_eq!((sweeps().await, sweeps().await), (1, 0));
     world.sql.execute("update sweeps set started_at = started_at - interval '1 hour'", &[]).await.unwrap();
     assert_eq!(sweeps().await, 1);
+}
+
+/// An intent that was made and never confirmed looks like a declined one, and is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_about_an_intent_that_was_never_tried_declines_nothing() {
+    let (world, fake, client, orders) = charged(&[ASKED]).await;
+    let order = orders[0];
+    let total = world.engine.ledger.order(order).await.unwrap().unwrap().totals.total;
+    let intent = answered(client.send(&ProviderRequest::create_again(order, total, 9).unwrap()).await).id;
+    let made = "update payments set intent_id = $2, state = 'IN_FLIGHT', payment_method = 'pm_card_visa',
+                due_at = now() + interval '1 hour' where order_id = $1";
+    world.sql.execute("delete from payment_attempts", &[]).await.unwrap();
+    world.sql.execute(made, &[&order.0, &intent.0]).await.unwrap();
+    let event = Event {
+        id: EventId("evt_1".to_owned()),
+        kind: "payment_intent.created".to_owned(),
+        created: world.engine.clock.now(),
+        livemode: false,
+        object: "payment_intent".to_owned(),
+        object_id: intent.0.clone(),
+        intent: Some(intent),
+        order_id: Some(order.to_string()),
+    };
+    for stored in [EventStored::Now, EventStored::Before] {
+        assert_eq!(world.engine.keep_event(&event).await.unwrap(), stored);
+    }
+    let report = world.engine.deal_with_events(&client, 10).await.unwrap();
+    assert_eq!((report.leased, report.known), (1, 1));
+    assert_eq!(stands(&world, order).await, ("PENDING_PAYMENT".to_owned(), "IN_FLIGHT".to_owned()));
+    // But the worker looks at it at once instead of in an hour. The fake holds the first confirm's key for the other intent.
+    fake.forget_keys();
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().confirmed, 1);
+    let forgotten = world.engine.clock.now() + SignedDuration::from_hours(1);
+    assert_eq!(world.engine.ledger.forget_events(forgotten, 10).await.unwrap(), 1);
 }
 
 /// Orders whose payments contradict what the provider says: they captured another amount.
