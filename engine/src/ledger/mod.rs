@@ -10,6 +10,8 @@ pub mod drops;
 pub mod grants;
 pub mod profiles;
 pub mod settlements;
+mod settlement_rows;
+pub mod poison;
 pub mod orders;
 mod locked_order;
 pub mod attempts;

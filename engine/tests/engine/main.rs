@@ -7,6 +7,8 @@ mod acknowledgement;
 mod pulls;
 mod lifecycle;
 mod settlement;
+mod poison;
+mod postgres_away;
 mod payments;
 mod forgetting;
 mod audit;

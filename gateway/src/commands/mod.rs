@@ -4,6 +4,7 @@ pub mod serve;
 pub mod work;
 pub mod migrate;
 pub mod drop;
+pub mod settlement;
 pub mod token;
 pub mod receipt;
 pub mod check_config;
@@ -32,6 +33,8 @@ pub enum Command {
     Migrate(migrate::MigrateArguments),
     /// Makes, opens, closes and shows drops
     Drop(drop::DropArguments),
+    /// Shows and retries what settlement had to set aside
+    Settlement(settlement::SettlementArguments),
     /// Mints a token for a test buyer
     Token(token::TokenArguments),
     /// Says whether a buyer's receipt is ours, and what it says
@@ -82,6 +85,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Work(config) => work::run(&config).await,
         Command::Migrate(arguments) => migrate::run(&arguments).await,
         Command::Drop(arguments) => drop::run(arguments).await,
+        Command::Settlement(arguments) => settlement::run(&arguments).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Demo(options) => Box::pin(demo::run(options)).await,

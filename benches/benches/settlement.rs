@@ -1,0 +1,2 @@
+//! Settlement against COPY.
+fn main() {}
