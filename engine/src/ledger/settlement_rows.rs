@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use deadpool_postgres::Transaction;
+use futures_util::try_join;
 use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
 
 use super::drops::serial_values;
 use super::error::{LedgerError, expect_rows};
@@ -57,7 +59,6 @@ pub(super) async fn write_orders(
         from unnest($2::int[], $3::int[], $4::int[]) as u (variant_id, warehouse_id, units)
         where i.product_id = $1 and i.variant_id = u.variant_id and i.warehouse_id = u.warehouse_id";
 
-    let count = accepted.len() as u64;
     let column = |value: fn(&Totals) -> i64| accepted.iter().map(|a| value(&a.totals)).collect::<Vec<_>>();
     let ids = accepted.iter().map(|a| a.claim.claim.id.0).collect::<Vec<_>>();
     let buyers = accepted.iter().map(|a| a.claim.claim.buyer.as_str()).collect::<Vec<_>>();
@@ -75,36 +76,43 @@ pub(super) async fn write_orders(
     let pending = OrderState::PendingPayment.as_str();
     let currency = drop.currency.as_str();
 
-    let changed = tx
-        .execute(
-            &tx.prepare_cached(ORDERS).await?,
-            &[
-                &drop.id.0, &pending, &currency, /* now */ &now, &ids, &buyers, &subtotals, &taxes, &shippings,
-                &totals, &emails, &addresses,
-            ],
-        )
-        .await?;
-    expect_rows("settlement_rows.insert_orders", count, changed)?;
-    let statement = tx.prepare_cached(ITEMS).await?;
-    tx.execute(&statement, &[&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists])
-        .await?;
-    let (required, in_flight) = (PaymentState::Required.as_str(), PaymentState::InFlight.as_str());
-    let statement = tx.prepare_cached(PAYMENTS).await?;
-    tx.execute(&statement, &[&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods]).await?;
-    tx.execute(&tx.prepare_cached(HISTORY).await?, &[/* now */ &now, &pending, &ids]).await?;
-
     let places = accepted.iter().flat_map(|a| a.nths.iter().map(move |nth| (a, *nth))).collect::<Vec<_>>();
     let place_buyers = places.iter().map(|(a, _)| a.claim.claim.buyer.as_str()).collect::<Vec<_>>();
     let place_nths = places.iter().map(|(_, nth)| *nth).collect::<Vec<_>>();
     let place_orders = places.iter().map(|(a, _)| a.claim.claim.id.0).collect::<Vec<_>>();
-    let statement = tx.prepare_cached(HOLDINGS).await?;
-    tx.execute(&statement, &[&drop.id.0, &place_buyers, &place_nths, &place_orders]).await?;
-
     let units =
         accepted.iter().flat_map(|a| serial_values(&a.claim.serials).into_iter().map(|s| (s, a.claim.claim.id.0)));
     let (serials, holders): (Vec<_>, Vec<_>) = units.unzip();
-    let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.id.0, &serials, &holders]).await?;
-    expect_rows("settlement_rows.take_tokens", serials.len() as u64, changed)?;
+    let (required, in_flight) = (PaymentState::Required.as_str(), PaymentState::InFlight.as_str());
+
+    let orders = tx.prepare_cached(ORDERS).await?;
+    let items = tx.prepare_cached(ITEMS).await?;
+    let payments = tx.prepare_cached(PAYMENTS).await?;
+    let history = tx.prepare_cached(HISTORY).await?;
+    let holdings = tx.prepare_cached(HOLDINGS).await?;
+    let tokens = tx.prepare_cached(TOKENS).await?;
+    let orders_arguments: [&(dyn ToSql + Sync); 12] = [
+        &drop.id.0, &pending, &currency, /* now */ &now, &ids, &buyers, &subtotals, &taxes, &shippings, &totals,
+        &emails, &addresses,
+    ];
+    let items_arguments: [&(dyn ToSql + Sync); 7] =
+        [&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists];
+    let payments_arguments: [&(dyn ToSql + Sync); 7] =
+        [&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods];
+    let history_arguments: [&(dyn ToSql + Sync); 3] = [/* now */ &now, &pending, &ids];
+    let holdings_arguments: [&(dyn ToSql + Sync); 4] = [&drop.id.0, &place_buyers, &place_nths, &place_orders];
+    let tokens_arguments: [&(dyn ToSql + Sync); 3] = [&drop.id.0, &serials, &holders];
+    // Sent in this order, and answered in it: orders before what refers to them; the first that fails is the one that is told.
+    let (made, _, _, _, _, taken) = try_join!(
+        tx.execute(&orders, &orders_arguments),
+        tx.execute(&items, &items_arguments),
+        tx.execute(&payments, &payments_arguments),
+        tx.execute(&history, &history_arguments),
+        tx.execute(&holdings, &holdings_arguments),
+        tx.execute(&tokens, &tokens_arguments),
+    )?;
+    expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made)?;
+    expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken)?;
 
     let mut reserved: HashMap<(i32, i32), i32> = HashMap::new();
     for a in accepted {

@@ -18,8 +18,10 @@
 use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
+use futures_util::try_join;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::drops::serial_values;
@@ -277,11 +279,21 @@ async fn find(
     let buyers = claims.iter().map(|claim| claim.claim.buyer.as_str()).collect::<Vec<_>>();
     let serials = claims.iter().flat_map(|claim| serial_values(&claim.serials)).collect::<Vec<_>>();
 
+    // Planned for these very arrays: a plan for any array, made while the tables were empty, would go through every order for
+    // each claim (measured: 3,300 orders/s instead of 11,000). Not for the whole transaction, since the checks of foreign keys
+    // would be planned anew for every row.
+    tx.batch_execute("-- settlements.plan_for_these\nset local plan_cache_mode = force_custom_plan").await?;
     let tokens = tx.query(&tx.prepare_cached(TOKENS).await?, &[&drop.id.0, &serials]).await?;
-    // After the token locks: whoever settled the same claims before us has committed by now.
-    let seen = seen(tx, &ids).await?;
-    let held = tx.query(&tx.prepare_cached(HELD).await?, &[&drop.id.0, &buyers]).await?;
-    let profiles = tx.query(&tx.prepare_cached(PROFILES).await?, &[&buyers]).await?;
+    let (held, profiles) = (tx.prepare_cached(HELD).await?, tx.prepare_cached(PROFILES).await?);
+    let held_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &buyers];
+    let profile_arguments: [&(dyn ToSql + Sync); 1] = [&buyers];
+    // Sent after the token locks: whoever settled the same claims before us has committed by now.
+    let (seen, held, profiles, ()) = try_join!(
+        seen(tx, &ids),
+        async { Ok(tx.query(&held, &held_arguments).await?) },
+        async { Ok(tx.query(&profiles, &profile_arguments).await?) },
+        async { Ok(tx.batch_execute("-- settlements.plan_as_ever\nset local plan_cache_mode = auto").await?) },
+    )?;
 
     let mut places: HashMap<String, Vec<i16>> = HashMap::new();
     for row in &held {

@@ -1,2 +1,0 @@
-//! Settlement against COPY.
-fn main() {}
