@@ -37,6 +37,9 @@ pub const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bounds one mail, from the connection to the server's last word: below what a worker has when it is told to stop.
 const MAIL_SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Twice the default interval of settlement.
+const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
+
 #[derive(Debug, Parser)]
 #[command(
     name = "doorbuster",
@@ -175,6 +178,10 @@ pub struct ServeConfig {
     /// How long readiness fails before the port closes, so that a load balancer can look away
     #[arg(long, env = "DOORBUSTER_STOP_WAIT", default_value = "0s", value_name = "DURATION")]
     pub stop_wait: SignedDuration,
+    /// How old the oldest unsettled claim of a drop may be before new claims are told to come back: while Postgres is away
+    /// claims go on for so long
+    #[arg(long, env = "DOORBUSTER_SETTLEMENT_LAG_LIMIT", default_value = "15m", value_name = "DURATION")]
+    pub settlement_lag_limit: SignedDuration,
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
@@ -470,6 +477,10 @@ impl ServeConfig {
     pub fn check(&self) -> Result<(GatewayConfig, Option<Workers>), BadConfig> {
         self.stores.check()?;
         self.tokens.check()?;
+        // Below the interval at which claims are settled, a drop would close itself between two settlements.
+        if self.settlement_lag_limit < SETTLEMENT_LAG_LIMIT_MIN {
+            return bad("--settlement-lag-limit (DOORBUSTER_SETTLEMENT_LAG_LIMIT) must be at least one minute");
+        }
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
         if self.receipts.check()?.iter().any(|key| key.has_secret(&self.tokens.jwt_secret)) {
             return bad(

@@ -18,6 +18,9 @@ const SECONDS: [f64; 16] =
 /// Powers of two up to the largest batch.
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
+/// From continuous settlement (50 ms) over its interval (30 s) to an hour without Postgres.
+const SETTLED_AFTER: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 30.0, 45.0, 60.0, 300.0, 900.0, 3_600.0];
+
 /// Name, and what it counts. Counters without labels begin at zero here, so that a rule about them has something to read.
 const COUNTERS: &[(&str, &str)] = &[
     ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
@@ -68,6 +71,7 @@ const HISTOGRAMS: &[(&str, &str)] = &[
     ("doorbuster_claim_batch_size", "Claims sent to Redis in one call"),
     ("doorbuster_claim_queue_seconds", "Time from a claim's arrival at its batcher to its answer"),
     ("doorbuster_acknowledge_seconds", "Time from a claim's taking until it is as safe as its drop promises, by level"),
+    ("doorbuster_settled_after_seconds", "Time from a claim's taking to its order"),
     ("doorbuster_settle_seconds", "Time one settlement of one drop takes"),
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];
@@ -76,7 +80,12 @@ const GAUGES: &[(&str, &str)] = &[
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
     ("doorbuster_finance_differences", "What did not agree in the last day whose books this process closed"),
-    ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders"),
+    ("doorbuster_settlement_backlog_claims", "Claims that wait to become orders, by drop"),
+    ("doorbuster_settlement_oldest_seconds", "Age of the oldest claim that waits to become an order, by drop"),
+    (
+        "doorbuster_poisoned_claims",
+        "Claims and log entries that settlement had to set aside, by drop; each one needs an operator",
+    ),
     ("doorbuster_outbox_waiting", "Mails and webhooks that wait for their first or next attempt, by destination"),
     ("doorbuster_provider_circuit_open", "1 while the payment provider refuses our credential and nothing is charged"),
     ("doorbuster_charge_backlog_seconds", "How long charging every order of now takes at the payment provider's limit"),
@@ -94,6 +103,10 @@ pub fn recorder() -> &'static PrometheusHandle {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(|builder| {
                 builder.set_buckets_for_metric(Matcher::Full("doorbuster_claim_batch_size".to_owned()), &BATCH)
+            })
+            .and_then(|builder| {
+                let name = Matcher::Full("doorbuster_settled_after_seconds".to_owned());
+                builder.set_buckets_for_metric(name, &SETTLED_AFTER)
             });
         let recorder = builder.expect("the lists of buckets above are not empty").build_recorder();
         let handle = recorder.handle();

@@ -43,6 +43,8 @@ pub struct DropAudit {
     pub free: usize,
     pub moving: usize,
     pub claimed: usize,
+    /// Held by claims that settlement had to set aside; see `doorbuster settlement show`.
+    pub poisoned: usize,
     pub reserved: usize,
     pub sold: usize,
 }
@@ -68,6 +70,7 @@ enum Place {
     Leaving(WarehouseId),
     Granted(WarehouseId),
     Claimed(ClaimId),
+    Poisoned(ClaimId),
     Order(OrderId),
 }
 
@@ -177,6 +180,7 @@ impl Checks<'_> {
             Place::Free(_) => self.audit.free += serials.len(),
             Place::Leaving(_) | Place::Granted(_) => self.audit.moving += serials.len(),
             Place::Claimed(_) => self.audit.claimed += serials.len(),
+            Place::Poisoned(_) => self.audit.poisoned += serials.len(),
             Place::Order(_) => {}
         }
     }
@@ -197,7 +201,14 @@ impl Checks<'_> {
             if let Some(order) = token.holder {
                 self.put(&[token.serial], &Place::Order(order));
             }
+            if let Some(claim) = token.poisoned {
+                self.put(&[token.serial], &Place::Poisoned(claim));
+            }
         }
+        for (buyer, serials) in facts.poisoned_claims.values() {
+            *held.entry(buyer.clone()).or_default() += serials.len() as u32;
+        }
+        self.check_poisoned(facts);
         self.check_places(facts);
         self.check_orders(facts, &mut held);
         for (buyer, units) in held.iter().filter(|(_, units)| **units > self.drop.buyer_limit) {
@@ -237,7 +248,8 @@ impl Checks<'_> {
             for claim in claims {
                 let Some(serials) = &claim.serials else { continue };
                 let order = claim.id.order_id();
-                if facts.orders.contains_key(&order) || rejected.contains(&order) {
+                let is_set_aside = facts.poisoned_claims.contains_key(&claim.id);
+                if facts.orders.contains_key(&order) || rejected.contains(&order) || is_set_aside {
                     continue;
                 }
                 *held.entry(buyer.clone()).or_default() += claim.quantity.units();
@@ -246,6 +258,26 @@ impl Checks<'_> {
                     self.violation("claim_without_log_entry", format!("claim {} will never be settled", claim.id));
                 }
             }
+        }
+    }
+
+    /// A claim that waits set aside holds its units, and nothing else is marked as held by one.
+    fn check_poisoned(&mut self, facts: &DropFacts) {
+        let mut named = facts
+            .poisoned_claims
+            .iter()
+            .flat_map(|(claim, (_, serials))| serials.iter().map(move |serial| (*serial, *claim)))
+            .collect::<HashSet<_>>();
+        for token in &facts.tokens {
+            let Some(claim) = token.poisoned else { continue };
+            if !named.remove(&(token.serial, claim)) {
+                let detail = format!("unit {} is held for claim {claim}, which is not set aside", token.serial.0);
+                self.violation("poison_differs", detail);
+            }
+        }
+        for (serial, claim) in named {
+            let detail = format!("claim {claim} is set aside and does not hold its unit {}", serial.0);
+            self.violation("poison_differs", detail);
         }
     }
 

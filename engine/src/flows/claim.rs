@@ -106,6 +106,9 @@ impl Engine {
     /// `Err` means that we could not find out: the same claim may be made again, and a claim that was applied all the same
     /// answers as it did.
     pub async fn claim(&self, live: &LiveDrop, claim: &Claim) -> Result<AnsweredClaim, EngineError> {
+        if self.is_settlement_behind(live) {
+            return Err(EngineError::SettlementBehind);
+        }
         match self.claim_and_wait(live, claim).await {
             Err(error) if error.is_fenced() => match self.refresh_for_crowd(live).await? {
                 // Our epoch was old: once more with the new one.

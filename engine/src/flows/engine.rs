@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
+
 use crate::domain::clock::Clock;
 use crate::domain::drops::{MAX_VARIANTS, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
@@ -13,6 +15,7 @@ use crate::tokens::batcher::Batcher;
 use crate::tokens::store::{TokenStore, WarehouseStore};
 
 use super::acknowledge::SettlementWaits;
+use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
 use super::grants::FirstSeen;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
@@ -28,6 +31,9 @@ pub enum EngineError {
     /// Units are on the move and the wait for them was too long; nothing was decided.
     #[error("units are being moved between warehouses; ask again")]
     Moving,
+    /// Claims wait for their orders longer than they may; no more are taken until settlement has caught up.
+    #[error("settlement is behind; ask again")]
+    SettlementBehind,
     #[error("the provider: {0}")]
     Provider(String),
 }
@@ -50,7 +56,7 @@ impl EngineError {
         match self {
             Self::Tokens(error) => error.is_retryable(),
             Self::Ledger(error) => error.is_retryable(),
-            Self::Moving | Self::Provider(_) => true,
+            Self::Moving | Self::SettlementBehind | Self::Provider(_) => true,
         }
     }
 
@@ -66,6 +72,8 @@ pub struct Engine {
     pub ledger: Ledger,
     pub tokens: TokenStore,
     pub clock: Clock,
+    /// How old the oldest unsettled claim of a drop may be before no more are taken; see [`super::backlog`].
+    pub settlement_lag_limit: SignedDuration,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     pub(super) grants_seen: Arc<Mutex<FirstSeen>>,
     /// Loads of others that this process has seen under way, with their epoch, and since when.
@@ -90,6 +98,8 @@ pub(super) struct DropShared {
     pub(super) holders: Mutex<HashMap<WarehouseId, Holders>>,
     /// When claims last had the drop read anew.
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
+    /// How far settlement is behind; see [`super::backlog`].
+    pub(super) lag: Mutex<Lag>,
     /// One search for tokens of each variant at a time: many that want one variant must not keep another's buyers waiting.
     /// Holds how the last one ended, for those who waited behind it.
     pub(super) searches: [Arc<tokio::sync::Mutex<Option<super::pull::LastSearch>>>; MAX_VARIANTS],
@@ -117,6 +127,7 @@ impl Engine {
             ledger,
             tokens,
             clock,
+            settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             drops: Arc::default(),
             grants_seen: Arc::default(),
             loads_seen: Arc::default(),
@@ -135,6 +146,11 @@ impl Engine {
     /// The drop of this name if this process has met it.
     pub fn known_drop(&self, name: &DropName) -> Option<Arc<LiveDrop>> {
         self.drops.read().expect("nobody panics holding this lock").get(name).cloned()
+    }
+
+    /// Every drop that this process has met.
+    pub(super) fn known_drops(&self) -> Vec<Arc<LiveDrop>> {
+        self.drops.read().expect("nobody panics holding this lock").values().cloned().collect()
     }
 
     /// As [`Self::refresh`], but Postgres is asked at most once in [`REFRESH_PAUSE`], whoever asks: the crowd in front of a

@@ -7,6 +7,8 @@ pub mod acknowledge;
 pub mod pull;
 pub mod grants;
 pub mod settle;
+pub mod backlog;
+pub mod poison;
 pub mod charge;
 pub mod news;
 pub mod reconcile;

@@ -18,13 +18,14 @@ use crate::domain::orders::OrderState;
 use crate::domain::pricing::Totals;
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
-use crate::ledger::settlements::{ClaimToSettle, Settling};
+use crate::ledger::settlements::Settling;
 use crate::provider::check_chargeable;
 use crate::tokens::TokenError;
 use crate::tokens::store::{HeldClaim, LoadVariant, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
 use super::grants::FREED_UNITS_WAIT;
+use super::settle::ReadLog;
 
 /// A load is begun again when the server restarts under it; more often than this in a row, something else is wrong.
 const LOAD_TRIES: u32 = 5;
@@ -54,6 +55,8 @@ pub struct LeftToDo {
     pub unread_warehouses: u64,
     pub unpaid_orders: u64,
     pub pending_grants: u64,
+    /// Set aside by settlement: an operator must see to them.
+    pub poisoned_claims: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +173,9 @@ impl Engine {
     pub async fn left_to_do(&self, drop: &SaleDrop) -> Result<LeftToDo, EngineError> {
         let counts = self.ledger.order_counts(drop.id).await?;
         let backlog = self.backlog(&drop.name).await?;
+        let poisoned_claims = self.ledger.poisoned(Some(&drop.name)).await?.len() as u64;
         Ok(LeftToDo {
+            poisoned_claims,
             unsettled_claims: backlog.as_ref().map_or(0, |backlog| backlog.claims() as u64),
             unread_warehouses: backlog.as_ref().map_or(0, |backlog| backlog.unread as u64),
             unpaid_orders: counts.get(&OrderState::PendingPayment).copied().unwrap_or_default(),
@@ -434,18 +439,13 @@ impl Engine {
                 other => other?,
             };
             let Some(last) = entries.last().map(|entry| entry.id) else { return Ok(()) };
-            let claims = entries.into_iter().flat_map(|entry| {
-                entry.claims.into_iter().map(move |logged| ClaimToSettle {
-                    claim: logged.claim,
-                    serials: logged.serials,
-                    warehouse: *warehouse,
-                    epoch: entry.epoch,
-                })
-            });
-            let claims = claims.collect::<Vec<_>>();
-            let settlement = self.ledger.settle(drop, &claims, Settling::Rebuild, self.clock.now()).await?;
-            if !settlement.stale.is_empty() {
+            let read = ReadLog::of(warehouse, entries);
+            let settled = self.settle_or_set_aside(drop, &read, Settling::Rebuild).await?;
+            if !settled.settlement.stale.is_empty() {
                 return Ok(());
+            }
+            if !settled.is_complete {
+                continue;
             }
             store.settled(last, crate::tokens::store::StreamId::ZERO).await?;
         }

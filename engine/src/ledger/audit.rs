@@ -11,7 +11,7 @@ use super::error::LedgerError;
 use super::locked_order::{money, payment_state};
 use super::pool::Ledger;
 use crate::domain::drops::SaleDrop;
-use crate::domain::ids::{BuyerId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
+use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
@@ -21,6 +21,8 @@ pub struct DropFacts {
     pub tokens: Vec<TokenFact>,
     pub orders: HashMap<OrderId, OrderFact>,
     pub rejected_claims: Vec<OrderId>,
+    /// Claims that wait set aside: whose they are, and the units that they name.
+    pub poisoned_claims: HashMap<ClaimId, (BuyerId, Vec<Serial>)>,
     pub inventory: Vec<InventoryFact>,
     /// In the order of the warehouses' numbers.
     pub last_grants: Vec<GrantNumber>,
@@ -36,6 +38,8 @@ pub struct TokenFact {
     pub variant: VariantNumber,
     pub warehouse: WarehouseId,
     pub holder: Option<OrderId>,
+    /// The claim that holds it while it waits set aside.
+    pub poisoned: Option<ClaimId>,
 }
 
 #[derive(Debug, Clone)]
@@ -76,7 +80,8 @@ pub struct GrantFact {
 impl Ledger {
     pub async fn drop_facts(&self, drop: &SaleDrop) -> Result<DropFacts, LedgerError> {
         const TOKENS: &str = "-- audit.tokens
-            select serial, variant_number, warehouse_id, order_id from tokens where drop_id = $1 order by serial";
+            select serial, variant_number, warehouse_id, order_id, poisoned_claim from tokens
+            where drop_id = $1 order by serial";
         const ORDERS: &str = "-- audit.orders
             select o.order_id, o.buyer, o.status, i.serials, o.total_minor, o.currency, p.state, p.intent_id,
                    coalesce((select sum(case 'provider' when debit_account then amount_minor
@@ -100,6 +105,9 @@ impl Ledger {
             where w.drop_id = $1 order by g.warehouse_id, g.number";
         const HOLDINGS: &str = "-- audit.holdings
             select order_id, count(*) from holdings where drop_id = $1 group by order_id";
+        const POISONED: &str = "-- audit.poisoned
+            select claim_id, buyer, serials from poisoned_claims
+            where drop_id = $1 and claim_id is not null and resolved_at is null";
         let mut connection = self.connection().await?;
         let snapshot = connection
             .build_transaction()
@@ -110,6 +118,7 @@ impl Ledger {
         let tokens = snapshot.query(TOKENS, &[&drop.id.0]).await?;
         let orders = snapshot.query(ORDERS, &[&drop.id.0]).await?;
         let rejected = snapshot.query(REJECTED, &[&drop.id.0]).await?;
+        let poisoned = snapshot.query(POISONED, &[&drop.id.0]).await?;
         let inventory = snapshot.query(INVENTORY, &[&drop.id.0]).await?;
         let marks = snapshot.query(MARKS, &[&drop.id.0]).await?;
         let grants = snapshot.query(GRANTS, &[&drop.id.0]).await?;
@@ -133,7 +142,13 @@ impl Ledger {
             };
             Ok((OrderId(id), fact))
         });
+        let poisoned = poisoned.iter().map(|row| {
+            let (id, buyer): (Uuid, &str) = (row.get(0), row.get(1));
+            let buyer = buyer.parse().map_err(|_| inconsistent("poisoned_claims", "buyer", id, buyer))?;
+            Ok((ClaimId(id), (buyer, serials(row.get(2)))))
+        });
         Ok(DropFacts {
+            poisoned_claims: poisoned.collect::<Result<_, LedgerError>>()?,
             tokens: tokens
                 .iter()
                 .map(|row| TokenFact {
@@ -141,6 +156,7 @@ impl Ledger {
                     variant: variant(row.get(1)),
                     warehouse: WarehouseId(row.get(2)),
                     holder: row.get::<_, Option<Uuid>>(3).map(OrderId),
+                    poisoned: row.get::<_, Option<Uuid>>(4).map(ClaimId),
                 })
                 .collect(),
             orders: orders.collect::<Result<_, LedgerError>>()?,

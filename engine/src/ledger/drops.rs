@@ -334,7 +334,8 @@ impl Ledger {
             };
             const FREE: &str = "-- drops.free_tokens
                 select variant_number, serial from tokens
-                where drop_id = $1 and warehouse_id = $2 and order_id is null order by serial";
+                where drop_id = $1 and warehouse_id = $2 and order_id is null and poisoned_claim is null
+                order by serial";
             const CLAIMS: &str = "-- drops.settled_claims
                 select o.order_id, o.buyer, dv.number, i.quantity, i.serials, o.status
                 from orders o join order_items i using (order_id)
@@ -344,6 +345,11 @@ impl Ledger {
             const REJECTED: &str = "-- drops.rejected_claims
                 select r.claim_id, r.buyer, g.claim_variant, g.claim_units::int from rejected_claims r
                 join grants g on g.claim_id = r.claim_id and g.warehouse_id = $2 where r.drop_id = $1";
+            // A claim that waits set aside is held all the same: by its buyer, with its units.
+            const POISONED: &str = "-- drops.poisoned_claims
+                select claim_id, buyer, variant_number, cardinality(serials), serials from poisoned_claims
+                where drop_id = $1 and warehouse_id = $2 and claim_id is not null and resolved_at is null";
+            let poisoned = tx.query(POISONED, &[&drop.id.0, &warehouse.0]).await?;
             let rejected = tx.query(REJECTED, &[&drop.id.0, &warehouse.0]).await?;
             let free = tx.query(FREE, &[&drop.id.0, &warehouse.0]).await?;
             let claims = tx.query(CLAIMS, &[&drop.id.0, &warehouse.0]).await?;
@@ -354,6 +360,7 @@ impl Ledger {
                     .iter()
                     .map(settled_claim)
                     .chain(rejected.iter().map(rejected_claim))
+                    .chain(poisoned.iter().map(poisoned_claim))
                     .collect::<Result<_, _>>()?,
             }))
         })
@@ -424,6 +431,18 @@ fn rejected_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
         quantity: row.get::<_, i32>(3) as u32,
         serials: Vec::new(),
         live: false,
+    })
+}
+
+fn poisoned_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
+    let (id, buyer): (Uuid, &str) = (row.get(0), row.get(1));
+    Ok(SettledClaim {
+        id: ClaimId(id),
+        buyer: buyer.parse().map_err(|_| inconsistent("poisoned_claims", "buyer", id, buyer))?,
+        variant: VariantNumber(row.get::<_, i16>(2) as u8),
+        quantity: row.get::<_, i32>(3) as u32,
+        serials: serials(row.get(4)),
+        live: true,
     })
 }
 

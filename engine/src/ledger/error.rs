@@ -47,6 +47,20 @@ impl LedgerError {
         self.sql_state() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 
+    /// The server was there and willing, and refused these very rows: classes 22 (data), 23 (constraints), 54 (a row too
+    /// large), P0001 (a trigger), and counts and values that cannot be. Other rows may do better. Everything else, such as a
+    /// missing table or a read-only server, would meet any rows, and is never held against them.
+    pub fn is_about_the_rows(&self) -> bool {
+        match self {
+            Self::Database(error) => {
+                let code = error.code().map(SqlState::code).unwrap_or_default();
+                ["22", "23", "54", "P0001"].iter().any(|class| code.starts_with(class))
+            }
+            Self::Inconsistent { .. } | Self::RowCount { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the same call may succeed later: the server was not there, was busy, or gave no answer.
     pub fn is_retryable(&self) -> bool {
         match self {

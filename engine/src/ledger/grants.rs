@@ -89,7 +89,8 @@ impl Ledger {
             if destination != source.id {
                 const MOVE: &str = "-- grants.move_tokens
                     update tokens set warehouse_id = $4
-                    where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null";
+                    where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null
+                          and poisoned_claim is null";
                 let serials = serial_values(moved);
                 let changed = tx.execute(MOVE, &[&drop.id.0, &serials, &source.id.0, &destination.0]).await?;
                 expect_rows("grants.move_tokens", moved.len() as u64, changed)?;

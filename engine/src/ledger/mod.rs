@@ -11,6 +11,8 @@ pub mod grants;
 pub mod restocks;
 pub mod profiles;
 pub mod settlements;
+mod settlement_rows;
+pub mod poison;
 pub mod orders;
 mod locked_order;
 pub mod attempts;

@@ -197,6 +197,14 @@ pub struct RecordedClaim {
     pub serials: Option<Vec<Serial>>,
 }
 
+impl RecordedClaim {
+    /// The claim as its log entry had it. `None`: it has been released.
+    pub fn into_claim(self, buyer: BuyerId) -> Option<LoggedClaim> {
+        let Self { id, variant, quantity, serials } = self;
+        Some(LoggedClaim { claim: Claim { id, buyer, variant, quantity }, serials: serials? })
+    }
+}
+
 const RELEASED_BIT: u8 = 128;
 
 pub(super) fn unpack_record(drop: DropId, bytes: &[u8]) -> Result<Vec<RecordedClaim>, TokenError> {

@@ -8,6 +8,7 @@ mod codec;
 pub mod connection;
 mod replication;
 pub mod store;
+mod log;
 pub mod batcher;
 pub mod error;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redis::{FromRedisValue, Value};
 
-use super::codec::{self, BatchOutcome, Leaving, LoggedClaim, Packed, RecordedClaim};
+use super::codec::{self, BatchOutcome, Leaving, Packed, RecordedClaim};
 use super::connection::Connection;
 use super::contract::{self, Code, ScriptContract};
 use super::error::TokenError;
@@ -20,6 +20,8 @@ pub use super::codec::{
     BatchOutcome as Outcome, Leaving as LeavingTokens, LoggedClaim as LogClaim, RecordedClaim as HeldClaim,
 };
 pub use super::connection::{Reach, ServerFacts};
+pub use super::log::{LogEntry, Unreadable};
+pub use crate::domain::ids::StreamId;
 
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -142,11 +144,11 @@ fn all_but(values: &[impl AsRef<str>], good: &str) -> String {
 /// One virtual warehouse in Redis, as of one epoch.
 #[derive(Clone)]
 pub struct WarehouseStore {
-    connection: Connection,
+    pub(super) connection: Connection,
     replicas: ReplicaWaits,
-    keys: WarehouseKeys,
-    drop: DropId,
-    epoch: Epoch,
+    pub(super) keys: WarehouseKeys,
+    pub(super) drop: DropId,
+    pub(super) epoch: Epoch,
     variants: Vec<VariantNumber>,
     max_batch: usize,
 }
@@ -183,37 +185,6 @@ pub struct ReleasedClaim {
     pub buyer: BuyerId,
     pub variant: VariantNumber,
     pub units: u32,
-}
-
-/// An id of the claim stream: milliseconds and a counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StreamId {
-    pub ms: u64,
-    pub seq: u64,
-}
-
-impl StreamId {
-    pub const ZERO: Self = Self { ms: 0, seq: 0 };
-
-    fn parse(text: &str) -> Option<Self> {
-        let (ms, seq) = text.split_once('-')?;
-        Some(Self { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
-    }
-}
-
-impl std::fmt::Display for StreamId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.ms, self.seq)
-    }
-}
-
-/// One entry of the claim log: the claims of one batch.
-#[derive(Debug, Clone)]
-pub struct LogEntry {
-    pub id: StreamId,
-    pub epoch: Epoch,
-    pub taken_at_ms: i64,
-    pub claims: Vec<LoggedClaim>,
 }
 
 /// Everything a warehouse holds, read in one transaction, for the audit.
@@ -411,39 +382,6 @@ impl WarehouseStore {
         self.call(&contract::SET_STATE, &[], &args).await.map(|_| ())
     }
 
-    /// Up to `count` entries of the claim log that Postgres has not committed yet.
-    pub async fn unsettled(&self, count: usize) -> Result<Vec<LogEntry>, TokenError> {
-        self.log_after(self.settled_mark().await?, count).await
-    }
-
-    /// Up to which entry the claim log has been settled.
-    pub async fn settled_mark(&self) -> Result<StreamId, TokenError> {
-        let mut connection = self.connection.clone();
-        let settled: Option<String> =
-            redis::cmd("HGET").arg(self.keys.fixed("meta")).arg("settled").query_async(&mut connection).await?;
-        settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)
-    }
-
-    /// Up to `count` entries of the claim log behind `mark`.
-    pub async fn log_after(&self, mark: StreamId, count: usize) -> Result<Vec<LogEntry>, TokenError> {
-        let mut connection = self.connection.clone();
-        let entries: Value = redis::cmd("XRANGE")
-            .arg(self.keys.fixed("claims"))
-            .arg(format!("({mark}"))
-            .arg("+")
-            .arg("COUNT")
-            .arg(count)
-            .query_async(&mut connection)
-            .await?;
-        self.log_entries(entries)
-    }
-
-    /// Moves the settlement mark to `settled` and trims what is older than `trim_before` and behind the mark.
-    pub async fn settled(&self, settled: StreamId, trim_before: StreamId) -> Result<(), TokenError> {
-        let args: [Vec<u8>; 3] = [text(self.epoch.0), text(settled), text(trim_before)];
-        self.call(&contract::SETTLED, &[], &args).await.map(|_| ())
-    }
-
     /// Deletes every key of the warehouse. Only for a drop that is over.
     pub async fn forget(&self) -> Result<(), TokenError> {
         let mut connection = self.connection.clone();
@@ -548,30 +486,6 @@ impl WarehouseStore {
         }))
     }
 
-    fn log_entries(&self, reply: Value) -> Result<Vec<LogEntry>, TokenError> {
-        type Fields = Vec<(String, Vec<u8>)>;
-        let entries: Vec<(String, Fields)> = value(reply)?;
-        entries
-            .into_iter()
-            .map(|(id, fields)| {
-                let get = |name: &str| {
-                    let found = fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_slice());
-                    found.ok_or_else(|| dump_error(format!("the log entry {id} has no field {name}")))
-                };
-                let number = |name: &str| {
-                    let text = std::str::from_utf8(get(name)?).ok().and_then(|text| text.parse::<i64>().ok());
-                    text.ok_or_else(|| dump_error(format!("{name} of the log entry {id} is no number")))
-                };
-                Ok(LogEntry {
-                    id: StreamId::parse(&id).ok_or_else(|| dump_error(format!("{id} is no stream id")))?,
-                    epoch: Epoch(number("e")?),
-                    taken_at_ms: number("t")?,
-                    claims: codec::unpack_log(self.drop, get("n")?, get("r")?, get("s")?)?,
-                })
-            })
-            .collect()
-    }
-
     async fn call_for_code(
         &self,
         contract: &'static ScriptContract,
@@ -596,7 +510,7 @@ impl WarehouseStore {
         }
     }
 
-    async fn call(
+    pub(super) async fn call(
         &self,
         contract: &'static ScriptContract,
         variants: &[VariantNumber],
@@ -607,10 +521,10 @@ impl WarehouseStore {
 }
 
 /// A hash with keys and values that are not text.
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Numbers go to the scripts as decimal strings.
-fn text(value: impl ToString) -> Vec<u8> {
+pub(super) fn text(value: impl ToString) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
@@ -618,11 +532,11 @@ fn bad(contract: &ScriptContract, what: impl Into<String>) -> TokenError {
     TokenError::BadReply { script: contract.name, what: what.into() }
 }
 
-fn dump_error(what: impl Into<String>) -> TokenError {
+pub(super) fn dump_error(what: impl Into<String>) -> TokenError {
     TokenError::BadReply { script: "a warehouse's keys", what: what.into() }
 }
 
-fn value<T: FromRedisValue>(value: Value) -> Result<T, TokenError> {
+pub(super) fn value<T: FromRedisValue>(value: Value) -> Result<T, TokenError> {
     T::from_redis_value(value).map_err(|error| dump_error(error.to_string()))
 }
 

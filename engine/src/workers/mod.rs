@@ -2,7 +2,7 @@
 //!
 //! | loop | each | does |
 //! |---|---|---|
-//! | settle | second | reads the claim logs; settles them when the interval is over or the backlog is long |
+//! | settle | second | measures the claim logs; settles them when the interval is over or the backlog is long |
 //! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
 //! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
 //! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
@@ -21,13 +21,14 @@ use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::domain::ids::DropName;
+use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
 use crate::flows::outbox::{DeliverySettings, Lane};
 use crate::flows::{Engine, EngineError};
 use crate::provider::ProviderClient;
 
-/// How often the claim logs are read for their length. What is read is settled or thrown away: at the backlog limit this
-/// is a third of a megabyte a second.
+/// How often the claim logs are looked at for what is new in them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For drops that are settled continuously: what a buyer waits on top of the transaction.
 const SETTLE_AT_ONCE_EVERY: Duration = Duration::from_millis(50);
@@ -157,26 +158,37 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     tracing::info!("all workers have stopped");
 }
 
-/// Settles every drop's backlog now, until nothing is left.
+/// Settles every drop's backlog now, until nothing is left. A drop that cannot be settled keeps none of the others from it;
+/// its error is the answer.
 pub async fn settle_all(engine: &Engine) -> Result<usize, EngineError> {
-    let mut settled = 0;
+    let (mut settled, mut failed) = (0, None);
     for drop in engine.ledger.loaded_drops().await? {
-        while let Some(backlog) = engine.backlog(&drop.name).await? {
-            let report = engine.settle(&backlog).await?;
-            settled += report.settled;
-            if !backlog.is_cut || report.settled + report.duplicates + report.rejected == 0 {
-                break;
-            }
+        match settle_drop(engine, &drop.name).await {
+            Ok(of_drop) => settled += of_drop,
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(settled), Err)
+}
+
+async fn settle_drop(engine: &Engine, name: &DropName) -> Result<usize, EngineError> {
+    let mut settled = 0;
+    while let Some(backlog) = engine.backlog(name).await? {
+        let report = engine.settle(&backlog).await?;
+        settled += report.settled;
+        let is_moving = report.settled + report.duplicates + report.rejected + report.poisoned > 0;
+        if !is_moving || !(backlog.is_cut || report.is_cut) {
+            break;
         }
     }
     Ok(settled)
 }
 
 async fn settle(engine: Engine, settings: WorkerSettings, stop: CancellationToken) {
-    let mut last = Instant::now();
+    let (mut last, mut watch) = (Instant::now(), LogWatch::default());
     loop {
         let stopping = pause(LOOK_EVERY.min(settings.settle_every), &stop).await;
-        match settle_if_due(&engine, &settings, &mut last, stopping).await {
+        match settle_if_due(&engine, &settings, &mut watch, &mut last, stopping).await {
             Ok(()) if stopping => return,
             Ok(()) => {}
             Err(error) => {
@@ -192,25 +204,21 @@ async fn settle(engine: Engine, settings: WorkerSettings, stop: CancellationToke
 async fn settle_if_due(
     engine: &Engine,
     settings: &WorkerSettings,
+    watch: &mut LogWatch,
     last: &mut Instant,
     stopping: bool,
 ) -> Result<(), EngineError> {
-    let mut waiting = 0;
+    let waiting = engine.watch_backlogs(watch).await?;
     let is_time = stopping || last.elapsed() >= settings.settle_every;
-    for drop in engine.ledger.loaded_drops().await? {
-        let Some(backlog) = engine.backlog(&drop.name).await? else { continue };
-        waiting += backlog.claims();
-        if is_time || backlog.is_cut || backlog.claims() >= settings.backlog_limit {
-            let report = engine.settle(&backlog).await?;
-            if report.settled > 0 {
-                let drop = drop.name.as_str();
-                tracing::info!(drop, settled = report.settled, "settled {} claims of {drop}", report.settled);
-            }
+    if is_time || waiting >= settings.backlog_limit {
+        let settled = settle_all(engine).await?;
+        if settled > 0 {
+            tracing::info!(settled, "settled {settled} claims");
         }
+        // What has just been settled is not waiting any more, and the gauges should say so.
+        engine.watch_backlogs(watch).await?;
     }
-    metrics::gauge!("doorbuster_settlement_backlog_claims").set(waiting as f64);
     if is_time {
-        settle_all(engine).await?;
         *last = Instant::now();
     }
     Ok(())

@@ -68,6 +68,7 @@ async fn a_rejected_claim_stays_over_after_a_rebuild() {
     taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
     // As if Redis had forgotten the first claim and issued its unit again: the second one's order holds it.
     let mut to_settle = Vec::new();
+    let now = world.engine.clock.now();
     for entry in live.store(&home).unsettled(10).await.unwrap() {
         let of_second = entry.claims.into_iter().filter(|logged| logged.claim.buyer == buyer(2));
         to_settle.extend(of_second.map(|logged| ClaimToSettle {
@@ -75,9 +76,10 @@ async fn a_rejected_claim_stays_over_after_a_rebuild() {
             serials: mine.clone(),
             warehouse: home,
             epoch: entry.epoch,
+            taken_at: now,
+            entry: entry.id,
         }));
     }
-    let now = world.engine.clock.now();
     world.engine.ledger.settle(&live.drop, &to_settle, Settling::Live, now).await.unwrap();
     world.settle().await;
     assert_eq!(world.count("select count(*) from rejected_claims").await, 1);

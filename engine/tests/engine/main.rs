@@ -10,6 +10,8 @@ mod sellout;
 mod stalls;
 mod lifecycle;
 mod settlement;
+mod poison;
+mod postgres_away;
 mod payments;
 mod cancels;
 mod refunds;

@@ -77,6 +77,7 @@ async fn l12_a_claim_on_a_unit_that_another_order_holds_is_rejected_and_its_rest
     let store = live.store(&live.drop.warehouses[0]);
     let entries = store.unsettled(10).await.unwrap();
     let mut to_settle = Vec::new();
+    let now = world.engine.clock.now();
     for entry in entries {
         for mut logged in entry.claims {
             if logged.claim.id == other.id {
@@ -86,12 +87,13 @@ async fn l12_a_claim_on_a_unit_that_another_order_holds_is_rejected_and_its_rest
                     serials: logged.serials,
                     warehouse: live.drop.warehouses[0],
                     epoch: entry.epoch,
+                    taken_at: now,
+                    entry: entry.id,
                 });
             }
         }
     }
     use doorbuster_engine::ledger::settlements::{Rejection, Settling};
-    let now = world.engine.clock.now();
     world.engine.ledger.settle(&live.drop, &to_settle, Settling::Live, now).await.unwrap();
     world.settle().await;
     assert_eq!(world.count("select count(*) from orders").await, 1);

@@ -40,8 +40,12 @@ pub async fn run(arguments: &AuditArguments) -> Result<(), Failure> {
     } else {
         for drop in &report.drops {
             let quiet = if drop.is_quiet { "" } else { " (not quiet: read at different instants)" };
+            let poisoned = match drop.poisoned {
+                0 => String::new(),
+                units => format!(" + {units} set aside"),
+            };
             print(format!(
-                "{}: {} units = {} free + {} moving + {} claimed + {} reserved + {} sold{quiet}",
+                "{}: {} units = {} free + {} moving + {} claimed{poisoned} + {} reserved + {} sold{quiet}",
                 drop.drop, drop.stock, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold
             ));
         }

@@ -229,8 +229,9 @@ async fn drain(engine: &Engine, name: &DropName) -> Result<Moved, EngineError> {
 
 fn what_is_left(left: &LeftToDo) -> String {
     format!(
-        "{} claims to settle, {} warehouses that cannot be read, {} orders to pay or release, {} grants on their way",
-        left.unsettled_claims, left.unread_warehouses, left.unpaid_orders, left.pending_grants
+        "{} claims to settle, {} warehouses that cannot be read, {} claims set aside (doorbuster settlement show), {} orders to pay \
+         or release, {} grants on their way",
+        left.unsettled_claims, left.unread_warehouses, left.poisoned_claims, left.unpaid_orders, left.pending_grants
     )
 }
 

@@ -7,6 +7,7 @@ pub mod drop;
 pub mod order;
 pub mod finance;
 pub mod review;
+pub mod settlement;
 pub mod token;
 pub mod receipt;
 pub mod check_config;
@@ -40,6 +41,8 @@ pub enum Command {
     Order(order::OrderArguments),
     /// Closes the books of a day; shows what a drop brought in
     Finance(finance::FinanceArguments),
+    /// Shows and retries what settlement had to set aside
+    Settlement(settlement::SettlementArguments),
     /// Mints a token for a test buyer
     Token(token::TokenArguments),
     /// Says whether a buyer's receipt is ours, and what it says
@@ -94,6 +97,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Drop(arguments) => drop::run(arguments).await,
         Command::Order(arguments) => order::run(arguments).await,
         Command::Finance(arguments) => finance::run(arguments).await,
+        Command::Settlement(arguments) => settlement::run(&arguments).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Demo(options) => Box::pin(demo::run(options)).await,

@@ -8,7 +8,8 @@ use crate::config::ServeConfig;
 pub async fn run(config: &ServeConfig) -> Result<(), Failure> {
     let (gateway, workers) = config.check()?;
     let signals = StopSignals::listen()?;
-    let engine = super::engine(&config.stores).await?;
+    let mut engine = super::engine(&config.stores).await?;
+    engine.settlement_lag_limit = config.settlement_lag_limit;
     let applied = engine.ledger.migrate().await.context("the database cannot be brought up to date")?;
     for name in applied {
         tracing::info!(%name, "applied the migration {name}");

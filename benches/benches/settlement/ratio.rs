@@ -1,0 +1,169 @@
+//! Settlement against raw COPY of the very rows it writes, into the very same tables: same indexes, constraints, foreign keys.
+//!
+//! COPY cannot hold a unit or reserve stock, so its half does these with the statements that settlement uses. What COPY is
+//! spared is what settlement is for: locking, looking for duplicates, limits and profiles, deciding. Both in transactions of
+//! the same size over TCP. COPY runs in its text and in its binary format, and the faster of the two is the measure.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use doorbuster_engine::domain::drops::SaleDrop;
+use doorbuster_engine::ledger::settlements::{ClaimToSettle, Settling};
+use doorbuster_sandbox::Postgres;
+use futures_util::{SinkExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use tokio_postgres::Client;
+
+use crate::shop::Shop;
+use crate::{BATCH, spread};
+
+const CLAIMS: u32 = 20_000;
+const ROUNDS: usize = 7;
+/// What settlement fills, in the order of its inserts, with the columns that it names. The history numbers its own rows.
+const TABLES: [(&str, &str); 5] = [
+    (
+        "orders",
+        "order_id, buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor, total_minor, email, \
+         ship_to, created_at, updated_at",
+    ),
+    ("order_items", "order_id, line, product_id, variant_id, warehouse_id, quantity, unit_price_minor, serials"),
+    ("payments", "order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at"),
+    ("order_history", "order_id, at, from_state, to_state, actor, reason"),
+    ("holdings", "drop_id, buyer, nth, order_id"),
+];
+
+#[derive(Clone, Copy)]
+enum Format {
+    Text,
+    Binary,
+}
+
+impl Format {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Binary => "binary",
+        }
+    }
+}
+
+/// One batch as COPY gets it.
+struct Rows {
+    tables: Vec<Vec<Bytes>>,
+    serials: Vec<i32>,
+    orders: Vec<uuid::Uuid>,
+    /// Variant, warehouse, units.
+    reserved: (Vec<i32>, Vec<i32>, Vec<i32>),
+}
+
+#[expect(clippy::print_stdout, reason = "the figure is what this is run for")]
+/// `earlier` orders are there already.
+pub(crate) async fn run(postgres: &Postgres, earlier: u32) {
+    let shop = Shop::new(postgres, &format!("ratio_{earlier}")).await;
+    shop.fill(earlier).await;
+    let drop = shop.drop("ratio", CLAIMS).await;
+    let now = Timestamp::from_second(1_800_000_000).expect("a time");
+    let claims = shop.claims(&drop, now).await;
+    let batches = claims.chunks(BATCH).collect::<Vec<_>>();
+    shop.forget(drop.id, true).await;
+    // Once for the caches, and for the rows.
+    settle(&shop, &drop, &batches, now).await;
+    let mut copies = Vec::new();
+    for format in [Format::Text, Format::Binary] {
+        let mut rows = Vec::new();
+        for batch in &batches {
+            rows.push(copy_out(&shop.sql, &drop, batch, format).await);
+        }
+        copies.push((format, rows));
+    }
+    shop.forget(drop.id, true).await;
+    let (mut settled, mut copied) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for round in 0..ROUNDS {
+        settled.push(settle(&shop, &drop, &batches, now).await);
+        shop.forget(drop.id, true).await;
+        for (index, (format, rows)) in copies.iter().enumerate() {
+            let began = Instant::now();
+            for rows in rows {
+                copy_in(&shop.sql, &drop, rows, *format).await;
+            }
+            copied[index].push(began.elapsed().as_secs_f64());
+            shop.forget(drop.id, true).await;
+        }
+        let rate = |seconds: f64| f64::from(CLAIMS) / seconds;
+        println!(
+            "settlement {:.0} orders/s, COPY text {:.0}, COPY binary {:.0}",
+            rate(settled[round]),
+            rate(copied[0][round]),
+            rate(copied[1][round])
+        );
+    }
+    for (index, format) in ["text", "binary"].iter().enumerate() {
+        let ratios = copied[index].iter().zip(&settled).map(|(copied, settled)| copied / settled).collect();
+        let (min, median, max) = spread(ratios);
+        println!(
+            "settlement_over_copy ({format}, beside {earlier} orders): median {median:.2} (min {min:.2}, max {max:.2}, {ROUNDS} runs)"
+        );
+    }
+}
+
+async fn settle(shop: &Shop, drop: &SaleDrop, batches: &[&[ClaimToSettle]], now: Timestamp) -> f64 {
+    let began = Instant::now();
+    for batch in batches {
+        let settlement = shop.ledger.settle(drop, batch, Settling::Live, now).await.expect("a settlement");
+        assert_eq!(settlement.settled.len(), batch.len(), "every claim becomes an order");
+    }
+    began.elapsed().as_secs_f64()
+}
+
+async fn copy_out(sql: &Client, drop: &SaleDrop, batch: &[ClaimToSettle], format: Format) -> Rows {
+    let ids = batch.iter().map(|claim| claim.claim.id.0).collect::<Vec<_>>();
+    sql.batch_execute("drop table if exists batch; create temp table batch (n int, order_id uuid)")
+        .await
+        .expect("a table");
+    let insert = "insert into batch select n, id from unnest($1::uuid[]) with ordinality as b (id, n)";
+    sql.execute(insert, &[&ids]).await.expect("ids");
+    let mut tables = Vec::new();
+    for (table, columns) in TABLES {
+        let columns = columns.split(", ").map(|column| format!("t.{column}")).collect::<Vec<_>>().join(", ");
+        let query = format!(
+            "copy (select {columns} from {table} t join batch b using (order_id) order by b.n) to stdout with (format {})",
+            format.as_str()
+        );
+        tables.push(sql.copy_out(&query).await.expect("rows").try_collect().await.expect("all rows"));
+    }
+    let mut reserved = (Vec::new(), Vec::new(), Vec::new());
+    for warehouse in &drop.warehouses {
+        let units = batch.iter().filter(|claim| claim.warehouse.id == warehouse.id).count() as i32;
+        if units > 0 {
+            reserved.0.push(drop.variants[0].variant_id);
+            reserved.1.push(warehouse.id.0);
+            reserved.2.push(units);
+        }
+    }
+    let serials = batch.iter().map(|claim| claim.serials[0].0.cast_signed()).collect();
+    Rows { tables, serials, orders: ids, reserved }
+}
+
+async fn copy_in(sql: &Client, drop: &SaleDrop, rows: &Rows, format: Format) {
+    const TOKENS: &str =
+        "update tokens t set order_id = u.order_id from unnest($2::int[], $3::uuid[]) as u (serial, order_id)
+        where t.drop_id = $1 and t.serial = u.serial and t.order_id is null and t.poisoned_claim is null";
+    const INVENTORY: &str =
+        "update inventory i set quantity_reserved = quantity_reserved + u.units, version = version + 1
+        from unnest($2::int[], $3::int[], $4::int[]) as u (variant_id, warehouse_id, units)
+        where i.product_id = $1 and i.variant_id = u.variant_id and i.warehouse_id = u.warehouse_id";
+    sql.batch_execute("begin").await.expect("a transaction");
+    for ((table, columns), bytes) in TABLES.iter().zip(&rows.tables) {
+        let statement = format!("copy {table} ({columns}) from stdin with (format {})", format.as_str());
+        let sink = sql.copy_in::<_, Bytes>(&statement).await.expect("COPY");
+        let mut sink = std::pin::pin!(sink);
+        for piece in bytes {
+            sink.feed(piece.clone()).await.expect("a row");
+        }
+        sink.finish().await.expect("the end of COPY");
+    }
+    sql.execute(TOKENS, &[&drop.id.0, &rows.serials, &rows.orders]).await.expect("units");
+    let (variants, warehouses, units) = &rows.reserved;
+    sql.execute(INVENTORY, &[&drop.product_id, variants, warehouses, units]).await.expect("stock");
+    sql.batch_execute("commit").await.expect("a commit");
+}

@@ -1,0 +1,166 @@
+//! What settlement writes: the rows of the orders it makes, and of the claims it rejects.
+//!
+//! One statement a table, whatever the size of the batch. The statements are sent one behind the other without waiting for
+//! each other's answers: while Postgres works on one, the next is being packed here.
+
+use std::collections::HashMap;
+
+use deadpool_postgres::Transaction;
+use futures_util::try_join;
+use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
+
+use super::drops::serial_values;
+use super::error::{LedgerError, expect_rows};
+use super::grants;
+use super::outbox;
+use super::settlements::{Accepted, ClaimToSettle, Profile, Rejection};
+use crate::domain::drops::SaleDrop;
+use crate::domain::orders::OrderState;
+use crate::domain::payments::PaymentState;
+use crate::domain::pricing::Totals;
+
+pub(super) async fn write_orders(
+    tx: &Transaction<'_>,
+    drop: &SaleDrop,
+    accepted: &[Accepted<'_>],
+    profiles: &HashMap<String, Profile>,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    if accepted.is_empty() {
+        return Ok(());
+    }
+    const ORDERS: &str = "-- settlement_rows.insert_orders
+        insert into orders (order_id, buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor,
+                            total_minor, email, ship_to, created_at, updated_at)
+        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4
+        from unnest($5::uuid[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[],
+                    $12::jsonb[]) as o (order_id, buyer, subtotal, tax, shipping, total, email, ship_to)";
+    const ITEMS: &str = "-- settlement_rows.insert_items
+        insert into order_items (order_id, line, product_id, variant_id, warehouse_id, quantity, unit_price_minor, serials)
+        select order_id, 1, $1, variant_id, warehouse_id, quantity, unit_price, serials::int[]
+        from unnest($2::uuid[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::text[])
+             as i (order_id, variant_id, warehouse_id, quantity, unit_price, serials)";
+    const PAYMENTS: &str = "-- settlement_rows.insert_payments
+        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at)
+        select order_id, case when method is null then $1 else $2 end, amount, $3, 'order-' || order_id, method,
+               case when method is null then null else $4::timestamptz end, $4
+        from unnest($5::uuid[], $6::bigint[], $7::text[]) as p (order_id, amount, method)";
+    const HISTORY: &str = "-- settlement_rows.insert_history
+        insert into order_history (order_id, at, from_state, to_state, actor, reason)
+        select order_id, $1, null, $2, 'settlement', 'claim settled' from unnest($3::uuid[]) as h (order_id)";
+    const HOLDINGS: &str = "-- settlement_rows.insert_holdings
+        insert into holdings (drop_id, buyer, nth, order_id)
+        select $1, buyer, nth, order_id from unnest($2::text[], $3::smallint[], $4::uuid[]) as h (buyer, nth, order_id)";
+    const TOKENS: &str = "-- settlement_rows.take_tokens
+        update tokens t set order_id = u.order_id from unnest($2::int[], $3::uuid[]) as u (serial, order_id)
+        where t.drop_id = $1 and t.serial = u.serial and t.order_id is null and t.poisoned_claim is null";
+    const INVENTORY: &str = "-- settlement_rows.reserve
+        update inventory i set quantity_reserved = quantity_reserved + u.units, version = version + 1
+        from unnest($2::int[], $3::int[], $4::int[]) as u (variant_id, warehouse_id, units)
+        where i.product_id = $1 and i.variant_id = u.variant_id and i.warehouse_id = u.warehouse_id";
+
+    let column = |value: fn(&Totals) -> i64| accepted.iter().map(|a| value(&a.totals)).collect::<Vec<_>>();
+    let ids = accepted.iter().map(|a| a.claim.claim.id.0).collect::<Vec<_>>();
+    let buyers = accepted.iter().map(|a| a.claim.claim.buyer.as_str()).collect::<Vec<_>>();
+    let profile = |a: &Accepted<'_>| profiles.get(a.claim.claim.buyer.as_str());
+    let emails = accepted.iter().map(|a| profile(a).map(|p| p.email.as_str())).collect::<Vec<_>>();
+    let addresses = accepted.iter().map(|a| profile(a).map(|p| &p.ship_to)).collect::<Vec<_>>();
+    let methods = accepted.iter().map(|a| profile(a).map(|p| p.payment_method.as_str())).collect::<Vec<_>>();
+    let (subtotals, taxes) = (column(|t| t.subtotal.amount_minor), column(|t| t.tax.amount_minor));
+    let (shippings, totals) = (column(|t| t.shipping.amount_minor), column(|t| t.total.amount_minor));
+    let variants = accepted.iter().map(|a| a.variant_id).collect::<Vec<_>>();
+    let warehouses = accepted.iter().map(|a| a.claim.warehouse.id.0).collect::<Vec<_>>();
+    let quantities = accepted.iter().map(|a| a.claim.claim.quantity.units() as i32).collect::<Vec<_>>();
+    let prices = accepted.iter().map(|a| a.unit_price_minor).collect::<Vec<_>>();
+    let serial_lists = accepted.iter().map(|a| array_text(&serial_values(&a.claim.serials))).collect::<Vec<_>>();
+    let pending = OrderState::PendingPayment.as_str();
+    let currency = drop.currency.as_str();
+
+    let places = accepted.iter().flat_map(|a| a.nths.iter().map(move |nth| (a, *nth))).collect::<Vec<_>>();
+    let place_buyers = places.iter().map(|(a, _)| a.claim.claim.buyer.as_str()).collect::<Vec<_>>();
+    let place_nths = places.iter().map(|(_, nth)| *nth).collect::<Vec<_>>();
+    let place_orders = places.iter().map(|(a, _)| a.claim.claim.id.0).collect::<Vec<_>>();
+    let units =
+        accepted.iter().flat_map(|a| serial_values(&a.claim.serials).into_iter().map(|s| (s, a.claim.claim.id.0)));
+    let (serials, holders): (Vec<_>, Vec<_>) = units.unzip();
+    let (required, in_flight) = (PaymentState::Required.as_str(), PaymentState::InFlight.as_str());
+
+    let orders = tx.prepare_cached(ORDERS).await?;
+    let items = tx.prepare_cached(ITEMS).await?;
+    let payments = tx.prepare_cached(PAYMENTS).await?;
+    let history = tx.prepare_cached(HISTORY).await?;
+    let holdings = tx.prepare_cached(HOLDINGS).await?;
+    let tokens = tx.prepare_cached(TOKENS).await?;
+    let orders_arguments: [&(dyn ToSql + Sync); 12] = [
+        &drop.id.0, &pending, &currency, /* now */ &now, &ids, &buyers, &subtotals, &taxes, &shippings, &totals,
+        &emails, &addresses,
+    ];
+    let items_arguments: [&(dyn ToSql + Sync); 7] =
+        [&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists];
+    let payments_arguments: [&(dyn ToSql + Sync); 7] =
+        [&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods];
+    let history_arguments: [&(dyn ToSql + Sync); 3] = [/* now */ &now, &pending, &ids];
+    let holdings_arguments: [&(dyn ToSql + Sync); 4] = [&drop.id.0, &place_buyers, &place_nths, &place_orders];
+    let tokens_arguments: [&(dyn ToSql + Sync); 3] = [&drop.id.0, &serials, &holders];
+    // Sent in this order, and answered in it: orders before what refers to them; the first that fails is the one that is told.
+    let (made, _, _, _, _, taken) = try_join!(
+        tx.execute(&orders, &orders_arguments),
+        tx.execute(&items, &items_arguments),
+        tx.execute(&payments, &payments_arguments),
+        tx.execute(&history, &history_arguments),
+        tx.execute(&holdings, &holdings_arguments),
+        tx.execute(&tokens, &tokens_arguments),
+    )?;
+    outbox::enqueue_created(tx, &ids, now).await?;
+    expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made)?;
+    expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken)?;
+
+    let mut reserved: HashMap<(i32, i32), i32> = HashMap::new();
+    for a in accepted {
+        *reserved.entry((a.variant_id, a.claim.warehouse.id.0)).or_default() += a.claim.claim.quantity.units() as i32;
+    }
+    let variants = reserved.keys().map(|key| key.0).collect::<Vec<_>>();
+    let warehouses = reserved.keys().map(|key| key.1).collect::<Vec<_>>();
+    let units = reserved.values().copied().collect::<Vec<_>>();
+    grants::lock_inventory(tx, drop.product_id, &variants, &warehouses).await?;
+    let statement = tx.prepare_cached(INVENTORY).await?;
+    let changed = tx.execute(&statement, &[&drop.product_id, &variants, &warehouses, &units]).await?;
+    expect_rows("settlement_rows.reserve", reserved.len() as u64, changed)
+}
+
+/// Remembers rejected claims, and grants back the units that nobody holds.
+pub(super) async fn write_rejections(
+    tx: &Transaction<'_>,
+    drop: &SaleDrop,
+    rejected: &[(&ClaimToSettle, Rejection)],
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const REJECT: &str = "-- settlement_rows.reject
+        insert into rejected_claims (claim_id, drop_id, buyer, reason, serials, settled_at) values ($1, $2, $3, $4, $5, $6)";
+    const FREE: &str = "-- settlement_rows.free_of
+        select serial from tokens
+        where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null and poisoned_claim is null
+        order by serial";
+    for (claim, reason) in rejected {
+        let serials = serial_values(&claim.serials);
+        let released = grants::Released {
+            claim: claim.claim.id,
+            buyer: claim.claim.buyer.clone(),
+            variant: claim.claim.variant,
+            units: claim.claim.quantity.units(),
+        };
+        let (id, buyer) = (&released.claim, &released.buyer);
+        tx.execute(REJECT, &[&id.0, &drop.id.0, &buyer.as_str(), &reason.as_str(), &serials, /* now */ &now]).await?;
+        let free = tx.query(FREE, &[&drop.id.0, &serials, &claim.warehouse.id.0]).await?;
+        let free = free.iter().map(|row| super::drops::serial(row.get(0))).collect::<Vec<_>>();
+        grants::insert(tx, claim.warehouse.id, "release", &free, Some(&released), None).await?;
+    }
+    Ok(())
+}
+
+/// Postgres' text form of an array: unnest takes apart arrays of arrays, so each list travels as text.
+fn array_text(values: &[i32]) -> String {
+    let numbers = values.iter().map(ToString::to_string).collect::<Vec<_>>();
+    format!("{{{}}}", numbers.join(","))
+}

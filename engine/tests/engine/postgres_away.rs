@@ -1,0 +1,243 @@
+//! Postgres goes away in the middle of a sale, or leaves a COMMIT without its answer: claims go on within a bound, nothing is
+//! confirmed, and afterwards every claim is one order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::flows::backlog::LogWatch;
+use doorbuster_engine::flows::{Engine, EngineError};
+use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::tokens::store::TokenStore;
+use doorbuster_engine::workers::settle_all;
+use doorbuster_sandbox::provider::FakeProviderOptions;
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{World, buyer, claim, provider, servers, taken};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w7_claims_go_on_while_postgres_is_away_and_everything_is_caught_up_afterwards() {
+    let servers = servers().await;
+    let (postgres, redis) = (servers.sandbox.postgres().await.unwrap(), servers.sandbox.redis().await.unwrap());
+    let world = World::on(redis.url(), &postgres).await;
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[60], 2, 1).await;
+    let home = |who: u32| live.home_of(&buyer(who)).number.0;
+    let mut buyers = (0..2_000).filter(|who| home(*who) == 0);
+    for who in buyers.by_ref().take(10) {
+        world.save_profile(who, "pm_card_visa").await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    assert_eq!(world.settle().await, 10);
+    postgres.kill();
+
+    // The rest of what the home has: twenty of its thirty.
+    let mut took = Vec::new();
+    for who in buyers.by_ref().take(20) {
+        took.push((who, taken(world.claim(&live, who, "k", 0, 1).await.unwrap())));
+    }
+    for (who, serials) in &took {
+        let again = world.claim(&live, *who, "k", 0, 1).await.unwrap();
+        assert_eq!(again, ClaimOutcome::Replayed { serials: serials.clone() }, "a repeat has its answer");
+    }
+    // Now the home is empty, and the other warehouse's units cannot be moved without Postgres.
+    let mut unavailable = 0;
+    for who in buyers.by_ref().take(5) {
+        let error = world.claim(&live, who, "k", 0, 1).await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        unavailable += 1;
+    }
+    let mut watch = LogWatch::default();
+    assert!(world.engine.watch_backlogs(&mut watch).await.is_err(), "Postgres is away");
+    let waiting = world.engine.waiting(&live, &mut watch).await;
+    assert_eq!(waiting.claims, 20, "the backlog is known all the same");
+    assert!(waiting.oldest.is_some());
+    assert!(settle_all(&world.engine).await.is_err());
+    assert!(world.engine.charge_due(&client, 100, 4).await.is_err(), "nothing is confirmed");
+
+    postgres.restart().await.unwrap();
+    let began = Instant::now();
+    let settled = loop {
+        match settle_all(&world.engine).await {
+            Ok(settled) => break settled,
+            Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let caught_up = began.elapsed();
+    assert_eq!(settled, 20);
+    assert_eq!(world.engine.waiting(&live, &mut watch).await.claims, 0);
+    let (sql, connection) = tokio_postgres::connect(&world.database, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let confirmed = "select count(*) from orders where status = 'CONFIRMED'";
+    let confirmed: i64 = sql.query_one(confirmed, &[]).await.unwrap().get(0);
+    assert_eq!(confirmed, 0, "charged only from now on");
+    while world.engine.charge_due(&client, 100, 4).await.unwrap().leased > 0 {}
+    let who = buyers.next().unwrap();
+    taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    world.engine.apply_grants().await.unwrap();
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    println!(
+        "Postgres away: {} claims and {} repeats answered, {unavailable} told to ask again, 0 confirmed; \
+         {settled} settled {} ms after its return, 0 violations",
+        took.len(),
+        took.len(),
+        caught_up.as_millis()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w7_past_its_bound_settlement_that_is_behind_makes_claims_unavailable_and_never_sold_out() {
+    let mut world = World::new().await;
+    let clock = Clock::manual(world.engine.clock.now());
+    let ledger = world.engine.ledger.clone();
+    world.engine = Engine::new(ledger, TokenStore::connect(&world.redis_url).await.unwrap(), clock.clone());
+    let live = world.open(&[10], 1, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    clock.advance(world.engine.settlement_lag_limit - SignedDuration::from_secs(1));
+    let until = async |done: &dyn Fn(&Result<ClaimOutcome, EngineError>) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let outcome = world.claim(&live, 1, "k", 0, 1).await;
+            if done(&outcome) {
+                return outcome;
+            }
+            assert!(Instant::now() < deadline, "{outcome:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // Long enough for a measurement, which a claim asks for once a second: within the bound all goes on.
+    let began = Instant::now();
+    until(&|outcome| outcome.is_err() || began.elapsed() > Duration::from_millis(1_300)).await.unwrap();
+    clock.advance(SignedDuration::from_secs(2));
+    let behind = until(&Result::is_err).await.unwrap_err();
+    assert!(matches!(behind, EngineError::SettlementBehind) && behind.is_retryable(), "{behind}");
+    assert_eq!(world.settle().await, 1);
+    until(&Result::is_ok).await.unwrap();
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+}
+
+/// What the proxy does with the next COMMIT.
+const PASS: u8 = 0;
+/// Postgres never hears of it.
+const CUT_BEFORE: u8 = 1;
+/// Postgres commits, and nobody hears of that.
+const CUT_AFTER: u8 = 2;
+
+/// A way to Postgres that is cut around a COMMIT, once each time it is told to.
+struct CommitCutter {
+    port: u16,
+    next: Arc<AtomicU8>,
+    cuts: Arc<[AtomicU32; 3]>,
+}
+
+impl CommitCutter {
+    async fn before(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let cutter = Self { port, next: Arc::default(), cuts: Arc::default() };
+        let (next, cuts) = (Arc::clone(&cutter.next), Arc::clone(&cutter.cuts));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, server, Arc::clone(&next), Arc::clone(&cuts)));
+            }
+        });
+        cutter
+    }
+
+    fn cuts(&self, kind: u8) -> u32 {
+        self.cuts[usize::from(kind)].load(Ordering::SeqCst)
+    }
+}
+
+/// The simple query COMMIT: Q, its length, the text, a zero.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
+async fn carry(mut client: TcpStream, server: u16, next: Arc<AtomicU8>, cuts: Arc<[AtomicU32; 3]>) {
+    let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+    let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut from_client) => {
+                let Ok(len @ 1..) = read else { return };
+                let bytes = &from_client[..len];
+                let cut = if bytes.ends_with(COMMIT) { next.swap(PASS, Ordering::SeqCst) } else { PASS };
+                if cut == CUT_BEFORE {
+                    cuts[usize::from(cut)].fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                if server.write_all(bytes).await.is_err() {
+                    return;
+                }
+                if cut == CUT_AFTER {
+                    // Its answer has come this far: it is committed.
+                    let Ok(1..) = server.read(&mut from_server).await else { return };
+                    cuts[usize::from(cut)].fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+            }
+            read = server.read(&mut from_server) => {
+                let Ok(len @ 1..) = read else { return };
+                if client.write_all(&from_server[..len]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l14_a_commit_without_an_answer_is_run_again_by_claim_id_and_nothing_is_doubled_or_lost() {
+    const ROUNDS: u32 = 24;
+    const CLAIMS: u32 = 10;
+    let world = World::new().await;
+    let port = servers().await.postgres.port();
+    let cutter = CommitCutter::before(port).await;
+    let proxied = world.database.replace(&format!(":{port}/"), &format!(":{}/", cutter.port));
+    assert_ne!(proxied, world.database);
+    let tokens = TokenStore::connect(&world.redis_url).await.unwrap();
+    let engine = Engine::new(Ledger::new(&proxied, 4).unwrap(), tokens, world.engine.clock.clone());
+    let live = world.open(&[ROUNDS * CLAIMS + 50], 3, 1).await;
+    let (mut unknown, mut applied, mut settled) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        join_all((0..CLAIMS).map(|who| world.claim_until_answered(&live, round * CLAIMS + who, "k", 0, 1))).await;
+        let kinds: &[u8] = match round % 3 {
+            0 => &[CUT_AFTER],
+            1 => &[CUT_BEFORE],
+            _ => &[CUT_BEFORE, CUT_AFTER],
+        };
+        for kind in kinds {
+            let orders = world.count("select count(*) from orders").await;
+            cutter.next.store(*kind, Ordering::SeqCst);
+            let error = settle_all(&engine).await.expect_err("its connection was cut");
+            assert!(error.is_retryable(), "{error}");
+            unknown += 1;
+            let more = world.count("select count(*) from orders").await - orders;
+            assert_eq!(more, if *kind == CUT_AFTER { i64::from(CLAIMS) } else { 0 });
+            applied += u32::from(more > 0);
+        }
+        settled += settle_all(&engine).await.unwrap();
+    }
+    let orders = i64::from(ROUNDS * CLAIMS);
+    assert_eq!(world.count("select count(*) from orders").await, orders);
+    assert_eq!(world.count("select count(*) from order_items").await, orders);
+    assert_eq!(world.count("select count(*) from payments").await, orders);
+    assert_eq!(world.count("select sum(quantity_reserved) from inventory").await, orders);
+    assert!(unknown > 0 && applied > 0 && applied < unknown);
+    assert_eq!((cutter.cuts(CUT_AFTER), cutter.cuts(CUT_BEFORE)), (applied, unknown - applied));
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let id = claim(&live, &buyer(0), "k", 0, 1).id;
+    assert!(world.engine.claim_of(&buyer(0), id).await.unwrap().unwrap().order.is_some());
+    println!(
+        "COMMIT without an answer: {unknown} ({applied} had been applied, {} not); of {orders} claims {settled} were settled by \
+         the second run, 0 doubled, 0 lost",
+        unknown - applied
+    );
+}
