@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use deadpool_postgres::Transaction;
-use futures_util::try_join;
+use futures_util::join;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
@@ -103,15 +103,21 @@ pub(super) async fn write_orders(
     let history_arguments: [&(dyn ToSql + Sync); 3] = [/* now */ &now, &pending, &ids];
     let holdings_arguments: [&(dyn ToSql + Sync); 4] = [&drop.id.0, &place_buyers, &place_nths, &place_orders];
     let tokens_arguments: [&(dyn ToSql + Sync); 3] = [&drop.id.0, &serials, &holders];
-    // Sent in this order, and answered in it: orders before what refers to them; the first that fails is the one that is told.
-    let (made, _, _, _, _, taken) = try_join!(
+    // Sent in this order, and answered in it: orders before what refers to them.
+    let (made, items, payments, history, holdings, taken) = join!(
         tx.execute(&orders, &orders_arguments),
         tx.execute(&items, &items_arguments),
         tx.execute(&payments, &payments_arguments),
         tx.execute(&history, &history_arguments),
         tx.execute(&holdings, &holdings_arguments),
         tx.execute(&tokens, &tokens_arguments),
-    )?;
+    );
+    // Told in this order too: what comes behind the first that failed only says that the transaction is over.
+    let made = made?;
+    for written in [items, payments, history, holdings] {
+        written?;
+    }
+    let taken = taken?;
     outbox::enqueue_created(tx, &ids, now).await?;
     expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made)?;
     expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken)?;

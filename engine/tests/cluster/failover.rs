@@ -305,8 +305,12 @@ struct Forgotten {
 }
 
 /// A whole sale in which a primary is lost, of a drop that answers at this level.
-#[expect(clippy::print_stdout, reason = "the figures are what one wants to know of a failover")]
 async fn sale_that_loses_a_primary(how: Loss, moment: Moment, level: Acknowledgement) -> Forgotten {
+    Box::pin(whole_sale(how, moment, level)).await
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are what one wants to know of a failover")]
+async fn whole_sale(how: Loss, moment: Moment, level: Acknowledgement) -> Forgotten {
     let (world, cluster) = world_on_own_cluster().await;
     let stock = 3_000;
     let replicas = u8::from(level == Acknowledgement::Replicated);

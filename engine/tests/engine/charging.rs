@@ -22,7 +22,7 @@ async fn refusing(fake: &FakeProvider) -> (String, Arc<AtomicBool>, Arc<AtomicU3
         while let Ok((mut connection, _)) = listener.accept().await {
             if door.load(Ordering::SeqCst) {
                 let mut request = [0; 4096];
-                connection.read(&mut request).await.unwrap();
+                let _ = connection.read(&mut request).await.unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
                 let answer = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                 connection.write_all(answer.as_bytes()).await.unwrap();

@@ -75,7 +75,8 @@ async fn w8_an_operator_brings_back_what_was_set_aside_once_its_cause_is_mended(
     let held = world.sql.query("select serials from order_items where quantity = 2", &[]).await.unwrap();
     let mut expected = units.iter().map(|serial| serial.0 as i32).collect::<Vec<_>>();
     let mut held: Vec<i32> = held[0].get(0);
-    (expected.sort_unstable(), held.sort_unstable());
+    expected.sort_unstable();
+    held.sort_unstable();
     assert_eq!(held, expected, "the very units that he was given");
     assert_eq!(world.engine.retry_poisoned(None).await.unwrap().settled, 0, "once");
     assert_eq!(poisoned_units(&world).await, 0);
@@ -124,7 +125,7 @@ async fn damage_last_entry(world: &World, warehouses: usize, home: doorbuster_en
     let mut add = redis::cmd("XADD");
     add.arg(&key).arg("*");
     for (name, value) in fields {
-        let cut = if name == "b" { value.len() - 3 } else { value.len() };
+        let cut = if name == "s" { value.len() - 3 } else { value.len() };
         add.arg(name).arg(&value[..cut]);
     }
     redis::cmd("XDEL").arg(&key).arg(id).query_async::<()>(&mut redis).await.unwrap();

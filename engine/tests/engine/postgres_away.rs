@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{World, buyer, claim, provider, servers, taken};
 
+#[expect(clippy::print_stdout, reason = "how often it really happened")]
 #[tokio::test(flavor = "multi_thread")]
 async fn w7_claims_go_on_while_postgres_is_away_and_everything_is_caught_up_afterwards() {
     let servers = servers().await;
@@ -192,6 +193,7 @@ async fn carry(mut client: TcpStream, server: u16, next: Arc<AtomicU8>, cuts: Ar
     }
 }
 
+#[expect(clippy::print_stdout, reason = "how often it really happened")]
 #[tokio::test(flavor = "multi_thread")]
 async fn l14_a_commit_without_an_answer_is_run_again_by_claim_id_and_nothing_is_doubled_or_lost() {
     const ROUNDS: u32 = 24;
