@@ -14,7 +14,10 @@ async fn many_programs_may_start_at_once_and_a_newer_schema_is_refused() {
     let ledgers = (0..4).map(|_| Ledger::new(&world.database, 2).unwrap()).collect::<Vec<_>>();
     let applied = join_all(ledgers.iter().map(Ledger::migrate)).await;
     let applied = applied.into_iter().map(|outcome| outcome.unwrap().len()).collect::<Vec<_>>();
-    assert_eq!(applied.iter().sum::<usize>(), 6, "each migration by one of them: {applied:?}");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let migrations = files.filter(|name| name.to_string_lossy().ends_with(".sql")).count();
+    assert_eq!(applied.iter().sum::<usize>(), migrations, "each migration by one of them: {applied:?}");
     let newer = "insert into refinery_schema_history (version, name, applied_on, checksum)
                  values (999, 'from_the_future', '2030-01-01T00:00:00Z', '1')";
     world.sql.execute(newer, &[]).await.unwrap();
