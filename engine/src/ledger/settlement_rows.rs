@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use deadpool_postgres::Transaction;
-use futures_util::try_join;
+use futures_util::join;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
@@ -102,17 +102,20 @@ pub(super) async fn write_orders(
     let history_arguments: [&(dyn ToSql + Sync); 3] = [/* now */ &now, &pending, &ids];
     let holdings_arguments: [&(dyn ToSql + Sync); 4] = [&drop.id.0, &place_buyers, &place_nths, &place_orders];
     let tokens_arguments: [&(dyn ToSql + Sync); 3] = [&drop.id.0, &serials, &holders];
-    // Sent in this order, and answered in it: orders before what refers to them; the first that fails is the one that is told.
-    let (made, _, _, _, _, taken) = try_join!(
+    // Sent in this order: orders before what refers to them. All answers are waited for, since the first statement that fails is
+    // the cause, and those behind it only say that the transaction is over.
+    let answers = join!(
         tx.execute(&orders, &orders_arguments),
         tx.execute(&items, &items_arguments),
         tx.execute(&payments, &payments_arguments),
         tx.execute(&history, &history_arguments),
         tx.execute(&holdings, &holdings_arguments),
         tx.execute(&tokens, &tokens_arguments),
-    )?;
-    expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made)?;
-    expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken)?;
+    );
+    let (made, items, payments, history, holdings, taken) = answers;
+    expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made?)?;
+    (items?, payments?, history?, holdings?);
+    expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken?)?;
 
     let mut reserved: HashMap<(i32, i32), i32> = HashMap::new();
     for a in accepted {
