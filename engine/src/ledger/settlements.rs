@@ -18,7 +18,7 @@
 use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
-use futures_util::try_join;
+use futures_util::join;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::types::ToSql;
@@ -288,12 +288,14 @@ async fn find(
     let held_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &buyers];
     let profile_arguments: [&(dyn ToSql + Sync); 1] = [&buyers];
     // Sent after the token locks: whoever settled the same claims before us has committed by now.
-    let (seen, held, profiles, ()) = try_join!(
+    let (seen, held, profiles, planned) = join!(
         seen(tx, &ids),
-        async { Ok(tx.query(&held, &held_arguments).await?) },
-        async { Ok(tx.query(&profiles, &profile_arguments).await?) },
-        async { Ok(tx.batch_execute("-- settlements.plan_as_ever\nset local plan_cache_mode = auto").await?) },
-    )?;
+        tx.query(&held, &held_arguments),
+        tx.query(&profiles, &profile_arguments),
+        tx.batch_execute("-- settlements.plan_as_ever\nset local plan_cache_mode = auto"),
+    );
+    let (seen, held, profiles) = (seen?, held?, profiles?);
+    planned?;
 
     let mut places: HashMap<String, Vec<i16>> = HashMap::new();
     for row in &held {

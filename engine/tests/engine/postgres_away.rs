@@ -231,6 +231,8 @@ async fn l14_a_commit_without_an_answer_is_run_again_by_claim_id_and_nothing_is_
     assert_eq!(world.count("select count(*) from order_items").await, orders);
     assert_eq!(world.count("select count(*) from payments").await, orders);
     assert_eq!(world.count("select sum(quantity_reserved) from inventory").await, orders);
+    assert_eq!(world.count("select count(*) from rejected_claims").await, 0);
+    assert_eq!(world.count("select count(*) from poisoned_claims").await, 0);
     assert!(unknown > 0 && applied > 0 && applied < unknown);
     assert_eq!((cutter.cuts(CUT_AFTER), cutter.cuts(CUT_BEFORE)), (applied, unknown - applied));
     let report = world.engine.audit(None).await.unwrap();
