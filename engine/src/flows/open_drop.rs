@@ -315,6 +315,7 @@ impl Engine {
             let stores = stores.collect::<Vec<_>>();
             // At the same time, so that those that cannot be reached cost one deadline together.
             let looks = join_all(stores.iter().map(|store| store.look())).await;
+            let loading = self.ledger.loading_warehouses(drop.id).await?;
             let mut fenced = Vec::new();
             for ((warehouse, store), look) in drop.warehouses.iter().zip(&stores).zip(looks) {
                 match look {
@@ -326,13 +327,16 @@ impl Engine {
                             failed = Some(error.into());
                         }
                     }
+                    // Somebody died between opening it and telling Postgres.
+                    Ok(_) if loading.contains(&warehouse.id) => {
+                        self.ledger.finish_load(warehouse.id, warehouse.epoch).await?;
+                    }
                     Ok(_) => {}
                 }
             }
             if fenced.is_empty() {
                 continue;
             }
-            let loading = self.ledger.loading_warehouses(drop.id).await?;
             fenced.retain(|warehouse| !loading.contains(&warehouse.id) || self.is_left_alone(warehouse));
             for warehouse in &fenced {
                 tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");

@@ -47,6 +47,15 @@ impl Engine {
             };
         }
         let Some(open) = payment.open_attempt.take() else {
+            // Sent before, and no attempt is open: somebody died between writing down the answer and settling it. Another
+            // key would send the money a second time.
+            if refund.attempts > 0 {
+                match find(provider, &intent, refund.id).await {
+                    Ok(Some(found)) => return self.settle_found(&payment, &refund, &found).await,
+                    Ok(None) => {}
+                    Err(error) => return self.ask_later(&payment, &error).await,
+                }
+            }
             return self.send_new(provider, &payment, &refund, &intent).await;
         };
         if matches!(open.state, AttemptState::Dispatched | AttemptState::Unknown) {

@@ -43,6 +43,19 @@ async fn a_restart_fences_every_warehouse_and_the_rebuild_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_after_opening_a_warehouse_leaves_a_load_that_the_next_one_ends() {
+    let world = World::new().await;
+    let live = world.open(&[4], 2, 1).await;
+    // Redis has it open, Postgres was not told.
+    world.sql.execute("update warehouses set state = 'rebuilding'", &[]).await.unwrap();
+    assert_eq!(world.engine.rebuild_fenced().await.unwrap(), 0, "nothing is loaded again");
+    assert_eq!(world.count("select count(*) from warehouses where state = 'ready'").await, 2);
+    let after = world.live().await;
+    assert_eq!(after.drop.warehouses, live.drop.warehouses, "under the same epochs");
+    taken(world.claim_until_answered(&after, 1, "k", 0, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn l5_an_emptied_server_is_not_sold_out_and_what_was_settled_comes_back() {
     let (world, redis) = World::with_own_redis().await;
     let live = world.open(&[4], 2, 1).await;

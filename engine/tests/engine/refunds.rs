@@ -6,11 +6,11 @@ use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::{OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::orders::OrderState;
-use doorbuster_engine::domain::payments::{PaymentState, ProviderReport, RefundState, Verdict};
+use doorbuster_engine::domain::payments::{AttemptState, PaymentState, ProviderReport, RefundState, Verdict};
 use doorbuster_engine::ledger::orders::OrderView;
 use doorbuster_engine::ledger::payments::PaymentSettled;
 use doorbuster_engine::ledger::refunds::{OrderCancelled, RefundAsked};
-use doorbuster_engine::provider::ProviderClient;
+use doorbuster_engine::provider::{Outcome, ProviderClient, ProviderRequest};
 use doorbuster_sandbox::provider::{End, FakeClock, FakeProvider, FakeProviderOptions};
 use jiff::SignedDuration;
 use uuid::Uuid;
@@ -97,6 +97,33 @@ async fn a_paid_order_that_is_cancelled_gives_money_and_unit_back_once() {
     world.apply_all_grants().await;
     let live = world.live().await;
     taken(world.claim_until_answered(&live, 0, "again", 0, 1).await);
+    assert_audit_is_clean(&world, &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c9_a_worker_that_dies_after_the_refunds_answer_does_not_send_it_again() {
+    let (world, fake, client, orders) = paid_orders(FakeProviderOptions::default(), 2).await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let total = order(&world, orders[0]).await.totals.total.amount_minor;
+    for (number, (id, minor)) in [(orders[0], Some(500)), (orders[1], None)].into_iter().enumerate() {
+        let id_of_refund = RefundId(Uuid::from_u128(number as u128 + 1));
+        assert_eq!(ask(&world, id_of_refund, id, minor).await, RefundAsked::Now);
+        let leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+        let refund = ledger.pending_refund(id).await.unwrap().unwrap();
+        let intent = leased.intent.clone().unwrap();
+        let request = ProviderRequest::refund(id, refund.id, &intent, refund.amount).unwrap();
+        let call = ("refund", &*request.idempotency_key, &*request.path, &*request.body);
+        let attempt = ledger.prepare_attempt(&leased, call, now).await.unwrap();
+        ledger.dispatch_attempt(&leased, &attempt, now).await.unwrap();
+        assert!(matches!(client.send_refund(&request).await, Outcome::Answered(_)));
+        // Here it dies: the attempt has ended, the refund is not settled.
+        ledger.finish_attempt(&leased, &attempt, AttemptState::Succeeded, "", None, now).await.unwrap();
+    }
+    until_nothing_is_due(&world, &client).await;
+    assert_eq!(fake.refunds().iter().map(|refund| refund.amount_minor).collect::<Vec<_>>(), [500, total]);
+    assert_eq!(order(&world, orders[0]).await.payment, PaymentState::PartiallyRefunded);
+    assert_eq!(order(&world, orders[1]).await.payment, PaymentState::Refunded, "not failed either");
+    assert_eq!(owed_by_provider(&world).await, total - 500);
     assert_audit_is_clean(&world, &client).await;
 }
 
