@@ -103,11 +103,12 @@ async fn a_paid_order_that_is_cancelled_gives_money_and_unit_back_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c9_a_worker_that_dies_after_the_refunds_answer_does_not_send_it_again() {
     let (world, fake, client, orders) = paid_orders(FakeProviderOptions::default(), 2).await;
-    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let ledger = &world.engine.ledger;
     let total = order(&world, orders[0]).await.totals.total.amount_minor;
     for (number, (id, minor)) in [(orders[0], Some(500)), (orders[1], None)].into_iter().enumerate() {
         let id_of_refund = RefundId(Uuid::from_u128(number as u128 + 1));
         assert_eq!(ask(&world, id_of_refund, id, minor).await, RefundAsked::Now);
+        let now = world.engine.clock.now();
         let leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
         let refund = ledger.pending_refund(id).await.unwrap().unwrap();
         let intent = leased.intent.clone().unwrap();
