@@ -9,7 +9,7 @@ use doorbuster_engine::provider::{BalanceKind, IntentStatus, Outcome, ProviderEr
 use doorbuster_sandbox::provider::{End, FakeClock, FakeProviderOptions};
 use jiff::Timestamp;
 
-use crate::{answered, client_of, confirm, create, order, price, start, start_reliable};
+use crate::{ANSWER_TIMEOUT, answered, client_of, confirm, create, order, price, start, start_reliable};
 
 const DAY: i64 = 86_400;
 const FIRST_DAY: i64 = 1_795_737_600;
@@ -147,9 +147,11 @@ async fn what_comes_faster_than_the_limit_is_told_when_to_come_back() {
         retry_after_seconds: 3,
         ..Default::default()
     };
-    let (fake, client) = start(options).await;
+    let (fake, _) = start(options).await;
     let mut limited = 0;
     for number in 0..20 {
+        // A new one each time: one that was told to slow down does.
+        let client = client_of(fake.url(), fake.secret_key(), ANSWER_TIMEOUT);
         match client.send(&create(number)).await {
             Outcome::Answered(_) => {}
             outcome => {
@@ -161,7 +163,8 @@ async fn what_comes_faster_than_the_limit_is_told_when_to_come_back() {
     assert!(limited >= 10, "{limited}");
     assert_eq!(fake.intents().len(), 20 - limited);
     assert_eq!(fake.fault_counts().rate_limited, limited as u64);
-    while !matches!(client.read_intent(&IntentId("pi_1".to_owned())).await, Err(ProviderError::NotFound)) {
+    let patient = client_of(fake.url(), fake.secret_key(), ANSWER_TIMEOUT);
+    while !matches!(patient.read_intent(&IntentId("pi_1".to_owned())).await, Err(ProviderError::NotFound)) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -168,7 +168,10 @@ async fn a_wrong_credential_is_a_misconfiguration() {
     let (fake, _) = start_reliable().await;
     let client = client_of(fake.url(), "sk_test_other", ANSWER_TIMEOUT);
     assert_eq!(client.send(&create(1)).await, Outcome::Misconfigured { status: 401 });
-    assert_eq!(client.list_intents(None, 10).await.unwrap_err(), ProviderError::Misconfigured { status: 401 });
+    let unasked = client.list_intents(None, 10).await.unwrap_err();
+    assert!(matches!(unasked, ProviderError::NotAsked(_)), "the circuit is open: {unasked:?}");
+    let another = client_of(fake.url(), "sk_test_other", ANSWER_TIMEOUT);
+    assert_eq!(another.list_intents(None, 10).await.unwrap_err(), ProviderError::Misconfigured { status: 401 });
     assert!(fake.intents().is_empty());
 }
 

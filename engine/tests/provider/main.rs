@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use doorbuster_engine::domain::ids::{IntentId, OrderId, PaymentMethodId};
 use doorbuster_engine::domain::money::Money;
-use doorbuster_engine::provider::{Intent, Outcome, ProviderClient, ProviderRequest, ProviderSettings};
+use doorbuster_engine::provider::{Intent, Outcome, ProviderClient, ProviderRequest, ProviderSettings, RateLimit};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -26,6 +26,8 @@ pub(crate) fn client_of(url: &str, secret_key: &str, answer_timeout: Duration) -
         answer_timeout,
     })
     .unwrap()
+    // On this machine there is no limit to keep to.
+    .limited_to(RateLimit::NONE)
 }
 
 pub(crate) async fn start(options: FakeProviderOptions) -> (FakeProvider, ProviderClient) {
