@@ -108,6 +108,9 @@ impl Processes {
         let work = process(OPS_LISTEN, "work")
             .variable("DOORBUSTER_PROVIDER_URL", provider.url())
             .variable("DOORBUSTER_PROVIDER_KEY", provider.secret_key())
+            // This provider lives on loopback and has no limit.
+            .variable("DOORBUSTER_PROVIDER_RATE", "100000")
+            .variable("DOORBUSTER_PROVIDER_BURST", "100000")
             .variable("DOORBUSTER_SETTLE_EVERY", settle_every.to_string())
             .variable("DOORBUSTER_CHARGE_CONCURRENCY", charge_concurrency.to_string())
             .variable("DOORBUSTER_CHARGE_LEASE", CHARGE_LEASE.to_string())
