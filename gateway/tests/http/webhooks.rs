@@ -263,7 +263,11 @@ async fn the_corpus_of_misleading_events_moves_no_money_wrongly() {
 
     // Late: after every order is final, what was never delivered, and everything else again.
     let known = stored(&shop).await;
-    for event in fake.events() {
+    let events = fake.events();
+    let mut out_of_order = 0;
+    for (index, event) in events.iter().enumerate() {
+        // Newer ones of its intent have been delivered already.
+        out_of_order += i64::from(events[index + 1..].iter().any(|newer| newer.intent_id == event.intent_id));
         assert!(fake.send_again(&event.event_id));
     }
     assert!(fake.settled(Duration::from_secs(30)).await);
@@ -298,7 +302,7 @@ async fn the_corpus_of_misleading_events_moves_no_money_wrongly() {
         ("forged", by(Signature::Wrong) as i64 + 10),
         ("old", by(Signature::Old) as i64),
         ("twice", counts.twice as i64),
-        ("reordered", counts.reordered as i64),
+        ("reordered", counts.reordered as i64 + out_of_order),
         ("early, before the answer", counts.first as i64),
         ("early, before our commit", early_kept),
         ("late, after the order is final", late),
