@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use jiff::SignedDuration;
 
 use crate::commands::Command;
 use crate::receipt::ReceiptKey;
+pub use crate::secret::Secret;
 use crate::server::Workers;
 
 /// `EX_USAGE` of sysexits.h: what the operator gave us cannot be used.
@@ -257,35 +257,13 @@ impl GatewayConfig {
         Self {
             listen: loopback,
             ops_listen: loopback,
-            jwt_secret: Secret(jwt_secret.into()),
+            jwt_secret: Secret::from(jwt_secret.into()),
             receipt_keys: Vec::new(),
             provider_webhook_secrets: Vec::new(),
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
         }
-    }
-}
-
-/// Text that must not be seen: no `Display`, and `Debug` hides it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
     }
 }
 
@@ -508,7 +486,7 @@ impl ServeConfig {
 
 fn provider_webhook_secrets(given: Option<&Secret>) -> Result<Vec<Secret>, BadConfig> {
     let secrets = given.map(Secret::expose).unwrap_or_default().split(',').map(str::trim);
-    let secrets = secrets.filter(|secret| !secret.is_empty()).map(|secret| Secret(secret.to_owned()));
+    let secrets = secrets.filter(|secret| !secret.is_empty()).map(|secret| Secret::from(secret.to_owned()));
     let secrets = secrets.collect::<Vec<_>>();
     if secrets.iter().any(|secret| secret.expose().len() < WEBHOOK_SECRET_BYTES_MIN) {
         return bad(format!(

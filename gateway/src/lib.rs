@@ -3,6 +3,7 @@
 //! Modules stand in reading order. The gateway translates: HTTP to the engine's words and back. It decides nothing about
 //! stock or money, and it is the only part that reads the environment (config.rs) or knows error statuses (error.rs).
 
+mod secret;
 pub mod config;
 pub mod logging;
 pub mod commands;
