@@ -252,10 +252,12 @@ fn units_that_come_back(of: &OrderedLine, asked: &ReturnedLine) -> Result<Vec<Se
         return Err(ReturnTaken::TooMany { line: of.line, left });
     }
     let out = of.serials.iter().filter(|serial| !of.returned_serials.contains(serial)).copied();
+    let mut out = out.collect::<Vec<_>>();
     if asked.serials.is_empty() {
-        return Ok(out.take(asked.quantity as usize).collect());
+        out.sort_unstable();
+        out.truncate(asked.quantity as usize);
+        return Ok(out);
     }
-    let out = out.collect::<Vec<_>>();
     match asked.serials.iter().find(|serial| !out.contains(serial)) {
         Some(serial) => Err(ReturnTaken::NotOut { line: of.line, serial: *serial }),
         None => Ok(asked.serials.clone()),
