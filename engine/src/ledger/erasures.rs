@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::error::LedgerError;
 use super::order_details::HistoryEntry;
-use super::order_pages::{ORDERS_PER_PAGE_MAX, OrderPosition};
+use super::order_pages::{ORDERS_AT_ONCE, OrderPosition};
 use super::orders::OrderView;
 use super::pool::Ledger;
 use super::profiles::CheckoutProfile;
@@ -61,15 +61,18 @@ impl Ledger {
     /// What is kept of a buyer: his profile, and a page of his orders with all that belongs to them.
     pub async fn buyer_data(&self, buyer: &BuyerId, after: Option<OrderPosition>) -> Result<BuyerData, LedgerError> {
         let profile = self.profile_of(buyer).await?;
-        let page = self.orders_of(buyer, &[], after, ORDERS_PER_PAGE_MAX).await?;
-        let ids = page.orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
+        let mut orders = self.orders_of(buyer, &[], after, ORDERS_AT_ONCE).await?;
+        let has_more = orders.len() as i64 == ORDERS_AT_ONCE;
+        orders.truncate(ORDERS_AT_ONCE as usize - 1);
+        let next = orders.last().filter(|_| has_more).map(OrderView::position);
+        let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
         let (mut histories, mut returns) = (self.histories(&ids).await?, self.returns_of(&ids).await?);
         let export = |order: OrderView| ExportedOrder {
             history: histories.remove(&order.id.0).unwrap_or_default(),
             returns: returns.remove(&order.id.0).unwrap_or_default(),
             order,
         };
-        Ok(BuyerData { profile, orders: page.orders.into_iter().map(export).collect(), next: page.next })
+        Ok(BuyerData { profile, orders: orders.into_iter().map(export).collect(), next })
     }
 
     /// Erases a buyer from everything that is over. Nothing at all, while anything is open.

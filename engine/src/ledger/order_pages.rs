@@ -1,7 +1,6 @@
 //! Orders in pages, newest first. A page begins behind a position and not at a count, so whatever is ordered meanwhile moves
 //! nothing: no order comes twice, and none is left out that was there at the beginning.
 
-use deadpool_postgres::Object;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
@@ -14,8 +13,9 @@ use super::pool::Ledger;
 use crate::domain::ids::{BuyerId, DropName, OrderId};
 use crate::domain::orders::OrderState;
 
-/// Orders in one page: some kilobytes each, so that a page stays below a megabyte.
-pub const ORDERS_PER_PAGE_MAX: usize = 100;
+/// Orders read at once: some kilobytes each, so that a page stays below a megabyte. One more than a page shows, which tells
+/// whether another follows.
+pub const ORDERS_AT_ONCE: i64 = 101;
 
 /// Behind this order the next page begins. It says where, never whose: the buyer is asked for anew by every page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,36 +35,34 @@ pub struct OrderFilter {
     pub created_before: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct OrderPage {
-    pub orders: Vec<OrderView>,
-    /// Whose they are, one for each.
-    pub buyers: Vec<BuyerId>,
-    /// Where the next page begins, if there is one.
-    pub next: Option<OrderPosition>,
+impl OrderView {
+    /// Where it stands in a list.
+    pub fn position(&self) -> OrderPosition {
+        OrderPosition { created_at: self.created_at, order: self.id }
+    }
 }
 
 impl Ledger {
-    /// This buyer's orders. The statement asks for him, whatever the position says.
+    /// This buyer's orders behind a position, at most [`ORDERS_AT_ONCE`]. The statement asks for him, whatever the position says.
     pub async fn orders_of(
         &self,
         buyer: &BuyerId,
         statuses: &[OrderState],
         after: Option<OrderPosition>,
-        limit: usize,
-    ) -> Result<OrderPage, LedgerError> {
+        limit: i64,
+    ) -> Result<Vec<OrderView>, LedgerError> {
         const SQL: &str = "-- order_pages.of_buyer
-            select order_id, created_at, buyer from orders
+            select order_id from orders
             where buyer = $1 and (created_at, order_id) < ($2, $3) and ($4::text[] = '{}' or status = any($4))
             order by created_at desc, order_id desc limit $5";
         let (before, id) = bounds(after);
         let statuses = names(statuses);
-        let rows = asked_for(limit);
+        let limit = limit.clamp(1, ORDERS_AT_ONCE);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
-        let arguments: [&(dyn ToSql + Sync); 5] = [&buyer.as_str(), &before, &id, &statuses, &rows];
+        let arguments: [&(dyn ToSql + Sync); 5] = [&buyer.as_str(), &before, &id, &statuses, &limit];
         let rows = connection.query(&statement, &arguments).await?;
-        page(&connection, rows, Some(buyer), limit).await
+        views(&connection, &ids(&rows), Some(buyer)).await
     }
 
     /// Anybody's orders, for operators.
@@ -72,8 +70,8 @@ impl Ledger {
         &self,
         filter: &OrderFilter,
         after: Option<OrderPosition>,
-        limit: usize,
-    ) -> Result<OrderPage, LedgerError> {
+        limit: i64,
+    ) -> Result<Vec<OrderView>, LedgerError> {
         let (mut before, mut id) = bounds(after);
         // The earlier of the two bounds, so that the index is entered at the right place.
         if let Some(end) = filter.created_before
@@ -82,8 +80,8 @@ impl Ledger {
             (before, id) = (end, Uuid::nil());
         }
         let from = filter.created_from.unwrap_or(EARLIEST);
-        let (statuses, rows) = (names(&filter.statuses), asked_for(limit));
-        let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&before, &id, &from, &rows];
+        let (statuses, limit) = (names(&filter.statuses), limit.clamp(1, ORDERS_AT_ONCE));
+        let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&before, &id, &from, &limit];
         let mut condition = String::new();
         let (buyer, drop) = (filter.buyer.as_ref().map(BuyerId::as_str), filter.drop.as_ref().map(DropName::as_str));
         // Composed, so that each combination gets a plan of its own; there are eight.
@@ -101,13 +99,13 @@ impl Ledger {
         }
         let sql = format!(
             "-- order_pages.find
-            select o.order_id, o.created_at, o.buyer from orders o
+            select o.order_id from orders o
             where (o.created_at, o.order_id) < ($1, $2) and o.created_at >= $3{condition}
             order by o.created_at desc, o.order_id desc limit $4"
         );
         let connection = self.connection().await?;
         let rows = connection.query(&connection.prepare_cached(&sql).await?, &arguments).await?;
-        page(&connection, rows, None, limit).await
+        views(&connection, &ids(&rows), None).await
     }
 }
 
@@ -122,27 +120,6 @@ fn names(statuses: &[OrderState]) -> Vec<&'static str> {
     statuses.iter().map(|status| status.as_str()).collect()
 }
 
-/// One more than is shown tells whether there is a next page.
-fn asked_for(limit: usize) -> i64 {
-    limit.clamp(1, ORDERS_PER_PAGE_MAX) as i64 + 1
-}
-
-async fn page(
-    connection: &Object,
-    mut rows: Vec<Row>,
-    buyer: Option<&BuyerId>,
-    limit: usize,
-) -> Result<OrderPage, LedgerError> {
-    let limit = limit.clamp(1, ORDERS_PER_PAGE_MAX);
-    let has_more = rows.len() > limit;
-    rows.truncate(limit);
-    let last = rows.last().filter(|_| has_more);
-    let next = last.map(|row| OrderPosition { created_at: row.get(1), order: OrderId(row.get(0)) });
-    let ids = rows.iter().map(|row| row.get(0)).collect::<Vec<Uuid>>();
-    let owner = |row: &Row| {
-        let (order, buyer): (Uuid, &str) = (row.get(0), row.get(2));
-        buyer.parse().map_err(|_| super::drops::inconsistent("orders", "buyer", order, buyer))
-    };
-    let buyers = rows.iter().map(owner).collect::<Result<Vec<BuyerId>, LedgerError>>()?;
-    Ok(OrderPage { orders: views(connection, &ids, buyer).await?, buyers, next })
+fn ids(rows: &[Row]) -> Vec<Uuid> {
+    rows.iter().map(|row| row.get(0)).collect()
 }

@@ -24,6 +24,7 @@ use crate::domain::pricing::Totals;
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrderView {
     pub id: OrderId,
+    pub buyer: BuyerId,
     pub drop_name: Option<String>,
     pub status: OrderState,
     pub payment: PaymentState,
@@ -128,7 +129,8 @@ pub(super) async fn views(
     const ORDERS: &str = "-- orders.views
         select o.order_id, d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor,
                o.total_minor, o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
-               case when p.state = 'ACTION_REQUIRED' then p.next_action end, s.carrier, s.tracking_number, s.shipped_at
+               case when p.state = 'ACTION_REQUIRED' then p.next_action end, s.carrier, s.tracking_number, s.shipped_at,
+               o.buyer
         from unnest($1::uuid[]) with ordinality as asked (order_id, place)
              join orders o using (order_id) join payments p using (order_id) left join drops d using (drop_id)
              left join shipments s using (order_id)
@@ -176,8 +178,10 @@ pub(super) async fn views(
             tracking: Tracking { carrier, number: row.get(15) },
             shipped_at: row.get(16),
         });
+        let buyer: &str = row.get(17);
         Ok(OrderView {
             id: OrderId(id),
+            buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", id, buyer))?,
             drop_name: row.get(1),
             status: order_state(row.get(2), id)?,
             payment: payment_state(row.get(3), id)?,

@@ -87,6 +87,7 @@ async fn of_shipping_and_cancelling_exactly_one_wins() {
     let (mut shipped, mut cancelled) = (0, 0);
     for (who, order) in orders.iter().enumerate() {
         let (now, owner) = (world.engine.clock.now(), buyer(who as u32));
+        let cancelling = world.engine.ledger.cancel_order(*order, Some(&owner), ("buyer", "a race"), now);
         // Who comes first is chance; cancelling takes more locks, so it gets a start of some round trips.
         let shipping = async {
             for _ in 0..who % 5 {
@@ -103,8 +104,7 @@ async fn of_shipping_and_cancelling_exactly_one_wins() {
             other => panic!("{other:?}"),
         }
     }
-    println!("of {RUNS} races shipping won {shipped} and cancelling {cancelled}");
-    assert_eq!(shipped + cancelled, RUNS);
+    assert!(shipped + cancelled == RUNS && shipped > 0 && cancelled > 0, "no race: {shipped} and {cancelled}");
     until_nothing_is_due(&world, &client).await;
     assert_eq!(fake.refunds().len(), cancelled, "only what was cancelled was given back");
     assert_eq!(world.count("select count(*) from shipments").await, shipped as i64);
