@@ -11,10 +11,9 @@ use tokio_postgres::Row;
 
 use super::error::LedgerError;
 use super::order_details::HistoryEntry;
-use super::order_pages::{ORDERS_AT_ONCE, OrderPosition};
+use super::order_pages::OrderPosition;
 use super::orders::OrderView;
 use super::pool::Ledger;
-use super::profiles::CheckoutProfile;
 use super::returns::ReturnView;
 use super::tx::run_tx;
 use crate::domain::ids::{BuyerId, OrderId};
@@ -42,14 +41,7 @@ pub struct Erased {
     pub kept_by_drops: Vec<String>,
 }
 
-/// One page of everything that is kept of a buyer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BuyerData {
-    pub profile: Option<CheckoutProfile>,
-    pub orders: Vec<ExportedOrder>,
-    pub next: Option<OrderPosition>,
-}
-
+/// An order with all that belongs to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportedOrder {
     pub order: OrderView,
@@ -58,13 +50,14 @@ pub struct ExportedOrder {
 }
 
 impl Ledger {
-    /// What is kept of a buyer: his profile, and a page of his orders with all that belongs to them.
-    pub async fn buyer_data(&self, buyer: &BuyerId, after: Option<OrderPosition>) -> Result<BuyerData, LedgerError> {
-        let profile = self.profile_of(buyer).await?;
-        let mut orders = self.orders_of(buyer, &[], after, ORDERS_AT_ONCE).await?;
-        let has_more = orders.len() as i64 == ORDERS_AT_ONCE;
-        orders.truncate(ORDERS_AT_ONCE as usize - 1);
-        let next = orders.last().filter(|_| has_more).map(OrderView::position);
+    /// A buyer's orders behind a position, each with all that belongs to it.
+    pub async fn exported_orders(
+        &self,
+        buyer: &BuyerId,
+        after: Option<OrderPosition>,
+        limit: i64,
+    ) -> Result<Vec<ExportedOrder>, LedgerError> {
+        let orders = self.orders_of(buyer, &[], after, limit).await?;
         let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
         let (mut histories, mut returns) = (self.histories(&ids).await?, self.returns_of(&ids).await?);
         let export = |order: OrderView| ExportedOrder {
@@ -72,7 +65,7 @@ impl Ledger {
             returns: returns.remove(&order.id.0).unwrap_or_default(),
             order,
         };
-        Ok(BuyerData { profile, orders: orders.into_iter().map(export).collect(), next })
+        Ok(orders.into_iter().map(export).collect())
     }
 
     /// Erases a buyer from everything that is over. Nothing at all, while anything is open.

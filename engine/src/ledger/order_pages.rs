@@ -77,9 +77,9 @@ impl Ledger {
         if let Some(end) = filter.created_before
             && end <= before
         {
-            (before, id) = (end, Uuid::nil());
+            (before, id) = (end.max(EARLIEST), Uuid::nil());
         }
-        let from = filter.created_from.unwrap_or(EARLIEST);
+        let from = filter.created_from.unwrap_or(EARLIEST).max(EARLIEST);
         let (statuses, limit) = (names(&filter.statuses), limit.clamp(1, ORDERS_AT_ONCE));
         let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&before, &id, &from, &limit];
         let mut condition = String::new();
@@ -113,7 +113,7 @@ impl Ledger {
 const EARLIEST: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn bounds(after: Option<OrderPosition>) -> (Timestamp, Uuid) {
-    after.map_or((Timestamp::MAX, Uuid::max()), |after| (after.created_at, after.order.0))
+    after.map_or((Timestamp::MAX, Uuid::max()), |after| (after.created_at.max(EARLIEST), after.order.0))
 }
 
 fn names(statuses: &[OrderState]) -> Vec<&'static str> {
