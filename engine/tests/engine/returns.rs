@@ -94,6 +94,12 @@ async fn what_came_back_is_still_free_after_a_rebuild() {
     let live = world.live().await;
     assert_eq!(world.free_in_redis(&live).await, 2);
     assert_audit_is_clean(&world, &client).await;
+    // The audit sees a unit that came back and is held all the same.
+    let hold = "update tokens set order_id = $1 where order_id is null and serial = (select min(serial) from tokens where order_id is null)";
+    assert_eq!(world.sql.execute(hold, &[&order.0]).await.unwrap(), 1);
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    let rules = report.violations.iter().map(|violation| violation.rule).collect::<HashSet<_>>();
+    assert!(rules.contains("returned_unit_held") && rules.contains("inventory_differs"), "{rules:?}");
 }
 
 /// Hazard 9: nothing is given back twice, whoever asks, however often, at the same time.
