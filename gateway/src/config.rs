@@ -125,7 +125,7 @@ pub struct WorkersConfig {
 #[command(next_help_heading = "Mails and webhooks")]
 pub struct OutboxConfig {
     /// The mail server: smtp://user:password@host:587 or smtps://… TLS is required unless it is this machine; ?tls=none and
-    /// ?tls=opportunistic say otherwise. Without it mails wait
+    /// ?tls=opportunistic say otherwise; ?ca=file.pem is an authority to trust beside the system's. Without it mails wait
     #[arg(long, env = "DOORBUSTER_SMTP_URL", hide_env_values = true, value_name = "URL", requires = "mail_from")]
     pub smtp_url: Option<Secret>,
     /// Who writes to buyers: "Shop <orders@shop.example>"
