@@ -8,4 +8,5 @@ mod process {
     mod signals;
     mod killed;
     mod finance;
+    mod settlement;
 }
