@@ -8,4 +8,10 @@ mod process {
     mod signals;
     mod killed;
     mod finance;
+    mod crash {
+        mod stage;
+        mod judge;
+        mod play;
+        mod matrix;
+    }
 }
