@@ -5,6 +5,7 @@
 
 pub mod pool;
 mod tx;
+mod group;
 pub mod migrate;
 pub mod drops;
 pub mod grants;

@@ -259,7 +259,7 @@ pub(super) async fn refund_late_money(
     why: (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    journal::book_charge(tx, order, now).await?;
+    journal::book_charges(tx, &[order.id.0], now).await?;
     refund_rest(tx, order.id, payment, why, now).await
 }
 

@@ -14,6 +14,7 @@ mod poison;
 mod postgres_away;
 mod payments;
 mod cancels;
+mod captures;
 mod refunds;
 mod mails;
 mod webhooks;
