@@ -16,7 +16,7 @@ use super::play::{STOCK, play};
 use super::stage::{Keeper, Stage, StageOptions};
 
 /// Runs at the same time: most of a run is waiting.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 const RUNS: u32 = 2;
 /// Passed by a command of the operator's, not by the program that serves and works.
 const OF_COMMANDS: [&str; 2] = ["refunds.ask_refund:written", "refunds.ask_refund:committed"];

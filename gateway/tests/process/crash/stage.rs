@@ -34,7 +34,7 @@ use crate::support::{Answer, SECRET, client, engine, new_database, servers, toke
 const PROVIDER_SECRET: &str = "whsec_of_the_crash_tests";
 const SHOP_SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
 /// Far more than one wait of a run takes, on a machine that is busy with other runs.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(40);
 
 /// What is sold, and by whom it is paid.
