@@ -13,5 +13,6 @@ mod process {
         mod judge;
         mod play;
         mod matrix;
+        mod faults;
     }
 }

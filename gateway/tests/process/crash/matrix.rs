@@ -36,6 +36,8 @@ fn options(seed: u64) -> StageOptions {
     let provider = FakeProviderOptions {
         seed,
         delay: Duration::from_millis(2)..Duration::from_millis(15),
+        lost_answer_rate: 0.08,
+        unavailable_rate: 0.08,
         refund_pending_rate: 0.5,
         settles_after: Some(Duration::from_millis(50)),
         ..FakeProviderOptions::default()
