@@ -23,6 +23,7 @@ use crate::commands::Command;
 use crate::receipt::ReceiptKey;
 pub use crate::secret::Secret;
 use crate::server::Workers;
+use crate::steps::StepsConfig;
 
 /// `EX_USAGE` of sysexits.h: what the operator gave us cannot be used.
 const EXIT_BAD_CONFIG: u8 = 64;
@@ -51,6 +52,8 @@ const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 pub struct Cli {
     #[command(flatten)]
     pub log: LogConfig,
+    #[command(flatten)]
+    pub steps: StepsConfig,
     #[command(subcommand)]
     pub command: Command,
 }

@@ -9,4 +9,11 @@ mod process {
     mod killed;
     mod finance;
     mod settlement;
+    mod crash {
+        mod stage;
+        mod judge;
+        mod play;
+        mod matrix;
+        mod faults;
+    }
 }
