@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
@@ -445,6 +445,13 @@ impl Engine {
             }
         }
         Ok(orders.len())
+    }
+
+    /// Ends what is left of calls whose worker died while the provider told of their end by itself. `lease`: the longest that
+    /// a worker that lives may be about a call.
+    pub async fn end_settled_attempts(&self, lease: SignedDuration) -> Result<u64, EngineError> {
+        let now = self.clock.now();
+        Ok(self.ledger.end_settled_attempts(now.checked_sub(lease).unwrap_or(Timestamp::MIN), now).await?)
     }
 }
 

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 
 use crate::domain::ids::{IntentId, RefundId};
 use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict};
-use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::ledger::attempts::{Attempt, LeasedPayment, SETTLED_ELSEWHERE};
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::{PendingRefund, RefundSettled};
 use crate::provider::{Outcome, PAGE_LIMIT_MAX, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus};
@@ -38,8 +38,8 @@ impl Engine {
         };
         if let Some(open) = payment.open_attempt.take_if(|open| open.operation != "refund") {
             // A webhook told how the charge had ended before its own answer came.
-            let detail = "settled by another's word";
-            self.ledger.finish_attempt(&payment, &open, given_up(&open), detail, None, now).await?;
+            let state = given_up(&open);
+            self.ledger.finish_attempt(&payment, &open, state, SETTLED_ELSEWHERE, None, now).await?;
         }
         if let Some(id) = &refund.provider_refund {
             return match provider.read_refund(id).await {

@@ -106,6 +106,10 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     }
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
     tasks.spawn(settle_at_once(engine.clone(), stop.clone()));
+    tasks.spawn(repeat("attempts", WATCH_EVERY, stop.clone(), {
+        let (engine, lease) = (engine.clone(), settings.charge_lease);
+        async move || engine.end_settled_attempts(lease).await.map(|_| ())
+    }));
     // Told to stop, they make no new calls, end those under way and give their leases back.
     let provider = provider.until(&stop);
     tasks.spawn(charge(engine.clone(), provider.clone(), settings, stop.clone()));

@@ -181,7 +181,9 @@ impl Stage {
         let leases = "update payments set leased_until = null where leased_until is not null;
             update outbox set leased_until = null where leased_until is not null;
             update webhook_events set due_at = now() where due_at > now();
-            update sweeps set started_at = null";
+            update sweeps set started_at = null;
+            update payment_attempts set prepared_at = prepared_at - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour'
+            where state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
         self.sql.batch_execute(leases).await.unwrap();
     }
 
