@@ -225,3 +225,18 @@ async fn a_person_ends_a_review_and_the_history_says_who() {
     assert_eq!(world.count(said).await, 5);
     assert_eq!(fake.captures().len(), 4, "no resolution takes money");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_fails_is_due_again_in_half_a_minute_and_not_in_an_hour() {
+    let world = World::new().await;
+    let (_fake, away) = provider(FakeProviderOptions { unavailable_rate: 1.0, ..FakeProviderOptions::default() }).await;
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    let hour = SignedDuration::from_hours(1);
+    assert!(world.engine.sweep_if_due(&away, hour).await.is_err());
+    assert!(world.engine.sweep_if_due(&client, hour).await.unwrap().is_none(), "not at once");
+    let half_a_minute = "update sweeps set started_at = started_at - interval '31 seconds'";
+    world.sql.execute(half_a_minute, &[]).await.unwrap();
+    assert!(world.engine.sweep_if_due(&client, hour).await.unwrap().is_some());
+    world.sql.execute(half_a_minute, &[]).await.unwrap();
+    assert!(world.engine.sweep_if_due(&client, hour).await.unwrap().is_none(), "it was made");
+}
