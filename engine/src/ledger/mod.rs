@@ -3,6 +3,7 @@
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
 //! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse), outbox.
 
+mod address;
 pub mod pool;
 mod tx;
 mod group;

@@ -8,6 +8,7 @@ mod acknowledgement;
 mod pulls;
 mod sellout;
 mod stalls;
+mod tls;
 mod lifecycle;
 mod settlement;
 mod poison;
