@@ -302,6 +302,8 @@ impl Ledger {
                 Some(event) => locked.state.apply(event).unwrap_or(locked.state),
                 None => locked.state,
             };
+            // It may have ended meanwhile; then nobody has to look at it again.
+            let due_at = due_at.filter(|_| state.is_for_workers());
             let statement = tx.prepare_cached(SQL).await?;
             let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
                 &payment.order.0,

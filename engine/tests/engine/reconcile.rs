@@ -69,7 +69,7 @@ async fn every_disagreement_is_found_once_and_settled_where_the_provider_can() {
     // The buyer acted and no event came; the intent was canceled at the provider; we believe in money that is not there.
     assert!(fake.complete_action(&intent_of(&world, orders[0]).await.0));
     answered(client.send(&ProviderRequest::cancel(orders[1], &intent_of(&world, orders[1]).await)).await);
-    let paid = "update payments set state = 'SUCCEEDED' where order_id = $1";
+    let paid = "update payments set state = 'SUCCEEDED', due_at = null where order_id = $1";
     world.sql.execute(paid, &[&orders[2].0]).await.unwrap();
     // Another amount, and an intent that the provider never heard of.
     let amount = "update payments set amount_minor = amount_minor + 1 where order_id = $1";
