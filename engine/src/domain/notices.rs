@@ -1,4 +1,5 @@
 //! Notices: what happened to an order that somebody outside is told, the buyer by mail and the shop's systems by webhook.
+//! One is about a claim that never became an order; it bears the id that the order would have had.
 //!
 //! A notice names one thing that happened once: order, kind and, for refunds, which one. From these three come the mail's
 //! Message-ID and the event's id, so that whoever is told twice can see that it was the same.
@@ -41,6 +42,10 @@ pub enum Notice {
         amount: Money,
         is_full: bool,
     },
+    /// Its buyer waited in standby, and units came back for him.
+    StandbyAwarded,
+    /// The claim was answered, then forgotten after a failure, and its units went to somebody else. No order exists.
+    ClaimLost,
 }
 
 /// A notice's name: which order, what, and which of several.
@@ -85,7 +90,7 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 8] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 10] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
@@ -95,6 +100,8 @@ impl Notice {
             Self::OrderCancelled { is_refunded: true },
             Self::RefundIssued { refund, amount, is_full: true },
             Self::RefundIssued { refund, amount, is_full: false },
+            Self::StandbyAwarded,
+            Self::ClaimLost,
         ]
     }
 
@@ -107,6 +114,8 @@ impl Notice {
             Self::PaymentFailed { .. } => "payment_failed",
             Self::OrderCancelled { .. } => "order_cancelled",
             Self::RefundIssued { .. } => "refund_issued",
+            Self::StandbyAwarded => "standby_awarded",
+            Self::ClaimLost => "claim_lost",
         }
     }
 
@@ -120,6 +129,8 @@ impl Notice {
             Self::PaymentFailed { .. } => "order.payment_failed",
             Self::OrderCancelled { .. } => "order.cancelled",
             Self::RefundIssued { .. } => "order.refund_issued",
+            Self::StandbyAwarded => "standby.awarded",
+            Self::ClaimLost => "claim.lost",
         }
     }
 
@@ -177,7 +188,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 8] {
+    fn samples() -> [Notice; 10] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 
