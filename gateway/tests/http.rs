@@ -4,6 +4,7 @@ mod support;
 
 mod http {
     pub(crate) mod shop;
+    pub(crate) mod admin;
     mod refusals;
     mod claims;
     mod orders;

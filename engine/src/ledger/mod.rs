@@ -1,12 +1,14 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
-//! other: drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse), outbox.
+//! other: an operator's request, drops, warehouses (by id), orders, payments, tokens (by serial), holdings, inventory (by variant and warehouse), outbox.
 
 pub mod pool;
 mod tx;
 mod group;
 pub mod migrate;
+mod requests;
+pub mod stock;
 pub mod drops;
 pub mod grants;
 pub mod restocks;

@@ -1,4 +1,5 @@
-//! The public API. One file a resource; every route is declared once, for axum and for /openapi.json alike.
+//! The public API, and in `admin/` the operators'. One file a resource; every route is declared once, for axum and for
+//! /openapi.json alike.
 
 pub mod claims;
 pub mod drops;
@@ -6,6 +7,7 @@ pub mod orders;
 pub mod profile;
 pub mod webhooks;
 pub mod ops;
+pub mod admin;
 
 use axum::Router;
 use axum::http::header;
@@ -58,11 +60,14 @@ pub fn api() -> (Router<Gate>, OpenApi) {
 /// The whole public listener.
 pub fn public(gate: Gate, config: &GatewayConfig) -> Router {
     let (router, description) = api();
+    middleware::around(described(router, &description).with_state(gate), config)
+}
+
+/// A listener's routes with their description; whatever else is asked for is a problem.
+fn described<S: Clone + Send + Sync + 'static>(router: Router<S>, description: &OpenApi) -> Router<S> {
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
-    let router = router
+    router
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], description.clone())))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())
-        .with_state(gate);
-    middleware::around(router, config)
 }
