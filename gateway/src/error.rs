@@ -7,11 +7,15 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::flows::EngineError;
 use doorbuster_engine::ledger::LedgerError;
 use doorbuster_engine::tokens::TokenError;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Everything that answers 503 is over, or decided by a worker, within a second or two.
@@ -62,6 +66,16 @@ pub enum Problem {
     PaymentNotRequired,
     NotCancellable,
     ProfileMissing,
+    // Orders on their way, and back.
+    WrongOrderState { state: OrderState },
+    CancelRequested,
+    PaymentNotSettled { payment: PaymentState },
+    ShippedOtherwise { carrier: String, number: String },
+    ReturnExceedsOrder { line: u32, left: u32 },
+    UnitNotOut { line: u32, serial: u32 },
+    RefundExceedsPayment { left: Money },
+    NotPaid,
+    OrdersOpen { orders: Vec<Uuid> },
     // Ourselves: nothing was decided, the same request may be made again.
     Overloaded,
     WarehouseRebuilding,
@@ -112,6 +126,9 @@ pub struct ProblemBody {
     /// Units that a buyer may hold (`limit_exceeded`)
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
+    /// The orders that are in the way (`orders_open`)
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    orders: Vec<Uuid>,
 }
 
 impl Problem {
@@ -164,6 +181,21 @@ impl Problem {
             Self::PaymentNotRequired => (S::CONFLICT, "payment_not_required", "The order needs no payment method"),
             Self::NotCancellable => (S::CONFLICT, "not_cancellable", "The order cannot be cancelled any more"),
             Self::ProfileMissing => (S::CONFLICT, "checkout_profile_missing", "There is no checkout profile yet"),
+            Self::WrongOrderState { .. } => (S::CONFLICT, "wrong_order_state", "The order's state does not lead there"),
+            Self::CancelRequested => (S::CONFLICT, "cancel_requested", "The order is being cancelled"),
+            Self::PaymentNotSettled { .. } => {
+                (S::CONFLICT, "payment_not_settled", "The order's money is not there, or on its way back")
+            }
+            Self::ShippedOtherwise { .. } => (S::CONFLICT, "shipped_otherwise", "The order was shipped otherwise"),
+            Self::ReturnExceedsOrder { .. } => {
+                (S::CONFLICT, "return_exceeds_order", "Fewer units are out than would come back")
+            }
+            Self::UnitNotOut { .. } => (S::CONFLICT, "unit_not_out", "This unit is not out"),
+            Self::RefundExceedsPayment { .. } => {
+                (S::CONFLICT, "refund_exceeds_payment", "Less is left of what was paid")
+            }
+            Self::NotPaid => (S::CONFLICT, "not_paid", "The order has not been paid"),
+            Self::OrdersOpen { .. } => (S::CONFLICT, "orders_open", "Some orders are not over"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "Too many are asking at once"),
             Self::WarehouseRebuilding => {
                 (S::SERVICE_UNAVAILABLE, "warehouse_rebuilding", "Stock is being brought back")
@@ -238,6 +270,29 @@ impl Problem {
                     .into()
             }
             Self::ProfileMissing => "Save one with PUT /v1/me/checkout-profile, then ask again.".into(),
+            Self::WrongOrderState { state } => {
+                format!("It is {}: an order is processed, then shipped, then delivered, and comes back after that.", state.as_str())
+                    .into()
+            }
+            Self::CancelRequested => "It ends with the word of the payment provider: GET it again in a while.".into(),
+            Self::PaymentNotSettled { payment } => {
+                format!("Its payment is {}: the goods stay here until a refund has ended in part.", payment.as_str()).into()
+            }
+            Self::ShippedOtherwise { carrier, number } => {
+                format!("It went with {carrier} under the number {number}; that is not changed any more.").into()
+            }
+            Self::ReturnExceedsOrder { line, left } => {
+                format!("Of line {line} at most {left} can come back.").into()
+            }
+            Self::UnitNotOut { line, serial } => {
+                format!("Unit {serial} is not one of line {line}, or has come back before.").into()
+            }
+            Self::RefundExceedsPayment { left } => format!("At most {left} can go back.").into(),
+            Self::NotPaid => "There is nothing to give back: cancel it instead.".into(),
+            Self::OrdersOpen { .. } => {
+                "Nothing was erased: wait until they are delivered and refunds have arrived, or cancel them, then ask again."
+                    .into()
+            }
             Self::Overloaded | Self::WarehouseRebuilding | Self::UnitsMoving => {
                 "Nothing was taken, and it does not mean sold out: send the same request again.".into()
             }
@@ -264,6 +319,7 @@ impl Problem {
             reserved: None,
             held: None,
             limit: None,
+            orders: Vec::new(),
         };
         match self {
             Self::Invalid(errors) => body.errors = errors,
@@ -271,6 +327,7 @@ impl Problem {
             Self::BelowReserved { available, reserved } => {
                 (body.available, body.reserved) = (Some(available), Some(reserved));
             }
+            Self::OrdersOpen { orders } => body.orders = orders,
             Self::LimitExceeded { held, limit } => (body.held, body.limit) = (Some(held), Some(limit)),
             _ => {}
         }

@@ -13,7 +13,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     tags(
         (name = "claims", description = "Take units of a drop, once"),
         (name = "drops", description = "What is sold"),
-        (name = "orders", description = "What became of claims"),
+        (name = "orders", description = "What was bought, and what became of it"),
+        (name = "me", description = "What is kept of a buyer, and its end"),
         (name = "checkout", description = "How a buyer pays, and where to"),
         (name = "webhooks", description = "What the payment provider tells us")
     ),
@@ -31,7 +32,8 @@ struct Base;
     tags(
         (name = "operators", description = "Who is asking"),
         (name = "products", description = "What is sold, and how it is reserved"),
-        (name = "stock", description = "What is there, and every change of it")
+        (name = "stock", description = "What is there, and every change of it"),
+        (name = "orders", description = "What was bought, on its way to the buyer and back")
     ),
     components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
 )]

@@ -8,6 +8,7 @@ mod http {
     mod refusals;
     mod claims;
     mod orders;
+    mod fulfilment;
     mod webhooks;
     mod surface;
     mod stopping;

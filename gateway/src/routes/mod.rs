@@ -4,7 +4,9 @@
 pub mod claims;
 pub mod drops;
 pub mod orders;
+pub mod order_lists;
 pub mod profile;
+pub mod me;
 pub mod webhooks;
 pub mod ops;
 pub mod admin;
@@ -49,10 +51,14 @@ pub fn api() -> (Router<Gate>, OpenApi) {
         .routes(routes!(claims::make_claim))
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
+        .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
+        .routes(routes!(order_lists::get_history))
         .routes(routes!(orders::pay_order))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
+        .routes(routes!(me::export_buyer))
+        .routes(routes!(me::erase_buyer))
         .routes(routes!(webhooks::receive_event))
         .split_for_parts()
 }

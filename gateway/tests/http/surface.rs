@@ -75,8 +75,12 @@ async fn the_description_lists_every_route_and_code() {
     let expected = [
         "GET /v1/claims/{id}",
         "GET /v1/drops/{drop}",
+        "DELETE /v1/me",
         "GET /v1/me/checkout-profile",
+        "GET /v1/me/export",
+        "GET /v1/orders",
         "GET /v1/orders/{id}",
+        "GET /v1/orders/{id}/history",
         "POST /v1/drops/{drop}/claims",
         "POST /v1/orders/{id}/cancel",
         "POST /v1/orders/{id}/payment",

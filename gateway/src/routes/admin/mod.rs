@@ -2,6 +2,9 @@
 //! for axum and for that listener's /openapi.json alike.
 
 pub mod stock;
+pub mod orders;
+pub mod fulfilment;
+pub mod money_back;
 
 use axum::{Json, Router};
 use serde::Serialize;
@@ -21,6 +24,14 @@ pub fn api() -> (Router<Ops>, OpenApi) {
         .routes(routes!(get_operator))
         .routes(routes!(stock::make_warehouse, stock::list_warehouses))
         .routes(routes!(stock::adjust_stock, stock::list_adjustments))
+        .routes(routes!(orders::find_orders))
+        .routes(routes!(orders::get_order))
+        .routes(routes!(fulfilment::process_order))
+        .routes(routes!(fulfilment::ship_order))
+        .routes(routes!(fulfilment::deliver_order))
+        .routes(routes!(money_back::take_return))
+        .routes(routes!(money_back::refund_order))
+        .routes(routes!(money_back::cancel_order))
         .split_for_parts()
 }
 
