@@ -1,12 +1,16 @@
-//! The public API. One file a resource; every route is declared once, for axum and for /openapi.json alike.
+//! The public API, and in `admin/` the operators'. One file a resource; every route is declared once, for axum and for
+//! /openapi.json alike.
 
 pub mod claims;
 pub mod drops;
 pub mod orders;
+pub mod order_lists;
 pub mod profile;
 pub mod standby;
+pub mod me;
 pub mod webhooks;
 pub mod ops;
+pub mod admin;
 
 use axum::Router;
 use axum::http::header;
@@ -48,11 +52,15 @@ pub fn api() -> (Router<Gate>, OpenApi) {
         .routes(routes!(claims::make_claim))
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
+        .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
+        .routes(routes!(order_lists::get_history))
         .routes(routes!(orders::pay_order))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
         .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
+        .routes(routes!(me::export_buyer))
+        .routes(routes!(me::erase_buyer))
         .routes(routes!(webhooks::receive_event))
         .split_for_parts()
 }
@@ -60,11 +68,14 @@ pub fn api() -> (Router<Gate>, OpenApi) {
 /// The whole public listener.
 pub fn public(gate: Gate, config: &GatewayConfig) -> Router {
     let (router, description) = api();
+    middleware::around(described(router, &description).with_state(gate), config)
+}
+
+/// A listener's routes with their description; whatever else is asked for is a problem.
+fn described<S: Clone + Send + Sync + 'static>(router: Router<S>, description: &OpenApi) -> Router<S> {
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
-    let router = router
+    router
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], description.clone())))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())
-        .with_state(gate);
-    middleware::around(router, config)
 }
