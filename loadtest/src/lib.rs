@@ -1,0 +1,5 @@
+//! Load tests of Doorbuster: a generator, a comparison of ways to sell, and the proof of what buyers were told.
+//!
+//! Modules stand in reading order. Everything but [`generator`] starts private servers of its own, on the machine's disk.
+
+pub mod generator;
