@@ -73,6 +73,7 @@ const HISTOGRAMS: &[(&str, &str)] = &[
     ("doorbuster_acknowledge_seconds", "Time from a claim's taking until it is as safe as its drop promises, by level"),
     ("doorbuster_settled_after_seconds", "Time from a claim's taking to its order"),
     ("doorbuster_settle_seconds", "Time one settlement of one drop takes"),
+    ("doorbuster_ledger_group_size", "Calls to the ledger that shared one transaction, by what they did"),
     ("doorbuster_tx_seconds", "Time one transaction takes, by name and status"),
 ];
 /// Not begun at zero: nobody has counted before the first reading.
@@ -103,6 +104,9 @@ pub fn recorder() -> &'static PrometheusHandle {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(|builder| {
                 builder.set_buckets_for_metric(Matcher::Full("doorbuster_claim_batch_size".to_owned()), &BATCH)
+            })
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Full("doorbuster_ledger_group_size".to_owned()), &BATCH)
             })
             .and_then(|builder| {
                 let name = Matcher::Full("doorbuster_settled_after_seconds".to_owned());

@@ -20,7 +20,7 @@ use crate::{BATCH, spread};
 const CLAIMS: u32 = 20_000;
 const ROUNDS: usize = 7;
 /// What settlement fills, in the order of its inserts, with the columns that it names. The history numbers its own rows.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     (
         "orders",
         "order_id, buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor, total_minor, email, \
@@ -30,6 +30,7 @@ const TABLES: [(&str, &str); 5] = [
     ("payments", "order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at"),
     ("order_history", "order_id, at, from_state, to_state, actor, reason"),
     ("holdings", "drop_id, buyer, nth, order_id"),
+    ("order_events", "order_id, kind, created_at"),
 ];
 
 #[derive(Clone, Copy)]

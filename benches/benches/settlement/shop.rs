@@ -93,14 +93,16 @@ impl Shop {
         let sql = format!(
             "begin; set local session_replication_role = replica;
              delete from order_items {of}; delete from payments {of}; delete from order_history {of};
-             delete from holdings where drop_id = {id};
+             delete from order_events {of}; delete from holdings where drop_id = {id};
              update tokens set order_id = null where drop_id = {id};
              update inventory set quantity_reserved = 0
              where warehouse_id in (select warehouse_id from warehouses where drop_id = {id});
              delete from orders where drop_id = {id}; commit;"
         );
         self.sql.batch_execute(&sql).await.expect("nothing is left");
-        for table in ["orders", "order_items", "payments", "order_history", "holdings", "tokens", "inventory"] {
+        for table in
+            ["orders", "order_items", "payments", "order_history", "order_events", "holdings", "tokens", "inventory"]
+        {
             let how = if compact { "full, analyze" } else { "analyze" };
             self.sql.batch_execute(&format!("vacuum ({how}) {table}")).await.expect("vacuum");
         }
@@ -135,7 +137,10 @@ impl Shop {
              select order_id, at, null, 'PENDING_PAYMENT', 'settlement', 'claim settled' from piece
              union all select order_id, at, 'PENDING_PAYMENT', 'CONFIRMED', 'charge', 'paid' from piece;
              insert into journal select 'intent-' || n, order_id, 'provider', 'sales', 18221, 'EUR', at from piece;
-             insert into outbox (order_id, kind, created_at, sent_at) select order_id, 'order_confirmed', at, at from piece;
+             insert into order_events (order_id, kind, created_at, fanned_out_at)
+             select order_id, 'order_created', at, at from piece union all select order_id, 'order_confirmed', at, at from piece;
+             insert into outbox (order_id, kind, created_at, sent_at, state, next_at)
+             select order_id, 'order_confirmed', at, at, 'sent', null from piece;
              insert into holdings select {id}, buyer, 1, order_id from piece;
              insert into tokens (drop_id, serial, variant_number, warehouse_id, order_id)
              select {id}, n, 0, warehouse_id, order_id from piece;

@@ -278,6 +278,23 @@ impl fmt::Display for RefundId {
     }
 }
 
+/// Goods that came back once, and the refund that goes with them: the same id names both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReturnId(pub Uuid);
+
+impl ReturnId {
+    pub fn refund_id(self) -> RefundId {
+        RefundId(self.0)
+    }
+}
+
+impl fmt::Display for ReturnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The provider's name of a refund (`re_…`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

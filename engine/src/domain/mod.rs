@@ -7,5 +7,6 @@ pub mod pricing;
 pub mod drops;
 pub mod claims;
 pub mod orders;
+pub mod fulfilment;
 pub mod payments;
 pub mod notices;

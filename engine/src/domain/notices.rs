@@ -1,6 +1,6 @@
 //! Notices: what happened to an order that somebody outside is told, the buyer by mail and the shop's systems by webhook.
 //!
-//! A notice names one thing that happened once: order, kind and, for refunds, which one. From these three come the mail's
+//! A notice names one thing that happened once: order, kind and, for refunds and returns, which one. From these three come the mail's
 //! Message-ID and the event's id, so that whoever is told twice can see that it was the same.
 
 use std::fmt;
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::ids::{BuyerId, InvalidId, OrderId, RefundId};
+use super::fulfilment::Tracking;
+use super::ids::{BuyerId, InvalidId, OrderId, RefundId, ReturnId};
 use super::money::Money;
 use super::pricing::Totals;
 
@@ -40,6 +41,21 @@ pub enum Notice {
         refund: RefundId,
         amount: Money,
         is_full: bool,
+    },
+    /// It is being packed.
+    OrderProcessing,
+    OrderShipped {
+        #[serde(flatten)]
+        tracking: Tracking,
+    },
+    OrderDelivered,
+    /// Goods came back.
+    OrderReturned {
+        #[serde(rename = "return")]
+        id: ReturnId,
+        units: u32,
+        /// Money goes back with them, in a refund of its own.
+        is_refunded: bool,
     },
 }
 
@@ -85,7 +101,7 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 8] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 12] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
@@ -95,6 +111,10 @@ impl Notice {
             Self::OrderCancelled { is_refunded: true },
             Self::RefundIssued { refund, amount, is_full: true },
             Self::RefundIssued { refund, amount, is_full: false },
+            Self::OrderProcessing,
+            Self::OrderShipped { tracking: Tracking::sample() },
+            Self::OrderDelivered,
+            Self::OrderReturned { id: ReturnId(refund.0), units: 1, is_refunded: true },
         ]
     }
 
@@ -107,6 +127,10 @@ impl Notice {
             Self::PaymentFailed { .. } => "payment_failed",
             Self::OrderCancelled { .. } => "order_cancelled",
             Self::RefundIssued { .. } => "refund_issued",
+            Self::OrderProcessing => "order_processing",
+            Self::OrderShipped { .. } => "order_shipped",
+            Self::OrderDelivered => "order_delivered",
+            Self::OrderReturned { .. } => "order_returned",
         }
     }
 
@@ -120,6 +144,10 @@ impl Notice {
             Self::PaymentFailed { .. } => "order.payment_failed",
             Self::OrderCancelled { .. } => "order.cancelled",
             Self::RefundIssued { .. } => "order.refund_issued",
+            Self::OrderProcessing => "order.processing",
+            Self::OrderShipped { .. } => "order.shipped",
+            Self::OrderDelivered => "order.delivered",
+            Self::OrderReturned { .. } => "order.returned",
         }
     }
 
@@ -127,6 +155,7 @@ impl Notice {
     pub fn about(&self) -> String {
         match self {
             Self::RefundIssued { refund, .. } => refund.to_string(),
+            Self::OrderReturned { id, .. } => id.to_string(),
             _ => String::new(),
         }
     }
@@ -177,7 +206,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 8] {
+    fn samples() -> [Notice; 12] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

@@ -8,6 +8,8 @@
 //!
 //! An order stays PENDING_PAYMENT while its payment is unknown.
 
+use std::str::FromStr;
+
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -39,6 +41,19 @@ pub struct InvalidOrderTransition {
     pub event: OrderEvent,
 }
 
+/// A text that is not a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a state of an order: {names}", names = OrderState::ALL.map(OrderState::as_str).join(", "))]
+pub struct NotAnOrderState(pub String);
+
+impl FromStr for OrderState {
+    type Err = NotAnOrderState;
+
+    fn from_str(text: &str) -> Result<Self, NotAnOrderState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| NotAnOrderState(text.to_owned()))
+    }
+}
+
 impl OrderState {
     pub const ALL: [Self; 7] = [
         Self::PendingPayment,
@@ -60,6 +75,16 @@ impl OrderState {
             Self::PaymentFailed => "PAYMENT_FAILED",
             Self::Cancelled => "CANCELLED",
         }
+    }
+
+    /// Nothing will happen to it any more, but for what comes back of it.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Delivered | Self::PaymentFailed | Self::Cancelled)
+    }
+
+    /// On its way to the buyer, or there: what a return is made from.
+    pub fn has_shipped(self) -> bool {
+        matches!(self, Self::Shipped | Self::Delivered)
     }
 
     /// A live order holds its units.

@@ -135,6 +135,11 @@ impl PaymentState {
         }
     }
 
+    /// Nothing is under way: no call that moves money, and nobody who has to act.
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled | Self::PartiallyRefunded | Self::Refunded)
+    }
+
     /// The money was taken, whatever has gone back since.
     pub fn was_paid(self) -> bool {
         matches!(self, Self::Succeeded | Self::RefundPending | Self::PartiallyRefunded | Self::Refunded)

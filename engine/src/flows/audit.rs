@@ -315,7 +315,8 @@ impl Checks<'_> {
             let holdings = facts.holdings.get(id).copied().unwrap_or_default();
             if order.status.is_live() {
                 *held.entry(order.buyer.clone()).or_default() += units;
-                for serial in &order.serials {
+                // What came back to be sold again is another buyer's now, or nobody's.
+                for serial in order.serials.iter().filter(|serial| !order.restocked.contains(serial)) {
                     if let Some(other) = owners.insert(*serial, *id) {
                         self.violation(
                             "unit_sold_twice",
@@ -327,6 +328,10 @@ impl Checks<'_> {
                     }
                 }
             }
+            for serial in order.restocked.iter().filter(|serial| holders.get(*serial).copied().flatten() == Some(*id)) {
+                self.violation("returned_unit_held", format!("order {id} holds unit {}, which came back", serial.0));
+            }
+            // Also of what came back: he has had his units, so they count against his limit.
             let expected = if order.status.is_live() { units } else { 0 };
             if holdings != expected {
                 self.violation("holdings_differ", format!("order {id} has {holdings} holdings, not {expected}"));

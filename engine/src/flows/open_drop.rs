@@ -160,7 +160,7 @@ impl Engine {
             }
         }
         // Postgres first: from here on no worker rebuilds what is taken away.
-        if !self.ledger.archive_drop(drop.id).await? {
+        if !self.ledger.archive_drop(drop.id, self.clock.now()).await? {
             return Ok(Err(DropRefused::State(drop.state)));
         }
         for warehouse in &drop.warehouses {

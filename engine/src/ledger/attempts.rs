@@ -1,15 +1,18 @@
 //! Attempts: a worker leases a payment, commits what it is about to send, sends it with no transaction open, and writes the
-//! answer only if the lease number is still its own.
+//! answer only if the lease number is still its own. What many charges write at once is one transaction (group.rs).
+
+use std::collections::{HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::drops::inconsistent;
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{lock_payment, money, payment_state};
 use super::pool::Ledger;
-use super::tx::run_tx;
+use super::tx::{planned, run_tx};
 use crate::domain::ids::{IntentId, OrderId, PaymentMethodId};
 use crate::domain::money::Money;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState};
@@ -41,6 +44,34 @@ pub struct Attempt {
     pub path: String,
     pub body: String,
     pub state: AttemptState,
+}
+
+#[derive(Clone)]
+pub(super) struct PrepareCall {
+    order: Uuid,
+    lease: i64,
+    /// Its number is found out.
+    attempt: Attempt,
+    at: Timestamp,
+}
+
+#[derive(Clone)]
+pub(super) struct DispatchCall {
+    order: Uuid,
+    lease: i64,
+    number: i32,
+    at: Timestamp,
+}
+
+#[derive(Clone)]
+pub(super) struct FinishCall {
+    order: Uuid,
+    lease: i64,
+    number: i32,
+    state: AttemptState,
+    detail: String,
+    intent: Option<String>,
+    at: Timestamp,
 }
 
 impl Ledger {
@@ -81,30 +112,52 @@ impl Ledger {
     pub async fn prepare_attempt(
         &self,
         payment: &LeasedPayment,
-        attempt: (&str, &str, &str, &str),
+        (operation, key, path, body): (&str, &str, &str, &str),
         now: Timestamp,
     ) -> Result<Attempt, LedgerError> {
+        let call = PrepareCall {
+            order: payment.order.0,
+            lease: payment.lease,
+            attempt: Attempt {
+                number: 0,
+                operation: operation.to_owned(),
+                idempotency_key: key.to_owned(),
+                path: path.to_owned(),
+                body: body.to_owned(),
+                state: AttemptState::Prepared,
+            },
+            at: now,
+        };
+        self.prepares.make(call, |calls| self.prepare_all(calls)).await
+    }
+
+    async fn prepare_all(&self, calls: Vec<PrepareCall>) -> Result<Vec<Result<Attempt, LedgerError>>, LedgerError> {
         const SQL: &str = "-- attempts.prepare
             insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at)
-            select order_id, 1 + (select count(*) from payment_attempts a where a.order_id = p.order_id)::int,
-                   $3, $4, $5, $6, 'PREPARED', $7
-            from payments p where order_id = $1 and lease_number = $2 for update
-            returning number";
-        let (operation, key, path, body) = attempt;
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&payment.order.0, /* lease */ &payment.lease, &operation, &key, &path, &body, /* now */ &now];
-        let rows = connection.query(&statement, arguments).await?;
-        expect_rows("attempts.prepare", 1, rows.len() as u64)?;
-        Ok(Attempt {
-            number: rows[0].get(0),
-            operation: operation.to_owned(),
-            idempotency_key: key.to_owned(),
-            path: path.to_owned(),
-            body: body.to_owned(),
-            state: AttemptState::Prepared,
-        })
+            select p.order_id,
+                   1 + (select count(*) from payment_attempts a where a.order_id = p.order_id)::int,
+                   c.operation, c.key, c.path, c.body, 'PREPARED', c.at
+            from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+                 as c (order_id, lease, operation, key, path, body, at)
+            join payments p on p.order_id = c.order_id and p.lease_number = c.lease
+            order by p.order_id for update of p
+            returning order_id, number";
+        let orders = calls.iter().map(|call| call.order).collect::<Vec<_>>();
+        let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
+        let column = |value: fn(&Attempt) -> &String| calls.iter().map(|call| value(&call.attempt)).collect::<Vec<_>>();
+        let (operations, keys) = (column(|a| &a.operation), column(|a| &a.idempotency_key));
+        let (paths, bodies) = (column(|a| &a.path), column(|a| &a.body));
+        let times = calls.iter().map(|call| call.at).collect::<Vec<_>>();
+        let arguments: [&(dyn ToSql + Sync); 7] = [&orders, &leases, &operations, &keys, &paths, &bodies, &times];
+        let numbers = run_tx!(self, "attempts.prepare", tx, {
+            let rows = planned(tx, SQL, &arguments).await?;
+            Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<HashMap<Uuid, i32>>())
+        })?;
+        let answer = |call: PrepareCall| match numbers.get(&call.order) {
+            Some(&number) => Ok(Attempt { number, ..call.attempt }),
+            None => Err(lost("attempts.prepare")),
+        };
+        Ok(calls.into_iter().map(answer).collect())
     }
 
     /// Commits that the attempt is about to be sent. From here on the provider may have executed it.
@@ -114,17 +167,33 @@ impl Ledger {
         attempt: &Attempt,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
+        let call = DispatchCall { order: payment.order.0, lease: payment.lease, number: attempt.number, at: now };
+        self.dispatches.make(call, |calls| self.dispatch_all(calls)).await
+    }
+
+    async fn dispatch_all(&self, calls: Vec<DispatchCall>) -> Result<Vec<Result<(), LedgerError>>, LedgerError> {
         const SQL: &str = "-- attempts.dispatch
-            with mine as (select order_id, state from payments where order_id = $1 and lease_number = $2 for update)
-            update payment_attempts a set state = 'DISPATCHED', dispatched_at = coalesce(dispatched_at, $4)
-            from mine where a.order_id = mine.order_id and a.number = $3
+            with mine as (
+                select p.order_id, p.state, c.number, c.at
+                from unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[]) as c (order_id, lease, number, at)
+                join payments p on p.order_id = c.order_id and p.lease_number = c.lease
+                order by p.order_id for update of p
+            )
+            update payment_attempts a set state = 'DISPATCHED', dispatched_at = coalesce(dispatched_at, mine.at)
+            from mine where a.order_id = mine.order_id and a.number = mine.number
                  and (mine.state <> 'CANCEL_REQUESTED' or a.operation = 'cancel')
-                 and a.state in ('PREPARED', 'NOT_SENT', 'UNKNOWN', 'DISPATCHED')";
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&payment.order.0, /* lease */ &payment.lease, &attempt.number, /* now */ &now];
-        expect_rows("attempts.dispatch", 1, connection.execute(&statement, arguments).await?)
+                 and a.state in ('PREPARED', 'NOT_SENT', 'UNKNOWN', 'DISPATCHED')
+            returning a.order_id";
+        let orders = calls.iter().map(|call| call.order).collect::<Vec<_>>();
+        let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
+        let numbers = calls.iter().map(|call| call.number).collect::<Vec<_>>();
+        let times = calls.iter().map(|call| call.at).collect::<Vec<_>>();
+        let arguments: [&(dyn ToSql + Sync); 4] = [&orders, &leases, &numbers, &times];
+        let changed = run_tx!(self, "attempts.dispatch", tx, {
+            let rows = planned(tx, SQL, &arguments).await?;
+            Ok(rows.iter().map(|row| row.get(0)).collect::<HashSet<Uuid>>())
+        })?;
+        Ok(orders.iter().map(|order| changed.contains(order).then_some(()).ok_or(lost("attempts.dispatch"))).collect())
     }
 
     /// Writes how an attempt ended, if the lease is still ours. `intent` is stored if none was: by compare and set, so that
@@ -138,33 +207,58 @@ impl Ledger {
         intent: Option<&IntentId>,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        const ATTEMPT: &str = "-- attempts.finish
-            with mine as (select order_id from payments where order_id = $1 and lease_number = $2 for update)
-            update payment_attempts a set state = $4, detail = $5, finished_at = case when $6 then null else $7::timestamptz end
-            from mine where a.order_id = mine.order_id and a.number = $3
-                 and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
-        const INTENT: &str = "-- attempts.store_intent
-            update payments set intent_id = $2, updated_at = $3
-            where order_id = $1 and (intent_id is null or intent_id = $2)";
-        run_tx!(self, "attempts.finish", tx, {
-            let statement = tx.prepare_cached(ATTEMPT).await?;
-            let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
-                &payment.order.0,
-                /* lease */ &payment.lease,
-                &attempt.number,
-                &state.as_str(),
-                &detail,
-                /* open */ &state.is_open(),
-                /* now */ &now,
-            ];
-            expect_rows("attempts.finish", 1, tx.execute(&statement, arguments).await?)?;
-            if let Some(intent) = intent {
-                let statement = tx.prepare_cached(INTENT).await?;
-                let changed = tx.execute(&statement, &[&payment.order.0, &intent.0, /* now */ &now]).await?;
-                expect_rows("attempts.store_intent", 1, changed)?;
+        let call = FinishCall {
+            order: payment.order.0,
+            lease: payment.lease,
+            number: attempt.number,
+            state,
+            detail: detail.to_owned(),
+            intent: intent.map(|intent| intent.0.clone()),
+            at: now,
+        };
+        self.finishes.make(call, |calls| self.finish_all(calls)).await
+    }
+
+    async fn finish_all(&self, calls: Vec<FinishCall>) -> Result<Vec<Result<(), LedgerError>>, LedgerError> {
+        const ATTEMPTS: &str = "-- attempts.finish
+            with mine as (
+                select p.order_id, c.number, c.state, c.detail, c.ended_at
+                from unnest($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::timestamptz[])
+                     as c (order_id, lease, number, state, detail, ended_at)
+                join payments p on p.order_id = c.order_id and p.lease_number = c.lease
+                order by p.order_id for update of p
+            )
+            update payment_attempts a set state = mine.state, detail = mine.detail, finished_at = mine.ended_at
+            from mine where a.order_id = mine.order_id and a.number = mine.number
+                 and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')
+            returning a.order_id";
+        const INTENTS: &str = "-- attempts.store_intent
+            update payments p set intent_id = c.intent_id, updated_at = c.at
+            from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as c (order_id, intent_id, at)
+            where p.order_id = c.order_id and (p.intent_id is null or p.intent_id = c.intent_id)
+            returning p.order_id";
+        let orders = calls.iter().map(|call| call.order).collect::<Vec<_>>();
+        let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
+        let numbers = calls.iter().map(|call| call.number).collect::<Vec<_>>();
+        let states = calls.iter().map(|call| call.state.as_str()).collect::<Vec<_>>();
+        let details = calls.iter().map(|call| &*call.detail).collect::<Vec<_>>();
+        let ends = calls.iter().map(|call| (!call.state.is_open()).then_some(call.at)).collect::<Vec<_>>();
+        let arguments: [&(dyn ToSql + Sync); 6] = [&orders, &leases, &numbers, &states, &details, &ends];
+        let finished = run_tx!(self, "attempts.finish", tx, {
+            let rows = planned(tx, ATTEMPTS, &arguments).await?;
+            let finished = rows.iter().map(|row| row.get(0)).collect::<HashSet<Uuid>>();
+            let with_intent = calls.iter().filter(|call| finished.contains(&call.order) && call.intent.is_some());
+            let with_intent = with_intent.collect::<Vec<_>>();
+            if !with_intent.is_empty() {
+                let of = with_intent.iter().map(|call| call.order).collect::<Vec<_>>();
+                let intents = with_intent.iter().map(|call| call.intent.as_deref()).collect::<Vec<_>>();
+                let times = with_intent.iter().map(|call| call.at).collect::<Vec<_>>();
+                let stored = planned(tx, INTENTS, &[&of, &intents, &times]).await?;
+                expect_rows("attempts.store_intent", of.len() as u64, stored.len() as u64)?;
             }
-            Ok(())
-        })
+            Ok(finished)
+        })?;
+        Ok(orders.iter().map(|order| finished.contains(order).then_some(()).ok_or(lost("attempts.finish"))).collect())
     }
 
     /// Gives a leased payment back, to be looked at again at `due_at`, with the event that its state saw.
@@ -211,6 +305,11 @@ impl Ledger {
         connection.execute(&statement, &[&payment.order.0, /* lease */ &payment.lease, /* now */ &now]).await?;
         Ok(())
     }
+}
+
+/// The lease has gone to another worker, or the row has moved on.
+fn lost(statement: &'static str) -> LedgerError {
+    LedgerError::RowCount { statement, expected: 1, changed: 0 }
 }
 
 fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {

@@ -49,6 +49,8 @@ pub struct OrderFact {
     pub variant: VariantNumber,
     /// The units it holds, or held before it ended.
     pub serials: Vec<Serial>,
+    /// Those of them that came back and are on sale again.
+    pub restocked: Vec<Serial>,
     pub total: Money,
     pub payment: PaymentState,
     pub intent: Option<IntentId>,
@@ -89,7 +91,9 @@ impl Ledger {
                              from journal j where j.order_id = o.order_id and j.source not like 'provider-%'), 0)::bigint,
                    dv.number,
                    coalesce((select sum(amount_minor) from refunds r
-                             where r.order_id = o.order_id and r.state = 'SUCCEEDED'), 0)::bigint
+                             where r.order_id = o.order_id and r.state = 'SUCCEEDED'), 0)::bigint,
+                   array(select unnest(l.serials) from return_lines l
+                         where l.order_id = i.order_id and l.line = i.line and l.restocked)
             from orders o join order_items i using (order_id) join payments p using (order_id)
                  join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
             where o.drop_id = $1";
@@ -139,6 +143,7 @@ impl Ledger {
                 booked_minor: row.get(8),
                 variant: variant(row.get(9)),
                 refunded_minor: row.get(10),
+                restocked: serials(row.get(11)),
             };
             Ok((OrderId(id), fact))
         });

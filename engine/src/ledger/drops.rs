@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::erasures;
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
@@ -296,7 +297,7 @@ impl Ledger {
 
     /// Moves a closed drop to the archive, and its warehouses to an epoch that no load knows: one that is under way cannot
     /// open them any more. `false`: it is not closed.
-    pub async fn archive_drop(&self, id: DropId) -> Result<bool, LedgerError> {
+    pub async fn archive_drop(&self, id: DropId, now: Timestamp) -> Result<bool, LedgerError> {
         run_tx!(self, "drops.archive", tx, {
             const DROP: &str = "-- drops.archive
                 update drops set state = 'archived' where drop_id = $1 and state in ('closed', 'archived')";
@@ -306,6 +307,8 @@ impl Ledger {
                 return Ok(false);
             }
             tx.execute(WAREHOUSES, &[&id.0]).await?;
+            // Who wanted to be forgotten, and was kept as its limit, is forgotten now.
+            erasures::rename(tx, now).await?;
             Ok(true)
         })
     }

@@ -13,6 +13,12 @@ pub enum LedgerError {
     /// Somebody else changed the row first, or it is not there.
     #[error("{statement} changed {changed} rows, not {expected}")]
     RowCount { statement: &'static str, expected: u64, changed: u64 },
+    /// The calls of a group that was made in one transaction, each of which has failed with it.
+    #[error(transparent)]
+    Group(std::sync::Arc<LedgerError>),
+    /// Whoever was to make this call with others' was cut off: its outcome is unknown.
+    #[error("a call that was to be made together with others was cut off")]
+    CutOff,
     #[error("the address of Postgres is not usable: {0}")]
     Address(String),
     #[error("migration: {0}")]
@@ -34,6 +40,7 @@ impl LedgerError {
     fn sql_state(&self) -> Option<&SqlState> {
         match self {
             Self::Database(error) => error.code(),
+            Self::Group(error) => error.sql_state(),
             _ => None,
         }
     }
@@ -57,6 +64,7 @@ impl LedgerError {
                 ["22", "23", "54", "P0001"].iter().any(|class| code.starts_with(class))
             }
             Self::Inconsistent { .. } | Self::RowCount { .. } => true,
+            Self::Group(error) => error.is_about_the_rows(),
             _ => false,
         }
     }
@@ -65,7 +73,8 @@ impl LedgerError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database(error) => error.code().is_none() || self.is_conflict() || self.is_passing(),
-            Self::Pool(_) => true,
+            Self::Pool(_) | Self::CutOff => true,
+            Self::Group(error) => error.is_retryable(),
             _ => false,
         }
     }

@@ -9,9 +9,11 @@
 
 use super::error::LedgerError;
 use super::locked_order::LockedOrder;
+use super::tx::planned;
 use crate::domain::ids::RefundId;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 const PROVIDER: &str = "provider";
 /// What an order's total is made of.
@@ -34,13 +36,18 @@ async fn book(
     Ok(())
 }
 
-/// The provider owes us the order's total.
-pub(super) async fn book_charge(tx: &Transaction<'_>, order: &LockedOrder, now: Timestamp) -> Result<(), LedgerError> {
-    let parts = [order.subtotal_minor, order.tax_minor, order.shipping_minor];
-    for (account, amount_minor) in ACCOUNTS.into_iter().zip(parts).filter(|(_, amount_minor)| *amount_minor > 0) {
-        let source = format!("order-{}:charge:{account}", order.id);
-        book(tx, &source, order, (PROVIDER, account), amount_minor, now).await?;
-    }
+/// The provider owes us the totals of these orders.
+pub(super) async fn book_charges(tx: &Transaction<'_>, orders: &[Uuid], now: Timestamp) -> Result<(), LedgerError> {
+    const SQL: &str = "-- journal.book_charges
+        insert into journal (source, order_id, debit_account, credit_account, amount_minor, currency, booked_at)
+        select 'order-' || o.order_id || ':charge:' || part.account, o.order_id, $2, part.account, part.amount_minor,
+               o.currency, $4
+        from orders o, unnest($3::text[], array[o.subtotal_minor, o.tax_minor, o.shipping_minor])
+                       as part (account, amount_minor)
+        where o.order_id = any($1) and part.amount_minor > 0";
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&orders, &PROVIDER, &ACCOUNTS.as_slice(), /* now */ &now];
+    planned(tx, SQL, &arguments).await?;
     Ok(())
 }
 
@@ -88,8 +95,6 @@ fn split(order: &LockedOrder, minor: i64) -> [i64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
-
     use crate::domain::ids::OrderId;
     use crate::domain::orders::OrderState;
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::drops::{inconsistent, order_state, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
+use super::tx::planned;
 use super::{grants, journal, outbox};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::{Currency, Money};
@@ -21,6 +22,7 @@ const PAYMENTS: &str = "payments";
 
 /// A payment's row.
 pub(super) struct LockedPayment {
+    pub(super) order: OrderId,
     pub(super) state: PaymentState,
     pub(super) amount: Money,
     pub(super) intent: Option<IntentId>,
@@ -65,10 +67,22 @@ pub(super) async fn lock_warehouses_of(tx: &Transaction<'_>, order: OrderId) -> 
 }
 
 pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<LockedOrder, LedgerError> {
-    const SQL: &str = "-- locked_order.lock_order
-        select buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor, cancel_asked_by, cancel_reason
-        from orders where order_id = $1 for update";
-    let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
+    let found = lock_orders(tx, &[order.0]).await?.pop();
+    found.ok_or(LedgerError::RowCount { statement: "locked_order.lock_orders", expected: 1, changed: 0 })
+}
+
+/// Locks orders in the order of their ids, and answers in it.
+pub(super) async fn lock_orders(tx: &Transaction<'_>, orders: &[Uuid]) -> Result<Vec<LockedOrder>, LedgerError> {
+    const SQL: &str = "-- locked_order.lock_orders
+        select buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor, cancel_asked_by, cancel_reason,
+               order_id
+        from orders where order_id = any($1) order by order_id for update";
+    let rows = planned(tx, SQL, &[&orders]).await?;
+    rows.iter().map(order_from_row).collect()
+}
+
+fn order_from_row(row: &Row) -> Result<LockedOrder, LedgerError> {
+    let order = OrderId(row.get(9));
     let (buyer, status, currency): (&str, &str, &str) = (row.get(0), row.get(2), row.get(3));
     Ok(LockedOrder {
         id: order,
@@ -84,11 +98,23 @@ pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<L
 }
 
 pub(super) async fn lock_payment(tx: &Transaction<'_>, order: OrderId) -> Result<LockedPayment, LedgerError> {
-    const SQL: &str = "-- locked_order.lock_payment
-        select state, amount_minor, currency, intent_id, failure, refund_minor, tries from payments
-        where order_id = $1 for update";
-    let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
+    let found = lock_payments(tx, &[order.0]).await?.pop();
+    found.ok_or(LedgerError::RowCount { statement: "locked_order.lock_payments", expected: 1, changed: 0 })
+}
+
+/// Locks the payments of orders in the order of their ids, and answers in it.
+pub(super) async fn lock_payments(tx: &Transaction<'_>, orders: &[Uuid]) -> Result<Vec<LockedPayment>, LedgerError> {
+    const SQL: &str = "-- locked_order.lock_payments
+        select state, amount_minor, currency, intent_id, failure, refund_minor, tries, order_id from payments
+        where order_id = any($1) order by order_id for update";
+    let rows = planned(tx, SQL, &[&orders]).await?;
+    rows.iter().map(payment_from_row).collect()
+}
+
+fn payment_from_row(row: &Row) -> Result<LockedPayment, LedgerError> {
+    let order = OrderId(row.get(7));
     Ok(LockedPayment {
+        order,
         state: payment_state(row.get(0), order.0)?,
         amount: money(row.get(1), row.get(2), order.0)?,
         intent: row.get::<_, Option<String>>(3).map(IntentId),
@@ -130,22 +156,43 @@ pub(super) async fn move_order(
     tx: &Transaction<'_>,
     order: &LockedOrder,
     event: OrderEvent,
+    why: (&str, &str),
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    move_orders(tx, &[order], event, why, now).await
+}
+
+/// Moves orders by one event, each from the state it is in, with a row of history for each.
+pub(super) async fn move_orders(
+    tx: &Transaction<'_>,
+    orders: &[&LockedOrder],
+    event: OrderEvent,
     (actor, reason): (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    const ORDER: &str = "-- locked_order.move_order
-        update orders set status = $2, updated_at = $3 where order_id = $1 and status = $4";
+    const ORDERS: &str = "-- locked_order.move_orders
+        update orders o set status = m.to_state, updated_at = $4
+        from unnest($1::uuid[], $2::text[], $3::text[]) as m (order_id, from_state, to_state)
+        where o.order_id = m.order_id and o.status = m.from_state
+        returning o.order_id";
     const HISTORY: &str = "-- locked_order.history
-        insert into order_history (order_id, at, from_state, to_state, actor, reason) values ($1, $2, $3, $4, $5, $6)";
-    let to =
-        order.status.apply(event).map_err(|error| inconsistent("orders", "status", order.id, &error.to_string()))?;
-    let statement = tx.prepare_cached(ORDER).await?;
-    let changed = tx.execute(&statement, &[&order.id.0, &to.as_str(), /* now */ &now, &order.status.as_str()]).await?;
-    expect_rows("locked_order.move_order", 1, changed)?;
+        insert into order_history (order_id, at, from_state, to_state, actor, reason)
+        select order_id, $4, from_state, to_state, $5, $6
+        from unnest($1::uuid[], $2::text[], $3::text[]) as m (order_id, from_state, to_state)";
+    let (mut ids, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
+    for order in orders {
+        let moved = order
+            .status
+            .apply(event)
+            .map_err(|error| inconsistent("orders", "status", order.id, &error.to_string()))?;
+        ids.push(order.id.0);
+        from.push(order.status.as_str());
+        to.push(moved.as_str());
+    }
+    let changed = planned(tx, ORDERS, &[&ids, &from, &to, /* now */ &now]).await?;
+    expect_rows("locked_order.move_orders", orders.len() as u64, changed.len() as u64)?;
     let statement = tx.prepare_cached(HISTORY).await?;
-    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&order.id.0, /* now */ &now, &order.status.as_str(), &to.as_str(), &actor, &reason];
-    tx.execute(&statement, arguments).await?;
+    tx.execute(&statement, &[&ids, &from, &to, /* now */ &now, &actor, &reason]).await?;
     Ok(())
 }
 
@@ -167,20 +214,29 @@ pub(super) async fn items(tx: &Transaction<'_>, order: &LockedOrder) -> Result<V
     Ok(rows.iter().map(item).collect())
 }
 
-pub(super) async fn confirm(tx: &Transaction<'_>, order: &LockedOrder, now: Timestamp) -> Result<(), LedgerError> {
+/// Orders whose money is there: stock, journal, history and notices follow, one statement each however many they are.
+pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: Timestamp) -> Result<(), LedgerError> {
+    const LOCK: &str = "-- locked_order.lock_sold
+        select 1 from inventory
+        where (variant_id, warehouse_id, product_id) in
+              (select variant_id, warehouse_id, product_id from order_items where order_id = any($1))
+        order by variant_id, warehouse_id for update";
     const SOLD: &str = "-- locked_order.sell
-        update inventory
-        set quantity_available = quantity_available - $4, quantity_reserved = quantity_reserved - $4, version = version + 1
-        where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-    move_order(tx, order, OrderEvent::Paid, (PAYMENTS, "the charge succeeded"), now).await?;
-    let statement = tx.prepare_cached(SOLD).await?;
-    for item in items(tx, order).await? {
-        let changed =
-            tx.execute(&statement, &[&item.product, &item.variant_id, &item.warehouse.0, &item.quantity]).await?;
-        expect_rows("locked_order.sell", 1, changed)?;
-    }
-    journal::book_charge(tx, order, now).await?;
-    outbox::enqueue(tx, order.id, &Notice::OrderConfirmed, now).await?;
+        update inventory i
+        set quantity_available = quantity_available - sold.units, quantity_reserved = quantity_reserved - sold.units,
+            version = version + 1
+        from (select product_id, variant_id, warehouse_id, sum(quantity)::int as units
+              from order_items where order_id = any($1) group by 1, 2, 3) sold
+        where i.product_id = sold.product_id and i.variant_id = sold.variant_id and i.warehouse_id = sold.warehouse_id
+        returning (select count(distinct (product_id, variant_id, warehouse_id)) from order_items where order_id = any($1))";
+    move_orders(tx, orders, OrderEvent::Paid, (PAYMENTS, "the charge succeeded"), now).await?;
+    let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
+    planned(tx, LOCK, &[&ids]).await?;
+    let sold = planned(tx, SOLD, &[&ids]).await?;
+    let places = sold.first().map_or(0, |row| row.get::<_, i64>(0));
+    expect_rows("locked_order.sell", places.cast_unsigned().max(1), sold.len() as u64)?;
+    journal::book_charges(tx, &ids, now).await?;
+    outbox::enqueue_for(tx, &ids, &Notice::OrderConfirmed, now).await?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 pub mod pool;
 mod tx;
+mod group;
 pub mod migrate;
 pub mod drops;
 pub mod grants;
@@ -22,6 +23,11 @@ pub mod reconcile;
 pub mod reviews;
 pub mod finance;
 pub mod refunds;
+pub mod fulfilment;
+pub mod returns;
+pub mod order_pages;
+pub mod order_details;
+pub mod erasures;
 mod journal;
 pub mod outbox;
 pub mod audit;

@@ -2,17 +2,20 @@
 
 use std::collections::{HashMap, HashSet};
 
+use deadpool_postgres::Object;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
+use uuid::Uuid;
 
 use super::drops::{inconsistent, order_state, serials};
 use super::error::LedgerError;
 use super::locked_order::{money, payment_state, refund_state};
 use super::news::BuyerAction;
 use super::pool::Ledger;
-use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId, Serial};
+use crate::domain::fulfilment::Tracking;
+use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId, RefundId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::{PaymentState, RefundState};
@@ -21,6 +24,7 @@ use crate::domain::pricing::Totals;
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrderView {
     pub id: OrderId,
+    pub buyer: BuyerId,
     pub drop_name: Option<String>,
     pub status: OrderState,
     pub payment: PaymentState,
@@ -28,6 +32,7 @@ pub struct OrderView {
     pub items: Vec<OrderItemView>,
     pub ship_to: Option<Value>,
     pub refunds: Vec<RefundView>,
+    pub shipment: Option<ShipmentView>,
     /// What the buyer has to do before his payment goes on.
     pub next_action: Option<BuyerAction>,
     /// Somebody wants it ended, and its charge has not come to an end.
@@ -39,18 +44,30 @@ pub struct OrderView {
 /// Money on its way back to the buyer, or there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RefundView {
+    pub id: RefundId,
     pub amount: Money,
     pub state: RefundState,
     pub created_at: Timestamp,
 }
 
+/// How an order travels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShipmentView {
+    pub tracking: Tracking,
+    pub shipped_at: Timestamp,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct OrderItemView {
+    /// Its number in the order, from 1.
+    pub line: u32,
     pub sku: String,
     pub title: String,
     pub quantity: u32,
     pub unit_price: Money,
     pub serials: Vec<Serial>,
+    /// What came back of it after it had shipped.
+    pub returned: u32,
 }
 
 impl Ledger {
@@ -65,62 +82,8 @@ impl Ledger {
     }
 
     async fn find_order(&self, id: OrderId, buyer: Option<&BuyerId>) -> Result<Option<OrderView>, LedgerError> {
-        const ORDER: &str = "-- orders.order_of
-            select d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
-                   case when p.state = 'ACTION_REQUIRED' then p.next_action end
-            from orders o join payments p using (order_id) left join drops d using (drop_id)
-            where o.order_id = $1 and ($2::text is null or o.buyer = $2)";
-        const ITEMS: &str = "-- orders.items_of
-            select v.sku, v.title, i.quantity, i.unit_price_minor, i.serials
-            from order_items i join variants v using (variant_id) where i.order_id = $1 order by i.line";
-        const REFUNDS: &str = "-- orders.refunds_of
-            select amount_minor, state, created_at from refunds where order_id = $1 order by created_at";
         let connection = self.connection().await?;
-        let statement = connection.prepare_cached(ORDER).await?;
-        let Some(row) = connection.query_opt(&statement, &[&id.0, &buyer.map(BuyerId::as_str)]).await? else {
-            return Ok(None);
-        };
-        let statement = connection.prepare_cached(ITEMS).await?;
-        let items = connection.query(&statement, &[&id.0]).await?;
-        let statement = connection.prepare_cached(REFUNDS).await?;
-        let refunds = connection.query(&statement, &[&id.0]).await?;
-        let currency: &str = row.get(3);
-        let amount = |column| money(row.get(column), currency, id.0);
-        Ok(Some(OrderView {
-            id,
-            drop_name: row.get(0),
-            status: order_state(row.get(1), id.0)?,
-            payment: payment_state(row.get(2), id.0)?,
-            totals: Totals { subtotal: amount(4)?, tax: amount(5)?, shipping: amount(6)?, total: amount(7)? },
-            items: items
-                .iter()
-                .map(|row| {
-                    Ok(OrderItemView {
-                        sku: row.get(0),
-                        title: row.get(1),
-                        quantity: row.get::<_, i32>(2) as u32,
-                        unit_price: money(row.get(3), currency, id.0)?,
-                        serials: serials(row.get(4)),
-                    })
-                })
-                .collect::<Result<_, LedgerError>>()?,
-            ship_to: row.get(8),
-            is_cancel_requested: row.get(11),
-            next_action: row.get::<_, Option<Json<BuyerAction>>>(12).map(|action| action.0),
-            refunds: refunds
-                .iter()
-                .map(|row| {
-                    Ok(RefundView {
-                        amount: money(row.get(0), currency, id.0)?,
-                        state: refund_state(row.get(1), id.0)?,
-                        created_at: row.get(2),
-                    })
-                })
-                .collect::<Result<_, LedgerError>>()?,
-            created_at: row.get(9),
-            updated_at: row.get(10),
-        }))
+        Ok(views(&connection, &[id.0], buyer).await?.pop())
     }
 
     /// Which of these orders exist, of whatever drop.
@@ -155,4 +118,92 @@ impl Ledger {
         let row = connection.query_opt(&statement, &[&claim.0, &buyer.as_str()]).await?;
         Ok(row.map(|row| row.get(0)))
     }
+}
+
+/// Orders in the order of these ids. `buyer`: only his; the others are as good as not there.
+pub(super) async fn views(
+    connection: &Object,
+    ids: &[Uuid],
+    buyer: Option<&BuyerId>,
+) -> Result<Vec<OrderView>, LedgerError> {
+    const ORDERS: &str = "-- orders.views
+        select o.order_id, d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor,
+               o.total_minor, o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
+               case when p.state = 'ACTION_REQUIRED' then p.next_action end, s.carrier, s.tracking_number, s.shipped_at,
+               o.buyer
+        from unnest($1::uuid[]) with ordinality as asked (order_id, place)
+             join orders o using (order_id) join payments p using (order_id) left join drops d using (drop_id)
+             left join shipments s using (order_id)
+        where $2::text is null or o.buyer = $2 order by place";
+    const ITEMS: &str = "-- orders.items_of
+        select i.order_id, i.line, v.sku, v.title, i.quantity, i.unit_price_minor, i.serials, i.returned_quantity
+        from order_items i join variants v using (variant_id) where i.order_id = any($1) order by i.order_id, i.line";
+    const REFUNDS: &str = "-- orders.refunds_of
+        select order_id, refund_id, amount_minor, state, created_at from refunds
+        where order_id = any($1) order by created_at, refund_id";
+    let statement = connection.prepare_cached(ORDERS).await?;
+    let orders = connection.query(&statement, &[&ids, &buyer.map(BuyerId::as_str)]).await?;
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids = orders.iter().map(|row| row.get::<_, Uuid>(0)).collect::<Vec<_>>();
+    let items = connection.query(&connection.prepare_cached(ITEMS).await?, &[&ids]).await?;
+    let refunds = connection.query(&connection.prepare_cached(REFUNDS).await?, &[&ids]).await?;
+    let (items, refunds) = (by_order(&items), by_order(&refunds));
+    let nothing = Vec::new();
+    let view = |row: &Row| {
+        let id: Uuid = row.get(0);
+        let currency: &str = row.get(4);
+        let amount = |column| money(row.get(column), currency, id);
+        let item = |row: &&Row| {
+            Ok(OrderItemView {
+                line: row.get::<_, i32>(1) as u32,
+                sku: row.get(2),
+                title: row.get(3),
+                quantity: row.get::<_, i32>(4) as u32,
+                unit_price: money(row.get(5), currency, id)?,
+                serials: serials(row.get(6)),
+                returned: row.get::<_, i32>(7) as u32,
+            })
+        };
+        let refund = |row: &&Row| {
+            Ok(RefundView {
+                id: RefundId(row.get(1)),
+                amount: money(row.get(2), currency, id)?,
+                state: refund_state(row.get(3), id)?,
+                created_at: row.get(4),
+            })
+        };
+        let shipment = row.get::<_, Option<String>>(14).map(|carrier| ShipmentView {
+            tracking: Tracking { carrier, number: row.get(15) },
+            shipped_at: row.get(16),
+        });
+        let buyer: &str = row.get(17);
+        Ok(OrderView {
+            id: OrderId(id),
+            buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", id, buyer))?,
+            drop_name: row.get(1),
+            status: order_state(row.get(2), id)?,
+            payment: payment_state(row.get(3), id)?,
+            totals: Totals { subtotal: amount(5)?, tax: amount(6)?, shipping: amount(7)?, total: amount(8)? },
+            items: items.get(&id).unwrap_or(&nothing).iter().map(item).collect::<Result<_, LedgerError>>()?,
+            ship_to: row.get(9),
+            refunds: refunds.get(&id).unwrap_or(&nothing).iter().map(refund).collect::<Result<_, LedgerError>>()?,
+            shipment,
+            is_cancel_requested: row.get(12),
+            next_action: row.get::<_, Option<Json<BuyerAction>>>(13).map(|action| action.0),
+            created_at: row.get(10),
+            updated_at: row.get(11),
+        })
+    };
+    orders.iter().map(view).collect()
+}
+
+/// Rows whose first column is their order.
+pub(super) fn by_order(rows: &[Row]) -> HashMap<Uuid, Vec<&Row>> {
+    let mut found: HashMap<Uuid, Vec<&Row>> = HashMap::new();
+    for row in rows {
+        found.entry(row.get(0)).or_default().push(row);
+    }
+    found
 }

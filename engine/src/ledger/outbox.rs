@@ -16,7 +16,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::drops::inconsistent;
-use super::error::{LedgerError, expect_rows};
+use super::error::LedgerError;
 use super::locked_order::money;
 use super::pool::Ledger;
 use super::tx::run_tx;
@@ -115,29 +115,32 @@ pub(super) async fn enqueue(
     notice: &Notice,
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
-    const EVENT: &str = "-- outbox.enqueue_event
-        insert into order_events (order_id, kind, about, detail, created_at) values ($1, $2, $3, $4, $5)
-        on conflict do nothing";
-    const MAIL: &str = "-- outbox.enqueue_mail
-        insert into outbox (order_id, kind, about, detail, created_at, queued_at, next_at)
-        values ($1, $2, $3, $4, $5, $5, $5) on conflict do nothing";
-    let (kind, about, detail) = (notice.kind(), notice.about(), notice.detail());
-    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-        [&order.0, &kind, &about, &detail, /* now */ &now];
-    let is_new = tx.execute(&tx.prepare_cached(EVENT).await?, &arguments).await? == 1;
-    if notice.is_mailed() {
-        tx.execute(&tx.prepare_cached(MAIL).await?, &arguments).await?;
-    }
-    Ok(is_new)
+    Ok(enqueue_for(tx, &[order.0], notice, now).await? == 1)
 }
 
-/// As [`enqueue`] for the orders of one settlement, which only the shop's systems are told of.
-pub(super) async fn enqueue_created(tx: &Transaction<'_>, orders: &[Uuid], now: Timestamp) -> Result<(), LedgerError> {
-    const SQL: &str = "-- outbox.enqueue_created
-        insert into order_events (order_id, kind, created_at) select order_id, $2, $3 from unnest($1::uuid[]) as e (order_id)";
-    let kind = Notice::OrderCreated.kind();
-    let changed = tx.execute(&tx.prepare_cached(SQL).await?, &[&orders, &kind, /* now */ &now]).await?;
-    expect_rows("outbox.enqueue_created", orders.len() as u64, changed)
+/// The same notice for many orders. Answers for how many it is new.
+pub(super) async fn enqueue_for(
+    tx: &Transaction<'_>,
+    orders: &[Uuid],
+    notice: &Notice,
+    now: Timestamp,
+) -> Result<u64, LedgerError> {
+    const EVENTS: &str = "-- outbox.enqueue_events
+        insert into order_events (order_id, kind, about, detail, created_at)
+        select order_id, $2, $3, $4, $5 from unnest($1::uuid[]) as o (order_id)
+        on conflict do nothing";
+    const MAILS: &str = "-- outbox.enqueue_mails
+        insert into outbox (order_id, kind, about, detail, created_at, queued_at, next_at)
+        select order_id, $2, $3, $4, $5, $5, $5 from unnest($1::uuid[]) as o (order_id)
+        on conflict do nothing";
+    let (kind, about, detail) = (notice.kind(), notice.about(), notice.detail());
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&orders, &kind, &about, &detail, /* now */ &now];
+    let new = tx.execute(&tx.prepare_cached(EVENTS).await?, &arguments).await?;
+    if notice.is_mailed() {
+        tx.execute(&tx.prepare_cached(MAILS).await?, &arguments).await?;
+    }
+    Ok(new)
 }
 
 impl Ledger {

@@ -3,19 +3,23 @@
 //! [`Ledger::settle_payment`] needs no lease: it compares what the provider says with what we hold, and a second telling of
 //! the same thing changes nothing.
 
+use std::collections::{HashMap, HashSet};
+
 use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
 
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{
-    LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_payment, lock_warehouses_of, move_payment, release,
+    LockedOrder, LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_orders, lock_payment, lock_payments,
+    lock_warehouses_of, move_payment, release,
 };
 use super::outbox;
 use super::pool::Ledger;
 use super::refunds::refund_late_money;
-use super::tx::run_tx;
+use super::tx::{planned, run_tx};
 use crate::domain::ids::{BuyerId, IdempotencyKey, OrderId};
 use crate::domain::notices::Notice;
+use crate::domain::orders::OrderEvent;
 use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 
 /// How soon, at the earliest, the provider is asked again about a payment that waits for the buyer or for it.
@@ -55,6 +59,14 @@ pub enum MethodGiven {
     NoSuchOrder,
 }
 
+/// A capture that the provider told of.
+#[derive(Clone)]
+pub(super) struct CaptureCall {
+    order: OrderId,
+    report: ProviderReport,
+    at: Timestamp,
+}
+
 impl Ledger {
     /// Takes the provider's word on an order: order, payment, stock, journal, outbox and history move together or not at all.
     pub async fn settle_payment(
@@ -63,6 +75,12 @@ impl Ledger {
         report: &ProviderReport,
         now: Timestamp,
     ) -> Result<PaymentSettled, LedgerError> {
+        if let Verdict::Captured { .. } = &report.verdict {
+            let call = CaptureCall { order, report: report.clone(), at: now };
+            if let Some(settled) = self.captures.make(call, |calls| self.capture_all(calls)).await? {
+                return Ok(settled);
+            }
+        }
         run_tx!(self, "payments.settle_payment", tx, {
             if report.verdict == Verdict::Canceled {
                 lock_warehouses_of(tx, order).await?;
@@ -87,7 +105,7 @@ impl Ledger {
                     };
                     move_payment(tx, order, &payment, to, None, charge.as_deref(), None, now).await?;
                     let Some((actor, reason)) = &found.cancel_asked else {
-                        confirm(tx, &found, now).await?;
+                        confirm(tx, &[&found], now).await?;
                         return Ok(PaymentSettled::Confirmed);
                     };
                     // The charge was faster than the buyer's wish. Out of the order of locks, which is rare enough for the
@@ -155,6 +173,52 @@ impl Ledger {
                 }
             }
         })
+    }
+
+    /// Confirms orders whose money is there and of which nothing else is to be said, in one transaction: most of a drop's.
+    /// `None` for every other one, which [`Self::settle_payment`] then takes by itself.
+    async fn capture_all(
+        &self,
+        calls: Vec<CaptureCall>,
+    ) -> Result<Vec<Result<Option<PaymentSettled>, LedgerError>>, LedgerError> {
+        const CAPTURED: &str = "-- payments.captured
+            update payments p
+            set state = c.to_state, provider_charge_id = coalesce(c.charge, provider_charge_id), due_at = null,
+                leased_until = null, tries = 0, updated_at = $5
+            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as c (order_id, from_state, to_state, charge)
+            where p.order_id = c.order_id and p.state = c.from_state
+            returning p.order_id";
+        let ids = calls.iter().map(|call| call.order.0).collect::<Vec<_>>();
+        let now = calls.iter().map(|call| call.at).max().unwrap_or(Timestamp::MIN);
+        let confirmed = run_tx!(self, "payments.capture", tx, {
+            let orders = lock_orders(tx, &ids).await?;
+            let payments = lock_payments(tx, &ids).await?;
+            // Of an order told of twice, the first is taken here.
+            let mut reports = HashMap::new();
+            for call in &calls {
+                reports.entry(call.order).or_insert(&call.report);
+            }
+            let plain = orders.iter().zip(&payments).filter_map(|(order, payment)| {
+                let report = *reports.get(&order.id)?;
+                let to = plain_capture(order, payment, report)?;
+                Some((order, payment.state.as_str(), to.as_str(), charge_of(report)))
+            });
+            let plain = plain.collect::<Vec<_>>();
+            if !plain.is_empty() {
+                let of = plain.iter().map(|(order, ..)| order.id.0).collect::<Vec<_>>();
+                let from = plain.iter().map(|(_, from, ..)| *from).collect::<Vec<_>>();
+                let to = plain.iter().map(|(_, _, to, _)| *to).collect::<Vec<_>>();
+                let charges = plain.iter().map(|(.., charge)| *charge).collect::<Vec<_>>();
+                let moved = planned(tx, CAPTURED, &[&of, &from, &to, &charges, /* now */ &now]).await?;
+                expect_rows("payments.captured", of.len() as u64, moved.len() as u64)?;
+                let orders = plain.iter().map(|(order, ..)| *order).collect::<Vec<_>>();
+                confirm(tx, &orders, now).await?;
+            }
+            Ok(plain.iter().map(|(order, ..)| order.id).collect::<HashSet<_>>())
+        })?;
+        let mut confirmed = confirmed;
+        // The second is told by itself that it was so already.
+        Ok(calls.iter().map(|call| Ok(confirmed.remove(&call.order).then_some(PaymentSettled::Confirmed))).collect())
     }
 
     /// Orders whose buyer has not given a payment method, or not acted, and whose drop waits no longer.
@@ -227,6 +291,24 @@ impl Ledger {
             expect_rows("payments.use_profile_address", 1, changed)?;
             Ok(MethodGiven::Now)
         })
+    }
+}
+
+/// The state of a payment whose capture confirms its order and does nothing else.
+fn plain_capture(order: &LockedOrder, payment: &LockedPayment, report: &ProviderReport) -> Option<PaymentState> {
+    let is_plain = order.id == payment.order
+        && order.cancel_asked.is_none()
+        && !payment.state.was_paid()
+        && payment.state.apply(PaymentEvent::LateMoney).is_err()
+        && contradiction(report, order.id, payment).is_none()
+        && order.status.apply(OrderEvent::Paid).is_ok();
+    if is_plain { payment.state.apply(PaymentEvent::Succeeded).ok() } else { None }
+}
+
+fn charge_of(report: &ProviderReport) -> Option<&str> {
+    match &report.verdict {
+        Verdict::Captured { charge } => charge.as_deref(),
+        _ => None,
     }
 }
 

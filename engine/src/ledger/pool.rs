@@ -6,7 +6,10 @@ use std::time::Duration;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::{Config, NoTls};
 
+use super::attempts::{Attempt, DispatchCall, FinishCall, PrepareCall};
 use super::error::LedgerError;
+use super::group::Group;
+use super::payments::{CaptureCall, PaymentSettled};
 
 /// Waiting longer than this for a connection means that the pool is too small or Postgres too slow: an error, not a queue.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -20,6 +23,11 @@ const SESSION: &str = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_t
 pub struct Ledger {
     pub(super) pool: Pool,
     pub(super) config: Config,
+    /// What many charges do at once is done in one transaction.
+    pub(super) prepares: Group<PrepareCall, Attempt>,
+    pub(super) dispatches: Group<DispatchCall, ()>,
+    pub(super) finishes: Group<FinishCall, ()>,
+    pub(super) captures: Group<CaptureCall, Option<PaymentSettled>>,
 }
 
 impl Ledger {
@@ -38,7 +46,14 @@ impl Ledger {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| LedgerError::Address(error.to_string()))?;
-        Ok(Self { pool, config })
+        Ok(Self {
+            pool,
+            config,
+            prepares: Group::default(),
+            dispatches: Group::default(),
+            finishes: Group::default(),
+            captures: Group::default(),
+        })
     }
 
     pub async fn ping(&self) -> Result<(), LedgerError> {

@@ -144,24 +144,7 @@ impl Ledger {
                 return Ok(RefundAsked::NoSuchOrder);
             }
             let payment = lock_payment(tx, order).await?;
-            const KNOWN: &str = "-- refunds.known
-                select order_id, amount_minor, currency from refunds where refund_id = $1";
-            if let Some(row) = tx.query_opt(KNOWN, &[&refund.0]).await? {
-                let known = money(row.get(1), row.get(2), order.0)?;
-                let is_same = row.get::<_, Uuid>(0) == order.0 && amount.is_none_or(|amount| amount == known);
-                return Ok(if is_same { RefundAsked::Before } else { RefundAsked::IdTaken });
-            }
-            if !payment.state.was_paid() {
-                return Ok(RefundAsked::NotPaid);
-            }
-            let left = Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency);
-            let amount = amount.unwrap_or(left);
-            let fits = amount.currency == left.currency && (1..=left.amount_minor).contains(&amount.amount_minor);
-            if !fits {
-                return Ok(RefundAsked::TooMuch { left });
-            }
-            insert_refund(tx, refund, order, &payment, amount, (actor, reason), now).await?;
-            Ok(RefundAsked::Now)
+            refund_in(tx, refund, order, &payment, amount, (actor, reason), now).await
         })
     }
 
@@ -251,6 +234,36 @@ impl Ledger {
     }
 }
 
+/// Asks for a refund under the locks of order and payment; all that is left without an amount.
+pub(super) async fn refund_in(
+    tx: &Transaction<'_>,
+    refund: RefundId,
+    order: OrderId,
+    payment: &LockedPayment,
+    amount: Option<Money>,
+    why: (&str, &str),
+    now: Timestamp,
+) -> Result<RefundAsked, LedgerError> {
+    const KNOWN: &str = "-- refunds.known
+        select order_id, amount_minor, currency from refunds where refund_id = $1";
+    if let Some(row) = tx.query_opt(KNOWN, &[&refund.0]).await? {
+        let known = money(row.get(1), row.get(2), order.0)?;
+        let is_same = row.get::<_, Uuid>(0) == order.0 && amount.is_none_or(|amount| amount == known);
+        return Ok(if is_same { RefundAsked::Before } else { RefundAsked::IdTaken });
+    }
+    if !payment.state.was_paid() {
+        return Ok(RefundAsked::NotPaid);
+    }
+    let left = Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency);
+    let amount = amount.unwrap_or(left);
+    let fits = amount.currency == left.currency && (1..=left.amount_minor).contains(&amount.amount_minor);
+    if !fits {
+        return Ok(RefundAsked::TooMuch { left });
+    }
+    insert_refund(tx, refund, order, payment, amount, why, now).await?;
+    Ok(RefundAsked::Now)
+}
+
 /// Money was taken for an order that had ended, or that was to end: all of it goes back.
 pub(super) async fn refund_late_money(
     tx: &Transaction<'_>,
@@ -259,7 +272,7 @@ pub(super) async fn refund_late_money(
     why: (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    journal::book_charge(tx, order, now).await?;
+    journal::book_charges(tx, &[order.id.0], now).await?;
     refund_rest(tx, order.id, payment, why, now).await
 }
 

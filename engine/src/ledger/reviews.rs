@@ -103,7 +103,7 @@ impl Ledger {
             note(tx, &found, why, now).await?;
             match (resolution, &found.cancel_asked) {
                 (Resolution::AskAgain | Resolution::Cancel, _) => {}
-                (Resolution::Paid, _) => confirm(tx, &found, now).await?,
+                (Resolution::Paid, _) => confirm(tx, &[&found], now).await?,
                 (Resolution::Failed, Some((by, reason))) => {
                     cancel(tx, &found, UnitsWere::Reserved, false, (by, reason), now).await?;
                 }

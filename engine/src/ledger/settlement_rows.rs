@@ -16,6 +16,7 @@ use super::grants;
 use super::outbox;
 use super::settlements::{Accepted, ClaimToSettle, Profile, Rejection};
 use crate::domain::drops::SaleDrop;
+use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 use crate::domain::pricing::Totals;
@@ -118,7 +119,8 @@ pub(super) async fn write_orders(
         written?;
     }
     let taken = taken?;
-    outbox::enqueue_created(tx, &ids, now).await?;
+    let told = outbox::enqueue_for(tx, &ids, &Notice::OrderCreated, now).await?;
+    expect_rows("settlement_rows.insert_events", accepted.len() as u64, told)?;
     expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made)?;
     expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken)?;
 

@@ -5,7 +5,11 @@
 
 use std::time::{Duration, Instant};
 
+use deadpool_postgres::Transaction;
+use futures_util::join;
 use rand::RngExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::error::LedgerError;
 
@@ -39,6 +43,27 @@ pub(super) use run_tx;
 /// Tells the compiler what the block answers.
 pub(super) fn outcome_of<T, F: Future<Output = Result<T, LedgerError>>>(work: F) -> F {
     work
+}
+
+/// Runs a statement over arrays, planned for these very arrays. A plan for any arrays, made while the tables were empty, may go
+/// through every row for each element. Only for the one statement: the checks of foreign keys would be planned anew for
+/// every row.
+pub(super) async fn planned(
+    tx: &Transaction<'_>,
+    sql: &str,
+    arguments: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, LedgerError> {
+    let statement = tx.prepare_cached(sql).await?;
+    // Sent one behind the other without waiting for each other's answers.
+    let (before, rows, after) = join!(
+        tx.batch_execute("-- tx.plan_for_these\nset local plan_cache_mode = force_custom_plan"),
+        tx.query(&statement, arguments),
+        tx.batch_execute("-- tx.plan_as_ever\nset local plan_cache_mode = auto"),
+    );
+    before?;
+    let rows = rows?;
+    after?;
+    Ok(rows)
 }
 
 /// One transaction with its repeats.

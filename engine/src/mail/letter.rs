@@ -66,6 +66,29 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 },
             ],
         ),
+        Notice::OrderProcessing => ("We are packing your order", vec![format!("{what} is being packed for you.")]),
+        Notice::OrderShipped { tracking } => (
+            "Your order is on its way",
+            vec![
+                format!("We have handed {what} over to {}.", tracking.carrier),
+                format!("Its tracking number is {}.", tracking.number),
+            ],
+        ),
+        Notice::OrderDelivered => ("Delivered", vec![format!("{what} has been delivered. We hope you like it.")]),
+        Notice::OrderReturned { units, is_refunded, .. } => (
+            "Your return has arrived",
+            vec![
+                match units {
+                    1 => "We have got 1 unit back from you.".to_owned(),
+                    units => format!("We have got {units} units back from you."),
+                },
+                if *is_refunded {
+                    "Your money is on its way back to you; another mail tells you how much.".to_owned()
+                } else {
+                    "No refund goes with it.".to_owned()
+                },
+            ],
+        ),
         Notice::RefundIssued { amount, is_full: true, .. } => {
             ("Refund", vec![format!("We have refunded your order in full: {amount}."), REFUND_TAKES.to_owned()])
         }

@@ -133,6 +133,27 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
             format!("Partial refund: {product}"),
             format!("We have refunded 50.00 EUR of your order.\n\n{takes}"),
         ),
+        (
+            "order_processing",
+            format!("We are packing your order: {product}"),
+            format!("{product} is being packed for you."),
+        ),
+        (
+            "order_shipped",
+            format!("Your order is on its way: {product}"),
+            format!("We have handed {product} over to DHL.\n\nIts tracking number is 00340434161094015902."),
+        ),
+        (
+            "order_delivered",
+            format!("Delivered: {product}"),
+            format!("{product} has been delivered. We hope you like it."),
+        ),
+        (
+            "order_returned-00000000-0000-0000-0000-000000000001",
+            format!("Your return has arrived: {product}"),
+            "We have got 1 unit back from you.\n\nYour money is on its way back to you; another mail tells you how much."
+                .to_owned(),
+        ),
     ];
     let mails = by_message_id(&sink);
     assert_eq!(mails.len(), expected.len(), "{:?}", mails.keys());

@@ -20,7 +20,10 @@ use crate::harness::{World, buyer, claim, provider, taken};
 const WHY: (&str, &str) = ("support", "a goodwill gesture");
 
 /// A world with `paid` confirmed orders, one of each of the buyers 0, 1, 2 …
-async fn paid_orders(options: FakeProviderOptions, paid: u32) -> (World, FakeProvider, ProviderClient, Vec<OrderId>) {
+pub(crate) async fn paid_orders(
+    options: FakeProviderOptions,
+    paid: u32,
+) -> (World, FakeProvider, ProviderClient, Vec<OrderId>) {
     let world = World::new().await;
     pay(world, options, paid).await
 }
@@ -45,7 +48,7 @@ async fn pay(
 }
 
 /// Charges and refunds until nothing is left to do; backoff is a due time, brought forward.
-async fn until_nothing_is_due(world: &World, client: &ProviderClient) {
+pub(crate) async fn until_nothing_is_due(world: &World, client: &ProviderClient) {
     let started = std::time::Instant::now();
     loop {
         let sooner = "update payments set due_at = least(due_at, $1), leased_until = null where due_at is not null";
@@ -67,13 +70,13 @@ async fn ask(world: &World, id: RefundId, order: OrderId, minor: Option<i64>) ->
     world.engine.ledger.ask_refund(id, order, amount, WHY, world.engine.clock.now()).await.unwrap()
 }
 
-async fn assert_audit_is_clean(world: &World, client: &ProviderClient) {
+pub(crate) async fn assert_audit_is_clean(world: &World, client: &ProviderClient) {
     let report = world.engine.audit(Some(client)).await.unwrap();
     assert!(report.is_clean(), "{:#?}", report.violations);
 }
 
 /// Provider's money by our journal.
-async fn owed_by_provider(world: &World) -> i64 {
+pub(crate) async fn owed_by_provider(world: &World) -> i64 {
     let sql = "select coalesce(sum(case 'provider' when debit_account then amount_minor
                                                    when credit_account then -amount_minor end), 0)::bigint from journal";
     world.count(sql).await

@@ -1,0 +1,100 @@
+//! Captures that are told of at once are confirmed in few transactions; the odd ones among them are judged each by itself.
+
+use doorbuster_engine::domain::ids::{IntentId, OrderId};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::domain::payments::{AttemptState, ProviderReport, Verdict};
+use doorbuster_engine::ledger::attempts::LeasedPayment;
+use doorbuster_engine::ledger::payments::PaymentSettled;
+use doorbuster_engine::ledger::refunds::OrderCancelled;
+use futures_util::future::join_all;
+
+use crate::harness::{World, buyer, claim, taken};
+
+const ORDERS: u32 = 60;
+
+fn intent_of(order: OrderId) -> IntentId {
+    IntentId(format!("pi_{order}"))
+}
+
+/// As a worker leaves a payment whose confirm has just been answered.
+async fn confirmed_by_the_provider(world: &World, leased: &LeasedPayment) {
+    let (ledger, now, order) = (&world.engine.ledger, world.engine.clock.now(), leased.order);
+    let intent = intent_of(order);
+    let create = format!("order-{order}");
+    let create = ledger.prepare_attempt(leased, ("create", &create, "/p", "b"), now).await.unwrap();
+    ledger.dispatch_attempt(leased, &create, now).await.unwrap();
+    ledger.finish_attempt(leased, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
+    let confirm = format!("order-{order}:confirm:1");
+    let confirm = ledger.prepare_attempt(leased, ("confirm", &confirm, "/p", "b"), now).await.unwrap();
+    ledger.dispatch_attempt(leased, &confirm, now).await.unwrap();
+    ledger.finish_attempt(leased, &confirm, AttemptState::Succeeded, "", None, now).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captures_told_of_at_once_are_confirmed_together_and_the_odd_ones_alone() {
+    let world = World::new().await;
+    let live = world.open(&[ORDERS], 3, 1).await;
+    for who in 0..ORDERS {
+        world.save_profile(who, "pm_card_visa").await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    let orders = (0..ORDERS).map(|who| claim(&live, &buyer(who), "k", 0, 1).id.order_id()).collect::<Vec<_>>();
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let lease = jiff::SignedDuration::from_mins(1);
+    let leased = ledger.lease_payments(now, lease, i64::from(ORDERS)).await.unwrap();
+    assert_eq!(leased.len(), ORDERS as usize);
+    join_all(leased.iter().map(|leased| confirmed_by_the_provider(&world, leased))).await;
+    let amount = leased[0].amount;
+
+    // The first buyer wants his order cancelled; of the second the provider took a cent too little; the third's report names
+    // another order. Every report comes twice, as from a worker and a webhook.
+    let why = ("buyer", "changed his mind");
+    let asked = ledger.cancel_order(orders[0], Some(&buyer(0)), why, now).await.unwrap();
+    assert_eq!(asked, OrderCancelled::Requested);
+    let report = |index: usize| ProviderReport {
+        intent: intent_of(orders[index]),
+        amount: if index == 1 { Money::new(amount.amount_minor - 1, amount.currency) } else { amount },
+        order: Some(if index == 2 { orders[3] } else { orders[index] }),
+        verdict: Verdict::Captured { charge: Some(format!("ch_{index}")) },
+    };
+    let reports = (0..orders.len()).map(report).collect::<Vec<_>>();
+    let told = orders.iter().zip(&reports).chain(orders.iter().zip(&reports));
+    let settled = join_all(told.map(|(order, report)| ledger.settle_payment(*order, report, now))).await;
+    let settled = settled.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+    let of = |index: usize| [&settled[index], &settled[index + orders.len()]];
+    assert!(of(0).contains(&&PaymentSettled::Refunding), "{:?}", of(0));
+    for index in [1, 2] {
+        assert!(of(index).iter().all(|settled| matches!(settled, PaymentSettled::Review(_))), "{:?}", of(index));
+    }
+    for index in 3..orders.len() {
+        assert!(of(index).contains(&&PaymentSettled::Confirmed), "{:?}", of(index));
+        assert!(of(index).contains(&&PaymentSettled::NoChange), "{:?}", of(index));
+    }
+
+    let states = ledger.order_counts(live.drop.id).await.unwrap();
+    assert_eq!(states[&OrderState::Confirmed], u64::from(ORDERS) - 3);
+    assert_eq!(states[&OrderState::Cancelled], 1);
+    assert_eq!(states[&OrderState::PendingPayment], 2);
+    let confirmed = i64::from(ORDERS) - 3;
+    let mails = "select count(*) from outbox where kind = 'order_confirmed'";
+    assert_eq!(world.count(mails).await, confirmed);
+    // The cancelled order was charged as well: its money is on its way back.
+    let charged = "select count(distinct order_id) from journal where debit_account = 'provider'";
+    assert_eq!(world.count(charged).await, confirmed + 1);
+    let sums = format!(
+        "select count(*) from (select order_id, sum(amount_minor) from journal where debit_account = 'provider'
+         group by 1 having sum(amount_minor) <> {}) wrong",
+        amount.amount_minor
+    );
+    assert_eq!(world.count(&sums).await, 0);
+    let stock = "select sum(quantity_available)::bigint from inventory";
+    assert_eq!(world.count(stock).await, i64::from(ORDERS) - confirmed);
+    assert_eq!(world.count("select sum(quantity_reserved)::bigint from inventory").await, 2);
+    // Written by some group of many, and not by 57 transactions.
+    let transactions = "select count(distinct xmin::text) from orders where status = 'CONFIRMED'";
+    assert!(world.count(transactions).await < confirmed / 2, "{} transactions", world.count(transactions).await);
+    let history = "select count(*) from order_history where to_state = 'CONFIRMED' and actor = 'payments'";
+    assert_eq!(world.count(history).await, confirmed);
+}

@@ -1,0 +1,137 @@
+//! A buyer is forgotten where nothing needs him, and only there; the books stay right without him.
+
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::ids::BuyerId;
+use doorbuster_engine::ledger::erasures::{Erased, Erasure};
+use doorbuster_engine::ledger::fulfilment::{Fulfilled, FulfilmentStep};
+use doorbuster_engine::ledger::refunds::OrderCancelled;
+use doorbuster_sandbox::provider::FakeProviderOptions;
+
+use crate::fulfilment::{bring, fulfil};
+use crate::harness::{World, buyer};
+use crate::refunds::{assert_audit_is_clean, owed_by_provider, paid_orders, until_nothing_is_due};
+
+async fn erase(world: &World, who: u32) -> Erasure {
+    world.engine.ledger.erase_buyer(&buyer(who), world.engine.clock.now()).await.unwrap()
+}
+
+/// Every text of every table: whoever is in none of them has been forgotten.
+async fn is_anywhere(world: &World, text: &str) -> Vec<String> {
+    let tables = "select table_name::text from information_schema.tables
+                  where table_schema = 'public' and table_type = 'BASE TABLE' order by 1";
+    let mut found = Vec::new();
+    for row in world.sql.query(tables, &[]).await.unwrap() {
+        let table: &str = row.get(0);
+        let sql = format!("select count(*) from {table} t where position('{text}' in t::text) > 0");
+        if world.count(&sql).await > 0 {
+            found.push(table.to_owned());
+        }
+    }
+    found
+}
+
+/// Whoever adds a table that names buyers adds it to `ledger/erasures.rs` too: to what is renamed, to who is still named, and, if
+/// it can be open, to what holds an erasure up.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_table_that_names_a_buyer_is_one_that_forgets_him() {
+    let world = World::new().await;
+    let sql = "select table_name::text from information_schema.columns
+               where table_schema = 'public' and column_name = 'buyer' order by 1";
+    let tables = world.sql.query(sql, &[]).await.unwrap();
+    let tables = tables.iter().map(|row| row.get(0)).collect::<Vec<String>>();
+    let forgetting =
+        ["checkout_profiles", "erasures", "grants", "holdings", "orders", "poisoned_claims", "rejected_claims"];
+    assert_eq!(tables, forgetting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_erased_while_an_order_is_open() {
+    let (world, _fake, client, orders) = paid_orders(FakeProviderOptions::default(), 1).await;
+    assert_eq!(erase(&world, 0).await, Erasure::Open(vec![orders[0]]));
+    bring(&world, orders[0]).await;
+    assert_eq!(erase(&world, 0).await, Erasure::Open(vec![orders[0]]), "somebody must know where it goes");
+    assert_eq!(world.engine.ledger.profile_of(&buyer(0)).await.unwrap().unwrap().email, "b0@example.test");
+    assert_eq!(fulfil(&world, orders[0], FulfilmentStep::Deliver).await, Fulfilled::Now);
+    assert!(matches!(erase(&world, 0).await, Erasure::Done(_)));
+    // Cancelled, and its money is on its way: open until that has ended.
+    let (world, _fake, client2, orders) = paid_orders(FakeProviderOptions::default(), 1).await;
+    let now = world.engine.clock.now();
+    let cancelled = world.engine.ledger.cancel_order(orders[0], None, ("grace", "r"), now).await.unwrap();
+    assert_eq!(cancelled, OrderCancelled::Now);
+    assert_eq!(erase(&world, 0).await, Erasure::Open(vec![orders[0]]));
+    until_nothing_is_due(&world, &client2).await;
+    assert!(matches!(erase(&world, 0).await, Erasure::Done(_)));
+    drop(client);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_drop_keeps_the_limit_and_its_archive_forgets() {
+    let (world, _fake, client, orders) = paid_orders(FakeProviderOptions::default(), 2).await;
+    let ledger = &world.engine.ledger;
+    for order in &orders {
+        bring(&world, *order).await;
+        assert_eq!(fulfil(&world, *order, FulfilmentStep::Deliver).await, Fulfilled::Now);
+    }
+    let owed = owed_by_provider(&world).await;
+    let kept = Erased { is_repeat: false, orders: 0, kept_by_drops: vec![world.drop.to_string()] };
+    assert_eq!(erase(&world, 0).await, Erasure::Done(kept.clone()));
+    assert_eq!(erase(&world, 0).await, Erasure::Done(Erased { is_repeat: true, ..kept }));
+    assert_eq!(is_anywhere(&world, "b0@example.test").await, Vec::<String>::new(), "his address is gone at once");
+    assert_eq!(ledger.profile_of(&buyer(0)).await.unwrap(), None);
+    assert!(ledger.order(orders[0]).await.unwrap().unwrap().ship_to.is_none());
+    assert!(ledger.profile_of(&buyer(1)).await.unwrap().is_some(), "the other one stays");
+    // He may not buy again what he may have once.
+    let live = world.live().await;
+    let again = world.claim_until_answered(&live, 0, "again", 0, 1).await;
+    assert!(matches!(again, ClaimOutcome::OverLimit { .. }), "{again:?}");
+    live.store(&live.drop.warehouses[0]).forget().await.unwrap();
+    live.store(&live.drop.warehouses[1]).forget().await.unwrap();
+    world.engine.rebuild_fenced().await.unwrap();
+    let live = world.live().await;
+    let again = world.claim_until_answered(&live, 0, "again", 0, 1).await;
+    assert!(matches!(again, ClaimOutcome::OverLimit { .. }), "{again:?}");
+    assert_audit_is_clean(&world, &client).await;
+
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    world.apply_all_grants().await;
+    world.engine.archive_drop(&world.drop).await.unwrap().unwrap();
+    assert_eq!(is_anywhere(&world, buyer(0).as_str()).await, Vec::<String>::new(), "nowhere any more");
+    let owner = world.sql.query_one("select buyer from orders where order_id = $1", &[&orders[0].0]).await.unwrap();
+    let owner: BuyerId = owner.get::<_, &str>(0).parse().unwrap();
+    assert!(owner.as_str().starts_with("erased-"), "{owner}");
+    assert!(ledger.order_of(&owner, orders[0]).await.unwrap().is_some());
+    assert!(ledger.order_of(&buyer(0), orders[0]).await.unwrap().is_none());
+    assert!(ledger.order_of(&buyer(1), orders[1]).await.unwrap().is_some(), "the other one's is his");
+    assert_eq!(owed_by_provider(&world).await, owed, "the books are what they were");
+    assert_eq!(world.count("select count(*) from erasures where buyer is null and ended_at is not null").await, 1);
+    assert_eq!(erase(&world, 0).await, Erasure::Done(Erased { is_repeat: true, ..Erased::default() }));
+    assert_eq!(world.count("select count(*) from erasures").await, 1, "nobody was forgotten twice");
+    assert_audit_is_clean(&world, &client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_of_no_drop_are_nobodys_at_once_and_later_ones_are_his() {
+    let (world, _fake, _client, orders) = paid_orders(FakeProviderOptions::default(), 1).await;
+    bring(&world, orders[0]).await;
+    assert_eq!(fulfil(&world, orders[0], FulfilmentStep::Deliver).await, Fulfilled::Now);
+    // As an order from a cart: its units are nobody's limit.
+    world
+        .sql
+        .batch_execute(
+            "insert into warehouses (drop_id, number, state, code)
+                 values (null, nextval('warehouse_numbers')::smallint, 'ready', 'cologne');
+             update orders set drop_id = null;
+             update order_items set warehouse_id = (select warehouse_id from warehouses where code = 'cologne'), serials = null",
+        )
+        .await
+        .unwrap();
+    let exported = world.engine.ledger.exported_orders(&buyer(0), None, 10).await.unwrap();
+    assert_eq!((exported.len(), exported[0].history.len()), (1, 5));
+    let done = Erased { is_repeat: false, orders: 1, kept_by_drops: Vec::new() };
+    assert_eq!(erase(&world, 0).await, Erasure::Done(done));
+    assert_eq!(is_anywhere(&world, "b0@example.test").await, Vec::<String>::new());
+    assert_eq!(world.engine.ledger.exported_orders(&buyer(0), None, 10).await.unwrap(), []);
+    assert_eq!(world.engine.ledger.profile_of(&buyer(0)).await.unwrap(), None);
+    let pseudonym = "select count(*) from orders o join erasures e on e.pseudonym = o.buyer where e.buyer is null";
+    assert_eq!(world.count(pseudonym).await, 1);
+}
