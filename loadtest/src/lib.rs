@@ -1,5 +1,11 @@
 //! Load tests of Doorbuster: a generator, a comparison of ways to sell, and the proof of what buyers were told.
 //!
-//! Modules stand in reading order. Everything but [`generator`] starts private servers of its own, on the machine's disk.
+//! Modules stand in reading order. Everything but [`generator`] and [`output`] starts private servers of its own, on the
+//! machine's disk.
 
 pub mod generator;
+pub mod output;
+pub mod ways;
+pub mod served;
+pub mod machine;
+pub mod stage;

@@ -44,6 +44,11 @@ impl Buyers {
         Self { first, tokens, ends }
     }
 
+    /// The number of the first one.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
     pub fn len(&self) -> u32 {
         self.ends.len() as u32
     }

@@ -18,4 +18,5 @@ pub use closed::{ClosedResult, ClosedRun};
 pub use open::{OpenResult, OpenRun};
 pub use scenario::{Action, Planned, Scenario};
 pub use schedule::{BadSchedule, Schedule, Spacing, Stage};
+pub(crate) use tally::SLICE;
 pub use tally::{Outcome, Percentiles, Tally};
