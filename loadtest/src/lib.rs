@@ -5,7 +5,13 @@
 
 pub mod generator;
 pub mod output;
+pub mod run;
 pub mod ways;
 pub mod served;
 pub mod machine;
 pub mod stage;
+pub mod verify;
+pub mod checkout;
+pub mod compare;
+pub mod versus;
+pub mod staged;

@@ -35,7 +35,7 @@ impl Machine {
         let file_system = file_system(stores);
         ensure!(
             !matches!(&*file_system, "tmpfs" | "ramfs"),
-            "{} lies in memory ({file_system}): give a folder on a disk with --folder",
+            "{} lies in memory ({file_system}): set TMPDIR to a folder on a disk",
             stores.display()
         );
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -143,7 +143,7 @@ mod tests {
         }
         if file_system(Path::new("/dev/shm")) == "tmpfs" {
             let error = Machine::look(Path::new("/dev/shm"), "7", "15").unwrap_err();
-            assert!(error.to_string().contains("--folder"), "{error}");
+            assert!(error.to_string().contains("TMPDIR"), "{error}");
         }
     }
 

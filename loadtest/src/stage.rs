@@ -68,9 +68,9 @@ impl Fsync {
 }
 
 impl Stage {
-    /// In a temporary folder, or in `folder`.
-    pub async fn start(folder: Option<&Path>, program: PathBuf) -> anyhow::Result<Self> {
-        let sandbox = folder.map_or_else(Sandbox::temporary, Sandbox::in_folder)?;
+    /// In a folder of its own below the system's temporary one, which `TMPDIR` names.
+    pub async fn start(program: PathBuf) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::temporary()?;
         // A rewrite of the append-only file in the middle of one sample would be charged to that sample alone.
         let options =
             RedisOptions::default().append_fsync(AppendFsync::Always).setting("auto-aof-rewrite-percentage", "0");
@@ -155,7 +155,7 @@ impl Stage {
     pub async fn save_profiles(&self, buyers: &Buyers) -> anyhow::Result<()> {
         const PROFILES: &str = "insert into checkout_profiles
             select 'buyer-' || lpad(n::text, 14, '0'), 'pm_card_visa', 'b' || n || '@example.test',
-                   '{\"name\": \"B\", \"street\": \"Long Street 12\", \"city\": \"Berlin\", \"country\": \"DE\"}', now()
+                   '{\"name\": \"B\", \"line1\": \"Long Street 12\", \"city\": \"Berlin\", \"postal_code\": \"10115\", \"country\": \"DE\"}', now()
             from generate_series($1::bigint, $2) n";
         let first = buyers.first().cast_signed();
         self.sql.execute(PROFILES, &[&first, &(first + i64::from(buyers.len()) - 1)]).await?;

@@ -179,9 +179,10 @@ mod tests {
 
     #[test]
     fn marks_of_an_axis_are_written_as_people_read_them() {
-        assert_eq!([0.0, 1.0, 2.0, 3.0, 4.0].map(|place| Axis::Nines.text(place)), [
-            "0 %", "90 %", "99 %", "99.9 %", "99.99 %"
-        ]);
+        assert_eq!(
+            [0.0, 1.0, 2.0, 3.0, 4.0].map(|place| Axis::Nines.text(place)),
+            ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]
+        );
         assert_eq!(Axis::Plain("s").text(20_000.0), "20k");
         assert_eq!([-1.0, 0.0, 2.0].map(|place| Axis::Logarithmic("ms").text(place)), ["0.10", "1.00", "100"]);
     }
@@ -189,10 +190,8 @@ mod tests {
     #[test]
     fn every_line_is_drawn_and_named() {
         let folder = std::env::temp_dir().join(format!("doorbuster-plot-{}", std::process::id()));
-        let series = ["one row", "tokens"].map(|name| Series {
-            name: name.to_owned(),
-            points: vec![(0.0, 0.0), (1.0, 1.0), (2.0, 900.0)],
-        });
+        let series = ["one row", "tokens"]
+            .map(|name| Series { name: name.to_owned(), points: vec![(0.0, 0.0), (1.0, 1.0), (2.0, 900.0)] });
         draw(&folder, "Sold", Axis::Plain("s"), Axis::Logarithmic("units"), &series).unwrap();
         let svg = std::fs::read_to_string(&folder).unwrap();
         std::fs::remove_file(&folder).unwrap();
