@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::domain::drops::Warehouse;
 use crate::domain::ids::{DropId, GrantNumber, WarehouseId};
 use crate::ledger::grants::PendingGrant;
+use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{GrantApplied, ReleasedClaim, WarehouseStore};
 
@@ -83,7 +84,9 @@ impl Engine {
             let Some(store) = live.store_by_id(grant.warehouse) else { continue };
             match apply_one(store, &grant).await {
                 Ok(_) => {
+                    steps::passed("grants.applied");
                     self.ledger.mark_applied(grant.warehouse, grant.number, self.clock.now()).await?;
+                    steps::passed("grants.recorded");
                     self.grants_seen.lock().expect("nobody panics holding this lock").remove(&key);
                     metrics::counter!("doorbuster_grants_applied_total").increment(1);
                     report.applied += 1;

@@ -20,6 +20,7 @@ use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::Settling;
 use crate::provider::check_chargeable;
+use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{HeldClaim, LoadVariant, WarehouseStore};
 
@@ -125,9 +126,14 @@ impl Engine {
                 if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
                     return Box::pin(self.open_drop(name)).await;
                 }
+                steps::passed("open.begun");
                 self.load_warehouses(&drop, drop.warehouses.iter(), "ready").await?;
+                steps::passed("open.loaded");
                 self.ledger.move_drop(drop.id, &[DropState::Opening], DropState::Open).await?;
-                self.tell_warehouses(name).await
+                steps::passed("open.moved");
+                let opened = self.tell_warehouses(name).await?;
+                steps::passed("open.told");
+                Ok(opened)
             }
             DropState::Open => self.tell_warehouses(name).await,
             state => Ok(Err(DropRefused::State(state))),
@@ -391,6 +397,7 @@ impl Engine {
                 // Not a restart of the server: somebody began a newer load, which will do.
                 return Ok(());
             };
+            steps::passed("load.begun");
             seen = epoch;
             let loading = Warehouse { epoch, ..*warehouse };
             match self.try_load(drop, &loading, state).await {
@@ -408,19 +415,24 @@ impl Engine {
             Err(TokenError::Stale) => return Ok(()),
             other => other?,
         };
+        steps::passed("load.fenced");
         self.settle_leftovers(drop, warehouse, &store).await?;
+        steps::passed("load.settled");
         let Some(contents) = self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? else {
             return Ok(());
         };
         let variants = (0..drop.variants.len()).map(|position| variant_load(&contents, position)).collect::<Vec<_>>();
         let holders = holders(&contents);
         let chunks = store.load(&replid, contents.last_grant, drop.buyer_limit, &variants, &holders).await?;
+        steps::passed("load.loaded");
         if self.ledger.is_proof_marked(drop.id).await? {
             // Units that were granted but not yet applied come in with this load: no refusal may overlap them.
             tokio::time::sleep(FREED_UNITS_WAIT).await;
         }
         store.open(&replid, chunks, state).await?;
+        steps::passed("load.opened");
         self.ledger.finish_load(warehouse.id, epoch).await?;
+        steps::passed("load.reported");
         // The drop may have been moved while this was under way.
         let moved = self.ledger.drop_by_id(drop.id).await?.and_then(|drop| drop.state.in_warehouses());
         if let Some(moved) = moved.filter(|moved| *moved != state) {

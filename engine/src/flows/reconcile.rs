@@ -10,6 +10,7 @@ use crate::domain::payments::PaymentState;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::reconcile::{FindingKind, KnownPayment, NewFinding};
 use crate::provider::{Intent, IntentStatus, PAGE_LIMIT_MAX, ProviderClient, ProviderError};
+use crate::steps;
 
 use super::engine::{Engine, EngineError};
 
@@ -49,11 +50,13 @@ impl Engine {
     ) -> Result<Option<SweepReport>, EngineError> {
         let now = self.clock.now();
         let Some(swept_to) = self.ledger.begin_sweep(now, every).await? else { return Ok(None) };
+        steps::passed("sweep.begun");
         let reach = |from: Timestamp, by: SignedDuration| from.checked_sub(by).unwrap_or(Timestamp::MIN);
         let since = swept_to.map_or_else(|| reach(now, FIRST_REACH), |swept_to| reach(swept_to, OVERLAP));
         let until = reach(now, GRACE);
         let report = self.sweep(provider, since, until).await?;
         self.ledger.end_sweep(until).await?;
+        steps::passed("sweep.ended");
         while self.ledger.forget_events(reach(now, KEEP_EVENTS), FORGET_BATCH).await? == FORGET_BATCH as u64 {}
         Ok(Some(report))
     }
@@ -89,6 +92,7 @@ impl Engine {
             }
             let page = provider.list_intents_since(since, after.as_ref(), PAGE_LIMIT_MAX).await;
             let page = page.map_err(|error| EngineError::Provider(error.to_string()))?;
+            steps::passed("sweep.listed");
             after = page.data.last().map(|intent| intent.id.clone());
             let ids = page.data.iter().map(|intent| intent.id.0.as_str()).collect::<Vec<_>>();
             let known = self.ledger.payments_of_intents(&ids).await?;

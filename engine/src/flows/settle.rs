@@ -14,6 +14,7 @@ use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{DropName, WarehouseId};
 use crate::ledger::poison::{Poison, Poisoned};
 use crate::ledger::settlements::{ClaimToSettle, Settlement, Settling};
+use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{LogClaim, LogEntry, StreamId};
 
@@ -163,6 +164,7 @@ impl Engine {
             return Ok(SettleReport::default());
         }
         let live = &backlog.live;
+        steps::passed("settle.read");
         let started = Instant::now();
         let settled = self.settle_or_set_aside(&live.drop, &backlog.read, Settling::Live).await?;
         metrics::histogram!("doorbuster_settle_seconds").record(started.elapsed().as_secs_f64());
@@ -179,6 +181,7 @@ impl Engine {
                 Err(TokenError::Fenced | TokenError::NotLoaded) => {}
                 other => other?,
             }
+            steps::passed("settle.marked");
         }
         Ok(SettleReport {
             settled: settlement.settled.len(),

@@ -261,6 +261,28 @@ impl Ledger {
         Ok(orders.iter().map(|order| finished.contains(order).then_some(()).ok_or(lost("attempts.finish"))).collect())
     }
 
+    /// Ends the attempts that were begun before `before` and are still open although somebody else's word has ended their
+    /// payment: whoever made the call is gone, and nobody will lease the payment again. Answers how many there were.
+    pub async fn end_settled_attempts(&self, before: Timestamp, now: Timestamp) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- attempts.end_settled
+            update payment_attempts a
+            set state = case
+                    when a.state = 'PREPARED' then 'WITHDRAWN'
+                    when a.operation = 'confirm' and p.state in ('SUCCEEDED', 'PARTIALLY_REFUNDED', 'REFUNDED') then 'SUCCEEDED'
+                    when a.operation = 'cancel' and p.state in ('CANCELED', 'FAILED') then 'SUCCEEDED'
+                    else 'REJECTED'
+                end,
+                detail = $3, finished_at = $2
+            from payments p
+            where p.order_id = a.order_id and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')
+                  and coalesce(a.dispatched_at, a.prepared_at) < $1
+                  and p.state in ('SUCCEEDED', 'FAILED', 'CANCELED', 'PARTIALLY_REFUNDED', 'REFUNDED')
+                  and p.due_at is null and (p.leased_until is null or p.leased_until < $2)";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        Ok(connection.execute(&statement, &[/* before */ &before, /* now */ &now, &SETTLED_ELSEWHERE]).await?)
+    }
+
     /// Gives a leased payment back, to be looked at again at `due_at`, with the event that its state saw.
     pub async fn yield_payment(
         &self,
@@ -306,6 +328,9 @@ impl Ledger {
         Ok(())
     }
 }
+
+/// Why an attempt ended whose own answer nobody heard.
+pub const SETTLED_ELSEWHERE: &str = "settled by another's word";
 
 /// The lease has gone to another worker, or the row has moved on.
 fn lost(statement: &'static str) -> LedgerError {
