@@ -98,8 +98,10 @@ pub const STEPS: &[&str] = &[
     "outbox.recorded",
 ];
 
-/// Transactions that are no steps: only read, or an operator's command that he repeats when it got no answer.
+/// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
+/// repeated with its grant; engine/tests/engine/standby.rs does so.
 pub const NO_STEPS: &[&str] = &[
+    "awards.refuse",
     "drops.archive",
     "drops.create_drop",
     "drops.warehouse_contents",
@@ -113,6 +115,8 @@ pub const NO_STEPS: &[&str] = &[
     "returns.take_return",
     "reviews.resolve",
     "settlements.seen_claims",
+    "standby.join",
+    "standby.leave",
 ];
 
 /// From now on every step of this process is told to `listener`. Once, before any work begins; later calls are ignored.

@@ -82,7 +82,8 @@ pub struct StoresConfig {
     /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or redis-cluster://host:port,host:port…
     #[arg(long, env = "DOORBUSTER_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Secret,
-    /// Postgres, which holds the truth: postgres://user:password@host:port/database
+    /// Postgres, which holds the truth: postgres://user:password@host:port/database, with ?sslmode=verify-full over a network;
+    /// &sslrootcert=file.pem is an authority to trust beside the system's
     #[arg(long, env = "DOORBUSTER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Secret,
     /// Connections to Postgres, at most

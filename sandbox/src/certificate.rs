@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -43,6 +45,13 @@ impl Certificate {
     /// The certificate in PEM form, without its key: what a client has to trust.
     pub fn path(&self) -> &Path {
         self.0.file.path()
+    }
+
+    /// Its private key in PEM form, for a server that reads it from a file.
+    pub fn key_pem(&self) -> String {
+        let lines = STANDARD.encode(self.0.key.secret_pkcs8_der());
+        let lines = lines.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>().join("\n");
+        format!("-----BEGIN PRIVATE KEY-----\n{lines}\n-----END PRIVATE KEY-----\n")
     }
 
     /// Takes connections in its name.

@@ -34,6 +34,8 @@ const LOAD_TRIES: u32 = 5;
 const LOADS_AT_ONCE: usize = 16;
 /// Another worker's load is waited for this long: the wait of freed units and a good deal for its own work.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+/// Times that awards which came in during a load are settled before it gives up.
+const AWARD_ROUNDS: u32 = 100;
 /// Entries of the stream settled in one transaction of a rebuild.
 const REBUILD_ENTRIES: usize = 1000;
 
@@ -151,7 +153,9 @@ impl Engine {
 
     /// Ends the sale: known claims are still answered and settled, new ones are refused.
     pub async fn close_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
-        self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await
+        let closed = self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await?;
+        self.ledger.expire_standby(self.clock.now()).await?;
+        Ok(closed)
     }
 
     /// Takes a closed drop out of Redis, once nothing of it is on its way any more. What was sold stays in Postgres.
@@ -207,7 +211,7 @@ impl Engine {
         if units == 0 {
             return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(drop.stock_units()))));
         }
-        let is_new = match self.ledger.restock(&drop, id, variant.number, units).await? {
+        let is_new = match self.ledger.restock(&drop, id, variant.number, units, self.clock.now()).await? {
             RestockDecided::Added => true,
             RestockDecided::Before => false,
             RestockDecided::Differs => return Ok(Err(DropRefused::RestockDiffers(id))),
@@ -296,6 +300,8 @@ impl Engine {
 
     /// Opens and closes what the clock says. Answers how many drops it moved.
     pub async fn run_schedule(&self) -> Result<usize, EngineError> {
+        // Also what somebody who closed a drop and died left waiting, and who joined at that very moment.
+        self.ledger.expire_standby(self.clock.now()).await?;
         let due = self.ledger.due_drops(self.clock.now()).await?;
         for drop in &due {
             let (name, refused) = match drop {
@@ -416,11 +422,19 @@ impl Engine {
             other => other?,
         };
         steps::passed("load.fenced");
-        self.settle_leftovers(drop, warehouse, &store).await?;
-        steps::passed("load.settled");
-        let Some(contents) = self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? else {
-            return Ok(());
+        let mut rounds = 0;
+        let contents = loop {
+            self.settle_leftovers(drop, warehouse, &store).await?;
+            self.settle_awards(drop, warehouse).await?;
+            match self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? {
+                None => return Ok(()),
+                // Awarded since: rare, as each takes an order that ends in between.
+                Some(contents) if contents.has_awards && rounds < AWARD_ROUNDS => rounds += 1,
+                Some(contents) if contents.has_awards => return Err(EngineError::Moving),
+                Some(contents) => break contents,
+            }
         };
+        steps::passed("load.settled");
         let variants = (0..drop.variants.len()).map(|position| variant_load(&contents, position)).collect::<Vec<_>>();
         let holders = holders(&contents);
         let chunks = store.load(&replid, contents.last_grant, drop.buyer_limit, &variants, &holders).await?;
@@ -465,6 +479,17 @@ impl Engine {
             }
             store.settled(last, crate::tokens::store::StreamId::ZERO).await?;
         }
+    }
+
+    /// Decides the awards that were on their way to this warehouse: Redis was never told, or has forgotten what it made of them.
+    /// With its log settled Postgres knows everything that the script would, so they become orders, or are rejected, here.
+    async fn settle_awards(&self, drop: &SaleDrop, warehouse: &Warehouse) -> Result<(), EngineError> {
+        let claims = self.ledger.awards_in_flight(drop, warehouse, self.clock.now()).await?;
+        if !claims.is_empty() {
+            // What is left of a long search for bad ones comes again: the contents still have awards then.
+            self.settle_or_set_aside(drop, &ReadLog::of_claims(claims), Settling::Rebuild).await?;
+        }
+        Ok(())
     }
 }
 

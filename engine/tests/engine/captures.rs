@@ -8,7 +8,7 @@ use doorbuster_engine::ledger::attempts::LeasedPayment;
 use doorbuster_engine::ledger::payments::PaymentSettled;
 use doorbuster_engine::ledger::refunds::OrderCancelled;
 use futures_util::future::join_all;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::harness::{World, buyer, claim, taken};
 
@@ -127,6 +127,10 @@ async fn an_attempt_whose_worker_died_ends_with_its_payment_that_a_webhook_has_s
         verdict: Verdict::Captured { charge: Some("ch_1".to_owned()) },
     };
     assert_eq!(ledger.settle_payment(told.order, &report, now).await.unwrap(), PaymentSettled::Confirmed);
+    // Its worker was about to look again later, and has not heard of it.
+    ledger.yield_payment(told, None, None, Some(now), now).await.unwrap();
+    let due = world.sql.query_one("select due_at from payments where order_id = $1", &[&told.order.0]).await.unwrap();
+    assert_eq!(due.get::<_, Option<Timestamp>>(0), None, "what has ended is not due");
     // Whoever lives may still be about to write it down himself.
     assert_eq!(world.engine.end_settled_attempts(lease).await.unwrap(), 0);
     let later = now + SignedDuration::from_mins(3);

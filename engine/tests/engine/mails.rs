@@ -160,8 +160,24 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
             "We have got 1 unit back from you.\n\nYour money is on its way back to you; another mail tells you how much."
                 .to_owned(),
         ),
+        (
+            "standby_awarded",
+            format!("Your wait has paid off: {product}"),
+            format!(
+                "You have waited in standby, and {product} has come back: it is set aside for you now.\n\nIf we know how you pay, \
+                 you will be charged and need to do nothing. If not, please tell us.\n\n{kept}"
+            ),
+        ),
     ];
-    let mails = by_message_id(&sink);
+    let mut mails = by_message_id(&sink);
+    // About a claim that never became an order.
+    let lost = mails.remove(&format!("<evt_{}_claim_lost@shop.example>", order.0.simple())).unwrap();
+    assert_eq!(
+        MessageParser::default().parse(&lost[0].data).unwrap().subject(),
+        Some(&*format!("We could not keep our word: {product}"))
+    );
+    let lost = text(&lost[0]);
+    assert!(lost.contains(&format!("Claim {order}")) && !lost.contains("/orders/"), "{lost}");
     assert_eq!(mails.len(), expected.len(), "{:?}", mails.keys());
     let sku = world.sql.query_one("select sku from variants", &[]).await.unwrap().get::<_, String>(0);
     for (kind, subject, says) in expected {

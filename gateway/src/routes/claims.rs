@@ -244,7 +244,7 @@ pub async fn get_claim(
     Ok(Json(found(view)))
 }
 
-fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'a DropVariant, Problem> {
+pub(super) fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'a DropVariant, Problem> {
     match (sku, &*drop.variants) {
         (Some(sku), _) => drop.variant_by_sku(sku).ok_or(Problem::VariantNotFound),
         (None, [only]) => Ok(only),

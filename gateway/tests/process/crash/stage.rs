@@ -191,7 +191,8 @@ impl Stage {
     pub(super) async fn hurry(&self) {
         let sooner = "update payments set due_at = now() where due_at > now() and (leased_until is null or leased_until < now());
             update outbox set next_at = now() where next_at > now() and (leased_until is null or leased_until < now());
-            update webhook_events set due_at = now() where due_at > now() and detail is not null";
+            update webhook_events set due_at = now() where due_at > now() and detail is not null;
+            update sweeps set started_at = null where started_at < now() - interval '10 minutes'";
         self.sql.batch_execute(sooner).await.unwrap();
     }
 
