@@ -3,6 +3,7 @@
 //! Modules stand in reading order. The arrow: `domain ← {tokens, ledger, provider, mail, webhooks} ← flows ← workers ← gateway`;
 //! the adapters do not know each other.
 
+pub mod steps;
 pub mod domain;
 pub mod tokens;
 pub mod ledger;

@@ -23,6 +23,7 @@ use crate::commands::Command;
 use crate::receipt::ReceiptKey;
 pub use crate::secret::Secret;
 use crate::server::Workers;
+use crate::steps::StepsConfig;
 
 /// `EX_USAGE` of sysexits.h: what the operator gave us cannot be used.
 const EXIT_BAD_CONFIG: u8 = 64;
@@ -51,6 +52,8 @@ const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 pub struct Cli {
     #[command(flatten)]
     pub log: LogConfig,
+    #[command(flatten)]
+    pub steps: StepsConfig,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -79,7 +82,8 @@ pub struct StoresConfig {
     /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or redis-cluster://host:port,host:port…
     #[arg(long, env = "DOORBUSTER_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Secret,
-    /// Postgres, which holds the truth: postgres://user:password@host:port/database
+    /// Postgres, which holds the truth: postgres://user:password@host:port/database, with ?sslmode=verify-full over a network;
+    /// &sslrootcert=file.pem is an authority to trust beside the system's
     #[arg(long, env = "DOORBUSTER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Secret,
     /// Connections to Postgres, at most
@@ -125,7 +129,7 @@ pub struct WorkersConfig {
 #[command(next_help_heading = "Mails and webhooks")]
 pub struct OutboxConfig {
     /// The mail server: smtp://user:password@host:587 or smtps://… TLS is required unless it is this machine; ?tls=none and
-    /// ?tls=opportunistic say otherwise. Without it mails wait
+    /// ?tls=opportunistic say otherwise; ?ca=file.pem is an authority to trust beside the system's. Without it mails wait
     #[arg(long, env = "DOORBUSTER_SMTP_URL", hide_env_values = true, value_name = "URL", requires = "mail_from")]
     pub smtp_url: Option<Secret>,
     /// Who writes to buyers: "Shop <orders@shop.example>"

@@ -50,6 +50,11 @@ pub enum Problem {
     KeyReused,
     ClaimReleased,
     ClaimRejected,
+    // Standby.
+    AlreadyInLine,
+    LineFull,
+    UnitsOnTheirWay,
+    ClaimNotLost,
     // Payments.
     PaymentNotRequired,
     NotCancellable,
@@ -139,6 +144,10 @@ impl Problem {
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "key_reused", "The Idempotency-Key was used otherwise"),
             Self::ClaimReleased => (S::CONFLICT, "claim_released", "The claim's units have been given back"),
             Self::ClaimRejected => (S::CONFLICT, "claim_rejected", "The claim could not become an order"),
+            Self::AlreadyInLine => (S::CONFLICT, "already_in_line", "The buyer waits in this line already"),
+            Self::LineFull => (S::CONFLICT, "line_full", "Too many are waiting"),
+            Self::UnitsOnTheirWay => (S::CONFLICT, "units_on_their_way", "Units are on their way to the buyer"),
+            Self::ClaimNotLost => (S::CONFLICT, "claim_not_lost", "The receipt's claim is not lost"),
             Self::PaymentNotRequired => (S::CONFLICT, "payment_not_required", "The order needs no payment method"),
             Self::NotCancellable => (S::CONFLICT, "not_cancellable", "The order cannot be cancelled any more"),
             Self::ProfileMissing => (S::CONFLICT, "checkout_profile_missing", "There is no checkout profile yet"),
@@ -179,7 +188,9 @@ impl Problem {
             Self::ProfileNotFound => "Save one with PUT /v1/me/checkout-profile.".into(),
             Self::DeliveryRefused => "It is not what the payment provider sends.".into(),
             Self::WebhooksOff => "Nothing was taken: send it again later.".into(),
-            Self::SoldOut => "No unit is left. Should one come back, the same request may succeed later.".into(),
+            Self::SoldOut => {
+                "No unit is left. Wait in line for one that comes back with POST /v1/drops/{drop}/standby.".into()
+            }
             Self::NotEnough { available } => format!("Only {available} can be had: ask for fewer.").into(),
             Self::LimitExceeded { held, limit } => {
                 format!("You hold {held} of at most {limit} units per buyer.").into()
@@ -191,6 +202,14 @@ impl Problem {
             Self::ClaimRejected => {
                 "Its units had gone to somebody else, after a failure of ours; nothing was charged. Use a new key."
                     .into()
+            }
+            Self::AlreadyInLine => {
+                "GET /v1/drops/{drop}/standby says where; to change the quantity leave the line first.".into()
+            }
+            Self::LineFull => "Nobody else can wait for this variant: so many returns will not come.".into(),
+            Self::UnitsOnTheirWay => "They become an order within seconds: cancel that.".into(),
+            Self::ClaimNotLost => {
+                "GET /v1/claims/{id} says what became of it. Without the receipt you join at the end.".into()
             }
             Self::PaymentNotRequired => "Its payment is under way, done or over: GET the order to see which.".into(),
             Self::NotCancellable => {

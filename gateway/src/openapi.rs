@@ -12,6 +12,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     ),
     tags(
         (name = "claims", description = "Take units of a drop, once"),
+        (name = "standby", description = "Wait in line for units that come back"),
         (name = "drops", description = "What is sold"),
         (name = "orders", description = "What became of claims"),
         (name = "checkout", description = "How a buyer pays, and where to"),

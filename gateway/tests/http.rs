@@ -9,5 +9,6 @@ mod http {
     mod orders;
     mod webhooks;
     mod surface;
+    mod standby;
     mod stopping;
 }

@@ -112,6 +112,15 @@ contract!(
     [Done, NotLoaded, Fenced, Already, Gap]
 );
 contract!(
+    AWARD,
+    "award",
+    ["meta", "buyers", "claims"],
+    [],
+    ["epoch", "number", "now_ms", "buyer", "request", "serials"],
+    ["code", "granted", "is_taken"],
+    [Done, NotLoaded, Fenced, Already, Gap]
+);
+contract!(
     PULL,
     "pull",
     ["meta", "out"],
@@ -161,8 +170,8 @@ contract!(
 );
 contract!(TOUCH, "touch", ["meta"], [], ["epoch"], ["code"], [Done, NotLoaded, Fenced]);
 
-pub static ALL: [&ScriptContract; 11] =
-    [&CLAIM, &GRANT, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED, &TOUCH];
+pub static ALL: [&ScriptContract; 12] =
+    [&CLAIM, &GRANT, &AWARD, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED, &TOUCH];
 
 /// A call of one script, ready to be sent, by its hash or with its source.
 pub(super) struct ScriptCall {

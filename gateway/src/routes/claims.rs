@@ -281,7 +281,7 @@ pub fn answer(gate: &Gate, asked: &Asked, held: &Held) -> Response {
     counted(if held.is_replay { "replayed" } else { "taken" }, created(taken, held.is_replay))
 }
 
-fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'a DropVariant, Problem> {
+pub(super) fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'a DropVariant, Problem> {
     match (sku, &*drop.variants) {
         (Some(sku), _) => drop.variant_by_sku(sku).ok_or(Problem::VariantNotFound),
         (None, [only]) => Ok(only),

@@ -4,6 +4,7 @@ pub mod claims;
 pub mod drops;
 pub mod orders;
 pub mod profile;
+pub mod standby;
 pub mod webhooks;
 pub mod ops;
 
@@ -55,6 +56,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(orders::pay_order))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
+        .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
         .routes(routes!(webhooks::receive_event))
         .split_for_parts()
 }

@@ -73,11 +73,14 @@ async fn the_description_lists_every_route_and_code() {
         }
     }
     let expected = [
+        "DELETE /v1/drops/{drop}/standby",
         "GET /v1/claims/{id}",
         "GET /v1/drops/{drop}",
+        "GET /v1/drops/{drop}/standby",
         "GET /v1/me/checkout-profile",
         "GET /v1/orders/{id}",
         "POST /v1/drops/{drop}/claims",
+        "POST /v1/drops/{drop}/standby",
         "POST /v1/orders/{id}/cancel",
         "POST /v1/orders/{id}/payment",
         "POST /v1/webhooks/stripe",
