@@ -112,6 +112,19 @@ impl Gateway {
     }
 }
 
+/// A router on a port of its own, served as the API is. Dropping it stops it.
+pub struct ServedRouter {
+    pub addr: SocketAddr,
+    _listening: Listening,
+}
+
+/// Serves another router than the gateway's, with the same listener, bounds and deadlines.
+pub fn serve_router(address: SocketAddr, router: Router) -> anyhow::Result<ServedRouter> {
+    let listener = listen(address)?;
+    let addr = listener.local_addr()?;
+    Ok(ServedRouter { addr, _listening: Listening::start(listener, router) })
+}
+
 fn start(
     ops_listen: SocketAddr,
     engine: Engine,

@@ -15,7 +15,7 @@ pub mod admin;
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use doorbuster_engine::domain::money::Money;
 use serde::Serialize;
@@ -48,8 +48,12 @@ impl From<Money> for Amount {
 
 /// The routes and their description, which cannot differ.
 pub fn api() -> (Router<Gate>, OpenApi) {
+    api_with(OpenApiRouter::new().routes(routes!(claims::make_claim)))
+}
+
+fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
     OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(claims::make_claim))
+        .merge(claims)
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
         .routes(routes!(order_lists::list_orders))
@@ -67,7 +71,17 @@ pub fn api() -> (Router<Gate>, OpenApi) {
 
 /// The whole public listener.
 pub fn public(gate: Gate, config: &GatewayConfig) -> Router {
-    let (router, description) = api();
+    around(gate, config, api())
+}
+
+/// The public listener with another answer to `POST /v1/drops/{drop}/claims`, everything around it being the same: load
+/// tests compare ways to claim.
+pub fn public_claiming(gate: Gate, config: &GatewayConfig, claims: MethodRouter<Gate>) -> Router {
+    let claims = Router::new().route("/v1/drops/{drop}/claims", claims);
+    around(gate, config, api_with(claims.into()))
+}
+
+fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gate>, OpenApi)) -> Router {
     middleware::around(described(router, &description).with_state(gate), config)
 }
 
