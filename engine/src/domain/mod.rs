@@ -6,6 +6,7 @@ pub mod clock;
 pub mod pricing;
 pub mod drops;
 pub mod claims;
+pub mod carts;
 pub mod orders;
 pub mod fulfilment;
 pub mod payments;
