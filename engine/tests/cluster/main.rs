@@ -22,6 +22,8 @@ mod payments;
 mod forgetting;
 #[path = "../engine/audit.rs"]
 mod audit;
+#[path = "../engine/carts.rs"]
+mod carts;
 mod failover;
 
 const SHARED_REDIS_IS_A_CLUSTER: bool = true;
