@@ -117,6 +117,7 @@ pub const NO_STEPS: &[&str] = &[
     "settlements.seen_claims",
     "standby.join",
     "standby.leave",
+    "stock.adjust_stock",
 ];
 
 /// From now on every step of this process is told to `listener`. Once, before any work begins; later calls are ignored.

@@ -14,13 +14,39 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         (name = "claims", description = "Take units of a drop, once"),
         (name = "standby", description = "Wait in line for units that come back"),
         (name = "drops", description = "What is sold"),
-        (name = "orders", description = "What became of claims"),
+        (name = "orders", description = "What was bought, and what became of it"),
+        (name = "me", description = "What is kept of a buyer, and its end"),
         (name = "checkout", description = "How a buyer pays, and where to"),
         (name = "webhooks", description = "What the payment provider tells us")
     ),
     components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
 )]
 struct Base;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Doorbuster, for operators",
+        description = "Products, stock and orders, on the operators' own listener. Errors are problem+json (RFC 9457) with a \
+                       stable `code`."
+    ),
+    tags(
+        (name = "operators", description = "Who is asking"),
+        (name = "products", description = "What is sold, and how it is reserved"),
+        (name = "stock", description = "What is there, and every change of it"),
+        (name = "orders", description = "What was bought, on its way to the buyer and back")
+    ),
+    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
+)]
+struct OperatorsBase;
+
+pub(crate) fn operators_base() -> OpenApi {
+    let mut description = OperatorsBase::openapi();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+    let bearer = bearer.description(Some("A secret of DOORBUSTER_OPERATOR_TOKENS; its name is the actor")).build();
+    description.components.get_or_insert_default().add_security_scheme("operator", SecurityScheme::Http(bearer));
+    description
+}
 
 pub(crate) fn base() -> OpenApi {
     let mut description = Base::openapi();

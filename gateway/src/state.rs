@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::extract::FromRef;
 use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
 use doorbuster_engine::provider::{SecretKey, WebhookVerifier};
@@ -54,6 +55,12 @@ impl GateState {
             limits: config.limits,
             claims: TaskTracker::new(),
         }
+    }
+}
+
+impl FromRef<Gate> for Limits {
+    fn from_ref(gate: &Gate) -> Self {
+        gate.limits
     }
 }
 

@@ -4,9 +4,11 @@ mod support;
 
 mod http {
     pub(crate) mod shop;
+    pub(crate) mod admin;
     mod refusals;
     mod claims;
     mod orders;
+    mod fulfilment;
     mod webhooks;
     mod surface;
     mod standby;

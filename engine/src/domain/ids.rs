@@ -64,6 +64,11 @@ pub struct WarehouseNumber(pub u16);
 #[serde(transparent)]
 pub struct VariantNumber(pub u8);
 
+/// One SKU, whatever sells it: key of its row in Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VariantId(pub i32);
+
 /// A pre-sold unit's number inside its drop, `1..=stock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

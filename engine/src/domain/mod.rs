@@ -2,6 +2,11 @@
 
 pub mod ids;
 pub mod money;
+pub mod versions;
+pub mod requests;
+pub mod reservations;
+pub mod catalog;
+pub mod stock;
 pub mod clock;
 pub mod pricing;
 pub mod drops;

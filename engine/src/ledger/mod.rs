@@ -1,7 +1,7 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
-//! other: drops, lines of standby (by variant), warehouses (by id), orders, payments, tokens (by serial), holdings, places in
+//! other: an operator's request, drops, lines of standby (by variant), warehouses (by id), orders, payments, tokens (by serial), holdings, places in
 //! standby, inventory (by variant and warehouse), outbox.
 
 mod address;
@@ -9,6 +9,8 @@ pub mod pool;
 mod tx;
 mod group;
 pub mod migrate;
+mod requests;
+pub mod stock;
 pub mod drops;
 pub mod grants;
 pub mod restocks;

@@ -5,6 +5,8 @@ pub mod work;
 pub mod migrate;
 pub mod drop;
 pub mod order;
+pub mod fulfil;
+pub mod buyer;
 pub mod finance;
 pub mod review;
 pub mod settlement;
@@ -37,8 +39,10 @@ pub enum Command {
     Migrate(migrate::MigrateArguments),
     /// Makes, opens, closes and shows drops
     Drop(drop::DropArguments),
-    /// Shows, cancels and refunds orders
+    /// Lists, shows, ships, cancels and refunds orders, and takes them back
     Order(order::OrderArguments),
+    /// Prints or forgets what is kept of a buyer
+    Buyer(buyer::BuyerArguments),
     /// Closes the books of a day; shows what a drop brought in
     Finance(finance::FinanceArguments),
     /// Shows and retries what settlement had to set aside
@@ -96,6 +100,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments).await,
         Command::Drop(arguments) => drop::run(arguments).await,
         Command::Order(arguments) => order::run(arguments).await,
+        Command::Buyer(arguments) => buyer::run(arguments).await,
         Command::Finance(arguments) => finance::run(arguments).await,
         Command::Settlement(arguments) => settlement::run(&arguments).await,
         Command::Token(arguments) => token::run(&arguments),
