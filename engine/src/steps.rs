@@ -102,6 +102,9 @@ pub const STEPS: &[&str] = &[
 /// repeated with its grant; engine/tests/engine/standby.rs does so.
 pub const NO_STEPS: &[&str] = &[
     "awards.refuse",
+    "catalog.add_variant",
+    "catalog.edit_product",
+    "catalog.make_product",
     "drops.archive",
     "drops.create_drop",
     "drops.warehouse_contents",

@@ -40,6 +40,8 @@ pub enum Problem {
     PreconditionFailed,
     // The operators, and what they ask for.
     OperatorsOff,
+    ProductNotFound,
+    SkuTaken { sku: String },
     SkuNotFound,
     WarehouseNotFound,
     StockOfDrop { drop: String },
@@ -164,6 +166,8 @@ impl Problem {
                 (S::PRECONDITION_FAILED, "precondition_failed", "It was changed since you have seen it")
             }
             Self::OperatorsOff => (S::FORBIDDEN, "operators_off", "The operators' API is not configured here"),
+            Self::ProductNotFound => (S::NOT_FOUND, "product_not_found", "There is no such product"),
+            Self::SkuTaken { .. } => (S::CONFLICT, "sku_taken", "The SKU names another variant"),
             Self::SkuNotFound => (S::NOT_FOUND, "sku_not_found", "There is no such SKU"),
             Self::WarehouseNotFound => (S::NOT_FOUND, "warehouse_not_found", "There is no such warehouse"),
             Self::StockOfDrop { .. } => (S::CONFLICT, "stock_of_drop", "This is the stock of a drop"),
@@ -244,6 +248,8 @@ impl Problem {
                 "Start `doorbuster serve` with DOORBUSTER_OPERATOR_TOKENS=name=secret, at least 32 characters each."
                     .into()
             }
+            Self::ProductNotFound => "GET /v1/products lists what there is.".into(),
+            Self::SkuTaken { sku } => format!("{sku} names a variant for ever, also one that is not sold any more.").into(),
             Self::SkuNotFound => "Make its product with POST /v1/products, or check the SKU.".into(),
             Self::WarehouseNotFound => "Make it with POST /v1/warehouses, or check its code.".into(),
             Self::StockOfDrop { drop } => {

@@ -13,7 +13,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     tags(
         (name = "claims", description = "Take units of a drop, once"),
         (name = "standby", description = "Wait in line for units that come back"),
-        (name = "drops", description = "What is sold"),
+        (name = "drops", description = "What is sold to a crowd"),
+        (name = "catalog", description = "What is sold outside of drops"),
         (name = "orders", description = "What was bought, and what became of it"),
         (name = "me", description = "What is kept of a buyer, and its end"),
         (name = "checkout", description = "How a buyer pays, and where to"),
@@ -32,7 +33,7 @@ struct Base;
     ),
     tags(
         (name = "operators", description = "Who is asking"),
-        (name = "products", description = "What is sold, and how it is reserved"),
+        (name = "catalog", description = "What is sold"),
         (name = "stock", description = "What is there, and every change of it"),
         (name = "orders", description = "What was bought, on its way to the buyer and back")
     ),

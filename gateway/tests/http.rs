@@ -12,5 +12,6 @@ mod http {
     mod webhooks;
     mod surface;
     mod standby;
+    mod catalog;
     mod stopping;
 }

@@ -69,6 +69,10 @@ pub struct VariantNumber(pub u8);
 #[serde(transparent)]
 pub struct VariantId(pub i32);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProductId(pub i32);
+
 /// A pre-sold unit's number inside its drop, `1..=stock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

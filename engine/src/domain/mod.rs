@@ -4,7 +4,6 @@ pub mod ids;
 pub mod money;
 pub mod versions;
 pub mod requests;
-pub mod reservations;
 pub mod catalog;
 pub mod stock;
 pub mod clock;

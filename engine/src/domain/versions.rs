@@ -1,9 +1,9 @@
 //! Versions of what people edit: who changes something says which version he has seen.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts the edits of one thing, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(pub i64);
 

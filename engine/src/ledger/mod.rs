@@ -10,6 +10,7 @@ mod tx;
 mod group;
 pub mod migrate;
 mod requests;
+pub mod catalog;
 pub mod stock;
 pub mod drops;
 pub mod grants;

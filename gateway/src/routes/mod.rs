@@ -3,6 +3,7 @@
 
 pub mod claims;
 pub mod drops;
+pub mod products;
 pub mod orders;
 pub mod order_lists;
 pub mod profile;
@@ -56,6 +57,8 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .merge(claims)
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
+        .routes(routes!(products::list_products))
+        .routes(routes!(products::get_product))
         .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
         .routes(routes!(order_lists::get_history))

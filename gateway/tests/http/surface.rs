@@ -69,7 +69,12 @@ async fn the_description_lists_every_route_and_code() {
             routes.insert(format!("{} {path}", method.to_uppercase()));
             let is_public = operation["security"] == json!([{}]);
             assert!(is_public || operation["security"] == json!([{ "buyer": [] }]), "{method} {path}: {operation}");
-            assert_eq!(is_public, ["/v1/drops/{drop}", "/v1/webhooks/stripe"].contains(&path.as_str()), "{path}");
+            assert_eq!(
+                is_public,
+                ["/v1/drops/{drop}", "/v1/products", "/v1/products/{id}", "/v1/webhooks/stripe"]
+                    .contains(&path.as_str()),
+                "{path}"
+            );
         }
     }
     let expected = [
@@ -81,6 +86,8 @@ async fn the_description_lists_every_route_and_code() {
         "GET /v1/me/checkout-profile",
         "GET /v1/me/export",
         "GET /v1/orders",
+        "GET /v1/products",
+        "GET /v1/products/{id}",
         "GET /v1/orders/{id}",
         "GET /v1/orders/{id}/history",
         "POST /v1/drops/{drop}/claims",

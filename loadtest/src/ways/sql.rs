@@ -99,7 +99,7 @@ const UNITS: &str = "-- sql.skip_locked
 /// What a database needs for these ways beyond the product's schema.
 pub async fn prepare(sql: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
     // Without it, each search would walk over all units that are gone.
-    sql.batch_execute("create index tokens_free on tokens (drop_id) where order_id is null").await
+    sql.batch_execute("create index tokens_free_of_drop on tokens (drop_id) where order_id is null").await
 }
 
 impl SqlShop {

@@ -1,6 +1,7 @@
 //! The operators' API, on their own listener. The layer of `operators.rs` lies around all of it; each route is declared once,
 //! for axum and for that listener's /openapi.json alike.
 
+pub mod products;
 pub mod stock;
 pub mod orders;
 pub mod fulfilment;
@@ -22,6 +23,10 @@ use crate::operators::Operator;
 pub fn api() -> (Router<Ops>, OpenApi) {
     OpenApiRouter::with_openapi(openapi::operators_base())
         .routes(routes!(get_operator))
+        .routes(routes!(products::make_product, products::list_products))
+        .routes(routes!(products::get_product, products::change_product))
+        .routes(routes!(products::add_variant))
+        .routes(routes!(products::get_stock))
         .routes(routes!(stock::make_warehouse, stock::list_warehouses))
         .routes(routes!(stock::adjust_stock, stock::list_adjustments))
         .routes(routes!(orders::find_orders))
