@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check localstripe soak bench deny
+.PHONY: help setup demo test check localstripe soak crash faults bench deny
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,12 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 
 soak: setup ## the long suites; they print counts and seeds
 	cargo test --release --locked -p doorbuster-engine --test engine --test model --test protocol -- --ignored --nocapture
+
+crash: setup ## the program killed at every named step, and what is left: a table of steps, deaths and violations
+	cargo test --locked -p doorbuster --test process a_death_at_any_step -- --ignored --nocapture
+
+faults: setup ## everything the payment provider can do wrong, by seed: a table of orders, captures, refunds and violations
+	cargo test --locked -p doorbuster --test process the_books_agree_for_every_seed -- --ignored --nocapture
 
 bench: setup ## criterion benches
 	cargo bench --locked -p doorbuster-benches

@@ -1,4 +1,9 @@
-//! What the benches share: warehouses in a private Redis, loaded without Postgres, and buyers without end.
+//! What the benches share: warehouses in a private Redis, loaded without Postgres, and buyers without end. And the comparisons
+//! that load tests make too.
+
+pub mod bare_decr;
+pub mod claim_bytes;
+pub mod settlement;
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
@@ -104,6 +109,12 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
         }],
         warehouses: (0..warehouses).map(warehouse).collect(),
     }
+}
+
+/// Smallest, median and largest.
+pub fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() / 2], values[values.len() - 1])
 }
 
 /// Seconds of processor time the server's main thread has used, of both kinds.

@@ -4,16 +4,9 @@
 //! only the append-only file is off, whose buffer would be counted. Then as many refusals of each kind as may be, which add
 //! nothing. Prints `redis_bytes_per_claim`; with `-- --claims N` for another number.
 
-use doorbuster_benches::{Bench, claim, info, info_figure};
-use doorbuster_engine::domain::claims::Claim;
-use doorbuster_engine::tokens::store::{Outcome, WarehouseStore};
-use doorbuster_sandbox::RedisOptions;
-use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
+use doorbuster_benches::claim_bytes;
 
 const CLAIMS: u64 = 1_000_000;
-const WAREHOUSES: u16 = 16;
-const REFUSED: u64 = 100_000;
 
 #[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, reason = "the figures are what this is run for")]
@@ -22,63 +15,14 @@ async fn main() {
     let asked = arguments.iter().position(|argument| argument == "--claims").and_then(|at| arguments.get(at + 1));
     let claims = asked.map_or(CLAIMS, |count| count.parse().expect("a number of claims"));
     for batch in [64, 256, 1] {
-        let bench = Bench::unloaded(RedisOptions::default().setting("appendonly", "no"), WAREHOUSES, 1).await;
-        let stores = bench.stores();
-        let homes = at_home(&bench, 0..claims, "key");
-        // As many units as claims, so that whoever comes later is refused for want of units.
-        for (store, claims) in stores.iter().zip(&homes) {
-            bench.open(store, claims.len() as u32).await;
-        }
-        let mut connection = bench.connection().await;
-        let before = used_bytes(&mut connection).await;
-        let outcomes = claim_all(&stores, &homes, batch).await;
-        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Taken(_))), "every claim is taken");
-        let sold = used_bytes(&mut connection).await;
-
-        let others = at_home(&bench, claims..claims + REFUSED, "key");
-        let again = at_home(&bench, 0..REFUSED.min(claims), "other");
-        for (refused, kind) in [(&others, "short"), (&again, "over the limit")] {
-            let outcomes = claim_all(&stores, refused, batch).await;
-            let is_refused = |outcome| matches!(outcome, &Outcome::Short { .. } | &Outcome::OverLimit { .. });
-            assert!(outcomes.iter().all(is_refused), "{kind}: every claim is refused");
-        }
-        let refused = used_bytes(&mut connection).await;
+        let bytes = claim_bytes::run(claims, batch).await;
         println!(
-            "redis_bytes_per_claim: {:.1} at {batch} a batch ({claims} claims, {WAREHOUSES} warehouses); \
+            "redis_bytes_per_claim: {:.1} at {batch} a batch ({claims} claims, {} warehouses); \
              {} refusals added {:.2} each",
-            (sold - before) / claims as f64,
-            2 * REFUSED,
-            (refused - sold) / (2 * REFUSED) as f64
+            bytes.per_claim,
+            claim_bytes::WAREHOUSES,
+            bytes.refusals,
+            bytes.per_refusal
         );
     }
-}
-
-/// The claims of these buyers, by home.
-fn at_home(bench: &Bench, buyers: std::ops::Range<u64>, key: &str) -> Vec<Vec<Claim>> {
-    let mut homes = vec![Vec::new(); usize::from(WAREHOUSES)];
-    for claim in buyers.map(|buyer| claim(buyer, key, 1)) {
-        homes[usize::from(bench.drop.home_of(&claim.buyer).number.0)].push(claim);
-    }
-    homes
-}
-
-/// One batch in flight for each warehouse, as the batcher does it.
-async fn claim_all(stores: &[WarehouseStore], homes: &[Vec<Claim>], batch: usize) -> Vec<Outcome> {
-    let of_warehouse = async |store: &WarehouseStore, claims: &[Claim]| {
-        let mut outcomes = Vec::with_capacity(claims.len());
-        for batch in claims.chunks(batch) {
-            outcomes.extend(store.claim(1_700_000_000_000, batch).await.expect("an answer"));
-        }
-        outcomes
-    };
-    let all = stores.iter().zip(homes).map(|(store, claims)| of_warehouse(store, claims));
-    join_all(all).await.into_iter().flatten().collect()
-}
-
-/// What Redis has allocated, without what its clients' connections take.
-async fn used_bytes(connection: &mut MultiplexedConnection) -> f64 {
-    redis::cmd("MEMORY").arg("PURGE").query_async::<()>(connection).await.expect("MEMORY PURGE");
-    let info = info(connection, "memory").await;
-    let of = |name| info_figure(&info, name);
-    of("used_memory") - of("mem_clients_normal") - of("mem_aof_buffer")
 }

@@ -3,6 +3,7 @@
 //! Modules stand in reading order. The arrow: `domain ← {tokens, carts, ledger, provider, mail, webhooks} ← flows ← workers ←
 //! gateway`; the adapters do not know each other. What tokens and carts share of Redis is `scripting`.
 
+pub mod steps;
 pub mod domain;
 pub mod scripting;
 pub mod tokens;

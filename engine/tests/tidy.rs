@@ -58,6 +58,48 @@ fn the_arrow_between_modules_holds() {
     }
 }
 
+/// What stands in quotes behind `before`, wherever it occurs.
+fn quoted_after(text: &str, before: &str) -> Vec<String> {
+    let rests = text.split(before).skip(1);
+    rests.filter_map(|rest| rest.split_once('"')?.1.split_once('"')).map(|(quoted, _)| quoted.to_owned()).collect()
+}
+
+#[test]
+fn every_step_is_in_the_table_and_every_step_of_the_table_is_passed() {
+    use doorbuster_engine::steps::{NO_STEPS, STEPS};
+    let sources = files(&root().join("engine/src"), ".rs");
+    let sources = sources.iter().filter(|(file, _)| !file.ends_with("/steps.rs"));
+    let sources = sources.map(|(_, text)| code(text)).collect::<Vec<_>>();
+    let transactions = sources.iter().flat_map(|text| quoted_after(text, "run_tx!(")).collect::<Vec<_>>();
+    for name in &transactions {
+        let halves = [format!("{name}:written"), format!("{name}:committed")];
+        let are_steps = halves.iter().all(|half| STEPS.contains(&half.as_str()));
+        assert!(
+            are_steps != NO_STEPS.contains(&name.as_str()),
+            "{name} is in steps.rs: either in STEPS or in NO_STEPS"
+        );
+    }
+    for step in STEPS {
+        let times = match step.rsplit_once(':') {
+            Some((name, "written" | "committed")) => transactions.iter().filter(|other| *other == name).count(),
+            _ => sources.iter().map(|text| text.matches(&format!("\"{step}\"")).count()).sum(),
+        };
+        assert!((1..=2).contains(&times), "{step} is passed in {times} places");
+    }
+    for text in &sources {
+        let calls = text.split("passed(").skip(1).filter_map(|rest| rest.split_once(';'));
+        for step in calls.flat_map(|(call, _)| call.split('"').skip(1).step_by(2)) {
+            assert!(STEPS.contains(&step) || !step.contains('.'), "{step} is not in the table of steps.rs");
+        }
+    }
+    assert!(
+        NO_STEPS.iter().all(|name| transactions.iter().any(|other| other == name)),
+        "a name that is no transaction"
+    );
+    let steps = fs::read_to_string(root().join("engine/src/steps.rs")).unwrap();
+    assert!(!code(&steps).contains("crate::"), "anybody may pass a step, so steps.rs knows nobody");
+}
+
 #[test]
 fn each_driver_has_one_door() {
     let doors: [(&str, &[&str]); 4] = [

@@ -2,6 +2,7 @@
 //! believed.
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use doorbuster_engine::domain::clock::Clock;
@@ -80,20 +81,21 @@ pub(crate) fn use_crypto() {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }
 
+/// The bearer token of a request, which sends exactly one.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut headers = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), None) = (headers.next(), headers.next()) else {
+        return Err(Problem::TokenMissing);
+    };
+    let (scheme, token) = header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::TokenMissing)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Problem::TokenMissing) }
+}
+
 impl FromRequestParts<Gate> for Buyer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gate: &Gate) -> Result<Self, Problem> {
-        let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
-        let (Some(header), None) = (headers.next(), headers.next()) else {
-            return Err(Problem::TokenMissing);
-        };
-        let (scheme, token) =
-            header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Problem::TokenMissing)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(Problem::TokenMissing);
-        }
-        gate.verifier.verify(token.trim()).map(Self)
+        gate.verifier.verify(bearer(&parts.headers)?).map(Self)
     }
 }
 

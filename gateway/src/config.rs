@@ -20,16 +20,15 @@ use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
 
 use crate::commands::Command;
+use crate::operators::{OperatorTokens, Operators};
 use crate::receipt::ReceiptKey;
-pub use crate::secret::Secret;
+use crate::secret::provider_webhook_secrets;
+pub use crate::secret::{ReceiptSecrets, Secret, TokenSecret};
 use crate::server::Workers;
+use crate::steps::StepsConfig;
 
 /// `EX_USAGE` of sysexits.h: what the operator gave us cannot be used.
 const EXIT_BAD_CONFIG: u8 = 64;
-/// HMAC-SHA256 is as strong as its key up to 32 bytes; a shorter secret can be guessed from one token.
-const JWT_SECRET_BYTES_MIN: usize = 32;
-/// The provider's own are twice as long; a shorter one is a mistake, and could be guessed from one delivery.
-const WEBHOOK_SECRET_BYTES_MIN: usize = 16;
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
 pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
@@ -51,6 +50,8 @@ const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 pub struct Cli {
     #[command(flatten)]
     pub log: LogConfig,
+    #[command(flatten)]
+    pub steps: StepsConfig,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -79,7 +80,11 @@ pub struct StoresConfig {
     /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or redis-cluster://host:port,host:port…
     #[arg(long, env = "DOORBUSTER_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Secret,
-    /// Postgres, which holds the truth: postgres://user:password@host:port/database
+    /// The Redis of the carts, should it be another one: written by the second instead of by the claim, and much larger
+    #[arg(long, env = "DOORBUSTER_CARTS_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub carts_redis_url: Option<Secret>,
+    /// Postgres, which holds the truth: postgres://user:password@host:port/database, with ?sslmode=verify-full over a network;
+    /// &sslrootcert=file.pem is an authority to trust beside the system's
     #[arg(long, env = "DOORBUSTER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Secret,
     /// Connections to Postgres, at most
@@ -125,7 +130,7 @@ pub struct WorkersConfig {
 #[command(next_help_heading = "Mails and webhooks")]
 pub struct OutboxConfig {
     /// The mail server: smtp://user:password@host:587 or smtps://… TLS is required unless it is this machine; ?tls=none and
-    /// ?tls=opportunistic say otherwise. Without it mails wait
+    /// ?tls=opportunistic say otherwise; ?ca=file.pem is an authority to trust beside the system's. Without it mails wait
     #[arg(long, env = "DOORBUSTER_SMTP_URL", hide_env_values = true, value_name = "URL", requires = "mail_from")]
     pub smtp_url: Option<Secret>,
     /// Who writes to buyers: "Shop <orders@shop.example>"
@@ -172,6 +177,8 @@ pub struct ServeConfig {
     /// Without any, webhooks are answered with 503, so that the provider comes again
     #[arg(long, env = "DOORBUSTER_PROVIDER_WEBHOOK_SECRETS", hide_env_values = true, value_name = "SECRETS")]
     pub provider_webhook_secrets: Option<Secret>,
+    #[command(flatten)]
+    pub operators: OperatorTokens,
     /// Origins whose pages may call the API, comma-separated: https://shop.example,https://www.shop.example
     #[arg(long, env = "DOORBUSTER_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
     pub cors_origins: Vec<String>,
@@ -201,22 +208,6 @@ pub struct WorkConfig {
 }
 
 /// The secret that signs and verifies buyers' tokens.
-#[derive(Debug, Clone, Args)]
-pub struct TokenSecret {
-    /// Secret of the buyers' bearer tokens (JWT, HS256), at least 32 bytes
-    #[arg(long, env = "DOORBUSTER_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
-    pub jwt_secret: Secret,
-}
-
-/// The keys that sign and verify receipts.
-#[derive(Debug, Clone, Args)]
-pub struct ReceiptSecrets {
-    /// Keys of the receipts that buyers get with their claims, as ID=SECRET,ID=SECRET: the first signs, all verify.
-    /// Secrets have at least 32 bytes. Without any key there are no receipts
-    #[arg(long, env = "DOORBUSTER_RECEIPT_KEYS", hide_env_values = true, value_name = "KEYS")]
-    pub receipt_keys: Option<Secret>,
-}
-
 /// A gateway's settings, checked.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -228,6 +219,8 @@ pub struct GatewayConfig {
     pub receipt_keys: Vec<ReceiptKey>,
     /// None: no event of the payment provider's is taken.
     pub provider_webhook_secrets: Vec<Secret>,
+    /// None: the operators' API answers 403.
+    pub operators: Operators,
     pub cors_origins: Vec<HeaderValue>,
     pub stop_wait: Duration,
     pub limits: Limits,
@@ -260,6 +253,7 @@ impl GatewayConfig {
             jwt_secret: Secret::from(jwt_secret.into()),
             receipt_keys: Vec::new(),
             provider_webhook_secrets: Vec::new(),
+            operators: Operators::default(),
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
@@ -328,10 +322,13 @@ fn sentence(error: &clap::Error) -> String {
 
 impl StoresConfig {
     pub fn check(&self) -> Result<(), BadConfig> {
-        let redis = self.redis_url.expose();
         let schemes = ["redis://", "redis-cluster://", "rediss://", "unix://", "redis+unix://"];
-        if !schemes.iter().any(|scheme| redis.starts_with(scheme)) {
+        let is_redis = |url: &Secret| schemes.iter().any(|scheme| url.expose().starts_with(scheme));
+        if !is_redis(&self.redis_url) {
             return bad("--redis-url (DOORBUSTER_REDIS_URL) must begin with redis://");
+        }
+        if !self.carts_redis_url.as_ref().is_none_or(is_redis) {
+            return bad("--carts-redis-url (DOORBUSTER_CARTS_REDIS_URL) must begin with redis://");
         }
         let database = self.database_url.expose();
         if !["postgres://", "postgresql://"].iter().any(|scheme| database.starts_with(scheme)) {
@@ -342,23 +339,6 @@ impl StoresConfig {
             return bad("--database-connections (DOORBUSTER_DATABASE_CONNECTIONS) must be at least 2");
         }
         Ok(())
-    }
-}
-
-impl TokenSecret {
-    pub fn check(&self) -> Result<(), BadConfig> {
-        if self.jwt_secret.expose().len() < JWT_SECRET_BYTES_MIN {
-            return bad(format!(
-                "--jwt-secret (DOORBUSTER_JWT_SECRET) must be at least {JWT_SECRET_BYTES_MIN} bytes long"
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl ReceiptSecrets {
-    pub fn check(&self) -> Result<Vec<ReceiptKey>, BadConfig> {
-        self.receipt_keys.as_ref().map_or_else(|| Ok(Vec::new()), ReceiptKey::parse_list)
     }
 }
 
@@ -440,7 +420,7 @@ impl OutboxConfig {
 }
 
 /// `NAME=VALUE`, each name once. Values are secret, so they are not repeated.
-fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, String>, BadConfig> {
+pub(crate) fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, String>, BadConfig> {
     let mut pairs = BTreeMap::new();
     for pair in given.iter().map(Secret::expose).filter(|pair| !pair.is_empty()) {
         let Some((name, value)) = pair.split_once('=') else { return bad(format!("{what} has no =")) };
@@ -465,12 +445,19 @@ impl ServeConfig {
                 "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
             );
         }
+        let operators = self.operators.check()?;
+        if operators.has_secret(&self.tokens.jwt_secret) {
+            return bad(
+                "--operator-tokens (DOORBUSTER_OPERATOR_TOKENS) must not hold the secret of --jwt-secret: who issues tokens would be an operator",
+            );
+        }
         let config = GatewayConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
             receipt_keys: self.receipts.check()?,
             provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
+            operators,
             cors_origins: self
                 .cors_origins
                 .iter()
@@ -482,18 +469,6 @@ impl ServeConfig {
         };
         Ok((config, workers))
     }
-}
-
-fn provider_webhook_secrets(given: Option<&Secret>) -> Result<Vec<Secret>, BadConfig> {
-    let secrets = given.map(Secret::expose).unwrap_or_default().split(',').map(str::trim);
-    let secrets = secrets.filter(|secret| !secret.is_empty()).map(|secret| Secret::from(secret.to_owned()));
-    let secrets = secrets.collect::<Vec<_>>();
-    if secrets.iter().any(|secret| secret.expose().len() < WEBHOOK_SECRET_BYTES_MIN) {
-        return bad(format!(
-            "--provider-webhook-secrets (DOORBUSTER_PROVIDER_WEBHOOK_SECRETS): each must be at least {WEBHOOK_SECRET_BYTES_MIN} bytes long"
-        ));
-    }
-    Ok(secrets)
 }
 
 /// Scheme, host and port, nothing else: browsers compare the whole text.
@@ -511,7 +486,7 @@ fn duration(name: &str, given: SignedDuration) -> Result<Duration, BadConfig> {
     Duration::try_from(given).map_err(|_| BadConfig(format!("{name} cannot be negative")))
 }
 
-fn bad<T>(sentence: impl Into<String>) -> Result<T, BadConfig> {
+pub(crate) fn bad<T>(sentence: impl Into<String>) -> Result<T, BadConfig> {
     Err(BadConfig(sentence.into()))
 }
 
@@ -576,15 +551,6 @@ mod tests {
             let error = outbox(&["--webhooks", webhooks, "--webhook-secrets", secrets]).unwrap().check().unwrap_err();
             assert!(error.0.contains(wrong) && !error.0.contains("hidden"), "{error}");
         }
-    }
-
-    #[test]
-    fn provider_webhook_secrets_are_a_list_of_long_ones() {
-        let secrets = |text: &str| provider_webhook_secrets(Some(&Secret::from(text.to_owned())));
-        assert_eq!(provider_webhook_secrets(None), Ok(Vec::new()));
-        assert_eq!(secrets("whsec_0123456789, whsec_9876543210,").unwrap().len(), 2);
-        let error = secrets("whsec_0123456789,short").unwrap_err();
-        assert!(!error.0.contains("short"), "{error}");
     }
 
     #[test]

@@ -7,11 +7,15 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::flows::EngineError;
 use doorbuster_engine::ledger::LedgerError;
 use doorbuster_engine::tokens::TokenError;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Everything that answers 503 is over, or decided by a worker, within a second or two.
@@ -27,14 +31,29 @@ pub enum Problem {
     TokenInvalid,
     IdempotencyKeyMissing,
     IdempotencyKeyInvalid,
-    UnsupportedMediaType,
+    UnsupportedMediaType { wanted: &'static str },
     BodyTooLarge { limit_bytes: usize },
     BodyTooSlow,
     MalformedJson,
     Invalid(Vec<FieldProblem>),
+    PreconditionRequired,
+    PreconditionFailed,
+    // The operators, and what they ask for.
+    OperatorsOff,
+    ProductNotFound,
+    SkuTaken { sku: String },
+    SkuNotFound,
+    WarehouseNotFound,
+    StockOfDrop { drop: String },
+    BelowReserved { available: i64, reserved: i64 },
     // What it is about: not there, or not this buyer's, which nobody can tell apart.
     DropNotFound,
     VariantNotFound,
+    NotForSale,
+    CartSessionInvalid,
+    CartLineNotFound,
+    CartFull { limit: u32 },
+    QuantityLimit { limit: u32 },
     ClaimNotFound,
     OrderNotFound,
     ProfileNotFound,
@@ -50,10 +69,25 @@ pub enum Problem {
     KeyReused,
     ClaimReleased,
     ClaimRejected,
+    // Standby.
+    AlreadyInLine,
+    LineFull,
+    UnitsOnTheirWay,
+    ClaimNotLost,
     // Payments.
     PaymentNotRequired,
     NotCancellable,
     ProfileMissing,
+    // Orders on their way, and back.
+    WrongOrderState { state: OrderState },
+    CancelRequested,
+    PaymentNotSettled { payment: PaymentState },
+    ShippedOtherwise { carrier: String, number: String },
+    ReturnExceedsOrder { line: u32, left: u32 },
+    UnitNotOut { line: u32, serial: u32 },
+    RefundExceedsPayment { left: Money },
+    NotPaid,
+    OrdersOpen { orders: Vec<Uuid> },
     // Ourselves: nothing was decided, the same request may be made again.
     Overloaded,
     WarehouseRebuilding,
@@ -92,15 +126,21 @@ pub struct ProblemBody {
     /// The fields that do not fit (`invalid_request`)
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: Vec<FieldProblem>,
-    /// Units that could still be had (`not_enough`)
+    /// Units that could still be had (`not_enough`), or that are there (`below_reserved`)
     #[serde(skip_serializing_if = "Option::is_none")]
-    available: Option<u32>,
+    available: Option<i64>,
+    /// Units that unpaid orders hold (`below_reserved`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reserved: Option<i64>,
     /// Units that the buyer holds (`limit_exceeded`)
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<u32>,
     /// Units that a buyer may hold (`limit_exceeded`)
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
+    /// The orders that are in the way (`orders_open`)
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    orders: Vec<Uuid>,
 }
 
 impl Problem {
@@ -117,15 +157,35 @@ impl Problem {
             Self::IdempotencyKeyInvalid => {
                 (S::BAD_REQUEST, "idempotency_key_invalid", "The header Idempotency-Key cannot be used")
             }
-            Self::UnsupportedMediaType => {
-                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body must be JSON")
+            Self::UnsupportedMediaType { .. } => {
+                (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body is of another type")
             }
             Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
             Self::BodyTooSlow => (S::REQUEST_TIMEOUT, "body_too_slow", "The body did not arrive in time"),
             Self::MalformedJson => (S::BAD_REQUEST, "malformed_json", "The body is not JSON"),
             Self::Invalid(_) => (S::UNPROCESSABLE_ENTITY, "invalid_request", "The request does not fit"),
+            Self::PreconditionRequired => {
+                (S::PRECONDITION_REQUIRED, "precondition_required", "The header If-Match is required")
+            }
+            Self::PreconditionFailed => {
+                (S::PRECONDITION_FAILED, "precondition_failed", "It was changed since you have seen it")
+            }
+            Self::OperatorsOff => (S::FORBIDDEN, "operators_off", "The operators' API is not configured here"),
+            Self::ProductNotFound => (S::NOT_FOUND, "product_not_found", "There is no such product"),
+            Self::SkuTaken { .. } => (S::CONFLICT, "sku_taken", "The SKU names another variant"),
+            Self::SkuNotFound => (S::NOT_FOUND, "sku_not_found", "There is no such SKU"),
+            Self::WarehouseNotFound => (S::NOT_FOUND, "warehouse_not_found", "There is no such warehouse"),
+            Self::StockOfDrop { .. } => (S::CONFLICT, "stock_of_drop", "This is the stock of a drop"),
+            Self::BelowReserved { .. } => (S::CONFLICT, "below_reserved", "Unpaid orders hold these units"),
             Self::DropNotFound => (S::NOT_FOUND, "drop_not_found", "There is no such drop"),
-            Self::VariantNotFound => (S::NOT_FOUND, "variant_not_found", "The drop has no such variant"),
+            Self::VariantNotFound => (S::NOT_FOUND, "variant_not_found", "There is no such variant"),
+            Self::NotForSale => (S::CONFLICT, "not_for_sale", "The variant is not for sale"),
+            Self::CartSessionInvalid => {
+                (S::BAD_REQUEST, "cart_session_invalid", "The header Cart-Session cannot be used")
+            }
+            Self::CartLineNotFound => (S::NOT_FOUND, "cart_line_not_found", "The cart has no such line"),
+            Self::CartFull { .. } => (S::CONFLICT, "cart_full", "The cart has no place for another line"),
+            Self::QuantityLimit { .. } => (S::CONFLICT, "quantity_limit", "A line has no place for so many units"),
             Self::ClaimNotFound => (S::NOT_FOUND, "claim_not_found", "There is no such claim"),
             Self::OrderNotFound => (S::NOT_FOUND, "order_not_found", "There is no such order"),
             Self::ProfileNotFound => (S::NOT_FOUND, "profile_not_found", "There is no checkout profile yet"),
@@ -139,9 +199,28 @@ impl Problem {
             Self::KeyReused => (S::UNPROCESSABLE_ENTITY, "key_reused", "The Idempotency-Key was used otherwise"),
             Self::ClaimReleased => (S::CONFLICT, "claim_released", "The claim's units have been given back"),
             Self::ClaimRejected => (S::CONFLICT, "claim_rejected", "The claim could not become an order"),
+            Self::AlreadyInLine => (S::CONFLICT, "already_in_line", "The buyer waits in this line already"),
+            Self::LineFull => (S::CONFLICT, "line_full", "Too many are waiting"),
+            Self::UnitsOnTheirWay => (S::CONFLICT, "units_on_their_way", "Units are on their way to the buyer"),
+            Self::ClaimNotLost => (S::CONFLICT, "claim_not_lost", "The receipt's claim is not lost"),
             Self::PaymentNotRequired => (S::CONFLICT, "payment_not_required", "The order needs no payment method"),
             Self::NotCancellable => (S::CONFLICT, "not_cancellable", "The order cannot be cancelled any more"),
             Self::ProfileMissing => (S::CONFLICT, "checkout_profile_missing", "There is no checkout profile yet"),
+            Self::WrongOrderState { .. } => (S::CONFLICT, "wrong_order_state", "The order's state does not lead there"),
+            Self::CancelRequested => (S::CONFLICT, "cancel_requested", "The order is being cancelled"),
+            Self::PaymentNotSettled { .. } => {
+                (S::CONFLICT, "payment_not_settled", "The order's money is not there, or on its way back")
+            }
+            Self::ShippedOtherwise { .. } => (S::CONFLICT, "shipped_otherwise", "The order was shipped otherwise"),
+            Self::ReturnExceedsOrder { .. } => {
+                (S::CONFLICT, "return_exceeds_order", "Fewer units are out than would come back")
+            }
+            Self::UnitNotOut { .. } => (S::CONFLICT, "unit_not_out", "This unit is not out"),
+            Self::RefundExceedsPayment { .. } => {
+                (S::CONFLICT, "refund_exceeds_payment", "Less is left of what was paid")
+            }
+            Self::NotPaid => (S::CONFLICT, "not_paid", "The order has not been paid"),
+            Self::OrdersOpen { .. } => (S::CONFLICT, "orders_open", "Some orders are not over"),
             Self::Overloaded => (S::SERVICE_UNAVAILABLE, "overloaded", "Too many are asking at once"),
             Self::WarehouseRebuilding => {
                 (S::SERVICE_UNAVAILABLE, "warehouse_rebuilding", "Stock is being brought back")
@@ -165,32 +244,67 @@ impl Problem {
             Self::TokenMissing => "Send the header Authorization: Bearer <token>.".into(),
             Self::TokenInvalid => "It has expired, or was not issued for this service: get a new one.".into(),
             Self::IdempotencyKeyMissing => {
-                "Make one up for each purchase, and send the same one when you try again.".into()
+                "Make one up for each purchase or change, and send the same one when you try again.".into()
             }
             Self::IdempotencyKeyInvalid => "Send exactly one, of 1 to 255 visible ASCII characters.".into(),
-            Self::UnsupportedMediaType => "Send Content-Type: application/json.".into(),
+            Self::UnsupportedMediaType { wanted } => format!("Send Content-Type: {wanted}.").into(),
             Self::BodyTooLarge { limit_bytes } => format!("At most {limit_bytes} bytes are read.").into(),
             Self::BodyTooSlow => "Send the whole body at once.".into(),
             Self::MalformedJson => "The body cannot be parsed.".into(),
             Self::Invalid(_) => "See errors for the fields that do not fit.".into(),
+            Self::PreconditionRequired => {
+                "Send the ETag of what you have seen, so that no other change is lost.".into()
+            }
+            Self::PreconditionFailed => "GET it again, look at what changed, and send the new ETag in If-Match.".into(),
+            Self::OperatorsOff => {
+                "Start `doorbuster serve` with DOORBUSTER_OPERATOR_TOKENS=name=secret, at least 32 characters each."
+                    .into()
+            }
+            Self::ProductNotFound => "GET /v1/products lists what there is.".into(),
+            Self::SkuTaken { sku } => format!("{sku} names a variant for ever, also one that is not sold any more.").into(),
+            Self::SkuNotFound => "Make its product with POST /v1/products, or check the SKU.".into(),
+            Self::WarehouseNotFound => "Make it with POST /v1/warehouses, or check its code.".into(),
+            Self::StockOfDrop { drop } => {
+                format!("{drop} is a drop: its stock is changed by `doorbuster drop restock {drop}` alone.").into()
+            }
+            Self::BelowReserved { available, reserved } => format!(
+                "{available} units are there and {reserved} of them reserved: at most {} can go.",
+                available - reserved
+            )
+            .into(),
             Self::DropNotFound => "Check the drop's name.".into(),
-            Self::VariantNotFound => "Name one of the SKUs that GET /v1/drops/{drop} lists.".into(),
+            Self::VariantNotFound => "Name one that GET /v1/drops/{drop} or GET /v1/products lists.".into(),
+            Self::NotForSale => "It may be again later; it cannot be put into a cart now.".into(),
+            Self::CartSessionInvalid => "Send exactly one, as POST /v1/carts/guest has given it.".into(),
+            Self::CartLineNotFound => "GET /v1/cart lists the variants that are in it.".into(),
+            Self::CartFull { limit } => format!("It has {limit} lines: take one out first.").into(),
+            Self::QuantityLimit { limit } => format!("A line has at most {limit} units.").into(),
             Self::ClaimNotFound | Self::OrderNotFound => "Check the id, and whose token you sent.".into(),
             Self::ProfileNotFound => "Save one with PUT /v1/me/checkout-profile.".into(),
             Self::DeliveryRefused => "It is not what the payment provider sends.".into(),
             Self::WebhooksOff => "Nothing was taken: send it again later.".into(),
-            Self::SoldOut => "No unit is left. Should one come back, the same request may succeed later.".into(),
+            Self::SoldOut => {
+                "No unit is left. Wait in line for one that comes back with POST /v1/drops/{drop}/standby.".into()
+            }
             Self::NotEnough { available } => format!("Only {available} can be had: ask for fewer.").into(),
             Self::LimitExceeded { held, limit } => {
                 format!("You hold {held} of at most {limit} units per buyer.").into()
             }
             Self::NotOpen => "GET /v1/drops/{drop} says when it opens.".into(),
             Self::Closed => "No new claims are taken. What you have claimed stays yours.".into(),
-            Self::KeyReused => "It named another variant or quantity before: use a new key for a new purchase.".into(),
+            Self::KeyReused => "It stood for another request before: use a new key for a new one.".into(),
             Self::ClaimReleased => "It was not paid in time, or was cancelled. To try again use a new key.".into(),
             Self::ClaimRejected => {
                 "Its units had gone to somebody else, after a failure of ours; nothing was charged. Use a new key."
                     .into()
+            }
+            Self::AlreadyInLine => {
+                "GET /v1/drops/{drop}/standby says where; to change the quantity leave the line first.".into()
+            }
+            Self::LineFull => "Nobody else can wait for this variant: so many returns will not come.".into(),
+            Self::UnitsOnTheirWay => "They become an order within seconds: cancel that.".into(),
+            Self::ClaimNotLost => {
+                "GET /v1/claims/{id} says what became of it. Without the receipt you join at the end.".into()
             }
             Self::PaymentNotRequired => "Its payment is under way, done or over: GET the order to see which.".into(),
             Self::NotCancellable => {
@@ -198,6 +312,29 @@ impl Problem {
                     .into()
             }
             Self::ProfileMissing => "Save one with PUT /v1/me/checkout-profile, then ask again.".into(),
+            Self::WrongOrderState { state } => {
+                format!("It is {}: an order is processed, then shipped, then delivered, and comes back after that.", state.as_str())
+                    .into()
+            }
+            Self::CancelRequested => "It ends with the word of the payment provider: GET it again in a while.".into(),
+            Self::PaymentNotSettled { payment } => {
+                format!("Its payment is {}: the goods stay here until a refund has ended in part.", payment.as_str()).into()
+            }
+            Self::ShippedOtherwise { carrier, number } => {
+                format!("It went with {carrier} under the number {number}; that is not changed any more.").into()
+            }
+            Self::ReturnExceedsOrder { line, left } => {
+                format!("Of line {line} at most {left} can come back.").into()
+            }
+            Self::UnitNotOut { line, serial } => {
+                format!("Unit {serial} is not one of line {line}, or has come back before.").into()
+            }
+            Self::RefundExceedsPayment { left } => format!("At most {left} can go back.").into(),
+            Self::NotPaid => "There is nothing to give back: cancel it instead.".into(),
+            Self::OrdersOpen { .. } => {
+                "Nothing was erased: wait until they are delivered and refunds have arrived, or cancel them, then ask again."
+                    .into()
+            }
             Self::Overloaded | Self::WarehouseRebuilding | Self::UnitsMoving => {
                 "Nothing was taken, and it does not mean sold out: send the same request again.".into()
             }
@@ -221,12 +358,19 @@ impl Problem {
             detail,
             errors: Vec::new(),
             available: None,
+            reserved: None,
             held: None,
             limit: None,
+            orders: Vec::new(),
         };
         match self {
             Self::Invalid(errors) => body.errors = errors,
-            Self::NotEnough { available } => body.available = Some(available),
+            Self::NotEnough { available } => body.available = Some(available.into()),
+            Self::BelowReserved { available, reserved } => {
+                (body.available, body.reserved) = (Some(available), Some(reserved));
+            }
+            Self::OrdersOpen { orders } => body.orders = orders,
+            Self::CartFull { limit } | Self::QuantityLimit { limit } => body.limit = Some(limit),
             Self::LimitExceeded { held, limit } => (body.held, body.limit) = (Some(held), Some(limit)),
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! What handlers take out of requests; whatever does not fit becomes a [`Problem`] here.
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
@@ -9,8 +9,8 @@ use doorbuster_engine::domain::ids::IdempotencyKey;
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
+use crate::config::Limits;
 use crate::error::Problem;
-use crate::state::Gate;
 
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -20,26 +20,29 @@ pub struct PathText(pub String);
 /// The header `Idempotency-Key`, without which nothing that has an effect is done.
 pub struct Key(pub IdempotencyKey);
 
+/// What stands behind the question mark.
+pub struct Params<T>(pub T);
+
 /// A body of JSON of at most `LIMIT` bytes.
 pub struct JsonBody<T, const LIMIT: usize>(pub T);
 
 /// The bytes of a body of at most `LIMIT`, as they came.
 pub struct RawBody<const LIMIT: usize>(pub Vec<u8>);
 
-impl FromRequestParts<Gate> for PathText {
+impl<S: Send + Sync> FromRequestParts<S> for PathText {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, gate: &Gate) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         // Refused only when it is not UTF-8, and then nothing has that name.
-        let Path(text) = Path::<String>::from_request_parts(parts, gate).await.map_err(|_| Problem::NotFound)?;
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| Problem::NotFound)?;
         Ok(Self(text))
     }
 }
 
-impl FromRequestParts<Gate> for Key {
+impl<S: Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Gate) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut keys = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
         let key = keys.next().ok_or(Problem::IdempotencyKeyMissing)?;
         let key = key.to_str().ok().and_then(|text| text.parse().ok());
@@ -50,37 +53,58 @@ impl FromRequestParts<Gate> for Key {
     }
 }
 
-impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Gate> for JsonBody<T, LIMIT> {
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, gate: &Gate) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::UnsupportedMediaType);
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Query(params) = Query::try_from_uri(&parts.uri)
+            .map_err(|error| Problem::field("query", source_of(&error).unwrap_or_else(|| error.to_string())))?;
+        Ok(Self(params))
+    }
+}
+
+/// What lies below "Failed to deserialize query string".
+fn source_of(error: &dyn std::error::Error) -> Option<String> {
+    error.source().map(ToString::to_string)
+}
+
+impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for JsonBody<T, LIMIT>
+where
+    Limits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_of(request.headers(), "application/json") {
+            return Err(Problem::UnsupportedMediaType { wanted: "application/json" });
         }
-        parse(&read_bounded(request, gate, LIMIT).await?).map(Self)
+        parse(&read_bounded(request, Limits::from_ref(state), LIMIT).await?).map(Self)
     }
 }
 
-impl<const LIMIT: usize> FromRequest<Gate> for RawBody<LIMIT> {
+impl<S: Sync, const LIMIT: usize> FromRequest<S> for RawBody<LIMIT>
+where
+    Limits: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, gate: &Gate) -> Result<Self, Problem> {
-        read_bounded(request, gate, LIMIT).await.map(Self)
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        read_bounded(request, Limits::from_ref(state), LIMIT).await.map(Self)
     }
 }
 
-async fn read_bounded(request: Request, gate: &Gate, limit: usize) -> Result<Vec<u8>, Problem> {
+async fn read_bounded(request: Request, limits: Limits, limit: usize) -> Result<Vec<u8>, Problem> {
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: u64| bytes > limit as u64) {
         return Err(Problem::BodyTooLarge { limit_bytes: limit });
     }
     let reading = read(request.into_body(), limit);
-    tokio::time::timeout(gate.limits.body, reading).await.map_err(|_| Problem::BodyTooSlow)?
+    tokio::time::timeout(limits.body, reading).await.map_err(|_| Problem::BodyTooSlow)?
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type)
 }
 
 async fn read(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {

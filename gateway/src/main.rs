@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(stop) => return stop.exit(),
     };
-    if let Err(bad) = logging::start(&cli.log) {
+    if let Err(bad) = logging::start(&cli.log).and_then(|()| cli.steps.start()) {
         return config::Stop::from(bad).exit();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

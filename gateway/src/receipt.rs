@@ -1,7 +1,8 @@
 //! Receipts: what a buyer was told about his claim, signed, so that he and support can show it later.
 //!
 //! A receipt is a JSON Web Signature (RFC 7515, compact, HS256) whose header names the key. It is evidence, never
-//! authority: nothing is allocated, kept or released for one. Whoever is shown a receipt looks the claim up by its id.
+//! authority: nothing is allocated, kept or released for one. Whoever is shown a receipt looks the claim up by its id; of a
+//! claim that is lost it puts its buyer first in line (routes/standby.rs), which takes a unit from nobody.
 
 use doorbuster_engine::domain::claims::Acknowledgement;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, Limits};
+use crate::operators::Operators;
 use crate::routes::{self, ops};
 use crate::state::{Gate, GateState};
 use crate::telemetry;
@@ -91,7 +92,7 @@ impl Gateway {
         let gate = Arc::new(GateState::new(&config, engine.clone()));
         let public = listen(config.listen).context("the public listener")?;
         let public_addr = public.local_addr()?;
-        let mut running = start(config.ops_listen, engine, workers)?;
+        let mut running = start(config.ops_listen, engine, workers, config.operators.clone(), config.limits)?;
         running.public = Listening::start(public, routes::public(Arc::clone(&gate), &config));
         (running.public_addr, running.stop_wait, running.gate) = (public_addr, config.stop_wait, Some(gate));
         tracing::info!(%public_addr, ops_addr = %running.ops_addr, "serving on http://{public_addr}");
@@ -105,13 +106,32 @@ impl Gateway {
         workers: Workers,
     ) -> anyhow::Result<RunningGateway> {
         telemetry::recorder();
-        let running = start(ops_listen, engine, Some(workers))?;
+        let running = start(ops_listen, engine, Some(workers), Operators::default(), Limits::default())?;
         tracing::info!(ops_addr = %running.ops_addr, "working; operators find http://{}/readyz", running.ops_addr);
         Ok(running)
     }
 }
 
-fn start(ops_listen: SocketAddr, engine: Engine, workers: Option<Workers>) -> anyhow::Result<RunningGateway> {
+/// A router on a port of its own, served as the API is. Dropping it stops it.
+pub struct ServedRouter {
+    pub addr: SocketAddr,
+    _listening: Listening,
+}
+
+/// Serves another router than the gateway's, with the same listener, bounds and deadlines.
+pub fn serve_router(address: SocketAddr, router: Router) -> anyhow::Result<ServedRouter> {
+    let listener = listen(address)?;
+    let addr = listener.local_addr()?;
+    Ok(ServedRouter { addr, _listening: Listening::start(listener, router) })
+}
+
+fn start(
+    ops_listen: SocketAddr,
+    engine: Engine,
+    workers: Option<Workers>,
+    operators: Operators,
+    limits: Limits,
+) -> anyhow::Result<RunningGateway> {
     let ops_listener = listen(ops_listen).context("the operators' listener")?;
     let ops_addr = ops_listener.local_addr()?;
     let stopping = CancellationToken::new();
@@ -122,7 +142,8 @@ fn start(ops_listen: SocketAddr, engine: Engine, workers: Option<Workers>) -> an
         tasks.spawn(workers::run(engine.clone(), provider, settings, work.clone()));
     }
     tasks.close();
-    let ops = Listening::start(ops_listener, ops::router(ops::Ops { engine, stopping: stopping.clone() }));
+    let ops = ops::Ops { engine, stopping: stopping.clone(), operators, limits };
+    let ops = Listening::start(ops_listener, ops::router(ops));
     Ok(RunningGateway {
         public_addr: ops_addr,
         ops_addr,

@@ -4,10 +4,15 @@ mod support;
 
 mod http {
     pub(crate) mod shop;
+    pub(crate) mod admin;
     mod refusals;
+    mod carts;
     mod claims;
     mod orders;
+    mod fulfilment;
     mod webhooks;
     mod surface;
+    mod standby;
+    mod catalog;
     mod stopping;
 }

@@ -8,4 +8,12 @@ mod process {
     mod signals;
     mod killed;
     mod finance;
+    mod settlement;
+    mod crash {
+        mod stage;
+        mod judge;
+        mod play;
+        mod matrix;
+        mod faults;
+    }
 }

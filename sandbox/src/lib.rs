@@ -11,6 +11,7 @@ mod resp;
 mod server;
 mod process;
 mod watchdog;
+pub mod certificate;
 pub mod provider;
 pub mod smtp_sink;
 pub mod webhook_sink;

@@ -14,10 +14,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificate::Certificate;
 use crate::provider::faults::mix;
 
 /// RFC 5321 allows 512 bytes for a command and 1000 for a line of text; nothing we talk to needs more.
@@ -41,6 +44,18 @@ pub struct SmtpSinkOptions {
     pub delay: Duration,
     /// User and password without which nothing is taken.
     pub login: Option<(String, String)>,
+    pub tls: SinkTls,
+}
+
+/// Whether a connection is encrypted, and from when on.
+#[derive(Debug, Clone, Default)]
+pub enum SinkTls {
+    #[default]
+    None,
+    /// STARTTLS (RFC 3207); nothing is taken without it.
+    Upgrade(Certificate),
+    /// From the first byte (RFC 8314), as on port 465.
+    FromTheStart(Certificate),
 }
 
 impl Default for SmtpSinkOptions {
@@ -53,6 +68,7 @@ impl Default for SmtpSinkOptions {
             lost_answer_rate: 0.0,
             delay: Duration::ZERO,
             login: None,
+            tls: SinkTls::None,
         }
     }
 }
@@ -66,6 +82,8 @@ pub struct ReceivedMail {
     pub data: Vec<u8>,
     /// Whether the sender was told that it was taken.
     pub is_answered: bool,
+    /// Whether nobody on the way could read it.
+    pub is_encrypted: bool,
 }
 
 /// A running mail server. Dropping it stops it.
@@ -83,6 +101,14 @@ struct State {
     mails: Mutex<Vec<ReceivedMail>>,
     attempts: Mutex<HashMap<String, u64>>,
     refused: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Channel {
+    Plain,
+    ToUpgrade,
+    Upgraded,
+    Encrypted,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,11 +131,16 @@ impl SmtpSink {
         Ok(Self { state, address, stop })
     }
 
-    /// `smtp://127.0.0.1:port`, with user and password if it wants them.
+    /// `smtp://127.0.0.1:port`, with user and password if it wants them; with TLS, what it takes to trust it.
     pub fn url(&self) -> String {
+        let (scheme, query) = match &self.state.options.tls {
+            SinkTls::None => ("smtp", String::new()),
+            SinkTls::Upgrade(certificate) => ("smtp", format!("?tls=required&ca={}", certificate.path().display())),
+            SinkTls::FromTheStart(certificate) => ("smtps", format!("?ca={}", certificate.path().display())),
+        };
         let login = self.state.options.login.as_ref();
         let login = login.map(|(user, password)| format!("{user}:{password}@")).unwrap_or_default();
-        format!("smtp://{login}{}", self.address)
+        format!("{scheme}://{login}{}{query}", self.address)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -197,17 +228,46 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
 /// One connection, to its end.
 async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
     let _ = stream.set_nodelay(true);
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
+    match &state.options.tls {
+        SinkTls::None => converse(stream, state, Channel::Plain).await.map(drop),
+        SinkTls::FromTheStart(certificate) => {
+            let stream = certificate.acceptor().accept(stream).await?;
+            converse(stream, state, Channel::Encrypted).await.map(drop)
+        }
+        SinkTls::Upgrade(certificate) => {
+            let Some(stream) = converse(stream, state, Channel::ToUpgrade).await? else { return Ok(()) };
+            let stream = certificate.acceptor().accept(stream).await?;
+            converse(stream, state, Channel::Upgraded).await.map(drop)
+        }
+    }
+}
+
+/// The commands and answers of one connection; its stream, if it is to be encrypted now.
+async fn converse<S>(stream: S, state: &State, channel: Channel) -> io::Result<Option<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut stream = BufReader::new(stream);
     let mut is_known = state.options.login.is_none();
     let mut from: Option<String> = None;
     let mut to: Vec<String> = Vec::new();
     let mut is_lost = false;
-    writer.write_all(b"220 sink.invalid ESMTP\r\n").await?;
-    while let Some(line) = read_line(&mut reader).await? {
+    let is_encrypted = matches!(channel, Channel::Encrypted | Channel::Upgraded);
+    // After STARTTLS the client begins anew with EHLO, without a greeting.
+    if channel != Channel::Upgraded {
+        stream.write_all(b"220 sink.invalid ESMTP\r\n").await?;
+    }
+    while let Some(line) = read_line(&mut stream).await? {
         let line = String::from_utf8_lossy(&line).trim_end().to_owned();
         let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
         let answer = match verb.to_ascii_uppercase().as_str() {
+            "EHLO" if channel == Channel::ToUpgrade => "250-sink.invalid\r\n250 STARTTLS",
+            "STARTTLS" if channel == Channel::ToUpgrade => {
+                stream.write_all(b"220 go ahead\r\n").await?;
+                // What a client sent before it was told to go on was sent in the clear: never answered (RFC 3207, 5).
+                return Ok(stream.buffer().is_empty().then(|| stream.into_inner()));
+            }
+            "AUTH" | "MAIL" if channel == Channel::ToUpgrade => "530 5.7.0 STARTTLS first",
             "EHLO" if state.options.login.is_some() => "250-sink.invalid\r\n250-AUTH PLAIN\r\n250 8BITMIME",
             "EHLO" => "250-sink.invalid\r\n250-SMTPUTF8\r\n250 8BITMIME",
             "HELO" => "250 sink.invalid",
@@ -229,8 +289,8 @@ async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
             "RCPT" => match path(argument, "TO:") {
                 Some(recipient) => match state.draw(&recipient) {
                     Fault::Busy => {
-                        writer.write_all(b"421 4.3.2 too busy\r\n").await?;
-                        return Ok(());
+                        stream.write_all(b"421 4.3.2 too busy\r\n").await?;
+                        return Ok(None);
                     }
                     Fault::Later => "450 4.2.0 try again later",
                     Fault::Refused => {
@@ -247,13 +307,13 @@ async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
             },
             "DATA" if to.is_empty() => "503 5.5.1 RCPT first",
             "DATA" => {
-                writer.write_all(b"354 end with a dot\r\n").await?;
-                let Some(data) = read_data(&mut reader).await? else { return Ok(()) };
+                stream.write_all(b"354 end with a dot\r\n").await?;
+                let Some(data) = read_data(&mut stream).await? else { return Ok(None) };
                 tokio::time::sleep(state.options.delay).await;
                 let (from, to) = (from.take().unwrap_or_default(), std::mem::take(&mut to));
-                state.mails().push(ReceivedMail { from, to, data, is_answered: !is_lost });
+                state.mails().push(ReceivedMail { from, to, data, is_answered: !is_lost, is_encrypted });
                 if is_lost {
-                    return Ok(());
+                    return Ok(None);
                 }
                 "250 2.0.0 taken"
             }
@@ -263,14 +323,14 @@ async fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
             }
             "NOOP" => "250 still here",
             "QUIT" => {
-                writer.write_all(b"221 bye\r\n").await?;
-                return Ok(());
+                stream.write_all(b"221 bye\r\n").await?;
+                return Ok(None);
             }
             _ => "502 5.5.1 unknown command",
         };
-        writer.write_all(format!("{answer}\r\n").as_bytes()).await?;
+        stream.write_all(format!("{answer}\r\n").as_bytes()).await?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// `FROM:<a@b> …` or `TO:<a@b> …`.

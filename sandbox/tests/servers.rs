@@ -49,6 +49,49 @@ async fn two_redis_and_one_postgres_answer_at_once() {
     assert!(matches!(postgres.create_database("orders").await, Err(SandboxError::CreateDatabase { .. })));
 }
 
+/// `doorbuster-sandbox servers`: all of them, an environment to reach them by, and each mail as a file.
+#[tokio::test]
+async fn the_program_starts_all_servers_at_once_and_ends_them_when_it_is_told_to() {
+    let folder = tempfile::Builder::new().permissions(walkable()).tempdir().unwrap();
+    for run in 1..=2 {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_doorbuster-sandbox"))
+            .args(["servers", "--folder"])
+            .arg(folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let settings = lines.by_ref().take_while(|line| !line.starts_with('#')).collect::<Vec<_>>();
+        assert_eq!(std::fs::read_to_string(folder.path().join("env")).unwrap(), settings.join("\n") + "\n");
+        let setting = |name: &str| {
+            let found = settings.iter().find_map(|line| line.strip_prefix(&format!("export DOORBUSTER_{name}='")));
+            found.unwrap().trim_end_matches('\'').to_owned()
+        };
+        let database = setting("DATABASE_URL");
+        let (sql, connection) = tokio_postgres::connect(&database, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        sql.batch_execute("create table if not exists runs (run int)").await.unwrap();
+        sql.execute("insert into runs values ($1)", &[&run]).await.unwrap();
+        assert_eq!(ask(&database, "select count(*)::text from runs").await, run.to_string(), "the folder is kept");
+        drop(sql);
+
+        let mail = setting("SMTP_URL");
+        let mut smtp = TcpStream::connect(mail.trim_start_matches("smtp://")).unwrap();
+        smtp.write_all(b"EHLO me\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\nSubject: hello\r\n\r\nyou\r\n.\r\n")
+            .unwrap();
+        let line = lines.find(|line| line.contains("hello")).unwrap();
+        assert_eq!(line, format!("0000{run}.eml to b@x: hello"));
+        let file = folder.path().join("mails").join(format!("0000{run}.eml"));
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "Subject: hello\r\n\r\nyou\r\n");
+
+        kill(Pid::from_raw(program.id().cast_signed()), Signal::SIGTERM).unwrap();
+        assert!(program.wait().unwrap().success());
+        let redis = setting("REDIS_URL");
+        let address = redis.trim_start_matches("redis://").to_owned();
+        wait_until("Redis is gone", || TcpStream::connect(&address).is_err());
+    }
+}
+
 #[tokio::test]
 async fn data_in_redis_survives_a_kill_and_an_orderly_restart() {
     let redis = Sandbox::temporary().unwrap().redis().await.unwrap();

@@ -6,12 +6,12 @@
 
 use std::time::Instant;
 
+use doorbuster_benches::settlement::BATCH;
+use doorbuster_benches::settlement::shop::Shop;
+use doorbuster_benches::spread;
 use doorbuster_engine::ledger::settlements::Settling;
 use doorbuster_sandbox::Postgres;
 use jiff::Timestamp;
-
-use crate::shop::Shop;
-use crate::{BATCH, spread};
 
 const CLAIMS: u32 = 20_000;
 const ROUNDS: usize = 9;

@@ -7,16 +7,15 @@
 //! The private Postgres keeps everything that production must: fsync, synchronous commit, full page writes.
 
 mod growth;
-mod ratio;
-mod shop;
 
-use doorbuster_sandbox::Sandbox;
+use doorbuster_benches::settlement::ratio;
+use doorbuster_benches::spread;
+use doorbuster_sandbox::{Postgres, Sandbox};
 use tokio::runtime::Runtime;
 
 /// Earlier orders beside which settlement and COPY are compared.
 const EARLIER: u32 = 50_000;
-/// What settlement takes in one transaction (flows/settle.rs).
-pub(crate) const BATCH: usize = 5_000;
+const ROUNDS: usize = 7;
 
 fn main() {
     let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").collect::<Vec<_>>();
@@ -27,7 +26,7 @@ fn main() {
         let sandbox = Sandbox::temporary().expect("a folder");
         let postgres = sandbox.postgres().await.expect("Postgres");
         if is_wanted("ratio") {
-            ratio::run(&postgres, *sizes.first().unwrap_or(&EARLIER)).await;
+            over_copy(&postgres, *sizes.first().unwrap_or(&EARLIER)).await;
         }
         if is_wanted("growth") {
             growth::run(&postgres, if sizes.is_empty() { &[10_000, 100_000] } else { &sizes }).await;
@@ -35,8 +34,15 @@ fn main() {
     });
 }
 
-/// Smallest, median and largest.
-pub(crate) fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    (values[0], values[values.len() / 2], values[values.len() - 1])
+#[expect(clippy::print_stdout, reason = "the figures are what this is run for")]
+async fn over_copy(postgres: &Postgres, earlier: u32) {
+    let rounds = ratio::run(postgres, earlier, ROUNDS, |round| {
+        let ratio::Round { settled, copied_as_text, copied_as_binary } = round;
+        println!("settlement {settled:.0} orders/s, COPY text {copied_as_text:.0}, COPY binary {copied_as_binary:.0}");
+    });
+    let ratios = rounds.await.iter().map(ratio::Round::settled_over_copied).collect();
+    let (min, median, max) = spread(ratios);
+    println!(
+        "settlement_over_copy (beside {earlier} orders): median {median:.2} (min {min:.2}, max {max:.2}, {ROUNDS} runs)"
+    );
 }

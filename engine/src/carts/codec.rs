@@ -3,9 +3,10 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::CartError;
-use crate::domain::carts::{Addition, Cart, CartLine, CartOwner, CartSession, CartVersion, ExpectedCart};
+use crate::domain::carts::{Addition, Cart, CartLine, CartOwner, CartSession, CartVersion};
 use crate::domain::ids::{OrderId, VariantId};
 use crate::domain::money::{Currency, Money};
+use crate::domain::versions::Expected;
 
 /// Bytes of a price: minor units (5, big endian), currency (3).
 pub(super) const PRICE_BYTES: usize = 8;
@@ -55,10 +56,10 @@ pub(super) fn order(order: OrderId) -> [u8; 8] {
 }
 
 /// `,7,8,` or `*`.
-pub(super) fn expected(expected: &ExpectedCart) -> Vec<u8> {
+pub(super) fn expected(expected: &Expected) -> Vec<u8> {
     match expected {
-        ExpectedCart::Any => b"*".to_vec(),
-        ExpectedCart::OneOf(versions) => {
+        Expected::Any => b"*".to_vec(),
+        Expected::OneOf(versions) => {
             let mut text = String::from(",");
             versions.iter().for_each(|version| text += &format!("{},", version.0));
             text.into_bytes()

@@ -11,8 +11,9 @@ use super::codec;
 use super::contract::{self, TTL_SECONDS};
 use super::error::CartError;
 use super::store::{CartStore, bad, cart, text};
-use crate::domain::carts::{Cart, CartChange, CartMerged, CartOwner, CartSession, ExpectedCart};
+use crate::domain::carts::{Cart, CartChange, CartMerged, CartOwner, CartSession};
 use crate::domain::ids::{BuyerId, VariantId};
+use crate::domain::versions::Expected;
 
 /// Rounds for a guest's cart that changes all the time; what is still in it then stays there for the next merge.
 const ROUNDS: usize = 5;
@@ -38,7 +39,7 @@ impl CartStore {
             if !merged.left_out.is_empty() {
                 break;
             }
-            let expected = ExpectedCart::OneOf(vec![read.version]);
+            let expected = Expected::OneOf(vec![read.version.into()]);
             if !matches!(self.clear(&from, &expected).await?, CartChange::Stale) {
                 break;
             }

@@ -5,10 +5,11 @@ use redis::{FromRedisValue, Value};
 use super::codec::{self, Fields, PRICE_BYTES};
 use super::contract::{self, CartScript, Code, TTL_SECONDS};
 use super::error::CartError;
-use crate::domain::carts::{Addition, Cart, CartChange, CartLimits, CartOwner, ExpectedCart, LineQuantity};
+use crate::domain::carts::{Addition, Cart, CartChange, CartLimits, CartOwner, LineQuantity};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{OrderId, VariantId};
 use crate::domain::money::Money;
+use crate::domain::versions::Expected;
 use crate::scripting::{Connection, Reach, ServerFacts};
 
 /// The door to the carts. Cheap to clone; all clones share one connection.
@@ -71,7 +72,7 @@ impl CartStore {
     pub async fn set(
         &self,
         owner: &CartOwner,
-        expected: &ExpectedCart,
+        expected: &Expected,
         variant: VariantId,
         quantity: LineQuantity,
         price: Money,
@@ -86,7 +87,7 @@ impl CartStore {
     pub async fn remove(
         &self,
         owner: &CartOwner,
-        expected: &ExpectedCart,
+        expected: &Expected,
         variant: VariantId,
     ) -> Result<CartChange, CartError> {
         self.set_units(owner, expected, variant, 0, [0; PRICE_BYTES]).await
@@ -95,7 +96,7 @@ impl CartStore {
     async fn set_units(
         &self,
         owner: &CartOwner,
-        expected: &ExpectedCart,
+        expected: &Expected,
         variant: VariantId,
         units: u16,
         price: [u8; PRICE_BYTES],
@@ -113,7 +114,7 @@ impl CartStore {
     }
 
     /// Takes every line out. The version stays and grows, so that nobody takes the cart for another one.
-    pub async fn clear(&self, owner: &CartOwner, expected: &ExpectedCart) -> Result<CartChange, CartError> {
+    pub async fn clear(&self, owner: &CartOwner, expected: &Expected) -> Result<CartChange, CartError> {
         let args = vec![self.now_ms(), text(TTL_SECONDS), codec::expected(expected)];
         self.change(&contract::CLEAR, owner, args).await
     }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::ids::{BuyerId, IdempotencyKey, InvalidId, VariantId};
 use super::money::Money;
+use super::versions::Version;
 
 /// Units of one line: it fits into two bytes and into every stock.
 pub const MAX_LINE_QUANTITY: u16 = 999;
@@ -79,12 +80,11 @@ impl CartVersion {
     pub const NONE: Self = Self(0);
 }
 
-/// Which versions a change was made for. Compared in the same step as the change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExpectedCart {
-    /// Whatever is there, so long as something is.
-    Any,
-    OneOf(Vec<CartVersion>),
+impl From<CartVersion> for Version {
+    fn from(version: CartVersion) -> Self {
+        // Made of milliseconds since 1970: far below.
+        Self(i64::try_from(version.0).unwrap_or(i64::MAX))
+    }
 }
 
 /// A cart as it was at one instant.

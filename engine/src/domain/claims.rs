@@ -24,6 +24,8 @@ impl Quantity {
         }
     }
 
+    pub const MAX: Self = Self(MAX_BUYER_LIMIT as u8);
+
     pub fn units(self) -> u32 {
         u32::from(self.0)
     }

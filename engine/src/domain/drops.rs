@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::catalog::is_sku;
 use super::claims::Acknowledgement;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
@@ -225,9 +226,7 @@ impl NewDrop {
             (Acknowledgement::Accepted | Acknowledgement::Settled, _) => return Err(InvalidDrop::NeedlessReplicas),
         }
         for (index, variant) in self.variants.iter().enumerate() {
-            let well_formed =
-                (1..=64).contains(&variant.sku.len()) && variant.sku.bytes().all(|byte| byte.is_ascii_graphic());
-            if !well_formed || self.variants[..index].iter().any(|earlier| earlier.sku == variant.sku) {
+            if !is_sku(&variant.sku) || self.variants[..index].iter().any(|earlier| earlier.sku == variant.sku) {
                 return Err(InvalidDrop::Sku(variant.sku.clone()));
             }
             if variant.price_minor < 1 {

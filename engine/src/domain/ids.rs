@@ -69,6 +69,10 @@ pub struct VariantNumber(pub u8);
 #[serde(transparent)]
 pub struct VariantId(pub i32);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProductId(pub i32);
+
 /// A pre-sold unit's number inside its drop, `1..=stock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -159,6 +163,20 @@ impl ClaimId {
         hash.update((buyer.0.len() as u32).to_be_bytes());
         hash.update(buyer.0.as_bytes());
         hash.update(key.0.as_bytes());
+        Self::from_hash(drop, hash)
+    }
+
+    /// The claim that an award makes of a place in standby. No key of a buyer's makes the same one.
+    pub fn of_place(drop: DropId, buyer: &BuyerId, place: PlaceId) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"doorbuster award 1");
+        hash.update(drop.0.to_be_bytes());
+        hash.update(place.0.to_be_bytes());
+        hash.update(buyer.0.as_bytes());
+        Self::from_hash(drop, hash)
+    }
+
+    fn from_hash(drop: DropId, hash: Sha256) -> Self {
         let digest = hash.finalize();
         let mut bytes = [0_u8; 16];
         bytes[..4].copy_from_slice(&drop.0.to_be_bytes());
@@ -227,6 +245,11 @@ impl fmt::Display for StreamId {
         write!(f, "{}-{}", self.ms, self.seq)
     }
 }
+
+/// A place in a line of standby; of two in one line, the lower number came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct PlaceId(pub i64);
 
 /// The number of one thing that settlement has set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

@@ -2,11 +2,16 @@
 
 pub mod ids;
 pub mod money;
+pub mod versions;
+pub mod requests;
+pub mod catalog;
+pub mod stock;
 pub mod clock;
 pub mod pricing;
 pub mod drops;
 pub mod claims;
 pub mod carts;
+pub mod standby;
 pub mod orders;
 pub mod fulfilment;
 pub mod payments;

@@ -1,4 +1,5 @@
 //! Notices: what happened to an order that somebody outside is told, the buyer by mail and the shop's systems by webhook.
+//! One is about a claim that never became an order; it bears the id that the order would have had.
 //!
 //! A notice names one thing that happened once: order, kind and, for refunds and returns, which one. From these three come the mail's
 //! Message-ID and the event's id, so that whoever is told twice can see that it was the same.
@@ -57,6 +58,10 @@ pub enum Notice {
         /// Money goes back with them, in a refund of its own.
         is_refunded: bool,
     },
+    /// Its buyer waited in standby, and units came back for him.
+    StandbyAwarded,
+    /// The claim was answered, then forgotten after a failure, and its units went to somebody else. No order exists.
+    ClaimLost,
 }
 
 /// A notice's name: which order, what, and which of several.
@@ -101,7 +106,7 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 12] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 14] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
@@ -115,6 +120,8 @@ impl Notice {
             Self::OrderShipped { tracking: Tracking::sample() },
             Self::OrderDelivered,
             Self::OrderReturned { id: ReturnId(refund.0), units: 1, is_refunded: true },
+            Self::StandbyAwarded,
+            Self::ClaimLost,
         ]
     }
 
@@ -131,6 +138,8 @@ impl Notice {
             Self::OrderShipped { .. } => "order_shipped",
             Self::OrderDelivered => "order_delivered",
             Self::OrderReturned { .. } => "order_returned",
+            Self::StandbyAwarded => "standby_awarded",
+            Self::ClaimLost => "claim_lost",
         }
     }
 
@@ -148,6 +157,8 @@ impl Notice {
             Self::OrderShipped { .. } => "order.shipped",
             Self::OrderDelivered => "order.delivered",
             Self::OrderReturned { .. } => "order.returned",
+            Self::StandbyAwarded => "standby.awarded",
+            Self::ClaimLost => "claim.lost",
         }
     }
 
@@ -206,7 +217,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 12] {
+    fn samples() -> [Notice; 14] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

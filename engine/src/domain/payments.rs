@@ -155,6 +155,11 @@ impl PaymentState {
         matches!(self, Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested)
     }
 
+    /// A worker has something to do about it once it is due.
+    pub fn is_for_workers(self) -> bool {
+        self.is_chargeable() || self == Self::RefundPending
+    }
+
     /// Where a paid payment stands, by what has gone back and what is on its way.
     pub fn after_refunds(refunded: Money, is_pending: bool, paid: Money) -> Self {
         match refunded.amount_minor {

@@ -71,6 +71,8 @@ enum Place {
     Granted(WarehouseId),
     Claimed(ClaimId),
     Poisoned(ClaimId),
+    /// On its way to a standby buyer: his home has refused it, and Postgres has not granted it anew.
+    Awarded(ClaimId),
     Order(OrderId),
 }
 
@@ -178,7 +180,7 @@ impl Checks<'_> {
         }
         match place {
             Place::Free(_) => self.audit.free += serials.len(),
-            Place::Leaving(_) | Place::Granted(_) => self.audit.moving += serials.len(),
+            Place::Leaving(_) | Place::Granted(_) | Place::Awarded(_) => self.audit.moving += serials.len(),
             Place::Claimed(_) => self.audit.claimed += serials.len(),
             Place::Poisoned(_) => self.audit.poisoned += serials.len(),
             Place::Order(_) => {}
@@ -209,6 +211,7 @@ impl Checks<'_> {
             *held.entry(buyer.clone()).or_default() += serials.len() as u32;
         }
         self.check_poisoned(facts);
+        self.check_awards(facts);
         self.check_places(facts);
         self.check_orders(facts, &mut held);
         for (buyer, units) in held.iter().filter(|(_, units)| **units > self.drop.buyer_limit) {
@@ -278,6 +281,37 @@ impl Checks<'_> {
         for (serial, claim) in named {
             let detail = format!("claim {claim} is set aside and does not hold its unit {}", serial.0);
             self.violation("poison_differs", detail);
+        }
+    }
+
+    /// A unit that was awarded is granted, claimed by its buyer, or refused and waits to be granted anew: never free, never on
+    /// its way elsewhere. And every award has all its units.
+    fn check_awards(&mut self, facts: &DropFacts) {
+        let mut units: HashMap<ClaimId, u32> = HashMap::new();
+        for token in &facts.tokens {
+            if let Some(claim) = token.awarded.or(token.poisoned) {
+                *units.entry(claim).or_default() += 1;
+            }
+            let Some(claim) = token.awarded else { continue };
+            match self.places.get(&token.serial).map_or(&[][..], Vec::as_slice) {
+                [] => self.put(&[token.serial], &Place::Awarded(claim)),
+                [Place::Granted(_)] => {}
+                [Place::Claimed(its)] if *its == claim => {}
+                others => {
+                    let detail = format!("unit {} is awarded to claim {claim} and is in {others:?}", token.serial.0);
+                    self.violation("award_differs", detail);
+                }
+            }
+            if !facts.awards.contains_key(&claim) {
+                let detail = format!("unit {} is kept for the award {claim}, which is none", token.serial.0);
+                self.violation("award_differs", detail);
+            }
+        }
+        for (claim, quantity) in &facts.awards {
+            let has = units.get(claim).copied().unwrap_or_default();
+            if has != *quantity {
+                self.violation("award_differs", format!("award {claim} of {quantity} units has {has}"));
+            }
         }
     }
 

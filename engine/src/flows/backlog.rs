@@ -85,6 +85,9 @@ impl Engine {
         if let Some(error) = away {
             return Err(error.into());
         }
+        for (name, waiting) in self.ledger.standby_counts().await? {
+            metrics::gauge!("doorbuster_standby_waiting", "drop" => name.as_str().to_owned()).set(waiting as f64);
+        }
         for (name, poisoned) in self.ledger.poisoned_counts().await? {
             metrics::gauge!("doorbuster_poisoned_claims", "drop" => name.as_str().to_owned()).set(poisoned as f64);
         }

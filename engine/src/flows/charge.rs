@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
@@ -24,6 +24,7 @@ use crate::ledger::refunds::RefundSettled;
 use crate::provider::{
     Admits, Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, RateLimit,
 };
+use crate::steps;
 
 use super::engine::{Engine, EngineError};
 use super::refund::given_up;
@@ -143,6 +144,9 @@ impl Engine {
                 };
                 match leased {
                     Ok(leased) => {
+                        if !leased.is_empty() {
+                            steps::passed("charge.leased");
+                        }
                         left -= leased.len();
                         report.leased += leased.len();
                         steps.extend(leased.into_iter().map(|payment| async move {
@@ -197,6 +201,7 @@ impl Engine {
             let operation = operation_name(request.operation);
             let call = (operation, &*request.idempotency_key, &*request.path, &*request.body);
             let attempt = self.ledger.prepare_attempt(payment, call, self.clock.now()).await?;
+            passed(operation, ["create.prepared", "confirm.prepared", "cancel.prepared"]);
             match self.perform(provider, payment, &attempt).await? {
                 // The intent is stored on the order: now it may be confirmed.
                 Some(intent) if operation == "create" => payment.intent = Some(intent.id),
@@ -263,7 +268,9 @@ impl Engine {
         // First the turn, then the word that it is sent: nothing waits for the limit in a state that may have run.
         let Ok(turn) = provider.turn(request.operation.endpoint()).await else { return self.give_back(payment).await };
         self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
+        passed(&attempt.operation, ["create.dispatched", "confirm.dispatched", "cancel.dispatched"]);
         let outcome = provider.send_in_turn(&request, turn).await;
+        passed(&attempt.operation, ["create.answered", "confirm.answered", "cancel.answered"]);
         let now = self.clock.now();
         let operation = attempt.operation.clone();
         let label = outcome_label(&outcome);
@@ -368,7 +375,10 @@ impl Engine {
             return Ok(None);
         };
         match provider.read_intent(intent).await {
-            Ok(intent) => Ok(Some(intent)),
+            Ok(intent) => {
+                steps::passed("charge.read_back");
+                Ok(Some(intent))
+            }
             Err(ProviderError::NotAsked(_)) => self.give_back(payment).await,
             Err(error) => {
                 tracing::warn!(order = %payment.order, %error, "reading back the payment of order {}: {error}", payment.order);
@@ -396,6 +406,7 @@ impl Engine {
                 client_secret: action.client_secret.clone(),
             };
             self.ledger.store_next_action(order, &intent.id, &action).await?;
+            steps::passed("charge.action_kept");
         }
         Ok(Step::Settled(settled))
     }
@@ -435,6 +446,22 @@ impl Engine {
         }
         Ok(orders.len())
     }
+
+    /// Ends what is left of calls whose worker died while the provider told of their end by itself. `lease`: the longest that
+    /// a worker that lives may be about a call.
+    pub async fn end_settled_attempts(&self, lease: SignedDuration) -> Result<u64, EngineError> {
+        let now = self.clock.now();
+        Ok(self.ledger.end_settled_attempts(now.checked_sub(lease).unwrap_or(Timestamp::MIN), now).await?)
+    }
+}
+
+/// Of the three steps, the one that a call of this kind has come to.
+fn passed(operation: &str, [create, confirm, cancel]: [&'static str; 3]) {
+    steps::passed(match operation {
+        "create" => create,
+        "cancel" => cancel,
+        _ => confirm,
+    });
 }
 
 /// The call that a payment without an open attempt needs next; its number makes its key.

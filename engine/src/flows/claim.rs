@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::claims::{Claim, ClaimOutcome};
 use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
+use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::Outcome;
 
@@ -126,7 +127,10 @@ impl Engine {
         let outcome = self.try_claim(live, claim).await?;
         let epoch = live.home_of(&claim.buyer).epoch;
         let acknowledged = match outcome {
-            ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => self.acknowledge(live, claim).await,
+            ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => {
+                steps::passed("claim.taken");
+                self.acknowledge(live, claim).await
+            }
             _ => Acknowledged::Refused,
         };
         Ok(AnsweredClaim { outcome, acknowledged, epoch })

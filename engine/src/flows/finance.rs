@@ -195,8 +195,12 @@ fn compare(
     }
     for our in ours {
         let is_ours_in_day = time.contains(&our.at);
+        let shown = |minor| match our.currency.parse() {
+            Ok(currency) => Money::new(minor, currency).to_string(),
+            Err(_) => format!("{minor} minor units of {}", our.currency),
+        };
         if is_ours_in_day && our.booked != our.due {
-            let detail = format!("{}: {} booked, {} due", our.what, our.booked, our.due);
+            let detail = format!("{}: {} booked, {} due", our.what, shown(our.booked), shown(our.due));
             differences.push(Difference { rule: "journal_differs", detail });
         }
         let source = our.source.as_deref().unwrap_or("");
@@ -210,8 +214,7 @@ fn compare(
         let is_theirs_in_day = time.contains(&their.created);
         let agrees = their.amount.amount_minor == our.booked && currency(their.amount) == our.currency;
         if !agrees && (is_ours_in_day || is_theirs_in_day) {
-            let detail =
-                format!("{}: {} {} booked, the provider says {}", our.what, our.booked, our.currency, their.amount);
+            let detail = format!("{}: {} booked, the provider says {}", our.what, shown(our.booked), their.amount);
             differences.push(Difference { rule: "amounts_differ", detail });
         }
         match (is_ours_in_day, is_theirs_in_day) {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use crate::domain::drops::Warehouse;
 use crate::domain::ids::{DropId, GrantNumber, WarehouseId};
 use crate::ledger::grants::PendingGrant;
+use crate::steps;
 use crate::tokens::TokenError;
-use crate::tokens::store::{GrantApplied, ReleasedClaim, WarehouseStore};
+use crate::tokens::store::{AwardApplied, ReleasedClaim, WarehouseStore};
 
 use super::engine::{Engine, EngineError, LiveDrop};
 
@@ -81,31 +82,59 @@ impl Engine {
             }
             let live = self.adopt(drop.clone());
             let Some(store) = live.store_by_id(grant.warehouse) else { continue };
-            match apply_one(store, &grant).await {
-                Ok(_) => {
-                    self.ledger.mark_applied(grant.warehouse, grant.number, self.clock.now()).await?;
+            match self.apply_one(&live, store, &grant).await {
+                Ok(()) => {
                     self.grants_seen.lock().expect("nobody panics holding this lock").remove(&key);
                     metrics::counter!("doorbuster_grants_applied_total").increment(1);
                     report.applied += 1;
                 }
                 // The warehouse is about to be rebuilt, from a state that contains this grant.
-                Err(TokenError::Fenced | TokenError::NotLoaded | TokenError::Gap) => {
+                Err(EngineError::Tokens(error))
+                    if matches!(*error, TokenError::Fenced | TokenError::NotLoaded | TokenError::Gap) =>
+                {
                     stopped.insert(grant.warehouse);
                     report.left += 1;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         Ok(report)
     }
-}
 
-async fn apply_one(store: &WarehouseStore, grant: &PendingGrant) -> Result<GrantApplied, TokenError> {
-    let released = grant.released.as_ref().map(|released| ReleasedClaim {
-        id: released.claim,
-        buyer: released.buyer.clone(),
-        variant: released.variant,
-        units: released.units,
-    });
-    store.grant(grant.number, &grant.tokens, released.as_ref()).await
+    /// Brings one grant to Redis, and notes that it is there. Dying in between only means that it is brought again.
+    async fn apply_one(
+        &self,
+        live: &LiveDrop,
+        store: &WarehouseStore,
+        grant: &PendingGrant,
+    ) -> Result<(), EngineError> {
+        let now = self.clock.now();
+        if let Some(claim) = &grant.award {
+            let serials = grant.tokens.iter().flat_map(|(_, serials)| serials).copied().collect::<Vec<_>>();
+            let applied = store.award(grant.number, now.as_millisecond(), claim, &serials).await?;
+            let outcome = match applied {
+                AwardApplied::Taken => "taken",
+                AwardApplied::Refused => "refused",
+            };
+            if applied == AwardApplied::Refused
+                && let Some(home) = live.drop.warehouse_by_id(grant.warehouse)
+            {
+                // Until this is committed the units are in no place: whoever comes next is told the same, and tries again.
+                self.ledger.refuse_award(&live.drop, home, grant.number, claim, now).await?;
+            }
+            metrics::counter!("doorbuster_standby_awards_total", "outcome" => outcome).increment(1);
+        } else {
+            let released = grant.released.as_ref().map(|released| ReleasedClaim {
+                id: released.claim,
+                buyer: released.buyer.clone(),
+                variant: released.variant,
+                units: released.units,
+            });
+            store.grant(grant.number, &grant.tokens, released.as_ref()).await?;
+        }
+        steps::passed("grants.applied");
+        self.ledger.mark_applied(grant.warehouse, grant.number, now).await?;
+        steps::passed("grants.recorded");
+        Ok(())
+    }
 }

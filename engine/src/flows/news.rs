@@ -13,6 +13,7 @@ use crate::domain::payments::ask_again;
 use crate::ledger::news::{EventEnd, EventStored, LeasedEvent, NewEvent};
 use crate::ledger::payments::PaymentSettled;
 use crate::provider::{Event, Intent, IntentStatus, ProviderClient, ProviderError};
+use crate::steps;
 
 use super::charge::Step;
 use super::engine::{Engine, EngineError};
@@ -59,13 +60,18 @@ impl Engine {
             livemode: event.livemode,
             happened_at: event.created,
         };
-        Ok(self.ledger.store_event(&event, self.clock.now()).await?)
+        let stored = self.ledger.store_event(&event, self.clock.now()).await?;
+        steps::passed("news.kept");
+        Ok(stored)
     }
 
     /// Deals with up to `limit` events that are due.
     pub async fn deal_with_events(&self, provider: &ProviderClient, limit: i64) -> Result<NewsReport, EngineError> {
         let leased = self.ledger.lease_events(self.clock.now(), EVENT_LEASE, limit).await?;
         let mut report = NewsReport { leased: leased.len(), ..NewsReport::default() };
+        if !leased.is_empty() {
+            steps::passed("news.leased");
+        }
         for events in leased.chunks(AT_ONCE) {
             let dealt = join_all(events.iter().map(|event| Box::pin(self.deal_with(provider, event)))).await;
             for (event, dealt) in events.iter().zip(dealt) {
@@ -93,6 +99,7 @@ impl Engine {
                 self.ledger.keep_event(event, &detail, due).await?;
             }
         }
+        steps::passed("news.ended");
         Ok(())
     }
 
@@ -119,7 +126,10 @@ impl Engine {
             return Ok(Dealt::Known);
         }
         match provider.read_intent(intent).await {
-            Ok(intent) => self.take_over(provider, order, &intent).await,
+            Ok(intent) => {
+                steps::passed("news.read");
+                self.take_over(provider, order, &intent).await
+            }
             Err(ProviderError::NotFound) => Ok(Dealt::Kept("the provider knows no such intent")),
             Err(error) => {
                 tracing::debug!(%order, %error, "the intent of order {order} could not be read: {error}");

@@ -20,6 +20,7 @@ use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::Settling;
 use crate::provider::check_chargeable;
+use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{HeldClaim, LoadVariant, WarehouseStore};
 
@@ -33,6 +34,8 @@ const LOAD_TRIES: u32 = 5;
 const LOADS_AT_ONCE: usize = 16;
 /// Another worker's load is waited for this long: the wait of freed units and a good deal for its own work.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+/// Times that awards which came in during a load are settled before it gives up.
+const AWARD_ROUNDS: u32 = 100;
 /// Entries of the stream settled in one transaction of a rebuild.
 const REBUILD_ENTRIES: usize = 1000;
 
@@ -125,9 +128,14 @@ impl Engine {
                 if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
                     return Box::pin(self.open_drop(name)).await;
                 }
+                steps::passed("open.begun");
                 self.load_warehouses(&drop, drop.warehouses.iter(), "ready").await?;
+                steps::passed("open.loaded");
                 self.ledger.move_drop(drop.id, &[DropState::Opening], DropState::Open).await?;
-                self.tell_warehouses(name).await
+                steps::passed("open.moved");
+                let opened = self.tell_warehouses(name).await?;
+                steps::passed("open.told");
+                Ok(opened)
             }
             DropState::Open => self.tell_warehouses(name).await,
             state => Ok(Err(DropRefused::State(state))),
@@ -145,7 +153,9 @@ impl Engine {
 
     /// Ends the sale: known claims are still answered and settled, new ones are refused.
     pub async fn close_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
-        self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await
+        let closed = self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await?;
+        self.ledger.expire_standby(self.clock.now()).await?;
+        Ok(closed)
     }
 
     /// Takes a closed drop out of Redis, once nothing of it is on its way any more. What was sold stays in Postgres.
@@ -201,7 +211,7 @@ impl Engine {
         if units == 0 {
             return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(drop.stock_units()))));
         }
-        let is_new = match self.ledger.restock(&drop, id, variant.number, units).await? {
+        let is_new = match self.ledger.restock(&drop, id, variant.number, units, self.clock.now()).await? {
             RestockDecided::Added => true,
             RestockDecided::Before => false,
             RestockDecided::Differs => return Ok(Err(DropRefused::RestockDiffers(id))),
@@ -290,6 +300,8 @@ impl Engine {
 
     /// Opens and closes what the clock says. Answers how many drops it moved.
     pub async fn run_schedule(&self) -> Result<usize, EngineError> {
+        // Also what somebody who closed a drop and died left waiting, and who joined at that very moment.
+        self.ledger.expire_standby(self.clock.now()).await?;
         let due = self.ledger.due_drops(self.clock.now()).await?;
         for drop in &due {
             let (name, refused) = match drop {
@@ -391,6 +403,7 @@ impl Engine {
                 // Not a restart of the server: somebody began a newer load, which will do.
                 return Ok(());
             };
+            steps::passed("load.begun");
             seen = epoch;
             let loading = Warehouse { epoch, ..*warehouse };
             match self.try_load(drop, &loading, state).await {
@@ -408,19 +421,32 @@ impl Engine {
             Err(TokenError::Stale) => return Ok(()),
             other => other?,
         };
-        self.settle_leftovers(drop, warehouse, &store).await?;
-        let Some(contents) = self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? else {
-            return Ok(());
+        steps::passed("load.fenced");
+        let mut rounds = 0;
+        let contents = loop {
+            self.settle_leftovers(drop, warehouse, &store).await?;
+            self.settle_awards(drop, warehouse).await?;
+            match self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? {
+                None => return Ok(()),
+                // Awarded since: rare, as each takes an order that ends in between.
+                Some(contents) if contents.has_awards && rounds < AWARD_ROUNDS => rounds += 1,
+                Some(contents) if contents.has_awards => return Err(EngineError::Moving),
+                Some(contents) => break contents,
+            }
         };
+        steps::passed("load.settled");
         let variants = (0..drop.variants.len()).map(|position| variant_load(&contents, position)).collect::<Vec<_>>();
         let holders = holders(&contents);
         let chunks = store.load(&replid, contents.last_grant, drop.buyer_limit, &variants, &holders).await?;
+        steps::passed("load.loaded");
         if self.ledger.is_proof_marked(drop.id).await? {
             // Units that were granted but not yet applied come in with this load: no refusal may overlap them.
             tokio::time::sleep(FREED_UNITS_WAIT).await;
         }
         store.open(&replid, chunks, state).await?;
+        steps::passed("load.opened");
         self.ledger.finish_load(warehouse.id, epoch).await?;
+        steps::passed("load.reported");
         // The drop may have been moved while this was under way.
         let moved = self.ledger.drop_by_id(drop.id).await?.and_then(|drop| drop.state.in_warehouses());
         if let Some(moved) = moved.filter(|moved| *moved != state) {
@@ -453,6 +479,17 @@ impl Engine {
             }
             store.settled(last, crate::tokens::store::StreamId::ZERO).await?;
         }
+    }
+
+    /// Decides the awards that were on their way to this warehouse: Redis was never told, or has forgotten what it made of them.
+    /// With its log settled Postgres knows everything that the script would, so they become orders, or are rejected, here.
+    async fn settle_awards(&self, drop: &SaleDrop, warehouse: &Warehouse) -> Result<(), EngineError> {
+        let claims = self.ledger.awards_in_flight(drop, warehouse, self.clock.now()).await?;
+        if !claims.is_empty() {
+            // What is left of a long search for bad ones comes again: the contents still have awards then.
+            self.settle_or_set_aside(drop, &ReadLog::of_claims(claims), Settling::Rebuild).await?;
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::outbox::{DeliveryState, Destination, LeasedDelivery};
 use crate::mail::{MailOutcome, Mailer, NotMailable};
+use crate::steps;
 use crate::webhooks::{Event, WebhookClient, WebhookOutcome};
 
 use super::engine::{Engine, EngineError};
@@ -162,6 +163,9 @@ impl Engine {
         loop {
             let made = self.ledger.fan_out(self.clock.now(), FAN_OUT_BATCH).await?;
             events += made;
+            if made > 0 {
+                steps::passed("events.fanned_out");
+            }
             if made < FAN_OUT_BATCH.cast_unsigned() {
                 return Ok(events);
             }
@@ -178,6 +182,9 @@ impl Engine {
         let destination = lane.destination();
         let leased =
             self.ledger.lease_deliveries(&destination, self.clock.now(), settings.lease, settings.batch).await?;
+        if !leased.is_empty() {
+            steps::passed("outbox.leased");
+        }
         let mut report = DeliveryReport { leased: leased.len(), ..DeliveryReport::default() };
         let rests = &AtomicBool::new(false);
         let attempts = stream::iter(leased).map(|delivery| async move {
@@ -185,6 +192,9 @@ impl Engine {
             // Past its lease somebody else may be at it.
             let is_left = stop.is_cancelled() || rests.load(Ordering::Relaxed) || now >= delivery.leased_until;
             let told = if is_left { None } else { Some(lane.tell(&delivery, now).await) };
+            if told.is_some() {
+                steps::passed(if matches!(lane, Lane::Mail(_)) { "mail.sent" } else { "webhook.sent" });
+            }
             if matches!(told, Some(Told::Down { .. } | Told::Gone)) {
                 rests.store(true, Ordering::Relaxed);
             }
@@ -250,7 +260,9 @@ impl Engine {
             let (order, lane) = (delivery.order.id, lane.name());
             tracing::warn!(%order, lane, "a notice about order {order} will not arrive by {lane}: see `doorbuster outbox`");
         }
-        let outcome = match self.ledger.record_delivery(delivery, &state, now).await {
+        let recorded = self.ledger.record_delivery(delivery, &state, now).await;
+        steps::passed("outbox.recorded");
+        let outcome = match recorded {
             Ok(true) if matches!(state, DeliveryState::Dead(_)) => "dead",
             Ok(true) => outcome,
             Ok(false) => "overtaken",

@@ -28,6 +28,7 @@ use crate::domain::claims::Quantity;
 use crate::domain::drops::Warehouse;
 use crate::domain::ids::{BuyerId, TransferId, VariantNumber, WarehouseId};
 use crate::ledger::grants::TransferDecided;
+use crate::steps;
 use crate::tokens::contract::MAX_SERIALS;
 use crate::tokens::store::{LeavingTokens, View};
 
@@ -161,6 +162,7 @@ impl Engine {
                 continue;
             }
             missing = missing.saturating_sub(serials.len() as u32);
+            steps::passed("pull.set_aside");
             let leaving = LeavingTokens { transfer, variant, destination: home.number, serials };
             self.finish_transfer(live, donor, &leaving).await?;
         }
@@ -207,7 +209,9 @@ impl Engine {
         }
         let granted = if decided == TransferDecided::Returned { source } else { destination };
         self.apply_grants_of(live, granted).await?;
+        steps::passed("pull.applied");
         live.store(source).clear(leaving.transfer).await?;
+        steps::passed("pull.cleared");
         Ok(())
     }
 

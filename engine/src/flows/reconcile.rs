@@ -10,6 +10,7 @@ use crate::domain::payments::PaymentState;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::reconcile::{FindingKind, KnownPayment, NewFinding};
 use crate::provider::{Intent, IntentStatus, PAGE_LIMIT_MAX, ProviderClient, ProviderError};
+use crate::steps;
 
 use super::engine::{Engine, EngineError};
 
@@ -19,6 +20,8 @@ const OVERLAP: SignedDuration = SignedDuration::from_hours(48);
 const FIRST_REACH: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// What is younger than this is still being worked on.
 const GRACE: SignedDuration = SignedDuration::from_mins(5);
+/// After one that could not come to its end.
+const AGAIN: SignedDuration = SignedDuration::from_secs(30);
 /// Two million intents; at 25 pages a second, a quarter of an hour.
 const PAGES_MAX: usize = 20_000;
 /// Payments of ours that the list does not show are read one by one; more than these are an outage, not findings.
@@ -41,7 +44,7 @@ pub struct SweepReport {
 }
 
 impl Engine {
-    /// Sweeps if the last one, whoever made it, began more than `every` ago.
+    /// Sweeps if the last one, whoever made it, began more than `every` ago. One that fails is due again much sooner.
     pub async fn sweep_if_due(
         &self,
         provider: &ProviderClient,
@@ -49,11 +52,19 @@ impl Engine {
     ) -> Result<Option<SweepReport>, EngineError> {
         let now = self.clock.now();
         let Some(swept_to) = self.ledger.begin_sweep(now, every).await? else { return Ok(None) };
+        steps::passed("sweep.begun");
         let reach = |from: Timestamp, by: SignedDuration| from.checked_sub(by).unwrap_or(Timestamp::MIN);
         let since = swept_to.map_or_else(|| reach(now, FIRST_REACH), |swept_to| reach(swept_to, OVERLAP));
         let until = reach(now, GRACE);
-        let report = self.sweep(provider, since, until).await?;
+        let swept = self.sweep(provider, since, until).await;
+        if swept.is_err() {
+            // The provider was away: not a whole interval later, and not at once.
+            let again = now.checked_add(AGAIN).unwrap_or(now);
+            self.ledger.put_off_sweep(now, reach(again, every)).await?;
+        }
+        let report = swept?;
         self.ledger.end_sweep(until).await?;
+        steps::passed("sweep.ended");
         while self.ledger.forget_events(reach(now, KEEP_EVENTS), FORGET_BATCH).await? == FORGET_BATCH as u64 {}
         Ok(Some(report))
     }
@@ -89,6 +100,7 @@ impl Engine {
             }
             let page = provider.list_intents_since(since, after.as_ref(), PAGE_LIMIT_MAX).await;
             let page = page.map_err(|error| EngineError::Provider(error.to_string()))?;
+            steps::passed("sweep.listed");
             after = page.data.last().map(|intent| intent.id.clone());
             let ids = page.data.iter().map(|intent| intent.id.0.as_str()).collect::<Vec<_>>();
             let known = self.ledger.payments_of_intents(&ids).await?;

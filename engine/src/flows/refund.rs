@@ -9,10 +9,11 @@ use jiff::SignedDuration;
 
 use crate::domain::ids::{IntentId, RefundId};
 use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict};
-use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::ledger::attempts::{Attempt, LeasedPayment, SETTLED_ELSEWHERE};
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::{PendingRefund, RefundSettled};
 use crate::provider::{Outcome, PAGE_LIMIT_MAX, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus};
+use crate::steps;
 
 use super::charge::{MISCONFIGURED_REST, RATE_LIMITED_REST_MAX, Step, backoff, outcome_label};
 use super::engine::{Engine, EngineError};
@@ -37,12 +38,15 @@ impl Engine {
         };
         if let Some(open) = payment.open_attempt.take_if(|open| open.operation != "refund") {
             // A webhook told how the charge had ended before its own answer came.
-            let detail = "settled by another's word";
-            self.ledger.finish_attempt(&payment, &open, given_up(&open), detail, None, now).await?;
+            let state = given_up(&open);
+            self.ledger.finish_attempt(&payment, &open, state, SETTLED_ELSEWHERE, None, now).await?;
         }
         if let Some(id) = &refund.provider_refund {
             return match provider.read_refund(id).await {
-                Ok(found) => self.settle_found(&payment, &refund, &found).await,
+                Ok(found) => {
+                    steps::passed("refund.looked_up");
+                    self.settle_found(&payment, &refund, &found).await
+                }
                 Err(error) => self.ask_later(&payment, &error).await,
             };
         }
@@ -95,6 +99,7 @@ impl Engine {
         };
         let call = ("refund", &*request.idempotency_key, &*request.path, &*request.body);
         let attempt = self.ledger.prepare_attempt(payment, call, self.clock.now()).await?;
+        steps::passed("refund.prepared");
         self.send_refund(provider, payment, refund, &attempt).await
     }
 
@@ -116,7 +121,9 @@ impl Engine {
             return Ok(Step::Later);
         };
         self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
+        steps::passed("refund.dispatched");
         let outcome = provider.send_refund_in_turn(&request, turn).await;
+        steps::passed("refund.answered");
         let label = outcome_label(&outcome);
         metrics::counter!("doorbuster_provider_calls_total", "operation" => "refund", "outcome" => label).increment(1);
         let now = self.clock.now();
@@ -212,6 +219,7 @@ async fn find(provider: &ProviderClient, intent: &IntentId, refund: RefundId) ->
     let mut pages = std::pin::pin!(pages);
     while let Some(page) = pages.try_next().await? {
         if let Some(found) = page.into_iter().find(|refund| refund.refund_id.as_deref() == Some(&*name)) {
+            steps::passed("refund.looked_up");
             return Ok(Some(found));
         }
     }

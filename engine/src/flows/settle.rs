@@ -13,7 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{DropName, WarehouseId};
 use crate::ledger::poison::{Poison, Poisoned};
-use crate::ledger::settlements::{ClaimToSettle, Settlement, Settling};
+use crate::ledger::settlements::{ClaimToSettle, Rejection, Settlement, Settling};
+use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{LogClaim, LogEntry, StreamId};
 
@@ -74,6 +75,11 @@ impl ReadLog {
         let mut read = Self::default();
         read.add(warehouse, entries);
         read
+    }
+
+    /// Claims that stand in no log.
+    pub(super) fn of_claims(claims: Vec<ClaimToSettle>) -> Self {
+        Self { claims, unreadable: Vec::new() }
     }
 
     fn add(&mut self, warehouse: &Warehouse, entries: Vec<LogEntry>) {
@@ -163,6 +169,7 @@ impl Engine {
             return Ok(SettleReport::default());
         }
         let live = &backlog.live;
+        steps::passed("settle.read");
         let started = Instant::now();
         let settled = self.settle_or_set_aside(&live.drop, &backlog.read, Settling::Live).await?;
         metrics::histogram!("doorbuster_settle_seconds").record(started.elapsed().as_secs_f64());
@@ -179,6 +186,7 @@ impl Engine {
                 Err(TokenError::Fenced | TokenError::NotLoaded) => {}
                 other => other?,
             }
+            steps::passed("settle.marked");
         }
         Ok(SettleReport {
             settled: settlement.settled.len(),
@@ -318,6 +326,8 @@ impl Engine {
         }
         metrics::counter!("doorbuster_settled_claims_total").increment(settlement.settled.len() as u64);
         metrics::counter!("doorbuster_rejected_claims_total").increment(settlement.rejected.len() as u64);
+        let lost = settlement.rejected.iter().filter(|(_, reason)| *reason == Rejection::TokenHeld).count();
+        metrics::counter!("doorbuster_lost_claims_total").increment(lost as u64);
         let settled = settlement.settled.iter().collect::<HashSet<_>>();
         let after = metrics::histogram!("doorbuster_settled_after_seconds");
         for claim in claims.iter().filter(|claim| settled.contains(&claim.claim.id)) {

@@ -261,6 +261,28 @@ impl Ledger {
         Ok(orders.iter().map(|order| finished.contains(order).then_some(()).ok_or(lost("attempts.finish"))).collect())
     }
 
+    /// Ends the attempts that are still open although somebody else's word has ended their payment, which nobody will lease
+    /// again. Whoever began a call before `before` is gone; later ones may still be under way. Answers how many there were.
+    pub async fn end_settled_attempts(&self, before: Timestamp, now: Timestamp) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- attempts.end_settled
+            update payment_attempts a
+            set state = case
+                    when a.state = 'PREPARED' then 'WITHDRAWN'
+                    when a.operation = 'confirm' and p.state in ('SUCCEEDED', 'PARTIALLY_REFUNDED', 'REFUNDED') then 'SUCCEEDED'
+                    when a.operation = 'cancel' and p.state in ('CANCELED', 'FAILED') then 'SUCCEEDED'
+                    else 'REJECTED'
+                end,
+                detail = $3, finished_at = $2
+            from payments p
+            where p.order_id = a.order_id and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')
+                  and (a.state in ('NOT_SENT', 'UNKNOWN') or coalesce(a.dispatched_at, a.prepared_at) < $1)
+                  and p.state in ('SUCCEEDED', 'FAILED', 'CANCELED', 'PARTIALLY_REFUNDED', 'REFUNDED')
+                  and p.due_at is null and (p.leased_until is null or p.leased_until < $2)";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        Ok(connection.execute(&statement, &[/* before */ &before, /* now */ &now, &SETTLED_ELSEWHERE]).await?)
+    }
+
     /// Gives a leased payment back, to be looked at again at `due_at`, with the event that its state saw.
     pub async fn yield_payment(
         &self,
@@ -280,6 +302,8 @@ impl Ledger {
                 Some(event) => locked.state.apply(event).unwrap_or(locked.state),
                 None => locked.state,
             };
+            // It may have ended meanwhile; then nobody has to look at it again.
+            let due_at = due_at.filter(|_| state.is_for_workers());
             let statement = tx.prepare_cached(SQL).await?;
             let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
                 &payment.order.0,
@@ -306,6 +330,9 @@ impl Ledger {
         Ok(())
     }
 }
+
+/// Why an attempt ended whose own answer nobody heard.
+pub const SETTLED_ELSEWHERE: &str = "settled by another's word";
 
 /// The lease has gone to another worker, or the row has moved on.
 fn lost(statement: &'static str) -> LedgerError {

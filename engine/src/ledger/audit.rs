@@ -23,6 +23,8 @@ pub struct DropFacts {
     pub rejected_claims: Vec<OrderId>,
     /// Claims that wait set aside: whose they are, and the units that they name.
     pub poisoned_claims: HashMap<ClaimId, (BuyerId, Vec<Serial>)>,
+    /// Awards that have not come to an end, with as many units as each has.
+    pub awards: HashMap<ClaimId, u32>,
     pub inventory: Vec<InventoryFact>,
     /// In the order of the warehouses' numbers.
     pub last_grants: Vec<GrantNumber>,
@@ -40,6 +42,8 @@ pub struct TokenFact {
     pub holder: Option<OrderId>,
     /// The claim that holds it while it waits set aside.
     pub poisoned: Option<ClaimId>,
+    /// The claim that an award is to make of it.
+    pub awarded: Option<ClaimId>,
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +86,7 @@ pub struct GrantFact {
 impl Ledger {
     pub async fn drop_facts(&self, drop: &SaleDrop) -> Result<DropFacts, LedgerError> {
         const TOKENS: &str = "-- audit.tokens
-            select serial, variant_number, warehouse_id, order_id, poisoned_claim from tokens
+            select serial, variant_number, warehouse_id, order_id, poisoned_claim, awarded_claim from tokens
             where drop_id = $1 order by serial";
         const ORDERS: &str = "-- audit.orders
             select o.order_id, o.buyer, o.status, i.serials, o.total_minor, o.currency, p.state, p.intent_id,
@@ -112,6 +116,8 @@ impl Ledger {
         const POISONED: &str = "-- audit.poisoned
             select claim_id, buyer, serials from poisoned_claims
             where drop_id = $1 and claim_id is not null and resolved_at is null";
+        const AWARDS: &str = "-- audit.awards
+            select claim_id, quantity from standby_places where drop_id = $1 and state = 'AWARDED'";
         let mut connection = self.connection().await?;
         let snapshot = connection
             .build_transaction()
@@ -126,6 +132,7 @@ impl Ledger {
         let inventory = snapshot.query(INVENTORY, &[&drop.id.0]).await?;
         let marks = snapshot.query(MARKS, &[&drop.id.0]).await?;
         let grants = snapshot.query(GRANTS, &[&drop.id.0]).await?;
+        let awards = snapshot.query(AWARDS, &[&drop.id.0]).await?;
         let holdings = snapshot.query(HOLDINGS, &[&drop.id.0]).await?;
         snapshot.commit().await?;
 
@@ -153,6 +160,7 @@ impl Ledger {
             Ok((ClaimId(id), (buyer, serials(row.get(2)))))
         });
         Ok(DropFacts {
+            awards: awards.iter().map(|row| (ClaimId(row.get(0)), row.get::<_, i16>(1) as u32)).collect(),
             poisoned_claims: poisoned.collect::<Result<_, LedgerError>>()?,
             tokens: tokens
                 .iter()
@@ -162,6 +170,7 @@ impl Ledger {
                     warehouse: WarehouseId(row.get(2)),
                     holder: row.get::<_, Option<Uuid>>(3).map(OrderId),
                     poisoned: row.get::<_, Option<Uuid>>(4).map(ClaimId),
+                    awarded: row.get::<_, Option<Uuid>>(5).map(ClaimId),
                 })
                 .collect(),
             orders: orders.collect::<Result<_, LedgerError>>()?,

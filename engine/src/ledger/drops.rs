@@ -37,6 +37,9 @@ pub struct WarehouseMark {
 #[derive(Debug, Clone)]
 pub struct WarehouseContents {
     pub last_grant: GrantNumber,
+    /// Units are awarded to buyers of this warehouse, and the grants up to the last one would bring them: loaded now, they
+    /// would be lost. They must be settled first.
+    pub has_awards: bool,
     pub free: Vec<(VariantNumber, Serial)>,
     pub claims: Vec<SettledClaim>,
 }
@@ -338,7 +341,11 @@ impl Ledger {
             const FREE: &str = "-- drops.free_tokens
                 select variant_number, serial from tokens
                 where drop_id = $1 and warehouse_id = $2 and order_id is null and poisoned_claim is null
+                      and awarded_claim is null
                 order by serial";
+            const AWARDS: &str = "-- drops.has_awards
+                select exists (select 1 from tokens
+                               where warehouse_id = $2 and drop_id = $1 and awarded_claim is not null)";
             const CLAIMS: &str = "-- drops.settled_claims
                 select o.order_id, o.buyer, dv.number, i.quantity, i.serials, o.status
                 from orders o join order_items i using (order_id)
@@ -347,7 +354,8 @@ impl Ledger {
             // A claim that could not become an order is over, and stays so for whoever repeats it.
             const REJECTED: &str = "-- drops.rejected_claims
                 select r.claim_id, r.buyer, g.claim_variant, g.claim_units::int from rejected_claims r
-                join grants g on g.claim_id = r.claim_id and g.warehouse_id = $2 where r.drop_id = $1";
+                join grants g on g.claim_id = r.claim_id and g.warehouse_id = $2 and g.kind = 'release'
+                where r.drop_id = $1";
             // A claim that waits set aside is held all the same: by its buyer, with its units.
             const POISONED: &str = "-- drops.poisoned_claims
                 select claim_id, buyer, variant_number, cardinality(serials), serials from poisoned_claims
@@ -355,9 +363,11 @@ impl Ledger {
             let poisoned = tx.query(POISONED, &[&drop.id.0, &warehouse.0]).await?;
             let rejected = tx.query(REJECTED, &[&drop.id.0, &warehouse.0]).await?;
             let free = tx.query(FREE, &[&drop.id.0, &warehouse.0]).await?;
+            let has_awards = tx.query_one(AWARDS, &[&drop.id.0, &warehouse.0]).await?.get(0);
             let claims = tx.query(CLAIMS, &[&drop.id.0, &warehouse.0]).await?;
             Ok(Some(WarehouseContents {
                 last_grant: GrantNumber(row.get(0)),
+                has_awards,
                 free: free.iter().map(|row| (VariantNumber(row.get::<_, i16>(0) as u8), serial(row.get(1)))).collect(),
                 claims: claims
                     .iter()

@@ -94,7 +94,9 @@ impl Ledger {
             const ERRORS: &str = "-- erasures.errors
                 update outbox x set last_error = null from orders o
                 where o.buyer = $1 and x.order_id = o.order_id and x.destination = 'mail' and x.last_error is not null";
-            let mut touched = 0;
+            const LEAVE: &str = "-- erasures.leave_standby
+                update standby_places set state = 'LEFT', ended_at = $2 where buyer = $1 and state = 'WAITING'";
+            let mut touched = tx.execute(LEAVE, &[&buyer.as_str(), /* now */ &now]).await?;
             for statement in [PROFILE, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }
@@ -133,6 +135,9 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
     const POISONED: &str = "-- erasures.rename_poisoned
         update poisoned_claims p set buyer = e.pseudonym from erasures e, drops d
         where p.buyer = e.buyer and d.drop_id = p.drop_id and d.state = 'archived'";
+    const PLACES: &str = "-- erasures.rename_places
+        update standby_places s set buyer = e.pseudonym from erasures e, drops d
+        where s.buyer = e.buyer and d.drop_id = s.drop_id and d.state = 'archived'";
     // Nothing has his name any more: now this row forgets it too.
     const END: &str = "-- erasures.end
         update erasures e set buyer = null, ended_at = $1
@@ -140,9 +145,10 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
               and not exists (select 1 from orders o where o.buyer = e.buyer and o.created_at <= e.asked_at)
               and not exists (select 1 from grants g where g.buyer = e.buyer)
               and not exists (select 1 from rejected_claims r where r.buyer = e.buyer)
-              and not exists (select 1 from poisoned_claims p where p.buyer = e.buyer)";
+              and not exists (select 1 from poisoned_claims p where p.buyer = e.buyer)
+              and not exists (select 1 from standby_places s where s.buyer = e.buyer)";
     let orders = tx.execute(ORDERS, &[]).await?;
-    for statement in [HOLDINGS, GRANTS, REJECTED, POISONED] {
+    for statement in [HOLDINGS, GRANTS, REJECTED, POISONED, PLACES] {
         tx.execute(statement, &[]).await?;
     }
     tx.execute(END, &[/* now */ &now]).await?;
@@ -156,6 +162,8 @@ async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<OrderI
         where o.buyer = $1 and not (o.status = any($2) and p.state = any($3))
         union all
         select claim_id from poisoned_claims where buyer = $1 and claim_id is not null and resolved_at is null
+        union all
+        select claim_id from standby_places where buyer = $1 and state = 'AWARDED'
         limit $4";
     let over = OrderState::ALL.into_iter().filter(|state| state.is_over()).map(OrderState::as_str);
     let settled = PaymentState::ALL.into_iter().filter(|state| state.is_settled()).map(PaymentState::as_str);
@@ -171,7 +179,8 @@ async fn is_named(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<bool, LedgerE
     const SQL: &str = "-- erasures.is_named
         select exists (select 1 from orders where buyer = $1) or exists (select 1 from grants where buyer = $1)
                or exists (select 1 from rejected_claims where buyer = $1)
-               or exists (select 1 from poisoned_claims where buyer = $1)";
+               or exists (select 1 from poisoned_claims where buyer = $1)
+               or exists (select 1 from standby_places where buyer = $1)";
     Ok(tx.query_one(SQL, &[&buyer.as_str()]).await?.get(0))
 }
 
@@ -184,7 +193,8 @@ async fn keeping_drops(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<Stri
             or exists (select 1 from grants g join warehouses w using (warehouse_id)
                        where g.buyer = $1 and w.drop_id = d.drop_id)
             or exists (select 1 from rejected_claims r where r.buyer = $1 and r.drop_id = d.drop_id)
-            or exists (select 1 from poisoned_claims p where p.buyer = $1 and p.drop_id = d.drop_id))
+            or exists (select 1 from poisoned_claims p where p.buyer = $1 and p.drop_id = d.drop_id)
+            or exists (select 1 from standby_places s where s.buyer = $1 and s.drop_id = d.drop_id))
         order by d.name";
     Ok(tx.query(SQL, &[&buyer.as_str()]).await?.iter().map(|row: &Row| row.get(0)).collect())
 }

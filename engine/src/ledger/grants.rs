@@ -6,12 +6,14 @@
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::drops::{inconsistent, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
+use crate::domain::claims::{Claim, Quantity};
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId};
 
@@ -25,6 +27,8 @@ pub struct PendingGrant {
     pub number: GrantNumber,
     pub tokens: Vec<(VariantNumber, Vec<Serial>)>,
     pub released: Option<Released>,
+    /// It gives its units to a standby buyer: the claim that it makes.
+    pub award: Option<Claim>,
     /// It makes units free that no warehouse had: a release or a restock, not a move from one warehouse to another.
     pub frees_units: bool,
 }
@@ -90,7 +94,7 @@ impl Ledger {
                 const MOVE: &str = "-- grants.move_tokens
                     update tokens set warehouse_id = $4
                     where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null
-                          and poisoned_claim is null";
+                          and poisoned_claim is null and awarded_claim is null";
                 let serials = serial_values(moved);
                 let changed = tx.execute(MOVE, &[&drop.id.0, &serials, &source.id.0, &destination.0]).await?;
                 expect_rows("grants.move_tokens", moved.len() as u64, changed)?;
@@ -162,24 +166,21 @@ impl Ledger {
                     }
                 }
                 let kind: &str = row.get(2);
-                let released = match row.get::<_, Option<Uuid>>(3) {
-                    Some(claim) => {
-                        let buyer: &str = row.get(4);
-                        Some(Released {
-                            claim: ClaimId(claim),
-                            buyer: buyer.parse().map_err(|_| inconsistent("grants", "buyer", claim, buyer))?,
-                            variant: VariantNumber(row.get::<_, i16>(7) as u8),
-                            units: row.get::<_, i16>(8) as u32,
-                        })
-                    }
-                    None => None,
-                };
+                let claim = row.get::<_, Option<Uuid>>(3).map(|claim| claim_of(row, claim)).transpose()?;
+                let is_award = kind == "award";
                 Ok(PendingGrant {
                     warehouse: WarehouseId(row.get(0)),
                     number: GrantNumber(row.get(1)),
+                    // Where all that a release gave back was awarded, it only ends its claim.
+                    frees_units: matches!(kind, "release" | "restock") && !tokens.is_empty(),
                     tokens,
-                    released,
-                    frees_units: matches!(kind, "release" | "restock"),
+                    award: claim.clone().filter(|_| is_award),
+                    released: claim.filter(|_| !is_award).map(|claim| Released {
+                        claim: claim.id,
+                        buyer: claim.buyer,
+                        variant: claim.variant,
+                        units: claim.quantity.units(),
+                    }),
                 })
             })
             .collect()
@@ -199,6 +200,18 @@ impl Ledger {
         connection.execute(&statement, &[&warehouse.0, &number.0, /* now */ &now]).await?;
         Ok(())
     }
+}
+
+/// The claim that a release ends, or an award makes.
+fn claim_of(row: &Row, id: Uuid) -> Result<Claim, LedgerError> {
+    let (buyer, units): (&str, i16) = (row.get(4), row.get(8));
+    Ok(Claim {
+        id: ClaimId(id),
+        buyer: buyer.parse().map_err(|_| inconsistent("grants", "buyer", id, buyer))?,
+        variant: VariantNumber(row.get::<_, i16>(7) as u8),
+        quantity: Quantity::new(units.into())
+            .map_err(|_| inconsistent("grants", "claim_units", id, &units.to_string()))?,
+    })
 }
 
 /// The name under which tokens go back that a repeated call has set aside: made from what it names, so that whoever finds

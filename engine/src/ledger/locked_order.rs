@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::drops::{inconsistent, order_state, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::tx::planned;
-use super::{grants, journal, outbox};
+use super::{awards, grants, journal, outbox};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::notices::Notice;
@@ -57,13 +57,26 @@ pub(super) struct Item {
     pub(super) serials: Vec<Serial>,
 }
 
-/// Warehouses come before orders in the order of locks, and a held unit never changes its warehouse.
+/// Takes what the units of an order may come back to: the lines of standby, its warehouses, and the homes of who is first in
+/// line. They come before orders in the order of locks, and a held unit never changes its warehouse.
 pub(super) async fn lock_warehouses_of(tx: &Transaction<'_>, order: OrderId) -> Result<(), LedgerError> {
-    const SQL: &str = "-- locked_order.lock_warehouses
-        select 1 from warehouses where warehouse_id in (select warehouse_id from order_items where order_id = $1)
-        order by warehouse_id for update";
-    tx.query(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
-    Ok(())
+    const ITEMS: &str = "-- locked_order.lock_items
+        select i.warehouse_id, i.quantity, o.drop_id, dv.number
+        from order_items i join orders o using (order_id)
+             left join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
+        where i.order_id = $1";
+    const ORDINARY: &str = "-- locked_order.lock_warehouses
+        select 1 from warehouses where warehouse_id = any($1) order by warehouse_id for update";
+    let items = tx.query(&tx.prepare_cached(ITEMS).await?, &[&order.0]).await?;
+    let warehouses = items.iter().map(|row| row.get(0)).collect::<Vec<i32>>();
+    let Some(drop) = items.iter().find_map(|row| row.get::<_, Option<i32>>(2)).map(DropId) else {
+        tx.query(&tx.prepare_cached(ORDINARY).await?, &[&warehouses]).await?;
+        return Ok(());
+    };
+    let variants = items.iter().filter_map(|row| row.get(3)).collect::<Vec<i16>>();
+    let units = items.iter().map(|row| i64::from(row.get::<_, i32>(1))).sum();
+    awards::lock_lines(tx, drop, &variants).await?;
+    awards::lock_warehouses_and_homes(tx, drop, &warehouses, &variants, units).await
 }
 
 pub(super) async fn lock_order(tx: &Transaction<'_>, order: OrderId) -> Result<LockedOrder, LedgerError> {
@@ -249,7 +262,7 @@ pub(super) async fn release(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     move_order(tx, order, OrderEvent::PaymentFailed, (PAYMENTS, reason), now).await?;
-    free_units(tx, order, UnitsWere::Reserved).await?;
+    free_units(tx, order, UnitsWere::Reserved, now).await?;
     outbox::enqueue(tx, order.id, &Notice::PaymentFailed { reason: code.to_owned() }, now).await?;
     Ok(())
 }
@@ -264,7 +277,7 @@ pub(super) async fn cancel(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     move_order(tx, order, OrderEvent::Cancel, why, now).await?;
-    free_units(tx, order, units).await?;
+    free_units(tx, order, units, now).await?;
     let notice = Notice::OrderCancelled { is_refunded };
     outbox::enqueue(tx, order.id, &notice, now).await?;
     Ok(())
@@ -279,8 +292,14 @@ pub(super) enum UnitsWere {
     Sold,
 }
 
-/// The units of an order that ends lose their holder, the buyer's limit comes back, and a grant tells Redis of both.
-async fn free_units(tx: &Transaction<'_>, order: &LockedOrder, were: UnitsWere) -> Result<(), LedgerError> {
+/// The units of an order that ends lose their holder, the buyer's limit comes back, and a grant tells Redis of both. Who
+/// waits in standby gets the units; what nobody waits for goes back on sale.
+async fn free_units(
+    tx: &Transaction<'_>,
+    order: &LockedOrder,
+    were: UnitsWere,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     const TOKENS: &str = "-- locked_order.free_tokens
         update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
     const HOLDINGS: &str =
@@ -290,29 +309,38 @@ async fn free_units(tx: &Transaction<'_>, order: &LockedOrder, were: UnitsWere) 
         set quantity_reserved = quantity_reserved - $4, quantity_available = quantity_available + $5, version = version + 1
         where product_id = $1 and variant_id = $2 and warehouse_id = $3";
     for item in items(tx, order).await? {
-        if let (Some(drop), Some(variant)) = (order.drop, item.variant) {
-            let numbers = serial_values(&item.serials);
-            let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.0, &numbers, &order.id.0]).await?;
-            expect_rows("locked_order.free_tokens", item.serials.len() as u64, changed)?;
-            let statement = tx.prepare_cached(HOLDINGS).await?;
-            let changed = tx.execute(&statement, &[&drop.0, &order.buyer.as_str(), &order.id.0]).await?;
-            expect_rows("locked_order.free_holdings", item.serials.len() as u64, changed)?;
-            let released = grants::Released {
-                claim: ClaimId(order.id.0),
-                buyer: order.buyer.clone(),
-                variant,
-                units: item.quantity as u32,
-            };
-            grants::insert(tx, item.warehouse, "release", &item.serials, Some(&released), None).await?;
-        }
         let (reserved, available) = match were {
             UnitsWere::Reserved => (item.quantity, 0),
             UnitsWere::Sold => (0, item.quantity),
         };
         let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
             &[&item.product, &item.variant_id, &item.warehouse.0, &reserved, &available];
-        let changed = tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?;
+        let inventory = tx.prepare_cached(INVENTORY).await?;
+        let (Some(drop), Some(variant)) = (order.drop, item.variant) else {
+            let changed = tx.execute(&inventory, arguments).await?;
+            expect_rows("locked_order.free_inventory", 1, changed)?;
+            continue;
+        };
+        let numbers = serial_values(&item.serials);
+        let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.0, &numbers, &order.id.0]).await?;
+        expect_rows("locked_order.free_tokens", item.serials.len() as u64, changed)?;
+        let statement = tx.prepare_cached(HOLDINGS).await?;
+        let changed = tx.execute(&statement, &[&drop.0, &order.buyer.as_str(), &order.id.0]).await?;
+        expect_rows("locked_order.free_holdings", item.serials.len() as u64, changed)?;
+        let released = grants::Released {
+            claim: ClaimId(order.id.0),
+            buyer: order.buyer.clone(),
+            variant,
+            units: item.quantity as u32,
+        };
+        let handed = awards::hand_out(tx, drop, variant, vec![(item.warehouse, item.serials)]).await?;
+        let rest = handed.rest.into_iter().flat_map(|(_, serials)| serials).collect::<Vec<_>>();
+        // The release first, also where it has no units left: it ends the claim, and its buyer may be the first in line.
+        grants::insert(tx, item.warehouse, "release", &rest, Some(&released), None).await?;
+        let changed = tx.execute(&inventory, arguments).await?;
         expect_rows("locked_order.free_inventory", 1, changed)?;
+        let stock = awards::Stock { drop, product: item.product, variant_id: item.variant_id };
+        awards::write(tx, stock, &handed.awards, now).await?;
     }
     Ok(())
 }

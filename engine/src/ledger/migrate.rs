@@ -1,6 +1,6 @@
 //! Brings the schema up to date, one process at a time.
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::error::LedgerError;
 use super::pool::Ledger;
@@ -18,7 +18,7 @@ impl Ledger {
         // A connection of its own: the lock lies on the session, and closing it gives the lock back whatever happens.
         let mut config = self.config.clone();
         config.options("-c lock_timeout=60s -c statement_timeout=10min");
-        let (mut client, connection) = config.connect(NoTls).await?;
+        let (mut client, connection) = config.connect(self.tls.clone()).await?;
         let driver = tokio::spawn(connection);
         client.execute("-- migrate.lock\nselect pg_advisory_lock($1)", &[/* key */ &LOCK]).await?;
 

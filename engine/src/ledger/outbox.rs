@@ -21,6 +21,7 @@ use super::locked_order::money;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::ids::OrderId;
+use crate::domain::money::Money;
 use crate::domain::notices::{EventId, ItemFacts, NotANotice, Notice, OrderFacts};
 use crate::domain::pricing::Totals;
 
@@ -170,15 +171,26 @@ impl Ledger {
                 returning o.*
             )
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
-                   coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email), o.currency, o.subtotal_minor,
-                   o.tax_minor, o.shipping_minor, o.total_minor, d.pay_by, o.buyer
-            from leased l join orders o using (order_id) left join drops d using (drop_id)
-                 left join checkout_profiles c on c.buyer = o.buyer
+                   coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
+                   coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
+                   d.pay_by, coalesce(o.buyer, r.buyer), d.tax_basis_points, d.shipping_minor
+            from leased l left join orders o using (order_id)
+                 left join rejected_claims r on r.claim_id = l.order_id
+                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id)
+                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer)
+            where o.order_id is not null or r.claim_id is not null
             order by l.outbox_id";
         const ITEMS: &str = "-- outbox.items
             select i.order_id, v.sku, p.name, v.title, i.quantity, i.unit_price_minor
             from order_items i join variants v using (variant_id) join products p on p.product_id = i.product_id
             where i.order_id = any($1) order by i.order_id, i.line";
+        // What a claim that became no order was about.
+        const CLAIMED: &str = "-- outbox.claimed
+            select r.claim_id, v.sku, p.name, v.title, r.units::int, dv.price_minor
+            from rejected_claims r
+                 join drop_variants dv on dv.drop_id = r.drop_id and dv.number = r.variant_number
+                 join variants v using (variant_id) join products p on p.product_id = v.product_id
+            where r.claim_id = any($1)";
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
@@ -190,12 +202,18 @@ impl Ledger {
         }
         let mut leased = rows.iter().map(|row| leased_from_row(row, until)).collect::<Result<Vec<_>, _>>()?;
         let orders = leased.iter().map(|delivery| delivery.order.id.0).collect::<Vec<_>>();
-        let items = connection.query(&connection.prepare_cached(ITEMS).await?, &[&orders]).await?;
-        for delivery in &mut leased {
+        let mut items = connection.query(&connection.prepare_cached(ITEMS).await?, &[&orders]).await?;
+        if rows.iter().any(|row| row.get::<_, Option<i64>>(15).is_none()) {
+            items.extend(connection.query(&connection.prepare_cached(CLAIMED).await?, &[&orders]).await?);
+        }
+        for (delivery, row) in leased.iter_mut().zip(&rows) {
             let order = delivery.order.id.0;
             let currency = delivery.order.totals.total.currency.to_string();
             let mine = items.iter().filter(|row| row.get::<_, Uuid>(0) == order);
             delivery.order.items = mine.map(|row| item_from_row(row, &currency)).collect::<Result<_, _>>()?;
+            if row.get::<_, Option<i64>>(15).is_none() {
+                delivery.order.totals = totals_of_claim(&delivery.order, row)?;
+            }
         }
         Ok(leased)
     }
@@ -383,7 +401,8 @@ fn leased_from_row(row: &Row, leased_until: Timestamp) -> Result<LeasedDelivery,
     let notice = Notice::from_stored(kind, row.get::<_, Option<Value>>(2));
     let order: Uuid = row.get(7);
     let (currency, buyer): (&str, &str) = (row.get(11), row.get(17));
-    let amount = |column| money(row.get(column), currency, order);
+    // A claim that became no order has none of these.
+    let amount = |column| money(row.get::<_, Option<i64>>(column).unwrap_or_default(), currency, order);
     Ok(LeasedDelivery {
         id,
         notice,
@@ -403,6 +422,14 @@ fn leased_from_row(row: &Row, leased_until: Timestamp) -> Result<LeasedDelivery,
             pay_by: row.get(16),
         },
     })
+}
+
+/// What its buyer would have paid.
+fn totals_of_claim(claim: &OrderFacts, row: &Row) -> Result<Totals, LedgerError> {
+    let Some(item) = claim.items.first() else { return Ok(claim.totals) };
+    let shipping = Money::new(row.get(19), item.unit_price.currency);
+    let totals = Totals::of_units(item.unit_price, item.quantity, row.get::<_, i32>(18) as u32, shipping);
+    totals.map_err(|error| inconsistent("rejected_claims", "units", claim.id, &error.to_string()))
 }
 
 fn item_from_row(row: &Row, currency: &str) -> Result<ItemFacts, LedgerError> {

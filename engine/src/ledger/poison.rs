@@ -12,7 +12,9 @@ use uuid::Uuid;
 use super::drops::{inconsistent, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
-use super::settlements::{ClaimToSettle, Settlement, Settling, WarehouseLock, lock_warehouses, seen, settle_locked};
+use super::settlements::{
+    ClaimToSettle, Settlement, Settling, WarehouseLock, lock_for_rejections, lock_warehouses, seen, settle_locked,
+};
 use super::tx::run_tx;
 use crate::domain::claims::{Claim, Quantity};
 use crate::domain::drops::{SaleDrop, Warehouse};
@@ -78,9 +80,9 @@ impl Ledger {
                                                  variant_number, serials, raw, error, poisoned_at)
                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
                 const HOLD: &str = "-- poison.hold
-                    update tokens set poisoned_claim = $4
+                    update tokens set poisoned_claim = $4, awarded_claim = null
                     where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null
-                          and poisoned_claim is null";
+                          and poisoned_claim is null and (awarded_claim is null or awarded_claim = $4)";
                 let (claim, held, raw) = match &poison.what {
                     Poisoned::Claim { claim, serials, raw } => (Some(claim), serial_values(serials), raw.as_ref()),
                     Poisoned::Entry { raw } => (None, Vec::new(), Some(raw)),
@@ -154,8 +156,7 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Option<Settlement>, LedgerError> {
         run_tx!(self, "poison.settle", tx, {
-            let of = claims.iter().map(|claim| (&claim.warehouse, claim.epoch));
-            lock_warehouses(tx, of, Settling::Retry, WarehouseLock::Exclusive).await?;
+            lock_for_rejections(tx, drop, claims).await?;
             const RESOLVE: &str = "-- poison.resolve
                 update poisoned_claims set resolved_at = $2 where poison_id = $1 and resolved_at is null";
             if tx.execute(RESOLVE, &[&poison.id.0, /* now */ &now]).await? == 0 {

@@ -1,11 +1,12 @@
 //! The pool of connections, with a bound on every wait.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::Config;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::address;
 use super::attempts::{Attempt, DispatchCall, FinishCall, PrepareCall};
 use super::error::LedgerError;
 use super::group::Group;
@@ -23,6 +24,7 @@ const SESSION: &str = "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_t
 pub struct Ledger {
     pub(super) pool: Pool,
     pub(super) config: Config,
+    pub(super) tls: MakeRustlsConnect,
     /// What many charges do at once is done in one transaction.
     pub(super) prepares: Group<PrepareCall, Attempt>,
     pub(super) dispatches: Group<DispatchCall, ()>,
@@ -31,13 +33,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes an address such as `postgres://user:password@host:5432/database`. Connects on first use.
+    /// Takes an address such as `postgres://user:password@host:5432/database?sslmode=verify-full` (see `address.rs`). Connects
+    /// on first use.
     pub fn new(url: &str, connections: usize) -> Result<Self, LedgerError> {
-        let mut config = Config::from_str(url).map_err(|error| LedgerError::Address(error.to_string()))?;
+        let (mut config, tls) = address::parse(url)?;
         config.application_name("doorbuster").options(SESSION).connect_timeout(CONNECT_WAIT);
         config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
-        let manager =
-            Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let recycling_method = RecyclingMethod::Fast;
+        let manager = Manager::from_config(config.clone(), tls.clone(), ManagerConfig { recycling_method });
         let timeouts =
             Timeouts { wait: Some(POOL_WAIT), create: Some(CONNECT_WAIT), recycle: Some(Duration::from_secs(1)) };
         let pool = Pool::builder(manager)
@@ -49,6 +52,7 @@ impl Ledger {
         Ok(Self {
             pool,
             config,
+            tls,
             prepares: Group::default(),
             dispatches: Group::default(),
             finishes: Group::default(),

@@ -126,6 +126,14 @@ impl Ledger {
         Ok(row.map(|row| row.get(0)))
     }
 
+    /// A sweep that could not come to its end, begun at `begun`: as if it had begun at `instead`.
+    pub async fn put_off_sweep(&self, begun: Timestamp, instead: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- reconcile.put_off_sweep
+            update sweeps set started_at = $2 where started_at = $1";
+        self.connection().await?.execute(SQL, &[/* begun */ &begun, /* instead */ &instead]).await?;
+        Ok(())
+    }
+
     pub async fn end_sweep(&self, swept_to: Timestamp) -> Result<(), LedgerError> {
         const SQL: &str = "-- reconcile.end_sweep
             update sweeps set swept_to = $1 where swept_to is null or swept_to < $1";

@@ -1,11 +1,13 @@
 //! Restocks: more units for a drop that sells. One adds once, however often it is asked for: its row, and everything that it
 //! adds, come in one transaction.
 
+use jiff::Timestamp;
+
 use super::drops::{serial, split};
 use super::error::{LedgerError, expect_rows};
-use super::grants;
 use super::pool::Ledger;
 use super::tx::run_tx;
+use super::{awards, grants};
 use crate::domain::drops::{MAX_STOCK_UNITS, SaleDrop};
 use crate::domain::ids::{RestockId, VariantNumber};
 
@@ -34,6 +36,7 @@ impl Ledger {
         id: RestockId,
         variant: VariantNumber,
         units: u32,
+        now: Timestamp,
     ) -> Result<RestockDecided, LedgerError> {
         let decided = run_tx!(self, "restocks.restock", tx, {
             const LOCK: &str = "-- restocks.lock_drop
@@ -59,6 +62,7 @@ impl Ledger {
             const NEW: &str = "-- restocks.new
                 insert into restocks (restock_id, drop_id, variant_number, units) values ($1, $2, $3, $4)";
             tx.execute(NEW, &[&id.0, &drop.id.0, &number, &units]).await?;
+            awards::lock_lines(tx, drop.id, &[number]).await?;
             const WAREHOUSES: &str = "-- restocks.lock_warehouses
                 select warehouse_id from warehouses where drop_id = $1 order by warehouse_id for update";
             tx.query(WAREHOUSES, &[&drop.id.0]).await?;
@@ -76,18 +80,25 @@ impl Ledger {
                 update inventory set quantity_available = quantity_available + $4, version = version + 1
                 where product_id = $1 and variant_id = $2 and warehouse_id = $3";
             let runs = split(&[units.cast_unsigned()], drop.warehouses.len());
+            let mut came = Vec::new();
             for run in runs.into_iter().filter(|run| run.length > 0) {
                 let warehouse = drop.warehouses[run.warehouse].id;
                 let (first, end) = (last + run.first, last + run.first + run.length - 1);
                 tx.execute(TOKENS, &[&drop.id.0, &number, &warehouse.0, &first, &end]).await?;
-                let serials = (first..=end).map(serial).collect::<Vec<_>>();
-                for serials in serials.chunks(SERIALS_PER_GRANT) {
-                    grants::insert(tx, warehouse, "restock", serials, None, None).await?;
-                }
                 let changed =
                     tx.execute(INVENTORY, &[&drop.product_id, &variant_id, &warehouse.0, &run.length]).await?;
                 expect_rows("restocks.inventory", 1, changed)?;
+                came.push((warehouse, (first..=end).map(serial).collect::<Vec<_>>()));
             }
+            // Who waits in standby comes first, for new units too.
+            let handed = awards::hand_out(tx, drop.id, variant, came).await?;
+            for (warehouse, serials) in &handed.rest {
+                for serials in serials.chunks(SERIALS_PER_GRANT) {
+                    grants::insert(tx, *warehouse, "restock", serials, None, None).await?;
+                }
+            }
+            let stock = awards::Stock { drop: drop.id, product: drop.product_id, variant_id };
+            awards::write(tx, stock, &handed.awards, now).await?;
             Ok(RestockDecided::Added)
         });
         match decided {

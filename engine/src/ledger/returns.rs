@@ -16,15 +16,15 @@ use uuid::Uuid;
 
 use super::drops::{serial_values, serials};
 use super::error::{LedgerError, expect_rows};
-use super::grants;
 use super::locked_order::{lock_order, lock_payment, lock_warehouses_of};
 use super::orders::by_order;
 use super::outbox;
 use super::pool::Ledger;
 use super::refunds::{RefundAsked, refund_in};
 use super::tx::run_tx;
+use super::{awards, grants};
 use crate::domain::fulfilment::{NewReturn, ReturnedLine};
-use crate::domain::ids::{OrderId, RefundId, ReturnId, Serial, WarehouseId};
+use crate::domain::ids::{DropId, OrderId, RefundId, ReturnId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
@@ -85,8 +85,8 @@ struct OrderedLine {
     warehouse: WarehouseId,
     quantity: u32,
     returned: u32,
-    /// The drop whose units these are.
-    drop: Option<i32>,
+    /// The drop whose units these are, and which of its variants.
+    drop: Option<(DropId, VariantNumber)>,
     /// That drop sells.
     is_selling: bool,
     serials: Vec<Serial>,
@@ -161,7 +161,7 @@ impl Ledger {
             ];
             tx.execute(RETURN, arguments).await?;
             for (of, line, serials) in &lines {
-                take_line(tx, id, order, of, line, serials).await?;
+                take_line(tx, id, order, of, line, serials, now).await?;
             }
             let units = lines.iter().map(|(_, line, _)| line.quantity).sum();
             let notice = Notice::OrderReturned { id, units, is_refunded: refund.is_some() };
@@ -225,9 +225,10 @@ async fn lock_drops_of(tx: &Transaction<'_>, order: OrderId) -> Result<(), Ledge
 async fn ordered_lines(tx: &Transaction<'_>, order: OrderId) -> Result<Vec<OrderedLine>, LedgerError> {
     const SQL: &str = "-- returns.ordered
         select i.line, i.product_id, i.variant_id, i.warehouse_id, i.quantity, i.returned_quantity, i.serials,
-               d.drop_id, coalesce(d.state in ('open', 'paused'), false),
+               d.drop_id, dv.number, coalesce(d.state in ('open', 'paused'), false),
                array(select unnest(l.serials) from return_lines l where l.order_id = i.order_id and l.line = i.line)
         from order_items i join warehouses w using (warehouse_id) left join drops d using (drop_id)
+             left join drop_variants dv on dv.drop_id = d.drop_id and dv.variant_id = i.variant_id
         where i.order_id = $1 order by i.variant_id, i.warehouse_id, i.line for update of i";
     let rows = tx.query(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
     let line = |row: &Row| OrderedLine {
@@ -238,9 +239,12 @@ async fn ordered_lines(tx: &Transaction<'_>, order: OrderId) -> Result<Vec<Order
         quantity: row.get::<_, i32>(4) as u32,
         returned: row.get::<_, i32>(5) as u32,
         serials: serials(row.get(6)),
-        drop: row.get(7),
-        is_selling: row.get(8),
-        returned_serials: serials(row.get(9)),
+        drop: row
+            .get::<_, Option<i32>>(7)
+            .zip(row.get::<_, Option<i16>>(8))
+            .map(|(drop, number)| (DropId(drop), VariantNumber(number as u8))),
+        is_selling: row.get(9),
+        returned_serials: serials(row.get(10)),
     };
     Ok(rows.iter().map(line).collect())
 }
@@ -272,6 +276,7 @@ async fn take_line(
     of: &OrderedLine,
     line: &ReturnedLine,
     serials: &[Serial],
+    now: Timestamp,
 ) -> Result<(), LedgerError> {
     let quantity = line.quantity as i32;
     let is_restocked = line.restock && (of.drop.is_none() || of.is_selling);
@@ -289,19 +294,28 @@ async fn take_line(
     if !is_restocked {
         return Ok(());
     }
-    if let Some(drop) = of.drop {
+    let mut awarded = None;
+    if let Some((drop, variant)) = of.drop {
         const TOKENS: &str = "-- returns.free_tokens
             update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
         let statement = tx.prepare_cached(TOKENS).await?;
-        let changed = tx.execute(&statement, &[&drop, &serial_values(serials), &order.0]).await?;
+        let changed = tx.execute(&statement, &[&drop.0, &serial_values(serials), &order.0]).await?;
         expect_rows("returns.free_tokens", serials.len() as u64, changed)?;
+        let handed = awards::hand_out(tx, drop, variant, vec![(of.warehouse, serials.to_vec())]).await?;
         // Not a release: the claim it was sold under is not over.
-        grants::insert(tx, of.warehouse, "restock", serials, None, None).await?;
+        for (warehouse, serials) in &handed.rest {
+            grants::insert(tx, *warehouse, "restock", serials, None, None).await?;
+        }
+        awarded = Some((awards::Stock { drop, product: of.product, variant_id: of.variant }, handed.awards));
     }
     const INVENTORY: &str = "-- returns.restock
         update inventory set quantity_available = quantity_available + $4, version = version + 1
         where product_id = $1 and variant_id = $2 and warehouse_id = $3";
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
         &[&of.product, &of.variant, &of.warehouse.0, &quantity];
-    expect_rows("returns.restock", 1, tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?)
+    expect_rows("returns.restock", 1, tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?)?;
+    match awarded {
+        Some((stock, awards)) => awards::write(tx, stock, &awards, now).await,
+        None => Ok(()),
+    }
 }

@@ -12,10 +12,10 @@ use tokio_postgres::types::ToSql;
 
 use super::drops::serial_values;
 use super::error::{LedgerError, expect_rows};
-use super::grants;
-use super::outbox;
 use super::settlements::{Accepted, ClaimToSettle, Profile, Rejection};
+use super::{awards, grants, outbox, standby};
 use crate::domain::drops::SaleDrop;
+use crate::domain::ids::{OrderId, VariantNumber};
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
@@ -54,8 +54,10 @@ pub(super) async fn write_orders(
         insert into holdings (drop_id, buyer, nth, order_id)
         select $1, buyer, nth, order_id from unnest($2::text[], $3::smallint[], $4::uuid[]) as h (buyer, nth, order_id)";
     const TOKENS: &str = "-- settlement_rows.take_tokens
-        update tokens t set order_id = u.order_id from unnest($2::int[], $3::uuid[]) as u (serial, order_id)
-        where t.drop_id = $1 and t.serial = u.serial and t.order_id is null and t.poisoned_claim is null";
+        update tokens t set order_id = u.order_id, awarded_claim = null
+        from unnest($2::int[], $3::uuid[]) as u (serial, order_id)
+        where t.drop_id = $1 and t.serial = u.serial and t.order_id is null and t.poisoned_claim is null
+              and (t.awarded_claim is null or t.awarded_claim = u.order_id)";
     const INVENTORY: &str = "-- settlement_rows.reserve
         update inventory i set quantity_reserved = quantity_reserved + u.units, version = version + 1
         from unnest($2::int[], $3::int[], $4::int[]) as u (variant_id, warehouse_id, units)
@@ -121,6 +123,12 @@ pub(super) async fn write_orders(
     let taken = taken?;
     let told = outbox::enqueue_for(tx, &ids, &Notice::OrderCreated, now).await?;
     expect_rows("settlement_rows.insert_events", accepted.len() as u64, told)?;
+    let of_awards = accepted.iter().filter(|a| a.may_be_award).map(|a| a.claim.claim.id.0).collect::<Vec<_>>();
+    if !of_awards.is_empty() {
+        for order in awards::take_places(tx, &of_awards, now).await? {
+            outbox::enqueue(tx, OrderId(order), &Notice::StandbyAwarded, now).await?;
+        }
+    }
     expect_rows("settlement_rows.insert_orders", accepted.len() as u64, made)?;
     expect_rows("settlement_rows.take_tokens", serials.len() as u64, taken)?;
 
@@ -137,7 +145,8 @@ pub(super) async fn write_orders(
     expect_rows("settlement_rows.reserve", reserved.len() as u64, changed)
 }
 
-/// Remembers rejected claims, and grants back the units that nobody holds.
+/// Remembers rejected claims, and gives back the units that nobody holds: to standby buyers, else to the warehouse. Whose claim
+/// was forgotten by Redis goes first in line himself. The caller holds the lines.
 pub(super) async fn write_rejections(
     tx: &Transaction<'_>,
     drop: &SaleDrop,
@@ -145,11 +154,15 @@ pub(super) async fn write_rejections(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     const REJECT: &str = "-- settlement_rows.reject
-        insert into rejected_claims (claim_id, drop_id, buyer, reason, serials, settled_at) values ($1, $2, $3, $4, $5, $6)";
+        insert into rejected_claims (claim_id, drop_id, buyer, reason, serials, settled_at, variant_number, units)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)";
+    const UNAWARD: &str = "-- settlement_rows.unaward
+        update tokens set awarded_claim = null where drop_id = $1 and serial = any($2) and awarded_claim = $3";
     const FREE: &str = "-- settlement_rows.free_of
-        select serial from tokens
+        select variant_number, array_agg(serial order by serial) from tokens
         where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null and poisoned_claim is null
-        order by serial";
+              and awarded_claim is null
+        group by variant_number order by variant_number";
     for (claim, reason) in rejected {
         let serials = serial_values(&claim.serials);
         let released = grants::Released {
@@ -159,10 +172,29 @@ pub(super) async fn write_rejections(
             units: claim.claim.quantity.units(),
         };
         let (id, buyer) = (&released.claim, &released.buyer);
-        tx.execute(REJECT, &[&id.0, &drop.id.0, &buyer.as_str(), &reason.as_str(), &serials, /* now */ &now]).await?;
-        let free = tx.query(FREE, &[&drop.id.0, &serials, &claim.warehouse.id.0]).await?;
-        let free = free.iter().map(|row| super::drops::serial(row.get(0))).collect::<Vec<_>>();
-        grants::insert(tx, claim.warehouse.id, "release", &free, Some(&released), None).await?;
+        let (number, units) = (i16::from(released.variant.0), released.units as i16);
+        let arguments: &[&(dyn ToSql + Sync)] =
+            &[&id.0, &drop.id.0, &buyer.as_str(), &reason.as_str(), &serials, /* now */ &now, &number, &units];
+        tx.execute(REJECT, arguments).await?;
+        awards::refuse_place(tx, *id, *reason, now).await?;
+        if *reason == Rejection::TokenHeld {
+            standby::stand_in_for(tx, drop, claim, now).await?;
+        }
+        tx.execute(UNAWARD, &[&drop.id.0, &serials, &id.0]).await?;
+        let (mut rest, mut handed) = (Vec::new(), Vec::new());
+        for row in tx.query(FREE, &[&drop.id.0, &serials, &claim.warehouse.id.0]).await? {
+            let variant = VariantNumber(row.get::<_, i16>(0) as u8);
+            let came_back = vec![(claim.warehouse.id, super::drops::serials(row.get(1)))];
+            let of_variant = awards::hand_out(tx, drop.id, variant, came_back).await?;
+            rest.extend(of_variant.rest.into_iter().flat_map(|(_, serials)| serials));
+            handed.push((variant, of_variant.awards));
+        }
+        grants::insert(tx, claim.warehouse.id, "release", &rest, Some(&released), None).await?;
+        for (variant, awards) in handed {
+            let Some(variant) = drop.variant(variant) else { continue };
+            let stock = awards::Stock { drop: drop.id, product: drop.product_id, variant_id: variant.variant_id };
+            awards::write(tx, stock, &awards, now).await?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //!
 //! | phase | statement | lock |
 //! |---|---|---|
-//! | refuse entries of another epoch | lock_warehouses | warehouses FOR SHARE |
+//! | refuse entries of another epoch | lock_warehouses | warehouses FOR SHARE; to reject claims, lines and warehouses FOR UPDATE |
 //! | drop what was seen before | seen | |
 //! | who holds the units now | lock_tokens | tokens FOR UPDATE, by serial |
 //! | units each buyer holds, his profile | holdings, profiles | |
@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::awards;
 use super::drops::serial_values;
 use super::error::LedgerError;
 use super::pool::Ledger;
@@ -108,8 +109,9 @@ struct Findings {
 struct TokenRow {
     variant: i16,
     warehouse: i32,
-    /// An order, or a claim that was set aside.
+    /// An order, a claim that was set aside, or the award that it is on its way for.
     holder: Option<Uuid>,
+    is_awarded: bool,
 }
 
 pub(super) struct Profile {
@@ -125,6 +127,8 @@ pub(super) struct Accepted<'a> {
     pub(super) unit_price_minor: i64,
     pub(super) totals: Totals,
     pub(super) nths: Vec<i16>,
+    /// Its buyer may have waited for it in standby.
+    pub(super) may_be_award: bool,
 }
 
 struct Decision<'a> {
@@ -200,11 +204,14 @@ pub(super) async fn settle_locked(
     lock: WarehouseLock,
     now: Timestamp,
 ) -> Result<Option<Settlement>, LedgerError> {
+    if lock == WarehouseLock::Exclusive {
+        lock_for_rejections(tx, drop, claims).await?;
+    }
     let of = claims.iter().map(|claim| (&claim.warehouse, claim.epoch));
     let stale = lock_warehouses(tx, of, settling, lock).await?;
     let claims = claims.iter().filter(|claim| !stale.contains(&claim.warehouse.id)).collect::<Vec<_>>();
     let (findings, profiles) = find(tx, drop, &claims).await?;
-    let decision = decide(drop, &claims, findings);
+    let decision = decide(drop, &claims, settling, findings);
     if !decision.rejected.is_empty() && lock == WarehouseLock::Shared {
         return Ok(None);
     }
@@ -222,6 +229,23 @@ pub(super) async fn settle_locked(
 pub(super) enum WarehouseLock {
     Shared,
     Exclusive,
+}
+
+/// The units of rejected claims may go to standby buyers: their lines and homes come before the warehouses of the claims. A
+/// whole batch is not rejected, so the homes of some will do; another one's is taken when it is needed, out of the order of
+/// locks, which is rare enough for the retry of a deadlock.
+pub(super) async fn lock_for_rejections(
+    tx: &Transaction<'_>,
+    drop: &SaleDrop,
+    claims: &[ClaimToSettle],
+) -> Result<(), LedgerError> {
+    const HOMES: i64 = 256;
+    let variants = drop.variants.iter().map(|variant| i16::from(variant.number.0)).collect::<Vec<_>>();
+    let warehouses = claims.iter().map(|claim| claim.warehouse.id.0).collect::<HashSet<_>>();
+    let warehouses = warehouses.into_iter().collect::<Vec<_>>();
+    let units = claims.iter().map(|claim| i64::from(claim.claim.quantity.units())).sum::<i64>();
+    awards::lock_lines(tx, drop.id, &variants).await?;
+    awards::lock_warehouses_and_homes(tx, drop.id, &warehouses, &variants, units.min(HOMES)).await
 }
 
 /// Locks the warehouses of what was logged, and answers which of them have begun another epoch.
@@ -269,7 +293,8 @@ async fn find(
     claims: &[&ClaimToSettle],
 ) -> Result<(Findings, HashMap<String, Profile>), LedgerError> {
     const TOKENS: &str = "-- settlements.lock_tokens
-        select serial, variant_number, warehouse_id, coalesce(order_id, poisoned_claim) from tokens
+        select serial, variant_number, warehouse_id, coalesce(order_id, poisoned_claim, awarded_claim),
+               awarded_claim is not null from tokens
         where drop_id = $1 and serial = any($2) order by serial for update";
     const HELD: &str = "-- settlements.holdings
         select buyer, nth from holdings where drop_id = $1 and buyer = any($2)";
@@ -303,7 +328,12 @@ async fn find(
     }
     let tokens = tokens
         .iter()
-        .map(|row| (row.get(0), TokenRow { variant: row.get(1), warehouse: row.get(2), holder: row.get(3) }))
+        .map(|row| {
+            (
+                row.get(0),
+                TokenRow { variant: row.get(1), warehouse: row.get(2), holder: row.get(3), is_awarded: row.get(4) },
+            )
+        })
         .collect();
     let profiles = profiles
         .iter()
@@ -313,7 +343,12 @@ async fn find(
 }
 
 /// Goes through the claims in the order of the log; what one claim takes, the next one finds taken.
-fn decide<'a>(drop: &SaleDrop, claims: &[&'a ClaimToSettle], mut findings: Findings) -> Decision<'a> {
+fn decide<'a>(
+    drop: &SaleDrop,
+    claims: &[&'a ClaimToSettle],
+    settling: Settling,
+    mut findings: Findings,
+) -> Decision<'a> {
     let mut decision = Decision { accepted: Vec::new(), rejected: Vec::new(), duplicates: 0 };
     for claim in claims.iter().copied() {
         let id = claim.claim.id.0;
@@ -321,7 +356,7 @@ fn decide<'a>(drop: &SaleDrop, claims: &[&'a ClaimToSettle], mut findings: Findi
             decision.duplicates += 1;
             continue;
         }
-        match accept(drop, claim, &mut findings) {
+        match accept(drop, claim, settling, &mut findings) {
             Ok(accepted) => decision.accepted.push(accepted),
             Err(reason) => decision.rejected.push((claim, reason)),
         }
@@ -329,11 +364,23 @@ fn decide<'a>(drop: &SaleDrop, claims: &[&'a ClaimToSettle], mut findings: Findi
     decision
 }
 
-fn accept<'a>(drop: &SaleDrop, claim: &'a ClaimToSettle, findings: &mut Findings) -> Result<Accepted<'a>, Rejection> {
+fn accept<'a>(
+    drop: &SaleDrop,
+    claim: &'a ClaimToSettle,
+    settling: Settling,
+    findings: &mut Findings,
+) -> Result<Accepted<'a>, Rejection> {
     let variant = drop.variant(claim.claim.variant).ok_or(Rejection::UnknownVariant)?;
+    // What an award brought and settlement set aside bears the mark of that instead.
+    let mut may_be_award = settling == Settling::Retry;
     for serial in serial_values(&claim.serials) {
-        match findings.tokens.get(&serial) {
-            Some(token) if token.holder.is_some() => return Err(Rejection::TokenHeld),
+        let token = findings.tokens.get(&serial);
+        may_be_award |= token.is_some_and(|token| token.is_awarded);
+        match token {
+            // A unit that was awarded is its own award's, and nobody else's.
+            Some(token) if token.holder.is_some_and(|holder| holder != claim.claim.id.0) => {
+                return Err(Rejection::TokenHeld);
+            }
             Some(token)
                 if token.warehouse == claim.warehouse.id.0 && token.variant == i16::from(claim.claim.variant.0) => {}
             _ => return Err(Rejection::NotGranted),
@@ -353,5 +400,12 @@ fn accept<'a>(drop: &SaleDrop, claim: &'a ClaimToSettle, findings: &mut Findings
             token.holder = Some(claim.claim.id.0);
         }
     }
-    Ok(Accepted { claim, variant_id: variant.variant_id, unit_price_minor: variant.price.amount_minor, totals, nths })
+    Ok(Accepted {
+        claim,
+        variant_id: variant.variant_id,
+        unit_price_minor: variant.price.amount_minor,
+        totals,
+        nths,
+        may_be_award,
+    })
 }

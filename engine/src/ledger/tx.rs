@@ -28,7 +28,9 @@ macro_rules! run_tx {
                 let transaction = connection.transaction().await?;
                 let $tx = &transaction;
                 let value = $crate::ledger::tx::outcome_of(async { $work }).await?;
+                $crate::steps::passed(concat!($name, ":written"));
                 transaction.commit().await?;
+                $crate::steps::passed(concat!($name, ":committed"));
                 Ok::<_, LedgerError>(value)
             }
             .await;

@@ -100,13 +100,15 @@ impl Sender {
         let (subject, paragraphs) = words(order, notice);
         let order_id = order.id.to_string();
         let lines = order.items.iter().map(line).collect::<Result<_, _>>();
+        let is_order = *notice != Notice::ClaimLost;
         Ok(Letter {
+            about: if is_order { "Order" } else { "Claim" },
             subject,
             name: order.buyer_name.clone().filter(|name| !name.is_empty()),
             paragraphs,
             lines: lines.map_err(|error| NotMailable::Unwritable(error.to_string()))?,
             totals: order.totals,
-            link: self.link_to(&order_id),
+            link: if is_order { self.link_to(&order_id) } else { None },
             shop: self.from.name.clone().unwrap_or_else(|| self.from.email.domain().to_owned()),
             order_id,
         })

@@ -10,6 +10,8 @@ pub(super) struct Letter {
     pub(super) subject: String,
     pub(super) name: Option<String>,
     pub(super) paragraphs: Vec<String>,
+    /// What its id names: an order, or a claim.
+    pub(super) about: &'static str,
     pub(super) order_id: String,
     pub(super) lines: Vec<Line>,
     pub(super) totals: Totals,
@@ -95,6 +97,23 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
         Notice::RefundIssued { amount, is_full: false, .. } => {
             ("Partial refund", vec![format!("We have refunded {amount} of your order."), REFUND_TAKES.to_owned()])
         }
+        Notice::StandbyAwarded => (
+            "Your wait has paid off",
+            vec![
+                format!("You have waited in standby, and {what} has come back: it is set aside for you now."),
+                "If we know how you pay, you will be charged and need to do nothing. If not, please tell us.".to_owned(),
+                until("We keep it for you"),
+            ],
+        ),
+        Notice::ClaimLost => (
+            "We could not keep our word",
+            vec![
+                format!("We told you that {what} was yours. A failure of ours has lost your claim, and we are sorry."),
+                "Nothing has been charged. Should a unit come back while the sale goes on, it is offered to you before anybody \
+                 else: you are first in line, and need to do nothing."
+                    .to_owned(),
+            ],
+        ),
     };
     (format!("{subject}: {what}"), paragraphs)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::TlsParameters;
+use lettre::transport::smtp::client::{Certificate, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
@@ -18,7 +18,8 @@ const ORDER_PLACEHOLDER: &str = "{order}";
 #[derive(Clone)]
 pub struct MailSettings {
     /// `smtp://user:password@host:587`, `smtps://…` for TLS from the first byte. With `smtp://` TLS is required unless the host is
-    /// this machine; `?tls=none`, `?tls=opportunistic` and `?tls=required` say otherwise.
+    /// this machine; `?tls=none`, `?tls=opportunistic` and `?tls=required` say otherwise. `?ca=/etc/ssl/shop-ca.pem` is a
+    /// certificate to trust beside the system's, for a server that has one of an authority of your own.
     pub url: String,
     /// `Shop <orders@shop.example>`
     pub from: String,
@@ -99,11 +100,13 @@ impl MailSettings {
             Host::Ipv6(address) => address.to_string(),
             other => other.to_string(),
         };
-        let wanted = url.query_pairs().find(|(name, _)| name == "tls").map(|(_, value)| value.into_owned());
-        let parameters = || {
-            TlsParameters::new(host.clone())
-                .map_err(|_| UnusableMailSettings("TLS cannot be used with the mail server's name"))
-        };
+        let asked =
+            |wanted: &str| url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
+        if url.query_pairs().any(|(name, _)| !matches!(&*name, "tls" | "ca")) {
+            return Err(UnusableMailSettings("the mail server's address can be followed by ?tls= and ?ca= only"));
+        }
+        let (wanted, authority) = (asked("tls"), asked("ca"));
+        let parameters = || tls_parameters(&host, authority.as_deref());
         let (tls, port) = match (url.scheme(), wanted.as_deref()) {
             ("smtps", None) => (Tls::FromTheStart(parameters()?), 465),
             ("smtp", Some("none")) => (Tls::None, 25),
@@ -111,6 +114,9 @@ impl MailSettings {
             ("smtp", Some("opportunistic")) => (Tls::Opportunistic(parameters()?), 587),
             ("smtp", None | Some("required")) => (Tls::Required(parameters()?), 587),
             ("smtp", Some(_)) => return Err(UnusableMailSettings("tls= is none, opportunistic or required")),
+            ("smtps", Some(_)) => {
+                return Err(UnusableMailSettings("smtps:// is TLS from the first byte: leave tls= out"));
+            }
             _ => return Err(UnusableMailSettings("the mail server's address must begin with smtp:// or smtps://")),
         };
         let decoded = |text: &str| {
@@ -147,6 +153,22 @@ impl Sender {
     pub(super) fn link_to(&self, order: &str) -> Option<String> {
         self.order_link.as_ref().map(|link| link.replace(ORDER_PLACEHOLDER, order))
     }
+}
+
+/// With the system's authorities, and one of the shop's own.
+fn tls_parameters(host: &str, authority: Option<&str>) -> Result<TlsParameters, UnusableMailSettings> {
+    let mut builder = TlsParameters::builder(host.to_owned());
+    if let Some(path) = authority {
+        let pem = std::fs::read_to_string(path);
+        let pem = pem.map_err(|_| UnusableMailSettings("the file of ca= cannot be read"))?;
+        // A file without any would be taken for one that adds nothing.
+        let certificate = pem.contains("-----BEGIN CERTIFICATE-----").then(|| Certificate::from_pem(pem.as_bytes()));
+        let Some(Ok(certificate)) = certificate else {
+            return Err(UnusableMailSettings("the file of ca= is not a certificate in PEM form"));
+        };
+        builder = builder.add_root_certificate(certificate);
+    }
+    builder.build().map_err(|_| UnusableMailSettings("TLS cannot be used with the mail server's name"))
 }
 
 /// Line breaks would end a header, and nothing else that cannot be seen belongs into one.
@@ -189,6 +211,10 @@ mod tests {
             "smtp://u:p@mail.example?tls=none",
             "smtp://u:p@mail.example?tls=opportunistic",
             "smtp://u:secret@mail.example?tls=maybe",
+            "smtps://u:secret@mail.example?tls=none",
+            "smtps://u:secret@mail.example?ca=/nowhere.pem",
+            "smtps://u:secret@mail.example?ca=/dev/null",
+            "smtps://u:secret@mail.example?verify=no",
             "smtp://u@mail.example",
             "smtp://",
         ] {

@@ -53,10 +53,17 @@ pub(super) fn pack_claims(claims: &[Claim]) -> Batch {
             batch.variants.push(claim.variant);
         }
         names.text(claim.buyer.as_str().as_bytes());
-        batch.requests.extend_from_slice(&claim.id.tail());
-        batch.requests.extend([claim.variant.0, claim.quantity.as_byte()]);
+        batch.requests.extend(pack_request(claim));
     }
     Batch { names: names.0, ..batch }
+}
+
+/// Tail of the claim id, variant, quantity.
+pub(super) fn pack_request(claim: &Claim) -> [u8; 14] {
+    let mut request = [0; 14];
+    request[..ClaimId::TAIL_BYTES].copy_from_slice(&claim.id.tail());
+    request[12..].copy_from_slice(&[claim.variant.0, claim.quantity.as_byte()]);
+    request
 }
 
 pub(super) fn variant_bytes(variants: &[VariantNumber]) -> Vec<u8> {

@@ -90,6 +90,15 @@ script!(
     [Done, NotLoaded, Fenced, Already, Gap]
 );
 script!(
+    AWARD,
+    "award",
+    ["meta", "buyers", "claims"],
+    [],
+    ["epoch", "number", "now_ms", "buyer", "request", "serials"],
+    ["code", "granted", "is_taken"],
+    [Done, NotLoaded, Fenced, Already, Gap]
+);
+script!(
     PULL,
     "pull",
     ["meta", "out"],
@@ -139,8 +148,8 @@ script!(
 );
 script!(TOUCH, "touch", ["meta"], [], ["epoch"], ["code"], [Done, NotLoaded, Fenced]);
 
-pub static ALL: [&TokenScript; 11] =
-    [&CLAIM, &GRANT, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED, &TOUCH];
+pub static ALL: [&TokenScript; 12] =
+    [&CLAIM, &GRANT, &AWARD, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED, &TOUCH];
 
 impl TokenScript {
     /// The call for one warehouse: all its keys in the contract's order, then the arguments.

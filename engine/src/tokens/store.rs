@@ -129,6 +129,15 @@ impl View {
     }
 }
 
+/// How an award ended, now or when it was applied before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwardApplied {
+    /// The claim is its buyer's, and in the log.
+    Taken,
+    /// He would hold more than he may: nobody has the units, until they are granted anew.
+    Refused,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantApplied {
     Now,
@@ -220,6 +229,26 @@ impl WarehouseStore {
         match self.call_for_code(&contract::GRANT, &variants, &args).await?.0 {
             Code::Already => Ok(GrantApplied::Before),
             _ => Ok(GrantApplied::Now),
+        }
+    }
+
+    /// Makes the units of grant `number` a claim of a buyer who lives here, unless he would hold more than he may.
+    pub async fn award(
+        &self,
+        number: GrantNumber,
+        now_ms: i64,
+        claim: &Claim,
+        serials: &[Serial],
+    ) -> Result<AwardApplied, TokenError> {
+        let request = codec::pack_request(claim);
+        let serials = serials.iter().flat_map(|serial| serial.0.to_be_bytes()).collect();
+        let buyer = claim.buyer.as_str().as_bytes().to_vec();
+        let args: [Vec<u8>; 6] = [text(self.epoch.0), text(number.0), text(now_ms), buyer, request.to_vec(), serials];
+        let (_, reply) = self.call_for_code(&contract::AWARD, &[], &args).await?;
+        match field::<i64>(&contract::AWARD, reply, 2)? {
+            1 => Ok(AwardApplied::Taken),
+            0 => Ok(AwardApplied::Refused),
+            other => Err(bad(&contract::AWARD, format!("is_taken is {other}"))),
         }
     }
 

@@ -8,7 +8,7 @@
 //! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
 //! | events | quarter of a second | makes deliveries of what has happened, if there are endpoints |
 //! | news | half a second | deals with the provider's events: reads their intents back |
-//! | sweep | minute | once an hour, compares the provider's list of intents with our payments |
+//! | sweep | 5 seconds | once an hour, compares the provider's list of intents with our payments |
 //! | figures | 5 seconds | counts what is left to charge |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
@@ -40,7 +40,7 @@ const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 const NEWS_EVERY: Duration = Duration::from_millis(500);
 /// Events dealt with between two looks; at the provider's limit, 10 seconds' worth.
 const NEWS_BATCH: i64 = 250;
-const SWEEP_LOOKS_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_LOOKS_EVERY: Duration = Duration::from_secs(5);
 /// One sweep an hour, whichever worker makes it.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
@@ -106,6 +106,10 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     }
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));
     tasks.spawn(settle_at_once(engine.clone(), stop.clone()));
+    tasks.spawn(repeat("attempts", WATCH_EVERY, stop.clone(), {
+        let (engine, lease) = (engine.clone(), settings.charge_lease);
+        async move || engine.end_settled_attempts(lease).await.map(|_| ())
+    }));
     // Told to stop, they make no new calls, end those under way and give their leases back.
     let provider = provider.until(&stop);
     tasks.spawn(charge(engine.clone(), provider.clone(), settings, stop.clone()));

@@ -18,6 +18,8 @@ mod lifecycle;
 mod settlement;
 #[path = "../engine/payments.rs"]
 mod payments;
+#[path = "../engine/standby.rs"]
+mod standby;
 #[path = "../engine/forgetting.rs"]
 mod forgetting;
 #[path = "../engine/audit.rs"]

@@ -8,6 +8,7 @@ use doorbuster_engine::ledger::attempts::LeasedPayment;
 use doorbuster_engine::ledger::payments::PaymentSettled;
 use doorbuster_engine::ledger::refunds::OrderCancelled;
 use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::harness::{World, buyer, claim, taken};
 
@@ -97,4 +98,48 @@ async fn captures_told_of_at_once_are_confirmed_together_and_the_odd_ones_alone(
     assert!(world.count(transactions).await < confirmed / 2, "{} transactions", world.count(transactions).await);
     let history = "select count(*) from order_history where to_state = 'CONFIRMED' and actor = 'payments'";
     assert_eq!(world.count(history).await, confirmed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_worker_died_ends_with_its_payment_that_a_webhook_has_settled() {
+    let world = World::new().await;
+    let live = world.open(&[2], 1, 1).await;
+    let ledger = &world.engine.ledger;
+    for who in 0..2 {
+        world.save_profile(who, "pm_card_visa").await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    let (now, lease) = (world.engine.clock.now(), SignedDuration::from_mins(2));
+    let leased = ledger.lease_payments(now, lease, 2).await.unwrap();
+    for payment in &leased {
+        let key = format!("confirm-{}", payment.order);
+        let attempt = ledger.prepare_attempt(payment, ("confirm", &key, "/p", "b"), now).await.unwrap();
+        ledger.dispatch_attempt(payment, &attempt, now).await.unwrap();
+    }
+    let (told, silent) = (&leased[0], &leased[1]);
+    let set_intent = "update payments set intent_id = $2 where order_id = $1";
+    world.sql.execute(set_intent, &[&told.order.0, &intent_of(told.order).0]).await.unwrap();
+    let report = ProviderReport {
+        intent: intent_of(told.order),
+        amount: told.amount,
+        order: Some(told.order),
+        verdict: Verdict::Captured { charge: Some("ch_1".to_owned()) },
+    };
+    assert_eq!(ledger.settle_payment(told.order, &report, now).await.unwrap(), PaymentSettled::Confirmed);
+    // Its worker was about to look again later, and has not heard of it.
+    ledger.yield_payment(told, None, None, Some(now), now).await.unwrap();
+    let due = world.sql.query_one("select due_at from payments where order_id = $1", &[&told.order.0]).await.unwrap();
+    assert_eq!(due.get::<_, Option<Timestamp>>(0), None, "what has ended is not due");
+    // Whoever lives may still be about to write it down himself.
+    assert_eq!(world.engine.end_settled_attempts(lease).await.unwrap(), 0);
+    let later = now + SignedDuration::from_mins(3);
+    assert_eq!(ledger.end_settled_attempts(later, later).await.unwrap(), 1, "one payment is not over");
+    let open =
+        "select count(*) from payment_attempts where order_id = $1 and state = $2 and (finished_at is null) = $3";
+    for (order, state, is_open) in [(told.order, "SUCCEEDED", false), (silent.order, "DISPATCHED", true)] {
+        let found = world.sql.query_one(open, &[&order.0, &state, &is_open]).await.unwrap();
+        assert_eq!(found.get::<_, i64>(0), 1, "{state}");
+    }
+    assert_eq!(ledger.end_settled_attempts(later, later).await.unwrap(), 0);
 }

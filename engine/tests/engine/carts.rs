@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::carts::{
-    Addition, Cart, CartChange, CartLimits, CartLine, CartOwner, CartSession, CartVersion, ExpectedCart, LineQuantity,
+    Addition, Cart, CartChange, CartLimits, CartLine, CartOwner, CartSession, CartVersion, LineQuantity,
 };
 use doorbuster_engine::domain::ids::{OrderId, VariantId};
 use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::versions::Expected;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
@@ -65,8 +66,8 @@ async fn read(carts: &CartStore, owner: &CartOwner) -> Vec<(i32, u32)> {
     lines(&carts.read(owner).await.unwrap().unwrap_or(Cart::none()))
 }
 
-fn exactly(cart: &Cart) -> ExpectedCart {
-    ExpectedCart::OneOf(vec![cart.version])
+fn exactly(cart: &Cart) -> Expected {
+    Expected::OneOf(vec![cart.version.into()])
 }
 
 async fn life_ms(world: &World, key: &str) -> i64 {
@@ -95,7 +96,7 @@ async fn a_request_adds_once_and_its_key_stands_for_nothing_else() {
     assert_eq!(carts.add(&owner, &addition(7, 3, 500, "click")).await.unwrap(), CartChange::KeyReused);
     assert_eq!(carts.add(&owner, &addition(8, 2, 500, "click")).await.unwrap(), CartChange::KeyReused);
     // Also after the cart has been emptied, and after seven others.
-    done(carts.clear(&owner, &ExpectedCart::Any).await.unwrap());
+    done(carts.clear(&owner, &Expected::Any).await.unwrap());
     for _ in 0..7 {
         add(carts, &owner, 9, 1).await;
     }
@@ -140,12 +141,12 @@ async fn every_change_gives_the_cart_thirty_days_and_reading_does_not() {
     checked("add", true).await;
     carts.read(&owner).await.unwrap();
     checked("read", false).await;
-    let set = carts.set(&owner, &ExpectedCart::Any, VariantId(1), units(9), euros(1)).await;
+    let set = carts.set(&owner, &Expected::Any, VariantId(1), units(9), euros(1)).await;
     done(set.unwrap());
     checked("set", true).await;
     add(carts, &owner, 2, 5).await;
     checked("add to it", true).await;
-    done(carts.remove(&owner, &ExpectedCart::Any, VariantId(2)).await.unwrap());
+    done(carts.remove(&owner, &Expected::Any, VariantId(2)).await.unwrap());
     checked("remove", true).await;
     carts.take_ordered(&owner, OrderId(Uuid::now_v7()), &[(VariantId(1), 1)]).await.unwrap();
     checked("take what was ordered", true).await;
@@ -157,7 +158,7 @@ async fn every_change_gives_the_cart_thirty_days_and_reading_does_not() {
     carts.merge_guest(&session, buyer).await.unwrap();
     checked("merge", true).await;
     assert!(life_ms(&world, &guest_key).await > 0);
-    done(carts.clear(&owner, &ExpectedCart::Any).await.unwrap());
+    done(carts.clear(&owner, &Expected::Any).await.unwrap());
     checked("clear", true).await;
     carts.forget(&owner).await.unwrap();
     assert_eq!(carts.read(&owner).await.unwrap(), None);
@@ -170,7 +171,7 @@ async fn a_cart_that_is_gone_is_not_brought_back_by_a_stale_write() {
     let carts = &world.engine.carts;
     let (owner, _) = someone();
     let seen = add(carts, &owner, 1, 5).await;
-    let stale = async |expected: &ExpectedCart| {
+    let stale = async |expected: &Expected| {
         let set = carts.set(&owner, expected, VariantId(1), units(9), euros(1)).await.unwrap();
         assert_eq!(set, CartChange::Stale);
         assert_eq!(carts.remove(&owner, expected, VariantId(1)).await.unwrap(), CartChange::Stale);
@@ -178,17 +179,17 @@ async fn a_cart_that_is_gone_is_not_brought_back_by_a_stale_write() {
     };
     add(carts, &owner, 2, 1).await;
     stale(&exactly(&seen)).await;
-    let emptied = done(carts.clear(&owner, &ExpectedCart::Any).await.unwrap());
+    let emptied = done(carts.clear(&owner, &Expected::Any).await.unwrap());
     assert!(emptied.lines.is_empty() && emptied.version > seen.version);
     stale(&exactly(&seen)).await;
     // Expired, or lost with its Redis.
     carts.forget(&owner).await.unwrap();
     stale(&exactly(&seen)).await;
     stale(&exactly(&emptied)).await;
-    stale(&ExpectedCart::Any).await;
+    stale(&Expected::Any).await;
     assert_eq!(carts.read(&owner).await.unwrap(), None);
     // Who has seen that there is none may begin one, and it has a version that never was.
-    let none = ExpectedCart::OneOf(vec![CartVersion::NONE]);
+    let none = Expected::OneOf(vec![CartVersion::NONE.into()]);
     let begun = done(carts.set(&owner, &none, VariantId(1), units(1), euros(1)).await.unwrap());
     assert!(begun.version > seen.version, "{begun:?} after {seen:?}");
     stale(&none).await;
@@ -220,14 +221,14 @@ async fn what_is_too_much_is_told_and_changes_nothing() {
     let before = add(carts, &owner, 2, 1).await;
     assert_eq!(carts.add(&owner, &addition(3, 1, 1, "full")).await.unwrap(), CartChange::Full { limit: 2 });
     let set = async |variant, quantity| {
-        carts.set(&owner, &ExpectedCart::Any, VariantId(variant), units(quantity), euros(1)).await.unwrap()
+        carts.set(&owner, &Expected::Any, VariantId(variant), units(quantity), euros(1)).await.unwrap()
     };
     assert_eq!(set(3, 1).await, CartChange::Full { limit: 2 });
     assert_eq!(set(1, 11).await, CartChange::OverLimit { limit: 10 });
-    assert_eq!(carts.remove(&owner, &ExpectedCart::Any, VariantId(3)).await.unwrap(), CartChange::NoSuchLine);
+    assert_eq!(carts.remove(&owner, &Expected::Any, VariantId(3)).await.unwrap(), CartChange::NoSuchLine);
     assert_eq!(carts.read(&owner).await.unwrap().unwrap(), before);
     // A request that was refused was not done: it may be made again.
-    done(carts.remove(&owner, &ExpectedCart::Any, VariantId(2)).await.unwrap());
+    done(carts.remove(&owner, &Expected::Any, VariantId(2)).await.unwrap());
     done(carts.add(&owner, &addition(3, 1, 1, "full")).await.unwrap());
 }
 
@@ -285,7 +286,7 @@ async fn a_guests_cart_is_merged_once() {
     assert!(merged.clamped.is_empty() && merged.left_out.is_empty());
     assert_eq!(read(carts, &guests).await, []);
     // The buyer takes a line out, and his page asks again.
-    done(carts.remove(&owner, &ExpectedCart::Any, VariantId(4)).await.unwrap());
+    done(carts.remove(&owner, &Expected::Any, VariantId(4)).await.unwrap());
     let again = carts.merge_guest(&session, who).await.unwrap();
     assert_eq!(lines(&again.cart), [(1, 5), (2, 3), (3, 7)]);
     // A process that died between the two steps has left the guest's cart as it was: put back by hand, byte by byte.
@@ -323,7 +324,7 @@ async fn a_merge_that_is_too_large_says_what_it_left() {
     assert_eq!(merged.cart.lines.len(), 3);
     assert_eq!(merged.cart.lines.iter().find(|line| line.variant_id.0 == 1).unwrap().quantity, 10);
     assert_eq!(read(carts, &guests).await.len(), 3, "what had no place is not lost");
-    done(carts.remove(&owner, &ExpectedCart::Any, VariantId(9)).await.unwrap());
+    done(carts.remove(&owner, &Expected::Any, VariantId(9)).await.unwrap());
     let rest = small.merge_guest(&session, who).await.unwrap();
     assert_eq!((lines(&rest.cart), rest.left_out), (vec![(1, 10), (2, 1), (3, 1)], vec![]));
     assert_eq!(read(carts, &guests).await, []);

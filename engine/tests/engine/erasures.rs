@@ -1,14 +1,15 @@
 //! A buyer is forgotten where nothing needs him, and only there; the books stay right without him.
 
-use doorbuster_engine::domain::claims::ClaimOutcome;
-use doorbuster_engine::domain::ids::BuyerId;
+use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
+use doorbuster_engine::domain::ids::{BuyerId, VariantNumber};
 use doorbuster_engine::ledger::erasures::{Erased, Erasure};
 use doorbuster_engine::ledger::fulfilment::{Fulfilled, FulfilmentStep};
 use doorbuster_engine::ledger::refunds::OrderCancelled;
+use doorbuster_engine::ledger::standby::NewPlace;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 
 use crate::fulfilment::{bring, fulfil};
-use crate::harness::{World, buyer};
+use crate::harness::{World, buyer, claim, taken};
 use crate::refunds::{assert_audit_is_clean, owed_by_provider, paid_orders, until_nothing_is_due};
 
 async fn erase(world: &World, who: u32) -> Erasure {
@@ -39,8 +40,16 @@ async fn every_table_that_names_a_buyer_is_one_that_forgets_him() {
                where table_schema = 'public' and column_name = 'buyer' order by 1";
     let tables = world.sql.query(sql, &[]).await.unwrap();
     let tables = tables.iter().map(|row| row.get(0)).collect::<Vec<String>>();
-    let forgetting =
-        ["checkout_profiles", "erasures", "grants", "holdings", "orders", "poisoned_claims", "rejected_claims"];
+    let forgetting = [
+        "checkout_profiles",
+        "erasures",
+        "grants",
+        "holdings",
+        "orders",
+        "poisoned_claims",
+        "rejected_claims",
+        "standby_places",
+    ];
     assert_eq!(tables, forgetting);
 }
 
@@ -134,4 +143,39 @@ async fn orders_of_no_drop_are_nobodys_at_once_and_later_ones_are_his() {
     assert_eq!(world.engine.ledger.profile_of(&buyer(0)).await.unwrap(), None);
     let pseudonym = "select count(*) from orders o join erasures e on e.pseudonym = o.buyer where e.buyer is null";
     assert_eq!(world.count(pseudonym).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_in_standby_leaves_the_line_and_his_place_forgets_him_with_the_drop() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let waits = |who: u32| NewPlace {
+        buyer: buyer(who),
+        variant: VariantNumber(0),
+        quantity: Quantity::new(1).unwrap(),
+        key: "wait".parse().unwrap(),
+        lost: None,
+    };
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    for who in [2, 3] {
+        ledger.join_standby(&live.drop, &waits(who), now).await.unwrap();
+    }
+    assert!(
+        matches!(erase(&world, 2).await, Erasure::Done(erased) if erased.kept_by_drops == [world.drop.to_string()])
+    );
+    // The unit goes to the one behind him, whose award is as good as an order.
+    ledger.expire_unpaid(claim(&live, &buyer(1), "k", 0, 1).id.order_id(), now).await.unwrap();
+    let Erasure::Open(open) = erase(&world, 3).await else { panic!("a unit is on its way to him") };
+    assert_eq!(open.len(), 1);
+    world.apply_all_grants().await;
+    world.settle().await;
+    ledger.expire_unpaid(open[0], now).await.unwrap();
+    world.apply_all_grants().await;
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    world.engine.archive_drop(&world.drop).await.unwrap().unwrap();
+    let named = format!("select count(*) from standby_places where buyer = '{}'", buyer(2));
+    assert_eq!(world.count(&named).await, 0);
+    assert_eq!(world.count("select count(*) from standby_places").await, 2);
 }

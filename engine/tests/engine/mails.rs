@@ -10,8 +10,9 @@ use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::outbox::{DeliveryReport, DeliverySettings, Lane};
 use doorbuster_engine::ledger::outbox::{DeliveryState, Destination};
 use doorbuster_engine::mail::{MailOutcome, MailSettings, Mailer};
+use doorbuster_sandbox::certificate::Certificate;
 use doorbuster_sandbox::provider::FakeProviderOptions;
-use doorbuster_sandbox::smtp_sink::{ReceivedMail, SmtpSink, SmtpSinkOptions};
+use doorbuster_sandbox::smtp_sink::{ReceivedMail, SinkTls, SmtpSink, SmtpSinkOptions};
 use jiff::SignedDuration;
 use mail_parser::MessageParser;
 use tokio_util::sync::CancellationToken;
@@ -33,12 +34,17 @@ pub(crate) async fn deliver(engine: &Engine, lane: &Lane) -> DeliveryReport {
     engine.deliver_due(lane, settings, &CancellationToken::new()).await.unwrap()
 }
 
-/// Delivers until nothing waits. Backoff is a due time: brought forward here, so that the test does not wait for it.
+/// Backoff is a due time: brought forward, so that a test does not wait for it.
+async fn bring_forward(world: &World) {
+    let now = "update outbox set next_at = least(next_at, now()) where next_at is not null";
+    world.sql.execute(now, &[]).await.unwrap();
+}
+
+/// Delivers until nothing waits.
 async fn deliver_all(world: &World, lane: &Lane) {
     let started = Instant::now();
     while world.count("select count(*) from outbox where next_at is not null").await > 0 {
-        let now = "update outbox set next_at = least(next_at, now()) where next_at is not null";
-        world.sql.execute(now, &[]).await.unwrap();
+        bring_forward(world).await;
         deliver(&world.engine, lane).await;
         assert!(started.elapsed().as_secs() < 60, "mails are still waiting");
     }
@@ -154,8 +160,24 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
             "We have got 1 unit back from you.\n\nYour money is on its way back to you; another mail tells you how much."
                 .to_owned(),
         ),
+        (
+            "standby_awarded",
+            format!("Your wait has paid off: {product}"),
+            format!(
+                "You have waited in standby, and {product} has come back: it is set aside for you now.\n\nIf we know how you pay, \
+                 you will be charged and need to do nothing. If not, please tell us.\n\n{kept}"
+            ),
+        ),
     ];
-    let mails = by_message_id(&sink);
+    let mut mails = by_message_id(&sink);
+    // About a claim that never became an order.
+    let lost = mails.remove(&format!("<evt_{}_claim_lost@shop.example>", order.0.simple())).unwrap();
+    assert_eq!(
+        MessageParser::default().parse(&lost[0].data).unwrap().subject(),
+        Some(&*format!("We could not keep our word: {product}"))
+    );
+    let lost = text(&lost[0]);
+    assert!(lost.contains(&format!("Claim {order}")) && !lost.contains("/orders/"), "{lost}");
     assert_eq!(mails.len(), expected.len(), "{:?}", mails.keys());
     let sku = world.sql.query_one("select sku from variants", &[]).await.unwrap().get::<_, String>(0);
     for (kind, subject, says) in expected {
@@ -264,6 +286,48 @@ async fn a_server_that_does_not_want_us_refuses_no_mail() {
     assert_eq!(world.count("select count(*) from outbox where state = 'queued'").await, 10);
     deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
     assert_eq!(by_message_id(&sink).len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_is_encrypted_for_a_server_that_is_trusted_and_goes_to_no_other() {
+    let login = Some(("shop".to_owned(), "secret".to_owned()));
+    for tls in [SinkTls::Upgrade as fn(Certificate) -> SinkTls, SinkTls::FromTheStart] {
+        let world = World::new().await;
+        let options =
+            SmtpSinkOptions { tls: tls(Certificate::new().unwrap()), login: login.clone(), ..Default::default() };
+        let sink = SmtpSink::start(options).await.unwrap();
+        sell(&world, 3, "pm_card_visa").await;
+        // A stranger on the way has a certificate too, but not one that we were told to trust.
+        let (trusted, _) =
+            sink.url().split_once("ca=").map(|(before, after)| (before.to_owned(), after.to_owned())).unwrap();
+        let stranger = Certificate::new().unwrap();
+        for untrusted in
+            [trusted.trim_end_matches(['?', '&']).to_owned(), format!("{trusted}ca={}", stranger.path().display())]
+        {
+            bring_forward(&world).await;
+            let report = deliver(&world.engine, &Lane::Mail(mailer(&untrusted))).await;
+            assert_eq!((report.sent, report.refused), (0, 0), "{untrusted}");
+            assert!(report.rest.is_some(), "the others are not even tried: {report:?}");
+        }
+        assert!(sink.mails().is_empty());
+        deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+        let mails = sink.mails();
+        assert_eq!(mails.len(), 3);
+        assert!(mails.iter().all(|mail| mail.is_encrypted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_offer_tls_gets_no_mail_where_tls_is_required() {
+    let world = World::new().await;
+    let sink = SmtpSink::start(SmtpSinkOptions::default()).await.unwrap();
+    sell(&world, 1, "").await;
+    let report = deliver(&world.engine, &Lane::Mail(mailer(&format!("{}?tls=required", sink.url())))).await;
+    assert_eq!((report.sent, report.refused, report.rest.is_some()), (0, 0, true));
+    assert!(sink.mails().is_empty());
+    // Whoever asks for encryption only where it is to be had, gets his mail out in the clear.
+    deliver_all(&world, &Lane::Mail(mailer(&format!("{}?tls=opportunistic", sink.url())))).await;
+    assert_eq!(sink.mails().iter().filter(|mail| !mail.is_encrypted).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ mod acknowledgement;
 mod pulls;
 mod sellout;
 mod stalls;
+mod standby;
+mod tls;
 mod lifecycle;
 mod settlement;
 mod poison;

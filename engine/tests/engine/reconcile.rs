@@ -69,7 +69,7 @@ async fn every_disagreement_is_found_once_and_settled_where_the_provider_can() {
     // The buyer acted and no event came; the intent was canceled at the provider; we believe in money that is not there.
     assert!(fake.complete_action(&intent_of(&world, orders[0]).await.0));
     answered(client.send(&ProviderRequest::cancel(orders[1], &intent_of(&world, orders[1]).await)).await);
-    let paid = "update payments set state = 'SUCCEEDED' where order_id = $1";
+    let paid = "update payments set state = 'SUCCEEDED', due_at = null where order_id = $1";
     world.sql.execute(paid, &[&orders[2].0]).await.unwrap();
     // Another amount, and an intent that the provider never heard of.
     let amount = "update payments set amount_minor = amount_minor + 1 where order_id = $1";
@@ -224,4 +224,19 @@ async fn a_person_ends_a_review_and_the_history_says_who() {
     let said = "select count(*) from order_history where actor = 'ada' and reason = 'review: seen on the statement'";
     assert_eq!(world.count(said).await, 5);
     assert_eq!(fake.captures().len(), 4, "no resolution takes money");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_fails_is_due_again_in_half_a_minute_and_not_in_an_hour() {
+    let world = World::new().await;
+    let (_fake, away) = provider(FakeProviderOptions { unavailable_rate: 1.0, ..FakeProviderOptions::default() }).await;
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    let hour = SignedDuration::from_hours(1);
+    assert!(world.engine.sweep_if_due(&away, hour).await.is_err());
+    assert!(world.engine.sweep_if_due(&client, hour).await.unwrap().is_none(), "not at once");
+    let half_a_minute = "update sweeps set started_at = started_at - interval '31 seconds'";
+    world.sql.execute(half_a_minute, &[]).await.unwrap();
+    assert!(world.engine.sweep_if_due(&client, hour).await.unwrap().is_some());
+    world.sql.execute(half_a_minute, &[]).await.unwrap();
+    assert!(world.engine.sweep_if_due(&client, hour).await.unwrap().is_none(), "it was made");
 }

@@ -1,7 +1,7 @@
 //! Calls that are wrong in form. They come from a bug of ours, so they must fail loudly, and before the first write.
 
 use doorbuster_engine::domain::ids::{GrantNumber, Serial};
-use doorbuster_engine::tokens::contract::{self, ScriptContract};
+use doorbuster_engine::tokens::contract::{self, TokenScript};
 use doorbuster_engine::tokens::store::LoadVariant;
 use redis::{RedisError, Value};
 use rmp::encode;
@@ -11,7 +11,7 @@ use crate::harness::{Place, servers};
 /// A call as it goes over the wire.
 #[derive(Clone)]
 struct Call {
-    script: &'static ScriptContract,
+    script: &'static TokenScript,
     keys: Vec<String>,
     args: Vec<Vec<u8>>,
 }
@@ -43,7 +43,7 @@ async fn open_warehouse() -> (Place, String) {
 }
 
 /// A call of each script that is as it should be.
-fn well_formed(place: &Place, script: &'static ScriptContract, replid: &str) -> Call {
+fn well_formed(place: &Place, script: &'static TokenScript, replid: &str) -> Call {
     let mut keys = script.keys.iter().map(|name| place.key(name)).collect::<Vec<_>>();
     keys.extend(script.keys_per_variant.iter().map(|name| place.key(&format!("{name}:0"))));
     let argument = |name: &&str| match (script.name, *name) {
@@ -52,7 +52,11 @@ fn well_formed(place: &Place, script: &'static ScriptContract, replid: &str) -> 
         ("claim", "now_ms") => b"7".to_vec(),
         ("claim", "names") => names(&[One::default()]),
         ("claim", "requests") => requests(&[One::default()]),
-        ("grant", "number") => b"2".to_vec(),
+        ("grant" | "award", "number") => b"2".to_vec(),
+        ("award", "now_ms") => b"7".to_vec(),
+        ("award", "buyer") => b"ada".to_vec(),
+        ("award", "request") => requests(&[One::default()]),
+        ("award", "serials") => vec![0, 0, 0, 77],
         ("grant" | "load", "serials") => serials(&[&["77"]]),
         ("grant", "released") => Vec::new(),
         (_, "transfer_id") => b"00000000-0000-0000-0000-000000000001".to_vec(),
@@ -252,5 +256,28 @@ fn loads_grants_and_pulls_that_contradict_themselves_fail_before_any_write() {
         fails_before_any_write(&mut place, "serials of two variants", &load.with("serials", serials(&[&[], &[]])))
             .await;
         assert!(load.send(&mut place).await.is_ok());
+    });
+}
+
+#[test]
+fn an_award_that_no_worker_would_send_fails_before_any_write() {
+    servers().runtime.block_on(async {
+        let (mut place, replid) = open_warehouse().await;
+        let good = well_formed(&place, &contract::AWARD, &replid);
+        let request = |one: One| requests(&[one]);
+        let table = [
+            ("quantity 0", good.with("request", request(One { quantity: 0, ..One::default() }))),
+            ("a released claim", good.with("request", request(One { quantity: 129, ..One::default() }))),
+            ("a variant that is not there", good.with("request", request(One { variant: 1, ..One::default() }))),
+            ("a short tail", good.with("request", request(One { tail: b"eleven byte".to_vec(), ..One::default() }))),
+            ("more units than asked for", good.with("serials", [0, 0, 0, 77, 0, 0, 0, 78])),
+            ("no units", good.with("serials", [])),
+            ("nobody", good.with("buyer", [])),
+            ("a buyer of 65 bytes", good.with("buyer", vec![b'x'; 65])),
+        ];
+        for (what, call) in table {
+            fails_before_any_write(&mut place, what, &call).await;
+        }
+        assert!(good.send(&mut place).await.is_ok(), "the call that was spoilt is good");
     });
 }

@@ -169,6 +169,10 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         if let Some(restocked) = restocked {
             print(restocked.as_text());
         }
+        for (variant, waiting) in engine.ledger.standby_lines(drop.id).await.context("Postgres gave no answer")? {
+            let sku = drop.variant(variant).map_or("", |variant| &variant.sku);
+            print(format!("  {waiting} wait in standby for {sku}"));
+        }
         let backlog = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
         if backlog.orders() > 0 {
             let RateLimit { per_second, .. } = RateLimit::default();

@@ -5,6 +5,8 @@ pub mod work;
 pub mod migrate;
 pub mod drop;
 pub mod order;
+pub mod fulfil;
+pub mod buyer;
 pub mod finance;
 pub mod review;
 pub mod settlement;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
@@ -37,8 +40,10 @@ pub enum Command {
     Migrate(migrate::MigrateArguments),
     /// Makes, opens, closes and shows drops
     Drop(drop::DropArguments),
-    /// Shows, cancels and refunds orders
+    /// Lists, shows, ships, cancels and refunds orders, and takes them back
     Order(order::OrderArguments),
+    /// Prints or forgets what is kept of a buyer
+    Buyer(buyer::BuyerArguments),
     /// Closes the books of a day; shows what a drop brought in
     Finance(finance::FinanceArguments),
     /// Shows and retries what settlement had to set aside
@@ -96,6 +101,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate(arguments) => migrate::run(&arguments).await,
         Command::Drop(arguments) => drop::run(arguments).await,
         Command::Order(arguments) => order::run(arguments).await,
+        Command::Buyer(arguments) => buyer::run(arguments).await,
         Command::Finance(arguments) => finance::run(arguments).await,
         Command::Settlement(arguments) => settlement::run(&arguments).await,
         Command::Token(arguments) => token::run(&arguments),
@@ -111,7 +117,12 @@ pub async fn run(command: Command) -> Result<(), Failure> {
 async fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
     let ledger = ledger(stores)?;
     let tokens = TokenStore::connect(stores.redis_url.expose()).await.context("Redis cannot be reached")?;
-    Ok(Engine::new(ledger, tokens, Clock::System))
+    let mut engine = Engine::new(ledger, tokens, Clock::System);
+    if let Some(url) = &stores.carts_redis_url {
+        let carts = CartStore::connect(url.expose(), Clock::System).await;
+        engine.carts = carts.context("the carts' Redis cannot be reached")?;
+    }
+    Ok(engine)
 }
 
 fn ledger(stores: &StoresConfig) -> Result<Ledger, Failure> {

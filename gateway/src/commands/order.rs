@@ -1,15 +1,21 @@
-//! `doorbuster order show | cancel | refund | review`: what an operator may do with an order. Each leaves his name in its history.
+//! `doorbuster order list | show | history | process | ship | deliver | return | cancel | refund | review`: what an operator may do with an order. Each leaves his name in its history.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use doorbuster_engine::domain::ids::{OrderId, RefundId};
+use doorbuster_engine::domain::ids::{BuyerId, DropName, OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::fulfilment::FulfilmentStep;
+use doorbuster_engine::ledger::order_details::HistoryEntry;
+use doorbuster_engine::ledger::order_pages::{ORDERS_AT_ONCE, OrderFilter};
 use doorbuster_engine::ledger::orders::OrderView;
 use doorbuster_engine::ledger::refunds::{OrderCancelled, RefundAsked};
+use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::fulfil::{self, ReturnArguments, ShipArguments};
 use super::review::{self, ReviewArguments};
 use super::{Failure, print};
 use crate::config::StoresConfig;
@@ -32,6 +38,18 @@ pub struct OrderArguments {
 enum OrderCommand {
     /// Shows an order
     Show(OrderArgument),
+    /// Lists orders, newest first
+    List(ListArguments),
+    /// Shows what became of an order, and who moved it
+    History(OrderArgument),
+    /// Says that an order is being packed
+    Process(OrderArgument),
+    /// Says that an order was handed to its carrier
+    Ship(ShipArguments),
+    /// Says that an order has been delivered
+    Deliver(OrderArgument),
+    /// Takes goods back that had shipped
+    Return(ReturnArguments),
     /// Cancels an order that has not shipped; what was paid goes back, its units are on sale again
     Cancel(CancelArguments),
     /// Gives money back; the order stays as it is
@@ -44,6 +62,28 @@ enum OrderCommand {
 struct OrderArgument {
     /// The order's id
     order: Uuid,
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
+    /// Of this state alone; may be repeated
+    #[arg(long, value_name = "STATE")]
+    status: Vec<OrderState>,
+    /// Of this buyer alone
+    #[arg(long)]
+    buyer: Option<BuyerId>,
+    /// Of this drop alone
+    #[arg(long, value_name = "NAME")]
+    drop: Option<DropName>,
+    /// Made then or later
+    #[arg(long, value_name = "TIME")]
+    from: Option<Timestamp>,
+    /// Made earlier than that
+    #[arg(long, value_name = "TIME")]
+    before: Option<Timestamp>,
+    /// How many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..ORDERS_AT_ONCE))]
+    limit: i64,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +114,19 @@ pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
     let engine = super::engine(&arguments.stores).await?;
     let by = arguments.by.as_str();
     let order = match &arguments.command {
+        OrderCommand::List(list) => return list_orders(&engine, list, arguments.json).await,
         OrderCommand::Show(OrderArgument { order }) => OrderId(*order),
+        OrderCommand::History(OrderArgument { order }) => {
+            return show_history(&engine, OrderId(*order), arguments.json).await;
+        }
+        OrderCommand::Process(OrderArgument { order }) => {
+            fulfil::step(&engine, OrderId(*order), &FulfilmentStep::Process, by).await?
+        }
+        OrderCommand::Ship(ship) => fulfil::ship(&engine, ship, by).await?,
+        OrderCommand::Deliver(OrderArgument { order }) => {
+            fulfil::step(&engine, OrderId(*order), &FulfilmentStep::Deliver, by).await?
+        }
+        OrderCommand::Return(taking) => fulfil::take_return(&engine, taking, by).await?,
         OrderCommand::Cancel(cancel) => cancel_order(&engine, cancel, by).await?,
         OrderCommand::Refund(refund) => refund_order(&engine, refund, by).await?,
         OrderCommand::Review(review) => return review::run(&engine, review, by, arguments.json).await,
@@ -82,6 +134,40 @@ pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
     let found = engine.ledger.order(order).await.context("Postgres gave no answer")?;
     let found = found.ok_or_else(|| unknown(order))?;
     print(if arguments.json { as_json(&found).to_string() } else { as_text(&found) });
+    Ok(())
+}
+
+async fn list_orders(engine: &Engine, list: &ListArguments, json: bool) -> Result<(), Failure> {
+    let filter = OrderFilter {
+        statuses: list.status.clone(),
+        buyer: list.buyer.clone(),
+        drop: list.drop.clone(),
+        created_from: list.from,
+        created_before: list.before,
+    };
+    let found = engine.ledger.find_orders(&filter, None, list.limit).await.context("Postgres gave no answer")?;
+    if json {
+        print(found.iter().map(as_json).collect::<serde_json::Value>());
+        return Ok(());
+    }
+    for order in &found {
+        let (status, payment) = (order.status.as_str(), order.payment.as_str());
+        let (id, total, buyer, at) = (order.id, order.totals.total, &order.buyer, order.created_at);
+        print(format!("{id}  {at}  {status}  payment {payment}  {total}  {buyer}"));
+    }
+    Ok(())
+}
+
+async fn show_history(engine: &Engine, order: OrderId, json: bool) -> Result<(), Failure> {
+    let history = engine.ledger.history(order).await.context("Postgres gave no answer")?;
+    let history = history.ok_or_else(|| unknown(order))?;
+    if json {
+        print(json!(history));
+        return Ok(());
+    }
+    for HistoryEntry { at, to, by, reason, .. } in &history {
+        print(format!("{at}  {}  {by}: {reason}", to.as_str()));
+    }
     Ok(())
 }
 
@@ -123,24 +209,30 @@ async fn refund_order(engine: &Engine, arguments: &RefundArguments, by: &str) ->
     Ok(order)
 }
 
-fn unknown(order: OrderId) -> anyhow::Error {
+pub(super) fn unknown(order: OrderId) -> anyhow::Error {
     anyhow!("there is no order {order}")
 }
 
-fn as_json(order: &OrderView) -> serde_json::Value {
+pub(super) fn as_json(order: &OrderView) -> serde_json::Value {
     json!({
         "order_id": order.id.0,
+        "buyer": order.buyer,
         "drop": order.drop_name,
         "status": order.status,
         "payment": order.payment,
         "total": order.totals.total,
         "cancel_requested": order.is_cancel_requested,
         "items": order.items.iter().map(|item| json!({
-            "sku": item.sku, "quantity": item.quantity, "unit_price": item.unit_price, "serials": item.serials,
+            "line": item.line, "sku": item.sku, "quantity": item.quantity, "unit_price": item.unit_price,
+            "serials": item.serials, "returned": item.returned,
         })).collect::<Vec<_>>(),
         "refunds": order.refunds.iter().map(|refund| json!({
-            "amount": refund.amount, "status": refund.state, "created_at": refund.created_at,
+            "refund_id": refund.id, "amount": refund.amount, "status": refund.state, "created_at": refund.created_at,
         })).collect::<Vec<_>>(),
+        "shipment": order.shipment.as_ref().map(|shipment| json!({
+            "carrier": shipment.tracking.carrier, "tracking_number": shipment.tracking.number,
+            "shipped_at": shipment.shipped_at,
+        })),
         "created_at": order.created_at,
         "updated_at": order.updated_at,
     })
@@ -156,8 +248,18 @@ fn as_text(order: &OrderView) -> String {
     )];
     lines.extend(order.items.iter().map(|item| {
         let serials = item.serials.iter().map(|serial| serial.0.to_string()).collect::<Vec<_>>().join(", ");
-        format!("  {} × {}  {}  units {serials}", item.quantity, item.sku, item.unit_price)
+        let returned = if item.returned > 0 { format!("  {} returned", item.returned) } else { String::new() };
+        format!(
+            "  line {}: {} × {}  {}  units {serials}{returned}",
+            item.line, item.quantity, item.sku, item.unit_price
+        )
     }));
+    lines.extend(
+        order
+            .shipment
+            .iter()
+            .map(|shipment| format!("  shipped with {} {}", shipment.tracking.carrier, shipment.tracking.number)),
+    );
     lines
         .extend(order.refunds.iter().map(|refund| format!("  refund of {}: {}", refund.amount, refund.state.as_str())));
     lines.join("\n")

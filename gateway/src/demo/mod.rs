@@ -8,9 +8,11 @@ mod sale;
 mod shop;
 mod chaos;
 mod timeline;
+mod facts;
 mod report;
 mod screen;
 
+pub use facts::store_facts;
 pub use options::DemoOptions;
 pub use report::DemoReport;
 pub use sale::Demo;

@@ -1,13 +1,13 @@
 //! The report: figures, and zeros that are computed from the buyers' own log and the stores, never from the engine's counters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use anyhow::Context as _;
 use doorbuster_engine::flows::audit::AuditReport;
-use doorbuster_sandbox::crowd::{CaptureFact, FreedFact, Latencies, OrderFact, StoreFacts, Verdict, judge};
+use doorbuster_sandbox::crowd::{Latencies, OrderFact, Verdict, judge};
 use doorbuster_sandbox::smtp_sink::ReceivedMail;
 use serde::Serialize;
 
+use super::facts::store_facts;
 use super::sale::{Demo, MAIL_FROM};
 use super::timeline::Timeline;
 
@@ -104,7 +104,8 @@ impl Demo {
     /// Reads log and stores as they are now.
     pub async fn report(&self) -> anyhow::Result<DemoReport> {
         let audit = self.engine.audit(Some(&self.provider_client)).await?;
-        let facts = self.facts(&audit).await?;
+        let tokens_free = audit.drops.iter().map(|drop| drop.free as u32).sum();
+        let facts = store_facts(&self.engine, &self.drop, self.provider.captures(), tokens_free).await?;
         Ok(DemoReport {
             stock: self.options.stock,
             buyers: self.options.buyers,
@@ -124,41 +125,6 @@ impl Demo {
             postgres_version: self.postgres.version().to_owned(),
             timeline: self.timeline(),
             audit,
-        })
-    }
-
-    /// What the stores hold, in the judge's words.
-    async fn facts(&self, audit: &AuditReport) -> anyhow::Result<StoreFacts> {
-        let live = self.engine.refresh(&self.drop).await?.context("the drop is gone")?;
-        let facts = self.engine.ledger.drop_facts(&live.drop).await?;
-        let sku = |number| live.drop.variant(number).map(|variant| variant.sku.clone()).unwrap_or_default();
-        let variants = facts.tokens.iter().map(|token| (token.serial, token.variant)).collect::<HashMap<_, _>>();
-        let orders = facts.orders.iter().map(|(id, order)| OrderFact {
-            order_id: id.to_string(),
-            buyer: order.buyer.to_string(),
-            sku: sku(order.variant),
-            status: order.status.as_str().to_owned(),
-            serials: order.serials.iter().map(|serial| serial.0).collect(),
-            total_minor: order.total.amount_minor,
-            currency: order.total.currency.to_string(),
-        });
-        let freed = facts.grants.iter().filter(|grant| grant.is_release).filter_map(|grant| {
-            let variant = variants.get(grant.serials.first()?)?;
-            let at_us = grant.applied_at?.as_microsecond();
-            Some(FreedFact { sku: sku(*variant), units: grant.serials.len() as u32, at_us })
-        });
-        let captures = self.provider.captures().into_iter().map(|capture| CaptureFact {
-            order_id: capture.order_id,
-            amount_minor: capture.amount_minor,
-            currency: capture.currency.to_ascii_uppercase(),
-        });
-        Ok(StoreFacts {
-            stock: live.drop.variants.iter().map(|variant| (variant.sku.clone(), variant.stock_units)).collect(),
-            limit: live.drop.buyer_limit,
-            orders: orders.collect(),
-            freed: freed.collect(),
-            tokens_free: audit.drops.iter().map(|drop| drop.free as u32).sum(),
-            captures: captures.collect(),
         })
     }
 }

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop};
-use doorbuster_engine::domain::ids::{ClaimId, Serial};
+use doorbuster_engine::domain::ids::{BuyerId, ClaimId, Epoch, IdempotencyKey, Serial};
 use doorbuster_engine::flows::acknowledge::Acknowledged;
 use doorbuster_engine::flows::claim::{ClaimProgress, ClaimView};
 use doorbuster_engine::flows::{EngineError, LiveDrop};
@@ -28,7 +28,7 @@ use crate::receipt::Receipt;
 use crate::state::Gate;
 
 /// A claim names a SKU of at most 64 bytes and a number.
-const CLAIM_BODY_BYTES: usize = 4 * 1024;
+pub const CLAIM_BODY_BYTES: usize = 4 * 1024;
 
 /// What to claim
 #[derive(Debug, Deserialize, ToSchema)]
@@ -118,6 +118,21 @@ pub enum ClaimStatus {
     Failed,
 }
 
+/// What a request wants, and of which drop.
+pub struct Asked {
+    pub live: Arc<LiveDrop>,
+    pub claim: Claim,
+}
+
+/// What a claim holds, and how safely.
+pub struct Held {
+    pub serials: Vec<Serial>,
+    pub acknowledgement: Acknowledgement,
+    /// The epoch of the warehouse that answered.
+    pub epoch: Epoch,
+    pub is_replay: bool,
+}
+
 /// Claim units of a drop
 ///
 /// Send the same Idempotency-Key when you try again: a claim that was taken is answered as it was taken, never twice.
@@ -162,15 +177,12 @@ pub async fn make_claim(
     PathText(drop): PathText,
     JsonBody(new): JsonBody<NewClaim, CLAIM_BODY_BYTES>,
 ) -> Result<Response, Problem> {
-    let quantity = Quantity::new(new.quantity).map_err(|error| Problem::field("quantity", error.to_string()))?;
-    let name = drop.parse().map_err(|_| Problem::DropNotFound)?;
-    let live = gate.drops.get(&name).await?.ok_or(Problem::DropNotFound)?;
-    let variant = variant_of(&live.drop, new.sku.as_deref())?;
-    let claim = Claim::new(live.drop.id, buyer, &key, variant.number, quantity);
-    let (id, buyer) = (claim.id, claim.buyer.clone());
+    let asked = asked(&gate, buyer, &key, &drop, &new).await?;
+    let Asked { live, claim, .. } = &asked;
+    let id = claim.id;
 
-    let (task_gate, task_live) = (Arc::clone(&gate), Arc::clone(&live));
-    let task = gate.claims.spawn(async move { task_gate.engine.claim(&task_live, &claim).await });
+    let (task_gate, task_live, task_claim) = (Arc::clone(&gate), Arc::clone(live), claim.clone());
+    let task = gate.claims.spawn(async move { task_gate.engine.claim(&task_live, &task_claim).await });
     let answered = match tokio::time::timeout(gate.limits.claim, task).await {
         Ok(Ok(answered)) => answered,
         // It panicked, or takes too long: either way it may have taken units.
@@ -180,7 +192,7 @@ pub async fn make_claim(
         Ok(answered) => answered,
         Err(error) if is_unknown(&error) => return Ok(counted("unknown", unknown(id))),
         // A draft has no warehouses yet. The engine has just looked again.
-        Err(error) if error.is_fenced() && is_not_loaded_yet(&gate, &live) => {
+        Err(error) if error.is_fenced() && is_not_loaded_yet(&gate, live) => {
             return Err(counted_problem(Problem::NotOpen));
         }
         Err(error) => return Err(counted_problem(error.into())),
@@ -193,32 +205,8 @@ pub async fn make_claim(
     let Acknowledged::Reached(acknowledgement) = answered.acknowledged else {
         return Err(counted_problem(Problem::ClaimRejected));
     };
-    let receipt = gate.receipts.as_ref().map(|receipts| {
-        receipts.sign(&Receipt {
-            jti: id.0,
-            sub: buyer.as_str().to_owned(),
-            drop: live.drop.name.to_string(),
-            sku: variant.sku.clone(),
-            serials: numbers(&serials),
-            acknowledgement,
-            epoch: answered.epoch.0,
-            iat: gate.engine.clock.now().as_second(),
-        })
-    });
-    if acknowledgement < live.drop.acknowledgement {
-        return Ok(counted("pending", pending(id, acknowledgement, receipt)));
-    }
-    let taken = ClaimTaken {
-        claim_id: id.0,
-        drop: live.drop.name.to_string(),
-        sku: variant.sku.clone(),
-        quantity: quantity.units(),
-        serials: numbers(&serials),
-        acknowledgement,
-        receipt,
-        links: links(id, Some(id)),
-    };
-    Ok(counted(if is_replay { "replayed" } else { "taken" }, created(taken, is_replay)))
+    let held = Held { serials, acknowledgement, epoch: answered.epoch, is_replay };
+    Ok(answer(&gate, &asked, &held))
 }
 
 /// How far a claim has got
@@ -244,7 +232,56 @@ pub async fn get_claim(
     Ok(Json(found(view)))
 }
 
-fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'a DropVariant, Problem> {
+/// A request that says what it wants, checked against the drop.
+pub async fn asked(
+    gate: &Gate,
+    buyer: BuyerId,
+    key: &IdempotencyKey,
+    drop: &str,
+    new: &NewClaim,
+) -> Result<Asked, Problem> {
+    let quantity = Quantity::new(new.quantity).map_err(|error| Problem::field("quantity", error.to_string()))?;
+    let name = drop.parse().map_err(|_| Problem::DropNotFound)?;
+    let live = gate.drops.get(&name).await?.ok_or(Problem::DropNotFound)?;
+    let variant = variant_of(&live.drop, new.sku.as_deref())?.number;
+    let claim = Claim::new(live.drop.id, buyer, key, variant, quantity);
+    Ok(Asked { live, claim })
+}
+
+/// The answer to a claim that was taken, now or before.
+pub fn answer(gate: &Gate, asked: &Asked, held: &Held) -> Response {
+    let Asked { live, claim } = asked;
+    let (id, drop) = (claim.id, live.drop.name.to_string());
+    let sku = live.drop.variant(claim.variant).map(|variant| variant.sku.clone()).unwrap_or_default();
+    let receipt = gate.receipts.as_ref().map(|receipts| {
+        receipts.sign(&Receipt {
+            jti: id.0,
+            sub: claim.buyer.as_str().to_owned(),
+            drop: drop.clone(),
+            sku: sku.clone(),
+            serials: numbers(&held.serials),
+            acknowledgement: held.acknowledgement,
+            epoch: held.epoch.0,
+            iat: gate.engine.clock.now().as_second(),
+        })
+    });
+    if held.acknowledgement < live.drop.acknowledgement {
+        return counted("pending", pending(id, held.acknowledgement, receipt));
+    }
+    let taken = ClaimTaken {
+        claim_id: id.0,
+        drop,
+        sku,
+        quantity: claim.quantity.units(),
+        serials: numbers(&held.serials),
+        acknowledgement: held.acknowledgement,
+        receipt,
+        links: links(id, Some(id)),
+    };
+    counted(if held.is_replay { "replayed" } else { "taken" }, created(taken, held.is_replay))
+}
+
+pub(super) fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'a DropVariant, Problem> {
     match (sku, &*drop.variants) {
         (Some(sku), _) => drop.variant_by_sku(sku).ok_or(Problem::VariantNotFound),
         (None, [only]) => Ok(only),

@@ -1,16 +1,23 @@
-//! The public API. One file a resource; every route is declared once, for axum and for /openapi.json alike.
+//! The public API, and in `admin/` the operators'. One file a resource; every route is declared once, for axum and for
+//! /openapi.json alike.
 
 pub mod claims;
+pub mod carts;
 pub mod drops;
+pub mod products;
 pub mod orders;
+pub mod order_lists;
 pub mod profile;
+pub mod standby;
+pub mod me;
 pub mod webhooks;
 pub mod ops;
+pub mod admin;
 
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use doorbuster_engine::domain::money::Money;
 use serde::Serialize;
@@ -43,26 +50,55 @@ impl From<Money> for Amount {
 
 /// The routes and their description, which cannot differ.
 pub fn api() -> (Router<Gate>, OpenApi) {
+    api_with(OpenApiRouter::new().routes(routes!(claims::make_claim)))
+}
+
+fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
     OpenApiRouter::with_openapi(openapi::base())
-        .routes(routes!(claims::make_claim))
+        .merge(claims)
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
+        .routes(routes!(products::list_products))
+        .routes(routes!(products::get_product))
+        .routes(routes!(carts::begin_guest))
+        .routes(routes!(carts::get_cart, carts::clear_cart))
+        .routes(routes!(carts::add_item))
+        .routes(routes!(carts::set_item, carts::remove_item))
+        .routes(routes!(carts::merge_cart))
+        .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
+        .routes(routes!(order_lists::get_history))
         .routes(routes!(orders::pay_order))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
+        .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
+        .routes(routes!(me::export_buyer))
+        .routes(routes!(me::erase_buyer))
         .routes(routes!(webhooks::receive_event))
         .split_for_parts()
 }
 
 /// The whole public listener.
 pub fn public(gate: Gate, config: &GatewayConfig) -> Router {
-    let (router, description) = api();
+    around(gate, config, api())
+}
+
+/// The public listener with another answer to `POST /v1/drops/{drop}/claims`, everything around it being the same: load
+/// tests compare ways to claim.
+pub fn public_claiming(gate: Gate, config: &GatewayConfig, claims: MethodRouter<Gate>) -> Router {
+    let claims = Router::new().route("/v1/drops/{drop}/claims", claims);
+    around(gate, config, api_with(claims.into()))
+}
+
+fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gate>, OpenApi)) -> Router {
+    middleware::around(described(router, &description).with_state(gate), config)
+}
+
+/// A listener's routes with their description; whatever else is asked for is a problem.
+fn described<S: Clone + Send + Sync + 'static>(router: Router<S>, description: &OpenApi) -> Router<S> {
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
-    let router = router
+    router
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], description.clone())))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())
-        .with_state(gate);
-    middleware::around(router, config)
 }

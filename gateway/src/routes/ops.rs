@@ -1,10 +1,12 @@
-//! The operators' listener: `/healthz`, `/readyz`, `/metrics`. Never reachable from the public one.
+//! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and their API in [`super::admin`]. Never reachable from the
+//! public one.
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -12,8 +14,10 @@ use doorbuster_engine::flows::Engine;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Problem;
-use crate::telemetry;
+use super::admin;
+use crate::config::Limits;
+use crate::operators::Operators;
+use crate::{middleware, operators, telemetry};
 
 /// Less than the second that most load balancers wait.
 const PING_DEADLINE: Duration = Duration::from_millis(900);
@@ -23,6 +27,15 @@ pub struct Ops {
     pub engine: Engine,
     /// Set when this process has been told to stop.
     pub stopping: CancellationToken,
+    /// Who may use the API; nobody with a lone worker.
+    pub operators: Operators,
+    pub limits: Limits,
+}
+
+impl FromRef<Ops> for Limits {
+    fn from_ref(ops: &Ops) -> Self {
+        ops.limits
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -36,12 +49,14 @@ struct Readiness {
 }
 
 pub fn router(ops: Ops) -> Router {
-    Router::new()
+    let (router, description) = admin::api();
+    let router = router
+        .route_layer(from_fn_with_state(ops.clone(), operators::require))
         .route("/healthz", get(async || Json(serde_json::json!({ "status": "alive" }))))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .fallback(async || Problem::NotFound.into_response())
-        .with_state(ops)
+        .route("/metrics", get(metrics));
+    let limits = ops.limits;
+    middleware::around_operators(super::described(router, &description).with_state(ops), limits)
 }
 
 /// Ready to serve: not stopping, and both stores answer in time. One primary of a cluster is enough: what it has is sold, and

@@ -6,10 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use doorbuster_engine::domain::fulfilment::Tracking;
 use doorbuster_engine::domain::ids::OrderId;
 use doorbuster_engine::domain::orders::{OrderEvent, OrderState};
 use doorbuster_engine::domain::payments::{PaymentState, RefundState};
-use doorbuster_engine::ledger::orders::OrderView;
+use doorbuster_engine::ledger::orders::{OrderItemView, OrderView, ShipmentView};
 use doorbuster_engine::ledger::payments::MethodGiven;
 use doorbuster_engine::ledger::refunds::OrderCancelled;
 use jiff::Timestamp;
@@ -48,6 +49,8 @@ pub struct OrderFound {
     pub cancel_requested: bool,
     /// Money on its way back, or there
     pub refunds: Vec<OrderRefund>,
+    /// Once it has shipped
+    pub shipment: Option<OrderShipment>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub links: OrderLinks,
@@ -74,12 +77,26 @@ impl fmt::Debug for NextAction {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OrderItem {
+    /// Its number in the order
+    pub line: u32,
     pub sku: String,
     pub title: String,
     pub quantity: u32,
     pub unit_price: Amount,
     /// The units, by number; kept when the order has ended, as what it once held
     pub serials: Vec<u32>,
+    /// What came back of it after it had shipped
+    pub returned: u32,
+}
+
+/// Where the parcel can be asked after
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderShipment {
+    #[schema(example = "DHL")]
+    pub carrier: String,
+    #[schema(example = "00340434161094015902")]
+    pub tracking_number: String,
+    pub shipped_at: Timestamp,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -211,19 +228,34 @@ pub async fn cancel_order(
     Ok((status, replayed, Json(OrderFound::from(order))).into_response())
 }
 
-fn order_id(text: &str) -> Result<OrderId, Problem> {
+/// A text that is no id names no order.
+pub(super) fn order_id(text: &str) -> Result<OrderId, Problem> {
     text.parse().map(OrderId).map_err(|_| Problem::OrderNotFound)
 }
 
-impl From<OrderView> for OrderFound {
-    fn from(order: OrderView) -> Self {
-        let items = order.items.into_iter().map(|item| OrderItem {
+impl From<OrderItemView> for OrderItem {
+    fn from(item: OrderItemView) -> Self {
+        Self {
+            line: item.line,
             sku: item.sku,
             title: item.title,
             quantity: item.quantity,
             unit_price: item.unit_price.into(),
             serials: item.serials.iter().map(|serial| serial.0).collect(),
-        });
+            returned: item.returned,
+        }
+    }
+}
+
+impl From<ShipmentView> for OrderShipment {
+    fn from(shipment: ShipmentView) -> Self {
+        let Tracking { carrier, number } = shipment.tracking;
+        Self { carrier, tracking_number: number, shipped_at: shipment.shipped_at }
+    }
+}
+
+impl From<OrderView> for OrderFound {
+    fn from(order: OrderView) -> Self {
         let link = format!("/v1/orders/{}", order.id);
         let is_required = order.payment == PaymentState::Required;
         let is_cancellable = order.status.apply(OrderEvent::Cancel).is_ok() && !order.is_cancel_requested;
@@ -237,7 +269,7 @@ impl From<OrderView> for OrderFound {
             drop: order.drop_name,
             status: order.status,
             payment: order.payment,
-            items: items.collect(),
+            items: order.items.into_iter().map(OrderItem::from).collect(),
             subtotal: order.totals.subtotal.into(),
             tax: order.totals.tax.into(),
             shipping: order.totals.shipping.into(),
@@ -250,6 +282,7 @@ impl From<OrderView> for OrderFound {
             }),
             cancel_requested: order.is_cancel_requested,
             refunds: refunds.collect(),
+            shipment: order.shipment.map(OrderShipment::from),
             created_at: order.created_at,
             updated_at: order.updated_at,
             links: OrderLinks {

@@ -1,4 +1,5 @@
-//! Finance at the command line: an order is shown, refunded in part, another cancelled, and the day is closed.
+//! Orders and finance at the command line: an order is shown, refunded in part, another cancelled, one goes out and comes back, a
+//! buyer is forgotten, and the day is closed with the books right.
 
 use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::BuyerId;
@@ -11,7 +12,7 @@ use jiff::{SignedDuration, ToSpan as _};
 use serde_json::{Value, json};
 
 use super::program::{configured, output, with_provider};
-use crate::support::{Sale, engine, make_drop, new_database};
+use crate::support::{Sale, engine, make_drop, new_database, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
@@ -80,6 +81,38 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
     let (code, said, error) = run(&["order", "cancel", &orders[1], "--reason", "asked by mail", "--by", "grace"]).await;
     assert_eq!((code, said.contains("CANCELLED")), (Some(0), true), "{said}{error}");
     engine.charge_due(&client, 10, 4).await.unwrap();
+
+    // Another goes to its buyer, and comes back.
+    let eves = orders[2].as_str();
+    let (code, _, error) = run(&["order", "deliver", eves]).await;
+    assert_eq!((code, error.contains("is CONFIRMED")), (Some(1), true), "{error}");
+    let ship = ["order", "ship", eves, "--carrier", "DHL", "--tracking-number", "1", "--by", "grace"];
+    let back = ["order", "return", eves, "--line", "1:1", "--restock", "--reason", "small", "--id", id];
+    let again = ["order", "return", eves, "--line", "1:1", "--reason", "small"];
+    let other = id.replace("0001", "0002");
+    let back = back.map(|argument| if argument == id { other.as_str() } else { argument });
+    for (arguments, expected, says) in [
+        (&["order", "process", eves][..], 0, "PROCESSING"),
+        (&ship, 0, "shipped with DHL 1"),
+        (&["order", "deliver", eves], 0, "DELIVERED"),
+        (&back, 0, "1 returned"),
+        (&back, 0, "was taken before"),
+        (&again, 1, "at most 0 can come back"),
+        (&["order", "history", eves], 0, "SHIPPED  grace: handed over to DHL"),
+        (&["order", "list", "--status", "DELIVERED", "--buyer", "eve"], 0, eves),
+        (&["buyer", "export", "eve"], 0, "\"tracking_number\": \"1\""),
+        (&["buyer", "erase", "ada"], 1, &orders[0]),
+        (&["buyer", "erase", "bob"], 0, &drop),
+        (&["drop", "close", &drop], 0, "closed"),
+    ] {
+        let (code, said, error) = run(arguments).await;
+        assert_eq!((code, format!("{said}{error}").contains(says)), (Some(expected), true), "{says}: {said}{error}");
+    }
+    until("the units are back", async || engine.apply_grants().await.unwrap().left == 0).await;
+    let (code, said, error) = run(&["drop", "archive", &drop]).await;
+    assert_eq!((code, said.contains("archived")), (Some(0), true), "{said}{error}");
+    let (code, said, error) = run(&["order", "list", "--status", "CANCELLED"]).await;
+    assert_eq!((code, said.contains("erased-"), said.contains("bob")), (Some(0), true, false), "{said}{error}");
 
     let (sql, connection) = tokio_postgres::connect(&database_url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 pub use judge::{CaptureFact, FreedFact, OrderFact, StoreFacts, Verdict, judge};
 pub use log::{BuyersLog, Call, CallOutcome, Latencies, Visit};
 pub use options::{CrowdOptions, Mint};
+pub use shop::read_outcome;
 
 use log::WallClock;
 use plan::{Buyer, DoubleClick};

@@ -14,11 +14,10 @@ use futures_util::{SinkExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
-use crate::shop::Shop;
-use crate::{BATCH, spread};
+use super::BATCH;
+use super::shop::Shop;
 
 const CLAIMS: u32 = 20_000;
-const ROUNDS: usize = 7;
 /// What settlement fills, in the order of its inserts, with the columns that it names. The history numbers its own rows.
 const TABLES: [(&str, &str); 6] = [
     (
@@ -57,9 +56,23 @@ struct Rows {
     reserved: (Vec<i32>, Vec<i32>, Vec<i32>),
 }
 
-#[expect(clippy::print_stdout, reason = "the figure is what this is run for")]
-/// `earlier` orders are there already.
-pub(crate) async fn run(postgres: &Postgres, earlier: u32) {
+/// Orders a second of one round.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    pub settled: f64,
+    pub copied_as_text: f64,
+    pub copied_as_binary: f64,
+}
+
+impl Round {
+    /// Against the faster of the two formats.
+    pub fn settled_over_copied(&self) -> f64 {
+        self.settled / self.copied_as_text.max(self.copied_as_binary)
+    }
+}
+
+/// `earlier` orders are there already. `each` sees every round as it ends.
+pub async fn run(postgres: &Postgres, earlier: u32, rounds: usize, mut each: impl FnMut(&Round)) -> Vec<Round> {
     let shop = Shop::new(postgres, &format!("ratio_{earlier}")).await;
     shop.fill(earlier).await;
     let drop = shop.drop("ratio", CLAIMS).await;
@@ -78,33 +91,25 @@ pub(crate) async fn run(postgres: &Postgres, earlier: u32) {
         copies.push((format, rows));
     }
     shop.forget(drop.id, true).await;
-    let (mut settled, mut copied) = (Vec::new(), [Vec::new(), Vec::new()]);
-    for round in 0..ROUNDS {
-        settled.push(settle(&shop, &drop, &batches, now).await);
+    let rate = |seconds: f64| f64::from(CLAIMS) / seconds;
+    let mut done = Vec::new();
+    for _ in 0..rounds {
+        let settled = rate(settle(&shop, &drop, &batches, now).await);
         shop.forget(drop.id, true).await;
-        for (index, (format, rows)) in copies.iter().enumerate() {
+        let mut copied = Vec::new();
+        for (format, rows) in &copies {
             let began = Instant::now();
             for rows in rows {
                 copy_in(&shop.sql, &drop, rows, *format).await;
             }
-            copied[index].push(began.elapsed().as_secs_f64());
+            copied.push(rate(began.elapsed().as_secs_f64()));
             shop.forget(drop.id, true).await;
         }
-        let rate = |seconds: f64| f64::from(CLAIMS) / seconds;
-        println!(
-            "settlement {:.0} orders/s, COPY text {:.0}, COPY binary {:.0}",
-            rate(settled[round]),
-            rate(copied[0][round]),
-            rate(copied[1][round])
-        );
+        let round = Round { settled, copied_as_text: copied[0], copied_as_binary: copied[1] };
+        each(&round);
+        done.push(round);
     }
-    for (index, format) in ["text", "binary"].iter().enumerate() {
-        let ratios = copied[index].iter().zip(&settled).map(|(copied, settled)| copied / settled).collect();
-        let (min, median, max) = spread(ratios);
-        println!(
-            "settlement_over_copy ({format}, beside {earlier} orders): median {median:.2} (min {min:.2}, max {max:.2}, {ROUNDS} runs)"
-        );
-    }
+    done
 }
 
 async fn settle(shop: &Shop, drop: &SaleDrop, batches: &[&[ClaimToSettle]], now: Timestamp) -> f64 {

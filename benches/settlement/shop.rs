@@ -15,14 +15,14 @@ const WAREHOUSES: u32 = 10;
 /// Orders filled in with one statement.
 const PIECE: u32 = 250_000;
 
-pub(crate) struct Shop {
-    pub(crate) ledger: Ledger,
+pub struct Shop {
+    pub ledger: Ledger,
     /// A connection past the ledger, of the superuser.
-    pub(crate) sql: Client,
+    pub sql: Client,
 }
 
 impl Shop {
-    pub(crate) async fn new(postgres: &Postgres, database: &str) -> Self {
+    pub async fn new(postgres: &Postgres, database: &str) -> Self {
         let url = postgres.create_database(database).await.expect("a database");
         let ledger = Ledger::new(&url, 2).expect("an address");
         ledger.migrate().await.expect("the schema");
@@ -31,7 +31,7 @@ impl Shop {
         Self { ledger, sql }
     }
 
-    pub(crate) async fn drop(&self, name: &str, units: u32) -> SaleDrop {
+    pub async fn drop(&self, name: &str, units: u32) -> SaleDrop {
         let new = NewDrop {
             name: name.parse().expect("a name"),
             product_name: name.to_owned(),
@@ -59,7 +59,7 @@ impl Shop {
     }
 
     /// One claim for each unit, of buyers who have profiles, as the log of one warehouse after the other would have them.
-    pub(crate) async fn claims(&self, drop: &SaleDrop, now: Timestamp) -> Vec<ClaimToSettle> {
+    pub async fn claims(&self, drop: &SaleDrop, now: Timestamp) -> Vec<ClaimToSettle> {
         const PROFILES: &str = "insert into checkout_profiles
             select 'buyer-' || lpad(serial::text, 14, '0'), 'pm_card_visa', 'b' || serial || '@example.test',
                    '{\"name\": \"B\", \"street\": \"Long Street 12\", \"city\": \"Berlin\", \"country\": \"DE\"}', now()
@@ -87,7 +87,7 @@ impl Shop {
 
     /// Undoes what was settled of a drop, without a trace in the tables where `compact` asks for it. Past the foreign keys,
     /// whose checks are what would take long.
-    pub(crate) async fn forget(&self, drop: DropId, compact: bool) {
+    pub async fn forget(&self, drop: DropId, compact: bool) {
         let id = drop.0;
         let of = format!("where order_id in (select order_id from orders where drop_id = {id})");
         let sql = format!(
@@ -109,7 +109,7 @@ impl Shop {
     }
 
     /// Orders of one earlier drop, paid: rows as settlement and payment leave them. Past the foreign keys, for the time it takes.
-    pub(crate) async fn fill(&self, size: u32) {
+    pub async fn fill(&self, size: u32) {
         let drop = self.drop("earlier", 1).await;
         let (id, product, variant) = (drop.id.0, drop.product_id, drop.variants[0].variant_id);
         let first = drop.warehouses[0].id.0;

@@ -1,30 +1,14 @@
-//! `doorbuster-sandbox`: the fake payment provider on its own, for curl and for programs in any language.
+//! The fake payment provider on its own: its flags.
 
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions, WebhookOptions};
-use tokio::signal::unix::{SignalKind, signal};
-
-/// Private servers for development.
-#[derive(Parser)]
-#[command(version)]
-struct Command {
-    #[command(subcommand)]
-    program: Program,
-}
-
-#[derive(Subcommand)]
-enum Program {
-    /// A payment provider in Stripe's wire format, with faults by seed. It keeps everything in memory.
-    Provider(Box<Provider>),
-}
+use clap::Args;
+use doorbuster_sandbox::provider::{FakeProviderOptions, WebhookOptions};
 
 #[derive(Args)]
-struct Provider {
+pub(crate) struct Provider {
     #[arg(long, default_value = "127.0.0.1:12111")]
     listen: SocketAddr,
     #[arg(long, default_value = "sk_test_doorbuster")]
@@ -114,7 +98,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl Provider {
-    fn options(self) -> FakeProviderOptions {
+    pub(crate) fn options(self) -> FakeProviderOptions {
         let (rates, webhook_rates) = (self.rates, self.webhook_rates);
         let webhooks = self.webhook_url.map(|url| WebhookOptions {
             secrets: self.webhook_secret,
@@ -152,23 +136,4 @@ impl Provider {
             ..FakeProviderOptions::default()
         }
     }
-}
-
-#[tokio::main]
-#[expect(clippy::print_stdout, reason = "a command: what it prints is its answer")]
-async fn main() -> io::Result<()> {
-    let Program::Provider(provider) = Command::parse().program;
-    // Before the port is open: whoever sees it open may send the signal.
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let provider = FakeProvider::start(provider.options()).await?;
-    println!("{} with key {}", provider.url(), provider.secret_key());
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    let (intents, captures, refunds) = (provider.intents().len(), provider.captures().len(), provider.refunds().len());
-    println!("{} requests: {intents} intents, {captures} captures, {refunds} refunds", provider.requests_seen());
-    println!("{:?}", provider.fault_counts());
-    println!("{:?}", provider.webhook_counts());
-    Ok(())
 }

@@ -1,0 +1,137 @@
+//! Named steps: where this process stands, just before and just after everything it does to the outside.
+//!
+//! Nobody listens in a normal run, and a step then costs one load from memory. A process that is told so by a hidden option
+//! (gateway/src/steps.rs) counts its steps and dies at one of them: so it is found out what a crash there leaves behind; see
+//! docs/CRASHES.md. Nothing may depend on a step having been passed.
+//!
+//! A step has the name of what has just been done. A transaction is two: `:written`, with its COMMIT still to come, and
+//! `:committed`, with nobody told of it yet.
+
+use std::sync::OnceLock;
+
+type Listener = Box<dyn Fn(&'static str) + Send + Sync>;
+
+static LISTENER: OnceLock<Listener> = OnceLock::new();
+
+/// Every step, in the order of a purchase. `tests/tidy.rs` holds it against the code, in both directions.
+pub const STEPS: &[&str] = &[
+    // A drop comes into Redis: by the clock, by a command, or again after Redis has forgotten something.
+    "open.begun",
+    "load.begun",
+    "load.fenced",
+    "load.settled",
+    "load.loaded",
+    "load.opened",
+    "load.reported",
+    "open.loaded",
+    "open.moved",
+    "open.told",
+    // A claim, and the search for units elsewhere.
+    "claim.taken",
+    "pull.set_aside",
+    "grants.grant_transfer:written",
+    "grants.grant_transfer:committed",
+    "pull.applied",
+    "pull.cleared",
+    // Claims become orders.
+    "settle.read",
+    "settlements.settle:written",
+    "settlements.settle:committed",
+    "poison.set_aside:written",
+    "poison.set_aside:committed",
+    "settle.marked",
+    "payments.use_profile:written",
+    "payments.use_profile:committed",
+    // The provider is called. Each call is committed before it is made.
+    "charge.leased",
+    "attempts.prepare:written",
+    "attempts.prepare:committed",
+    "create.prepared",
+    "attempts.dispatch:written",
+    "attempts.dispatch:committed",
+    "create.dispatched",
+    "create.answered",
+    "confirm.prepared",
+    "confirm.dispatched",
+    "confirm.answered",
+    "cancel.prepared",
+    "cancel.dispatched",
+    "cancel.answered",
+    "charge.read_back",
+    "attempts.finish:written",
+    "attempts.finish:committed",
+    "payments.capture:written",
+    "payments.capture:committed",
+    "payments.settle_payment:written",
+    "payments.settle_payment:committed",
+    "charge.action_kept",
+    "attempts.yield:written",
+    "attempts.yield:committed",
+    // What the provider tells by itself, and what its list shows.
+    "news.kept",
+    "news.leased",
+    "news.read",
+    "news.ended",
+    "sweep.begun",
+    "sweep.listed",
+    "sweep.ended",
+    // Orders that end otherwise, and money on its way back.
+    "refunds.cancel_order:written",
+    "refunds.cancel_order:committed",
+    "payments.expire_unpaid:written",
+    "payments.expire_unpaid:committed",
+    "refunds.ask_refund:written",
+    "refunds.ask_refund:committed",
+    "refund.prepared",
+    "refund.dispatched",
+    "refund.answered",
+    "refund.looked_up",
+    "refunds.settle_refund:written",
+    "refunds.settle_refund:committed",
+    "grants.applied",
+    "grants.recorded",
+    // Who is told.
+    "events.fanned_out",
+    "outbox.leased",
+    "mail.sent",
+    "webhook.sent",
+    "outbox.recorded",
+];
+
+/// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
+/// repeated with its grant; engine/tests/engine/standby.rs does so.
+pub const NO_STEPS: &[&str] = &[
+    "awards.refuse",
+    "catalog.add_variant",
+    "catalog.edit_product",
+    "catalog.make_product",
+    "drops.archive",
+    "drops.create_drop",
+    "drops.warehouse_contents",
+    "erasures.erase_buyer",
+    "finance.number_documents",
+    "fulfilment.fulfil",
+    "outbox.enable_endpoint",
+    "outbox.enqueue_notice",
+    "poison.settle",
+    "restocks.restock",
+    "returns.take_return",
+    "reviews.resolve",
+    "settlements.seen_claims",
+    "standby.join",
+    "standby.leave",
+    "stock.adjust_stock",
+];
+
+/// From now on every step of this process is told to `listener`. Once, before any work begins; later calls are ignored.
+pub fn listen(listener: impl Fn(&'static str) + Send + Sync + 'static) {
+    let _ = LISTENER.set(Box::new(listener));
+}
+
+/// This process has come to a step.
+#[inline]
+pub fn passed(step: &'static str) {
+    if let Some(listener) = LISTENER.get() {
+        listener(step);
+    }
+}

@@ -1,0 +1,106 @@
+//! `/v1/products`: the catalog as everybody sees it, of what is sold outside of drops.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use doorbuster_engine::domain::catalog::Product;
+use doorbuster_engine::domain::ids::ProductId;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Amount;
+use super::admin::products::product_id;
+use crate::error::{Problem, ProblemBody};
+use crate::etag::{IfNoneMatch, etag_of_bytes};
+use crate::extract::PathText;
+use crate::page::{Page, PageParams, Paged};
+use crate::state::Gate;
+
+/// A product that is sold
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProductOnSale {
+    pub id: i32,
+    pub name: String,
+    pub variants: Vec<VariantOnSale>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VariantOnSale {
+    pub sku: String,
+    pub title: String,
+    /// Before tax and shipping
+    pub price: Amount,
+    /// Whether a unit is free just now, outside of drops: a hint, no promise
+    pub in_stock: bool,
+}
+
+/// Pairs of a product and what is free of it, as `Paged` wants them.
+struct Shown(Product, HashMap<String, i64>);
+
+impl From<Shown> for ProductOnSale {
+    fn from(Shown(product, free): Shown) -> Self {
+        let variants = product.variants.into_iter().filter(|variant| variant.is_active);
+        let variants = variants.map(|variant| VariantOnSale {
+            in_stock: free.get(&variant.sku).is_some_and(|units| *units > 0),
+            sku: variant.sku,
+            title: variant.title,
+            price: variant.price.into(),
+        });
+        Self { id: product.id.0, name: product.name, variants: variants.collect() }
+    }
+}
+
+/// What is sold, in the order in which it was made
+#[utoipa::path(
+    get, path = "/v1/products", tag = "catalog",
+    params(PageParams),
+    responses(
+        (status = 200, body = Paged<ProductOnSale>),
+        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(())
+)]
+pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<Json<Paged<ProductOnSale>>, Problem> {
+    let ledger = &gate.engine.ledger;
+    let found = ledger.products(page.after.map(ProductId), page.fetch(), true).await?;
+    let ids = found.iter().map(|product| product.id).collect::<Vec<_>>();
+    let free = ledger.free_ordinary_units(&ids).await?;
+    let shown = found.into_iter().map(|product| {
+        let of_product = product.variants.iter().filter_map(|variant| free.get_key_value(&variant.sku));
+        let of_product = of_product.map(|(sku, units)| (sku.clone(), *units)).collect();
+        Shown(product, of_product)
+    });
+    Ok(Json(page.of(shown.collect(), |shown: &Shown| shown.0.id.0)))
+}
+
+/// A product that is sold
+#[utoipa::path(
+    get, path = "/v1/products/{id}", tag = "catalog",
+    params(
+        ("id" = String, Path, description = "The product's id"),
+        ("If-None-Match" = Option<String>, Header, description = "An ETag that is known already"),
+    ),
+    responses(
+        (status = 200, body = ProductOnSale, headers(("ETag" = String))),
+        (status = 304, description = "As known"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(())
+)]
+pub async fn get_product(
+    State(gate): State<Gate>,
+    known: IfNoneMatch,
+    PathText(id): PathText,
+) -> Result<Response, Problem> {
+    let ledger = &gate.engine.ledger;
+    let product = ledger.product(product_id(&id)?).await?.filter(|product| product.is_active);
+    let product = product.ok_or(Problem::ProductNotFound)?;
+    let free = ledger.free_ordinary_units(&[product.id]).await?;
+    let shown = ProductOnSale::from(Shown(product, free));
+    let bytes = serde_json::to_vec(&shown).expect("a product is made of texts and numbers");
+    Ok(known.answer(etag_of_bytes(&bytes), Json(shown)))
+}

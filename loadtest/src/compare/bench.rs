@@ -1,0 +1,312 @@
+//! Takes samples.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use doorbuster_engine::domain::drops::SaleDrop;
+use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
+
+use super::probe::{FEW, MANY, Probe};
+use crate::generator::{Buyers, ClosedResult, ClosedRun, OpenRun, Outcome, Percentiles, Scenario, Schedule, Tally};
+use crate::machine;
+use crate::stage::{Fsync, Served, Stage};
+use crate::ways::Way;
+
+/// More than any way answers on the machines that this was written for: a sample that runs out of buyers ends early.
+const RATE_MAX: u32 = 120_000;
+const SQL_RATE_MAX: u32 = 12_000;
+/// Orders a second that a sample of settlement has buyers for: it ends when all of them have their order.
+const SETTLED_RATE: u32 = 15_000;
+/// Above this share of other answers a sample says nothing about what it was taken for.
+const OTHERS_MAX: f64 = 0.02;
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+const GRACE: Duration = Duration::from_secs(10);
+
+pub(super) struct Bench<'a> {
+    stage: &'a Stage,
+    length: Duration,
+    servers: HashMap<Way, Served>,
+    /// Claims a second, as last found.
+    saturation: Option<f64>,
+}
+
+/// What one sample has seen. Processor times are µs a request.
+#[derive(Clone)]
+pub(super) struct Sample {
+    /// What figures are made of: a rate, or the p99 in ms.
+    pub(super) value: f64,
+    pub(super) per_s: f64,
+    pub(super) latency: Percentiles,
+    pub(super) server_us: f64,
+    pub(super) redis_us: f64,
+    pub(super) postgres_us: f64,
+    pub(super) generator_us: f64,
+    pub(super) tally: Tally,
+}
+
+/// Processor time used so far.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    server: Duration,
+    redis: Duration,
+    postgres: Duration,
+    generator: Duration,
+}
+
+/// Whose.
+#[derive(Clone, Copy)]
+struct Pids {
+    server: Option<u32>,
+    redis: Option<u32>,
+    postgres: Option<u32>,
+}
+
+impl Pids {
+    fn used(self) -> Used {
+        Used {
+            server: machine::cpu_of(self.server),
+            redis: machine::cpu_of(self.redis),
+            postgres: machine::cpu_of_family(self.postgres),
+            generator: machine::cpu_of_thread(),
+        }
+    }
+}
+
+impl<'a> Bench<'a> {
+    pub(super) fn new(stage: &'a Stage, length: Duration) -> Self {
+        Self { stage, length, servers: HashMap::new(), saturation: None }
+    }
+
+    pub(super) async fn measure(&mut self, probe: Probe) -> anyhow::Result<Sample> {
+        match probe {
+            Probe::Claims { way, connections, fsync, warehouses } => {
+                self.stage.set_fsync(fsync).await?;
+                let drop = self.stage.open_drop_without_end(warehouses).await?;
+                let rate_max = if way.is_sql() { SQL_RATE_MAX } else { RATE_MAX };
+                let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(rate_max)) as u32);
+                let sample = self.closed(way, &drop, buyers, connections, Outcome::Ok).await;
+                self.stage.forget(&drop).await?;
+                self.stage.set_fsync(Fsync::Always).await?;
+                let sample = sample?;
+                if probe == Probe::claims(Way::Tokens, MANY) {
+                    self.saturation = Some(sample.per_s);
+                }
+                Ok(sample)
+            }
+            Probe::SoldOut => {
+                // Sold in the warm-up: there are more connections than units.
+                let drop = self.stage.open_drop(16, 16).await?;
+                let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(RATE_MAX)) as u32);
+                let sample = self.closed(Way::Tokens, &drop, buyers, MANY, Outcome::SoldOut).await;
+                self.stage.forget(&drop).await?;
+                sample
+            }
+            Probe::Generator => {
+                let drop = self.stage.open_drop(16, 16).await?;
+                self.closed(Way::Ceiling, &drop, self.stage.buyers(1), MANY, Outcome::Ok).await
+            }
+            Probe::Wrk => self.wrk().await,
+            Probe::HalfLoad(way) => {
+                let rate = self.saturation.context("the rate of claims has not been measured")? / 2.0;
+                self.half_load(way, rate).await
+            }
+            Probe::Settled => self.settled().await,
+        }
+    }
+
+    fn warm_up(&self) -> Duration {
+        self.length / 4
+    }
+
+    fn whole_length(&self) -> Duration {
+        self.length + self.warm_up()
+    }
+
+    async fn server(&mut self, way: Way) -> anyhow::Result<&Served> {
+        if !self.servers.contains_key(&way) {
+            let served = self.stage.serve(way).await?;
+            self.servers.insert(way, served);
+        }
+        Ok(&self.servers[&way])
+    }
+
+    fn pids(&self, server: &Served) -> Pids {
+        Pids { server: server.pid(), redis: self.stage.redis.pid(), postgres: self.stage.postgres.pid() }
+    }
+
+    async fn closed(
+        &mut self,
+        way: Way,
+        drop: &SaleDrop,
+        buyers: Arc<Buyers>,
+        connections: usize,
+        expected: Outcome,
+    ) -> anyhow::Result<Sample> {
+        let (warm_up, length) = (self.warm_up(), self.length);
+        let server = self.server(way).await?;
+        let run = ClosedRun {
+            address: server.address,
+            drop: server.paths(drop),
+            goes_round: buyers.len() == 1,
+            buyers,
+            connections,
+            warm_up,
+            length,
+        };
+        let pids = self.pids(&self.servers[&way]);
+        let (result, used) = tokio::task::spawn_blocking(move || closed_run(run, pids)).await??;
+        let sample = sample(&result.tally, result.elapsed, expected, used)?;
+        Ok(Sample { value: sample.per_s, ..sample })
+    }
+
+    async fn half_load(&mut self, way: Way, rate: f64) -> anyhow::Result<Sample> {
+        let drop = self.stage.open_drop_without_end(16).await?;
+        let skus = drop.variants.iter().map(|variant| variant.sku.clone()).collect();
+        let (plan, count) = Scenario::plain(Schedule::constant(rate, self.whole_length()), skus).plan();
+        let buyers = self.stage.buyers(count);
+        let server = self.server(way).await?;
+        let run = OpenRun {
+            address: server.address,
+            drops: vec![server.paths(&drop)],
+            buyers,
+            plan,
+            connections: MANY,
+            threads: 1,
+            answer_timeout: GRACE,
+            grace: GRACE,
+            keeps_log: false,
+            ended: Arc::new(AtomicU64::new(0)),
+        };
+        let pids = self.pids(&self.servers[&way]);
+        let running = tokio::task::spawn_blocking(move || {
+            let before = pids.used();
+            let result = run.run()?;
+            anyhow::Ok((result, before, pids.used()))
+        });
+        let (result, before, after) = running.await??;
+        self.stage.forget(&drop).await?;
+        let sample = sample(&result.tally, result.elapsed, Outcome::Ok, Used::between(before, after))?;
+        Ok(Sample { value: sample.latency.p99_ms, generator_us: 0.0, ..sample })
+    }
+
+    /// The product with its workers, and no profiles: orders are made and wait for their payment.
+    async fn settled(&mut self) -> anyhow::Result<Sample> {
+        let count = (self.length.as_secs_f64() * f64::from(SETTLED_RATE)) as u32;
+        let provider = FakeProvider::start(FakeProviderOptions::bench(1)).await?;
+        let server = self.stage.serve_with_workers(&provider, 1).await?;
+        let drop = self.stage.open_drop(count, 16).await?;
+        let run = ClosedRun {
+            address: server.address,
+            drop: server.paths(&drop),
+            buyers: self.stage.buyers(count),
+            connections: FEW,
+            warm_up: Duration::ZERO,
+            length: SETTLED_WITHIN,
+            goes_round: false,
+        };
+        let pids = self.pids(&server);
+        let before = pids.used();
+        let began = Instant::now();
+        let (result, _) = tokio::task::spawn_blocking(move || closed_run(run, pids)).await??;
+        const RESERVED: &str = "select sum(quantity_reserved) from inventory where product_id = $1";
+        let settled = async || {
+            let row = self.stage.sql.query_one(RESERVED, &[&drop.product_id]).await?;
+            anyhow::Ok(row.get::<_, Option<i64>>(0).unwrap_or_default())
+        };
+        while settled().await? < i64::from(count) {
+            ensure!(began.elapsed() < SETTLED_WITHIN, "not all of {count} claims were settled");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let elapsed = began.elapsed();
+        let used = Used::between(before, pids.used());
+        self.stage.forget(&drop).await?;
+        let sample = sample(&result.tally, elapsed, Outcome::Ok, used)?;
+        Ok(Sample { value: sample.per_s, generator_us: 0.0, ..sample })
+    }
+
+    /// One buyer's request again and again, as wrk sends it fastest.
+    async fn wrk(&mut self) -> anyhow::Result<Sample> {
+        let drop = self.stage.open_drop(16, 16).await?;
+        let buyers = self.stage.buyers(1);
+        let token = String::from_utf8_lossy(buyers.token(0)).into_owned();
+        let script = format!(
+            "wrk.method = 'POST'\nwrk.body = '{{\"quantity\":1}}'\nwrk.headers['content-type'] = 'application/json'\n\
+             wrk.headers['idempotency-key'] = 'first-click'\nwrk.headers['authorization'] = 'Bearer {token}'\n"
+        );
+        let path = self.stage.folder().join("wrk.lua");
+        std::fs::write(&path, script)?;
+        let seconds = self.whole_length().as_secs_f64().ceil().max(1.0);
+        let address = self.server(Way::Ceiling).await?.address;
+        let mut command = Command::new("wrk");
+        command
+            .args(["-t1", &format!("-c{MANY}"), &format!("-d{seconds}s"), "-s"])
+            .arg(&path)
+            .arg(format!("http://{address}/v1/drops/{}/claims", drop.name));
+        let pids = self.pids(&self.servers[&Way::Ceiling]);
+        let before = pids.used();
+        let output = tokio::task::spawn_blocking(move || command.output()).await?;
+        let output = output.context("wrk cannot be run: install it (apt-get install wrk)")?;
+        let used = Used::between(before, pids.used());
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success() && !text.contains("Non-2xx"), "wrk: {text}");
+        let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
+        let per_s = field("Requests/sec:").and_then(|rate| rate.parse::<f64>().ok()).context("wrk gave no rate")?;
+        let requests = per_s * seconds;
+        Ok(Sample {
+            value: per_s,
+            per_s,
+            latency: Percentiles::default(),
+            server_us: used.server.as_secs_f64() * 1e6 / requests,
+            redis_us: 0.0,
+            postgres_us: 0.0,
+            generator_us: 0.0,
+            tally: Tally::default(),
+        })
+    }
+}
+
+impl Used {
+    fn between(before: Self, after: Self) -> Self {
+        Self {
+            server: after.server.saturating_sub(before.server),
+            redis: after.redis.saturating_sub(before.redis),
+            postgres: after.postgres.saturating_sub(before.postgres),
+            generator: after.generator.saturating_sub(before.generator),
+        }
+    }
+}
+
+fn closed_run(run: ClosedRun, pids: Pids) -> anyhow::Result<(ClosedResult, Used)> {
+    let mut used = Vec::new();
+    let result = run.run(|| used.push(pids.used()))?;
+    Ok((result, Used::between(used[0], used[1])))
+}
+
+fn sample(tally: &Tally, elapsed: Duration, expected: Outcome, used: Used) -> anyhow::Result<Sample> {
+    let (count, total) = (tally.count(expected), tally.total());
+    let others = total.saturating_sub(count) as f64 / total.max(1) as f64;
+    ensure!(
+        total > 0 && others <= OTHERS_MAX,
+        "{:.1} % of {total} answers were not {:?}: {:?} {:?}",
+        100.0 * others,
+        expected.name(),
+        tally.outcomes().collect::<Vec<_>>(),
+        tally.sentences
+    );
+    let each_us = |used: Duration| used.as_secs_f64() * 1e6 / total as f64;
+    let per_s = count as f64 / elapsed.as_secs_f64();
+    Ok(Sample {
+        value: per_s,
+        per_s,
+        latency: Percentiles::of(&tally.latency_us),
+        server_us: each_us(used.server),
+        redis_us: each_us(used.redis),
+        postgres_us: each_us(used.postgres),
+        generator_us: each_us(used.generator),
+        tally: tally.clone(),
+    })
+}

@@ -1,0 +1,86 @@
+//! What can be measured in one sample.
+
+use crate::stage::Fsync;
+use crate::ways::Way;
+
+pub(super) const MANY: usize = 512;
+pub(super) const FEW: usize = 64;
+/// Warehouses of a drop unless they are what is compared.
+const WAREHOUSES: u32 = 16;
+
+/// In the order in which a round measures them: what needs a rate that another one finds comes behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Probe {
+    /// Claims a second that were taken, connections asking again as soon as they have their answer.
+    Claims { way: Way, connections: usize, fsync: Fsync, warehouses: u32 },
+    /// Answers "sold out" a second.
+    SoldOut,
+    /// Our generator's requests a second, all of one buyer's, at the ceiling.
+    Generator,
+    /// The same of wrk's.
+    Wrk,
+    /// The p99 in ms at half of the rate of claims, requests leaving when they are due.
+    HalfLoad(Way),
+    /// Orders a second by tokens, from the first click to the last order in Postgres.
+    Settled,
+}
+
+impl Probe {
+    pub(super) const fn claims(way: Way, connections: usize) -> Self {
+        // Ways in SQL have rows and no warehouses of tokens.
+        let warehouses = match way {
+            Way::TenRows => 10,
+            Way::RowLock | Way::Optimistic | Way::SkipLocked => 1,
+            Way::Tokens | Way::Ceiling | Way::SingleEvalsha => WAREHOUSES,
+        };
+        Self::Claims { way, connections, fsync: Fsync::Always, warehouses }
+    }
+
+    pub(super) const fn claims_with(fsync: Fsync) -> Self {
+        Self::Claims { way: Way::Tokens, connections: MANY, fsync, warehouses: WAREHOUSES }
+    }
+
+    /// What stands in the table and is part of no figure.
+    pub(super) fn table_only() -> Vec<Self> {
+        let ways = [
+            Way::Tokens,
+            Way::Ceiling,
+            Way::SingleEvalsha,
+            Way::RowLock,
+            Way::TenRows,
+            Way::Optimistic,
+            Way::SkipLocked,
+        ];
+        let connections = ways.into_iter().flat_map(|way| [Self::claims(way, FEW), Self::claims(way, MANY)]);
+        let fsyncs = [Fsync::EverySecond, Fsync::No].map(Self::claims_with);
+        let warehouses = [1, 2, 4, 8, 32, 64].map(|warehouses| Self::Claims {
+            way: Way::Tokens,
+            connections: MANY,
+            fsync: Fsync::Always,
+            warehouses,
+        });
+        connections.chain(fsyncs).chain(warehouses).collect()
+    }
+
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Claims { way, connections, fsync, warehouses } => {
+                let mut name = format!("{}, {connections} connections", way.name());
+                if !way.is_sql() && way != Way::Ceiling {
+                    if fsync != Fsync::Always {
+                        name += &format!(", fsync {}", fsync.name());
+                    }
+                    if warehouses != WAREHOUSES {
+                        name += &format!(", {warehouses} warehouses");
+                    }
+                }
+                name
+            }
+            Self::SoldOut => format!("sold-out answers, {MANY} connections"),
+            Self::Generator => format!("our generator at the ceiling, {MANY} connections"),
+            Self::Wrk => format!("wrk at the ceiling, {MANY} connections"),
+            Self::HalfLoad(way) => format!("{}, at half of the tokens' rate", way.name()),
+            Self::Settled => "tokens to settled orders, 64 connections".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Where figures are taken: a private Redis and Postgres on the machine's disk, drops that serve one sample each, and the
+//! server that is measured as a process of its own, whose processor time can be told from the generator's.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use doorbuster::Secret;
+use doorbuster_engine::domain::claims::Acknowledgement;
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::ids::VariantNumber;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::tokens::keys::WarehouseKeys;
+use doorbuster_engine::tokens::store::TokenStore;
+use doorbuster_sandbox::provider::FakeProvider;
+use doorbuster_sandbox::{AppendFsync, Postgres, Process, ProcessOptions, Redis, RedisOptions, Sandbox};
+use jiff::SignedDuration;
+
+use crate::generator::{Buyers, DropPaths};
+use crate::served::{DATABASE_URL, JWT_SECRET, LISTEN, PROVIDER_KEY, PROVIDER_URL, REDIS_URL};
+use crate::ways::{self, Way};
+
+const SECRET: &str = "load tests sign buyers' tokens with this";
+/// Units that a warehouse of a drop without end gives: serials have nine digits then.
+const WITHOUT_END: u32 = 100_000_000;
+const CONNECTIONS: usize = 8;
+/// Longer than any run.
+const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(6);
+
+/// Servers and folder go with it.
+pub struct Stage {
+    pub redis: Redis,
+    pub postgres: Postgres,
+    pub engine: Engine,
+    pub database_url: String,
+    /// A connection past the ledger, of the superuser.
+    pub sql: tokio_postgres::Client,
+    sandbox: Sandbox,
+    /// What is run for each server: this program.
+    program: PathBuf,
+    drops: Cell<u32>,
+    servers: Cell<u32>,
+    buyers: Cell<u64>,
+}
+
+/// How Redis keeps what was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Fsync {
+    /// The product's default.
+    #[default]
+    Always,
+    EverySecond,
+    No,
+}
+
+impl Fsync {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::EverySecond => "everysec",
+            Self::No => "no",
+        }
+    }
+}
+
+impl Stage {
+    /// In a folder of its own below the system's temporary one, which `TMPDIR` names.
+    pub async fn start(program: PathBuf) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::temporary()?;
+        // A rewrite of the append-only file in the middle of one sample would be charged to that sample alone.
+        let options =
+            RedisOptions::default().append_fsync(AppendFsync::Always).setting("auto-aof-rewrite-percentage", "0");
+        let (redis, postgres) = tokio::try_join!(sandbox.redis_with(options), sandbox.postgres())?;
+        let database_url = postgres.create_database("doorbuster").await?;
+        let ledger = Ledger::new(&database_url, CONNECTIONS)?;
+        ledger.migrate().await?;
+        let engine = Engine::new(ledger, TokenStore::connect(&redis.url()).await?, Clock::System);
+        let (sql, connection) = tokio_postgres::connect(&database_url, tokio_postgres::NoTls).await?;
+        // Its error is the next statement's error.
+        tokio::spawn(async move { drop(connection.await) });
+        ways::prepare(&sql).await?;
+        let (drops, servers, buyers) = Default::default();
+        Ok(Self { redis, postgres, engine, database_url, sql, sandbox, program, drops, servers, buyers })
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.sandbox.folder()
+    }
+
+    /// Makes and opens a drop of one variant whose buyers may have one unit each.
+    pub async fn open_drop(&self, units: u32, warehouses: u32) -> anyhow::Result<SaleDrop> {
+        let number = self.drops.get() + 1;
+        self.drops.set(number);
+        let name = format!("load-{number}");
+        let new = NewDrop {
+            name: name.parse()?,
+            product_name: name.clone(),
+            currency: "EUR".parse()?,
+            variants: vec![NewVariant {
+                sku: name.clone(),
+                title: name,
+                price_minor: 14_900,
+                stock_units: units.max(warehouses),
+            }],
+            buyer_limit: 1,
+            warehouses,
+            tax_basis_points: 1_900,
+            shipping_minor: 490,
+            opens_at: None,
+            closes_at: None,
+            pay_by: Clock::System.now() + SignedDuration::from_hours(24),
+            acknowledgement: Acknowledgement::Accepted,
+            replicas: 0,
+        };
+        self.engine.create_drop(&new, rand::random()).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+        self.engine.open_drop(&new.name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+        Ok(self.engine.refresh(&new.name).await?.context("the drop is gone")?.drop.clone())
+    }
+
+    /// A drop that no sample can sell out, for figures of claims alone: Redis is given more units than Postgres knows of, and
+    /// rows of stock more than there are. Nothing of it can be settled.
+    pub async fn open_drop_without_end(&self, warehouses: u32) -> anyhow::Result<SaleDrop> {
+        let drop = self.open_drop(warehouses, warehouses).await?;
+        let mut connection = self.redis_connection().await?;
+        for warehouse in &drop.warehouses {
+            let keys = WarehouseKeys::new(&drop.name, warehouse.number, drop.warehouses.len());
+            let range = keys.of_variant("tokens", VariantNumber(0));
+            redis::cmd("SET").arg(range).arg(WITHOUT_END).query_async::<()>(&mut connection).await?;
+        }
+        const STOCK: &str = "update inventory set quantity_available = 1000000000 where product_id = $1";
+        self.sql.execute(STOCK, &[&drop.product_id]).await?;
+        Ok(drop)
+    }
+
+    /// Takes a drop out of Redis, whose memory and file would grow from sample to sample.
+    pub async fn forget(&self, drop: &SaleDrop) -> anyhow::Result<()> {
+        for warehouse in &drop.warehouses {
+            self.engine.tokens.warehouse(drop, warehouse).forget().await?;
+        }
+        Ok(())
+    }
+
+    /// Buyers whom no sample has seen before.
+    pub fn buyers(&self, count: u32) -> Arc<Buyers> {
+        let first = self.buyers.get();
+        self.buyers.set(first + u64::from(count));
+        Arc::new(Buyers::mint(first, count, &secret(), Clock::System.now(), TOKEN_LIFE))
+    }
+
+    /// How these buyers pay and where they live, so that their orders are charged.
+    pub async fn save_profiles(&self, buyers: &Buyers) -> anyhow::Result<()> {
+        const PROFILES: &str = "insert into checkout_profiles
+            select 'buyer-' || lpad(n::text, 14, '0'), 'pm_card_visa', 'b' || n || '@example.test',
+                   '{\"name\": \"B\", \"line1\": \"Long Street 12\", \"city\": \"Berlin\", \"postal_code\": \"10115\", \"country\": \"DE\"}', now()
+            from generate_series($1::bigint, $2) n";
+        let first = buyers.first().cast_signed();
+        self.sql.execute(PROFILES, &[&first, &(first + i64::from(buyers.len()) - 1)]).await?;
+        self.sql.batch_execute("analyze checkout_profiles").await?;
+        Ok(())
+    }
+
+    pub async fn set_fsync(&self, fsync: Fsync) -> anyhow::Result<()> {
+        let mut connection = self.redis_connection().await?;
+        let set = redis::cmd("CONFIG").arg("SET").arg("appendfsync").arg(fsync.name()).to_owned();
+        Ok(set.query_async(&mut connection).await?)
+    }
+
+    /// A server that only answers claims this way.
+    pub async fn serve(&self, way: Way) -> anyhow::Result<Served> {
+        self.start_server(self.options(way)).await
+    }
+
+    /// The product with its workers, which settle and, if the buyers have profiles, charge.
+    pub async fn serve_with_workers(&self, provider: &FakeProvider, concurrency: u32) -> anyhow::Result<Served> {
+        let options = self
+            .options(Way::Tokens)
+            .variable(PROVIDER_URL, provider.url())
+            .variable(PROVIDER_KEY, provider.secret_key())
+            .argument("--charge-concurrency")
+            .argument(concurrency.to_string());
+        self.start_server(options).await
+    }
+
+    fn options(&self, way: Way) -> ProcessOptions {
+        use clap::ValueEnum as _;
+        let name = way.to_possible_value().expect("no way is hidden").get_name().to_owned();
+        ProcessOptions::new(&self.program, LISTEN)
+            .argument("serve")
+            .argument("--way")
+            .argument(name)
+            .variable(JWT_SECRET, SECRET)
+            .variable(REDIS_URL, self.redis.url())
+            .variable(DATABASE_URL, &self.database_url)
+    }
+
+    async fn start_server(&self, options: ProcessOptions) -> anyhow::Result<Served> {
+        let number = self.servers.get() + 1;
+        self.servers.set(number);
+        let process = self.sandbox.process(&format!("server-{number}"), options).await?;
+        Ok(Served { address: process.address(LISTEN), process })
+    }
+
+    async fn redis_connection(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
+        Ok(redis::Client::open(self.redis.url())?.get_multiplexed_async_connection().await?)
+    }
+}
+
+/// A server that runs. Dropped, it is killed.
+pub struct Served {
+    pub address: SocketAddr,
+    process: Process,
+}
+
+impl Served {
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
+    pub fn paths(&self, drop: &SaleDrop) -> DropPaths {
+        let skus = drop.variants.iter().map(|variant| variant.sku.clone()).collect();
+        DropPaths::new(self.address, drop.name.as_str(), skus)
+    }
+}
+
+pub fn secret() -> Secret {
+    Secret::from(SECRET.to_owned())
+}
