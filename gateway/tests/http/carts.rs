@@ -43,6 +43,11 @@ async fn delete(shop: &Shop, who: &Who<'_>, etag: &str, path: &str) -> Answer {
     send(request(shop, who, Method::DELETE, path).header("If-Match", etag)).await
 }
 
+/// The tests share one Redis, in which a buyer has one cart.
+fn buyer(shop: &Shop) -> String {
+    format!("ada-{}", shop.drop)
+}
+
 async fn begin_guest(shop: &Shop) -> String {
     let answer = send(shop.http.post(shop.url("/v1/carts/guest"))).await;
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -69,7 +74,8 @@ fn two_variants() -> Sale {
 #[tokio::test]
 async fn a_cart_is_filled_changed_and_emptied() {
     let shop = shop(two_variants()).await;
-    let ada = Buyer("ada");
+    let name = buyer(&shop);
+    let ada = Buyer(&name);
     let empty = get(&shop, &ada).await;
     assert_eq!((empty.status.as_u16(), empty.header("etag")), (200, Some("\"v0\"")));
     assert_eq!(empty.json(), json!({ "version": 0, "lines": [], "subtotal": null }));
@@ -114,7 +120,8 @@ async fn a_cart_is_filled_changed_and_emptied() {
 #[tokio::test]
 async fn what_does_not_fit_is_told() {
     let shop = shop(two_variants()).await;
-    let ada = Buyer("ada");
+    let name = buyer(&shop);
+    let ada = Buyer(&name);
     for (item, status, code) in [
         (json!({ "sku": "nothing", "quantity": 1 }), 404, "variant_not_found"),
         (json!({ "sku": "a\u{0}b", "quantity": 1 }), 404, "variant_not_found"),
@@ -147,7 +154,7 @@ async fn a_cart_is_its_owners_and_nobody_elses() {
     let item = json!({ "sku": "shoe-42", "quantity": 1 });
     let (session, other) = (begin_guest(&shop).await, begin_guest(&shop).await);
     assert_ne!(session, other);
-    for who in [Buyer("ada"), Guest(&session)] {
+    for who in [Buyer(&buyer(&shop)), Guest(&session)] {
         assert_eq!(add(&shop, &who, "key", item.clone()).await.status, 200);
         assert_eq!(lines(&get(&shop, &who).await).len(), 1);
     }
@@ -170,7 +177,8 @@ async fn a_cart_is_its_owners_and_nobody_elses() {
 async fn a_guest_who_logs_in_finds_his_lines_in_his_own_cart() {
     let shop = shop(two_variants()).await;
     let session = begin_guest(&shop).await;
-    let (ada, guest) = (Buyer("ada"), Guest(&session));
+    let name = buyer(&shop);
+    let (ada, guest) = (Buyer(&name), Guest(&session));
     add(&shop, &guest, "a", json!({ "sku": "shoe-42", "quantity": 5 })).await;
     add(&shop, &guest, "b", json!({ "sku": "shoe-43", "quantity": 1 })).await;
     add(&shop, &ada, "c", json!({ "sku": "shoe-42", "quantity": 2 })).await;
@@ -194,7 +202,8 @@ async fn a_guest_who_logs_in_finds_his_lines_in_his_own_cart() {
 #[tokio::test]
 async fn a_price_or_a_variant_that_changes_is_seen_within_two_seconds() {
     let shop = shop(two_variants()).await;
-    let ada = Buyer("ada");
+    let name = buyer(&shop);
+    let ada = Buyer(&name);
     let item = json!({ "sku": "shoe-42", "quantity": 2 });
     add(&shop, &ada, "a", item.clone()).await;
     sql(&shop, "update variants set price_minor = 15900 where sku = 'shoe-42'").await;
@@ -221,11 +230,12 @@ async fn a_price_or_a_variant_that_changes_is_seen_within_two_seconds() {
 #[tokio::test]
 async fn a_cart_is_in_the_export_and_goes_with_its_buyer() {
     let shop = shop(two_variants()).await;
-    let ada = Buyer("ada");
-    assert_eq!(shop.get("ada", "/v1/me/export").await.json()["cart"], Value::Null);
+    let name = buyer(&shop);
+    let ada = Buyer(&name);
+    assert_eq!(shop.get(&name, "/v1/me/export").await.json()["cart"], Value::Null);
     let added = add(&shop, &ada, "a", json!({ "sku": "shoe-42", "quantity": 2 })).await;
-    assert_eq!(shop.get("ada", "/v1/me/export").await.json()["cart"], added.json());
-    let erase = shop.http.delete(shop.url("/v1/me")).bearer_auth(token("ada")).header("Idempotency-Key", "gone");
+    assert_eq!(shop.get(&name, "/v1/me/export").await.json()["cart"], added.json());
+    let erase = shop.http.delete(shop.url("/v1/me")).bearer_auth(token(&name)).header("Idempotency-Key", "gone");
     assert_eq!(send(erase).await.status, 200);
     let gone = get(&shop, &ada).await;
     assert_eq!(gone.header("etag"), Some("\"v0\""), "{gone:?}");
@@ -234,7 +244,8 @@ async fn a_cart_is_in_the_export_and_goes_with_its_buyer() {
 #[tokio::test]
 async fn without_redis_nothing_is_promised() {
     let (shop, redis) = shop_with_own_redis(GatewayConfig::on_free_ports(SECRET)).await;
-    let ada = Buyer("ada");
+    let name = buyer(&shop);
+    let ada = Buyer(&name);
     let item = json!({ "sku": "shoe-42", "quantity": 2 });
     let before = add(&shop, &ada, "a", item.clone()).await;
     redis.kill();
