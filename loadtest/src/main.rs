@@ -1,7 +1,13 @@
 //! `doorbuster-load`: sends crowds, compares ways to sell, sustains checkouts, and proves what buyers were told.
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
+
 use doorbuster_load::{checkout, compare, run, served, staged, verify, versus};
+
+/// The servers that are measured are this program, and are to be what `doorbuster` is.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Load tests of Doorbuster
 #[derive(Debug, Parser)]

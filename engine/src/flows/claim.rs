@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::domain::claims::{Claim, ClaimOutcome};
+use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
 use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
 use crate::steps;
 use crate::tokens::TokenError;
@@ -122,6 +122,35 @@ impl Engine {
         }
     }
 
+    /// What the buyer's home says by itself, or a proof that holds: how nearly all claims end. `None`: whoever asks has to call
+    /// [`Self::claim`], which searches elsewhere, waits until the claim is safe, or looks at the drop again. Dropped half-way, it
+    /// leaves a claim that may have been taken, and nothing that anybody has to clean up.
+    pub async fn claim_at_home(&self, live: &LiveDrop, claim: &Claim) -> Result<Option<AnsweredClaim>, EngineError> {
+        if live.drop.acknowledgement != Acknowledgement::Accepted || self.is_settlement_behind(live) {
+            return Ok(None);
+        }
+        let home = *live.home_of(&claim.buyer);
+        let outcome = match refused_already(live, claim) {
+            Some(refused) => refused,
+            None => match live.batcher(&home).submit(claim.clone()).await.map_err(EngineError::from) {
+                Ok(outcome) => match at_home(outcome, live) {
+                    Some(outcome) => outcome,
+                    None => return Ok(None),
+                },
+                Err(error) if error.is_fenced() => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        };
+        let acknowledged = match outcome {
+            ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => {
+                steps::passed("claim.taken");
+                Acknowledged::Reached(Acknowledgement::Accepted)
+            }
+            _ => Acknowledged::Refused,
+        };
+        Ok(Some(AnsweredClaim { outcome, acknowledged, epoch: home.epoch }))
+    }
+
     /// The wait is for the warehouse as of the epoch that answered: another epoch may have forgotten the claim.
     async fn claim_and_wait(&self, live: &LiveDrop, claim: &Claim) -> Result<AnsweredClaim, EngineError> {
         let outcome = self.try_claim(live, claim).await?;
@@ -140,27 +169,12 @@ impl Engine {
         let home = *live.home_of(&claim.buyer);
         let deadline = Instant::now() + SEARCH_DEADLINE;
         let mut pause = FIRST_PAUSE;
-        // Proved a moment ago, for everybody who holds nothing here: no word with Redis. Who holds something is given his
-        // stored answer, so he goes on.
-        if let Some(available) = proved(live, claim.variant, claim.quantity)
-            && !may_hold(live, &claim.buyer)
-        {
-            metrics::counter!("doorbuster_latched_refusals_total").increment(1);
-            return Ok(refusal(available));
+        if let Some(refused) = refused_already(live, claim) {
+            return Ok(refused);
         }
         loop {
-            let outcome = live.batcher(&home).submit(claim.clone()).await?;
-            match outcome {
-                Outcome::Taken(serials) => return Ok(ClaimOutcome::Taken { serials }),
-                Outcome::Replayed(serials) => return Ok(ClaimOutcome::Replayed { serials }),
-                Outcome::Released => return Ok(ClaimOutcome::Released),
-                Outcome::KeyReused => return Ok(ClaimOutcome::KeyReused),
-                Outcome::OverLimit { held } => {
-                    return Ok(ClaimOutcome::OverLimit { held, limit: live.drop.buyer_limit });
-                }
-                Outcome::NotOpen => return Ok(ClaimOutcome::NotOpen),
-                Outcome::Closed => return Ok(ClaimOutcome::Closed),
-                Outcome::Short { .. } => {}
+            if let Some(outcome) = at_home(live.batcher(&home).submit(claim.clone()).await?, live) {
+                return Ok(outcome);
             }
             match self.find_tokens(live, &home, claim.variant, claim.quantity, deadline).await? {
                 Found::NoMoreThan { available } => return Ok(refusal(available)),
@@ -173,6 +187,31 @@ impl Engine {
             }
         }
     }
+}
+
+/// Proved a moment ago, for everybody who holds nothing here: no word with Redis. Who holds something is given his stored
+/// answer, so he goes on.
+fn refused_already(live: &LiveDrop, claim: &Claim) -> Option<ClaimOutcome> {
+    let available = proved(live, claim.variant, claim.quantity)?;
+    if may_hold(live, &claim.buyer) {
+        return None;
+    }
+    metrics::counter!("doorbuster_latched_refusals_total").increment(1);
+    Some(refusal(available))
+}
+
+/// What a buyer's home decides by itself. `None`: it has too few units, and others may have some.
+fn at_home(outcome: Outcome, live: &LiveDrop) -> Option<ClaimOutcome> {
+    Some(match outcome {
+        Outcome::Taken(serials) => ClaimOutcome::Taken { serials },
+        Outcome::Replayed(serials) => ClaimOutcome::Replayed { serials },
+        Outcome::Released => ClaimOutcome::Released,
+        Outcome::KeyReused => ClaimOutcome::KeyReused,
+        Outcome::OverLimit { held } => ClaimOutcome::OverLimit { held, limit: live.drop.buyer_limit },
+        Outcome::NotOpen => ClaimOutcome::NotOpen,
+        Outcome::Closed => ClaimOutcome::Closed,
+        Outcome::Short { .. } => return None,
+    })
 }
 
 fn refusal(available: u32) -> ClaimOutcome {

@@ -59,8 +59,9 @@ impl Batcher {
 async fn run(store: WarehouseStore, clock: Clock, mut queue: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while queue.recv_many(&mut batch, store.max_batch()).await > 0 {
+        let now = Instant::now();
         let (waiting, late): (Vec<_>, Vec<_>) =
-            batch.drain(..).partition(|waiting| waiting.since.elapsed() < QUEUE_DEADLINE);
+            batch.drain(..).partition(|waiting| now.duration_since(waiting.since) < QUEUE_DEADLINE);
         for waiting in late {
             metrics::counter!("doorbuster_claims_shed_total").increment(1);
             let _ = waiting.answer.send(Err(Arc::new(TokenError::Overloaded)));
@@ -78,8 +79,10 @@ async fn run(store: WarehouseStore, clock: Clock, mut queue: mpsc::Receiver<Wait
                 Err(error) => outcomes.extend(batch.iter().map(|_| Err(Arc::clone(&error)))),
             }
         }
+        let waited = metrics::histogram!("doorbuster_claim_queue_seconds");
+        let now = Instant::now();
         for ((since, answer), outcome) in answers.into_iter().zip(outcomes) {
-            metrics::histogram!("doorbuster_claim_queue_seconds").record(since.elapsed().as_secs_f64());
+            waited.record(now.duration_since(since).as_secs_f64());
             // A buyer who hung up has still made his claim: he finds it under the same key.
             let _ = answer.send(outcome);
         }
