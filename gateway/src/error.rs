@@ -49,6 +49,11 @@ pub enum Problem {
     // What it is about: not there, or not this buyer's, which nobody can tell apart.
     DropNotFound,
     VariantNotFound,
+    NotForSale,
+    CartSessionInvalid,
+    CartLineNotFound,
+    CartFull { limit: u32 },
+    QuantityLimit { limit: u32 },
     ClaimNotFound,
     OrderNotFound,
     ProfileNotFound,
@@ -173,7 +178,14 @@ impl Problem {
             Self::StockOfDrop { .. } => (S::CONFLICT, "stock_of_drop", "This is the stock of a drop"),
             Self::BelowReserved { .. } => (S::CONFLICT, "below_reserved", "Unpaid orders hold these units"),
             Self::DropNotFound => (S::NOT_FOUND, "drop_not_found", "There is no such drop"),
-            Self::VariantNotFound => (S::NOT_FOUND, "variant_not_found", "The drop has no such variant"),
+            Self::VariantNotFound => (S::NOT_FOUND, "variant_not_found", "There is no such variant"),
+            Self::NotForSale => (S::CONFLICT, "not_for_sale", "The variant is not for sale"),
+            Self::CartSessionInvalid => {
+                (S::BAD_REQUEST, "cart_session_invalid", "The header Cart-Session cannot be used")
+            }
+            Self::CartLineNotFound => (S::NOT_FOUND, "cart_line_not_found", "The cart has no such line"),
+            Self::CartFull { .. } => (S::CONFLICT, "cart_full", "The cart has no place for another line"),
+            Self::QuantityLimit { .. } => (S::CONFLICT, "quantity_limit", "A line has no place for so many units"),
             Self::ClaimNotFound => (S::NOT_FOUND, "claim_not_found", "There is no such claim"),
             Self::OrderNotFound => (S::NOT_FOUND, "order_not_found", "There is no such order"),
             Self::ProfileNotFound => (S::NOT_FOUND, "profile_not_found", "There is no checkout profile yet"),
@@ -261,7 +273,12 @@ impl Problem {
             )
             .into(),
             Self::DropNotFound => "Check the drop's name.".into(),
-            Self::VariantNotFound => "Name one of the SKUs that GET /v1/drops/{drop} lists.".into(),
+            Self::VariantNotFound => "Name one that GET /v1/drops/{drop} or GET /v1/products lists.".into(),
+            Self::NotForSale => "It may be again later; it cannot be put into a cart now.".into(),
+            Self::CartSessionInvalid => "Send exactly one, as POST /v1/carts/guest has given it.".into(),
+            Self::CartLineNotFound => "GET /v1/cart lists the variants that are in it.".into(),
+            Self::CartFull { limit } => format!("It has {limit} lines: take one out first.").into(),
+            Self::QuantityLimit { limit } => format!("A line has at most {limit} units.").into(),
             Self::ClaimNotFound | Self::OrderNotFound => "Check the id, and whose token you sent.".into(),
             Self::ProfileNotFound => "Save one with PUT /v1/me/checkout-profile.".into(),
             Self::DeliveryRefused => "It is not what the payment provider sends.".into(),
@@ -353,6 +370,7 @@ impl Problem {
                 (body.available, body.reserved) = (Some(available), Some(reserved));
             }
             Self::OrdersOpen { orders } => body.orders = orders,
+            Self::CartFull { limit } | Self::QuantityLimit { limit } => body.limit = Some(limit),
             Self::LimitExceeded { held, limit } => (body.held, body.limit) = (Some(held), Some(limit)),
             _ => {}
         }

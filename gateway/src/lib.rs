@@ -11,6 +11,8 @@ pub mod commands;
 pub mod server;
 pub mod state;
 pub mod auth;
+pub mod shopper;
+pub mod showcase;
 pub mod operators;
 pub mod receipt;
 pub mod error;

@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -15,6 +15,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         (name = "standby", description = "Wait in line for units that come back"),
         (name = "drops", description = "What is sold to a crowd"),
         (name = "catalog", description = "What is sold outside of drops"),
+        (name = "carts", description = "What is meant to be bought"),
         (name = "orders", description = "What was bought, and what became of it"),
         (name = "me", description = "What is kept of a buyer, and its end"),
         (name = "checkout", description = "How a buyer pays, and where to"),
@@ -53,6 +54,10 @@ pub(crate) fn base() -> OpenApi {
     let mut description = Base::openapi();
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
     let bearer = bearer.description(Some("HS256; `sub` is the buyer, `exp` is required")).build();
-    description.components.get_or_insert_default().add_security_scheme("buyer", SecurityScheme::Http(bearer));
+    let session =
+        ApiKeyValue::with_description("Cart-Session", "As POST /v1/carts/guest gives it; a bearer token wins");
+    let components = description.components.get_or_insert_default();
+    components.add_security_scheme("buyer", SecurityScheme::Http(bearer));
+    components.add_security_scheme("guest", SecurityScheme::ApiKey(ApiKey::Header(session)));
     description
 }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
 use crate::receipt::Receipts;
+use crate::showcase::Showcase;
 
 /// How old a drop's public state may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ pub struct GateState {
     /// `None`: no secret is configured, and no event is taken.
     pub webhooks: Option<WebhookVerifier>,
     pub drops: Drops,
+    /// What variants are called and cost, for those who fill carts.
+    pub showcase: Showcase,
     pub limits: Limits,
     /// Claims under way, whether or not somebody still waits for them. Stopping waits for these.
     pub claims: TaskTracker,
@@ -51,6 +54,7 @@ impl GateState {
                     .collect(),
             ),
             drops: Drops::new(engine.clone()),
+            showcase: Showcase::new(engine.ledger.clone()),
             engine,
             limits: config.limits,
             claims: TaskTracker::new(),

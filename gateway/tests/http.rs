@@ -6,6 +6,7 @@ mod http {
     pub(crate) mod shop;
     pub(crate) mod admin;
     mod refusals;
+    mod carts;
     mod claims;
     mod orders;
     mod fulfilment;

@@ -53,8 +53,8 @@ pub enum Fsync {
     /// The product's default.
     #[default]
     Always,
+    /// A crash of the machine may lose a second. Less than that opens no drop.
     EverySecond,
-    No,
 }
 
 impl Fsync {
@@ -62,7 +62,6 @@ impl Fsync {
         match self {
             Self::Always => "always",
             Self::EverySecond => "everysec",
-            Self::No => "no",
         }
     }
 }

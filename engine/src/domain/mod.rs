@@ -10,6 +10,7 @@ pub mod clock;
 pub mod pricing;
 pub mod drops;
 pub mod claims;
+pub mod carts;
 pub mod standby;
 pub mod orders;
 pub mod fulfilment;

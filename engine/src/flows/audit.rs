@@ -14,7 +14,7 @@ use crate::domain::drops::{DropState, SaleDrop};
 use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, WarehouseId};
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
-use crate::ledger::audit::DropFacts;
+use crate::ledger::audit::{DropFacts, ShelfFacts};
 use crate::provider::{Intent, IntentStatus, ProviderClient};
 use crate::tokens::TokenError;
 use crate::tokens::store::Dump;
@@ -28,9 +28,20 @@ const BETWEEN_READINGS: std::time::Duration = std::time::Duration::from_millis(2
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AuditReport {
     pub drops: Vec<DropAudit>,
+    /// Ordinary stock; all of one instant, however busy.
+    pub stock: StockAudit,
     pub violations: Vec<Violation>,
     /// Captured charges at the provider, if it was asked.
     pub captures: Option<usize>,
+}
+
+/// What there is of ordinary stock.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct StockAudit {
+    /// A SKU in one place each.
+    pub shelves: usize,
+    pub available: i64,
+    pub reserved: i64,
 }
 
 /// Where the units of a drop are.
@@ -53,6 +64,7 @@ pub struct DropAudit {
 pub struct Violation {
     /// Stable name of the broken invariant.
     pub rule: &'static str,
+    /// Of ordinary stock, the code of its place.
     pub drop: String,
     pub detail: String,
 }
@@ -77,7 +89,7 @@ enum Place {
 }
 
 impl Engine {
-    /// Audits every drop that was ever opened; with a provider, its captures too.
+    /// Audits every drop that was ever opened, and ordinary stock; with a provider, its captures too.
     pub async fn audit(&self, provider: Option<&ProviderClient>) -> Result<AuditReport, EngineError> {
         let mut report = AuditReport::default();
         let mut orders = HashMap::new();
@@ -86,6 +98,7 @@ impl Engine {
             report.drops.push(audit);
             orders.extend(facts.orders.into_iter().map(|(id, order)| (id, (drop.name.clone(), order))));
         }
+        report.stock = check_shelves(&self.ledger.shelf_facts().await?, &mut report.violations);
         if let Some(provider) = provider {
             let intents = all_intents(provider).await?;
             let captured = intents.iter().filter(|intent| intent.status == IntentStatus::Succeeded).collect::<Vec<_>>();
@@ -160,6 +173,24 @@ impl Engine {
         });
         Ok(try_join_all(dumps).await?)
     }
+}
+
+fn check_shelves(shelves: &[ShelfFacts], violations: &mut Vec<Violation>) -> StockAudit {
+    let mut audit = StockAudit { shelves: shelves.len(), ..StockAudit::default() };
+    for shelf in shelves {
+        audit.available += shelf.available;
+        audit.reserved += shelf.reserved;
+        let mut violation = |rule, detail| violations.push(Violation { rule, drop: shelf.warehouse.clone(), detail });
+        if shelf.available != shelf.available_by_history {
+            let (sku, there, expected) = (&shelf.sku, shelf.available, shelf.available_by_history);
+            violation("stock_differs", format!("{there} units of {sku} are there, and by its history {expected}"));
+        }
+        if shelf.reserved != shelf.reserved_by_orders {
+            let (sku, there, expected) = (&shelf.sku, shelf.reserved, shelf.reserved_by_orders);
+            violation("reserved_differs", format!("{there} units of {sku} are reserved, and orders hold {expected}"));
+        }
+    }
+    audit
 }
 
 struct Checks<'a> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
+use crate::carts::{CartError, CartStore};
 use crate::domain::clock::Clock;
 use crate::domain::drops::{MAX_VARIANTS, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
@@ -27,6 +28,8 @@ pub enum EngineError {
     #[error(transparent)]
     Tokens(#[from] Arc<TokenError>),
     #[error(transparent)]
+    Carts(#[from] Arc<CartError>),
+    #[error(transparent)]
     Ledger(#[from] Arc<LedgerError>),
     /// Units are on the move and the wait for them was too long; nothing was decided.
     #[error("units are being moved between warehouses; ask again")]
@@ -44,6 +47,12 @@ impl From<TokenError> for EngineError {
     }
 }
 
+impl From<CartError> for EngineError {
+    fn from(error: CartError) -> Self {
+        Self::Carts(Arc::new(error))
+    }
+}
+
 impl From<LedgerError> for EngineError {
     fn from(error: LedgerError) -> Self {
         Self::Ledger(Arc::new(error))
@@ -55,6 +64,7 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Tokens(error) => error.is_retryable(),
+            Self::Carts(error) => error.is_retryable(),
             Self::Ledger(error) => error.is_retryable(),
             Self::Moving | Self::SettlementBehind | Self::Provider(_) => true,
         }
@@ -71,6 +81,8 @@ impl EngineError {
 pub struct Engine {
     pub ledger: Ledger,
     pub tokens: TokenStore,
+    /// In the tokens' Redis, unless they are given one of their own.
+    pub carts: CartStore,
     pub clock: Clock,
     /// How old the oldest unsettled claim of a drop may be before no more are taken; see [`super::backlog`].
     pub settlement_lag_limit: SignedDuration,
@@ -124,6 +136,7 @@ pub(super) struct Holders {
 impl Engine {
     pub fn new(ledger: Ledger, tokens: TokenStore, clock: Clock) -> Self {
         Self {
+            carts: CartStore::over(tokens.connection(), clock.clone()),
             ledger,
             tokens,
             clock,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use tokio_postgres::IsolationLevel;
+use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
 use super::drops::{inconsistent, order_state, serial, serials};
@@ -83,7 +83,55 @@ pub struct GrantFact {
     pub applied_at: Option<Timestamp>,
 }
 
+/// A shelf of ordinary stock: what its row says, and what follows from its history and the orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShelfFacts {
+    pub sku: String,
+    pub warehouse: String,
+    pub available: i64,
+    pub reserved: i64,
+    /// All its adjustments, less what was sold, and what came back to be sold again.
+    pub available_by_history: i64,
+    /// What orders hold that are not paid yet.
+    pub reserved_by_orders: i64,
+}
+
 impl Ledger {
+    /// Every shelf of ordinary stock, by one statement and so of one instant. A shelf without a row holds nothing.
+    pub async fn shelf_facts(&self) -> Result<Vec<ShelfFacts>, LedgerError> {
+        // Cancelling gives back what was sold or reserved, a failed payment what was reserved: those orders hold nothing.
+        const SQL: &str = "-- audit.shelves
+            with moves as (
+                select variant_id, warehouse_id, sum(delta) as units, 0 as reserved
+                from stock_adjustments group by 1, 2
+                union all
+                select i.variant_id, i.warehouse_id,
+                       -coalesce(sum(i.quantity) filter (where o.status <> 'PENDING_PAYMENT'), 0),
+                       coalesce(sum(i.quantity) filter (where o.status = 'PENDING_PAYMENT'), 0)
+                from orders o join order_items i using (order_id)
+                where o.status not in ('PAYMENT_FAILED', 'CANCELLED') group by 1, 2
+                union all
+                select i.variant_id, i.warehouse_id, sum(l.quantity), 0
+                from return_lines l join order_items i using (order_id, line) where l.restocked group by 1, 2
+            ), expected as (
+                select variant_id, warehouse_id, sum(units) as units, sum(reserved) as reserved from moves group by 1, 2
+            )
+            select v.sku, w.code, coalesce(i.quantity_available, 0)::bigint, coalesce(i.quantity_reserved, 0)::bigint,
+                   coalesce(e.units, 0)::bigint, coalesce(e.reserved, 0)::bigint
+            from inventory i full join expected e using (variant_id, warehouse_id)
+                 join variants v using (variant_id) join warehouses w using (warehouse_id)
+            where w.code is not null order by w.code, v.sku";
+        let shelf = |row: &Row| ShelfFacts {
+            sku: row.get(0),
+            warehouse: row.get(1),
+            available: row.get(2),
+            reserved: row.get(3),
+            available_by_history: row.get(4),
+            reserved_by_orders: row.get(5),
+        };
+        Ok(self.connection().await?.query(SQL, &[]).await?.iter().map(shelf).collect())
+    }
+
     pub async fn drop_facts(&self, drop: &SaleDrop) -> Result<DropFacts, LedgerError> {
         const TOKENS: &str = "-- audit.tokens
             select serial, variant_number, warehouse_id, order_id, poisoned_claim, awarded_claim from tokens

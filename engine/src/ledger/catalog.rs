@@ -191,8 +191,8 @@ impl Ledger {
 }
 
 /// A row for each variant.
-const SELECT: &str =
-    "select p.product_id, p.name, p.active, p.version, v.sku, v.title, v.price_minor, v.currency, v.active
+const SELECT: &str = "-- catalog.select
+    select p.product_id, p.name, p.active, p.version, v.sku, v.title, v.price_minor, v.currency, v.active
     from products p left join variants v using (product_id)";
 const ORDER: &str = "order by p.product_id, v.sku";
 

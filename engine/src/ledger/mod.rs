@@ -11,6 +11,7 @@ mod group;
 pub mod migrate;
 mod requests;
 pub mod catalog;
+pub mod showcase;
 pub mod stock;
 pub mod drops;
 pub mod grants;

@@ -1,11 +1,8 @@
 //! LUA CONTRACT: what each script in `lua/` takes and answers. The headers of the scripts say the same; a test compares.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::keys::WarehouseKeys;
 use crate::domain::ids::VariantNumber;
+use crate::scripting::{ReplyCode, ScriptCall, ScriptContract, script};
 
 /// First element of every reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +23,17 @@ pub enum Code {
 impl Code {
     pub const ALL: [Self; 6] = [Self::Ok, Self::NotLoaded, Self::Fenced, Self::Already, Self::Gap, Self::Stale];
 
-    pub fn name(self) -> &'static str {
+    pub fn from_reply(code: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| *known as i64 == code)
+    }
+}
+
+impl ReplyCode for Code {
+    fn number(self) -> i64 {
+        self as i64
+    }
+
+    fn name(self) -> &'static str {
         match self {
             Self::Ok => "OK",
             Self::NotLoaded => "NOT_LOADED",
@@ -35,10 +42,6 @@ impl Code {
             Self::Gap => "GAP",
             Self::Stale => "STALE",
         }
-    }
-
-    pub fn from_reply(code: i64) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| *known as i64 == code)
     }
 }
 
@@ -63,37 +66,12 @@ pub const MAX_BATCH_RECORDED: usize = 20 * MAX_BATCH;
 /// Tokens moved by one grant, one pull or one chunk of a load.
 pub const MAX_SERIALS: usize = 1000;
 
-pub struct ScriptContract {
-    pub name: &'static str,
-    pub source: &'static str,
-    /// The names of the fixed keys, in order.
-    pub keys: &'static [&'static str],
-    /// The names of the keys that follow for each variant of the call.
-    pub keys_per_variant: &'static [&'static str],
-    pub args: &'static [&'static str],
-    pub reply: &'static [&'static str],
-    pub codes: &'static [Code],
-    script: LazyLock<Script>,
-}
-
-macro_rules! contract {
-    ($constant:ident, $name:literal, $keys:expr, $per_variant:expr, $args:expr, $reply:expr, $codes:expr) => {
-        pub static $constant: ScriptContract = ScriptContract {
-            name: $name,
-            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../lua/", $name, ".lua")),
-            keys: &$keys,
-            keys_per_variant: &$per_variant,
-            args: &$args,
-            reply: &$reply,
-            codes: &$codes,
-            script: LazyLock::new(|| Script::new($constant.source)),
-        };
-    };
-}
+/// A script of this folder's; its keys are those of a warehouse.
+pub type TokenScript = ScriptContract<Code>;
 
 use Code::{Already, Fenced, Gap, NotLoaded, Ok as Done, Stale};
 
-contract!(
+script!(
     CLAIM,
     "claim",
     ["meta", "buyers", "claims"],
@@ -102,7 +80,7 @@ contract!(
     ["code", "statuses", "details"],
     [Done, NotLoaded, Fenced]
 );
-contract!(
+script!(
     GRANT,
     "grant",
     ["meta", "buyers"],
@@ -111,7 +89,7 @@ contract!(
     ["code", "granted"],
     [Done, NotLoaded, Fenced, Already, Gap]
 );
-contract!(
+script!(
     AWARD,
     "award",
     ["meta", "buyers", "claims"],
@@ -120,7 +98,7 @@ contract!(
     ["code", "granted", "is_taken"],
     [Done, NotLoaded, Fenced, Already, Gap]
 );
-contract!(
+script!(
     PULL,
     "pull",
     ["meta", "out"],
@@ -129,8 +107,8 @@ contract!(
     ["code", "serials"],
     [Done, NotLoaded, Fenced]
 );
-contract!(CLEAR, "clear", ["meta", "out"], [], ["epoch", "transfer_id"], ["code"], [Done, NotLoaded, Fenced]);
-contract!(
+script!(CLEAR, "clear", ["meta", "out"], [], ["epoch", "transfer_id"], ["code"], [Done, NotLoaded, Fenced]);
+script!(
     LOOK,
     "look",
     ["meta", "out"],
@@ -139,8 +117,8 @@ contract!(
     ["code", "granted", "state", "leaving", "free", "seq"],
     [Done, NotLoaded, Fenced]
 );
-contract!(FENCE, "fence", ["meta"], [], ["epoch"], ["code", "replid"], [Done, Stale]);
-contract!(
+script!(FENCE, "fence", ["meta"], [], ["epoch"], ["code", "replid"], [Done, Stale]);
+script!(
     LOAD,
     "load",
     ["meta", "buyers", "out"],
@@ -149,7 +127,7 @@ contract!(
     ["code"],
     [Done, NotLoaded, Fenced, Gap]
 );
-contract!(
+script!(
     OPEN,
     "open",
     ["meta", "claims"],
@@ -158,8 +136,8 @@ contract!(
     ["code"],
     [Done, NotLoaded, Fenced, Gap]
 );
-contract!(SET_STATE, "set_state", ["meta"], [], ["epoch", "state"], ["code"], [Done, NotLoaded, Fenced]);
-contract!(
+script!(SET_STATE, "set_state", ["meta"], [], ["epoch", "state"], ["code"], [Done, NotLoaded, Fenced]);
+script!(
     SETTLED,
     "settled",
     ["meta", "claims"],
@@ -168,19 +146,12 @@ contract!(
     ["code", "trimmed"],
     [Done, NotLoaded, Fenced]
 );
-contract!(TOUCH, "touch", ["meta"], [], ["epoch"], ["code"], [Done, NotLoaded, Fenced]);
+script!(TOUCH, "touch", ["meta"], [], ["epoch"], ["code"], [Done, NotLoaded, Fenced]);
 
-pub static ALL: [&ScriptContract; 12] =
+pub static ALL: [&TokenScript; 12] =
     [&CLAIM, &GRANT, &AWARD, &PULL, &CLEAR, &LOOK, &FENCE, &LOAD, &OPEN, &SET_STATE, &SETTLED, &TOUCH];
 
-/// A call of one script, ready to be sent, by its hash or with its source.
-pub(super) struct ScriptCall {
-    contract: &'static ScriptContract,
-    keys: Vec<String>,
-    args: Vec<Vec<u8>>,
-}
-
-impl ScriptContract {
+impl TokenScript {
     /// The call for one warehouse: all its keys in the contract's order, then the arguments.
     pub(super) fn call(
         &'static self,
@@ -188,87 +159,32 @@ impl ScriptContract {
         variants: &[VariantNumber],
         args: &[Vec<u8>],
     ) -> ScriptCall {
-        assert_eq!(args.len(), self.args.len(), "{} takes {:?}", self.name, self.args);
         let fixed = self.keys.iter().map(|name| keys.fixed(name));
         let of_variants = variants
             .iter()
             .flat_map(|variant| self.keys_per_variant.iter().map(|name| keys.of_variant(name, *variant)));
-        ScriptCall { contract: self, keys: fixed.chain(of_variants).collect(), args: args.to_vec() }
-    }
-}
-
-impl ScriptCall {
-    pub(super) fn by_hash(&self) -> redis::Cmd {
-        self.command("EVALSHA", self.contract.script.get_hash())
-    }
-
-    pub(super) fn by_source(&self) -> redis::Cmd {
-        self.command("EVAL", self.contract.source)
-    }
-
-    fn command(&self, verb: &str, script: &str) -> redis::Cmd {
-        redis::cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.args).take()
+        self.with(fixed.chain(of_variants).collect(), args.to_vec())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The words behind `-- LABEL` in a script's header.
-    fn header(source: &str, label: &str) -> Vec<String> {
-        let prefix = format!("-- {label}");
-        let line = source.lines().find(|line| line.starts_with(&prefix)).unwrap_or_else(|| panic!("no line {prefix}"));
-        line[prefix.len()..].split_whitespace().map(str::to_owned).collect()
-    }
+    use crate::scripting::checks;
 
     #[test]
     fn headers_and_contract_say_the_same() {
-        for contract in ALL {
-            let mut keys = contract.keys.to_vec();
-            if !contract.keys_per_variant.is_empty() {
-                keys.push("/");
-                keys.extend(contract.keys_per_variant);
-            }
-            assert_eq!(header(contract.source, "KEYS"), keys, "{}: KEYS", contract.name);
-            assert_eq!(header(contract.source, "ARGV"), contract.args, "{}: ARGV", contract.name);
-            assert_eq!(header(contract.source, "REPLY"), contract.reply, "{}: REPLY", contract.name);
-            let codes = contract.codes.iter().map(|code| code.name()).collect::<Vec<_>>();
-            assert_eq!(header(contract.source, "CODES"), codes, "{}: CODES", contract.name);
-        }
+        checks::headers_and_contract_say_the_same(&ALL);
     }
 
     #[test]
     fn scripts_use_every_key_argument_and_code_as_their_header_says() {
-        for contract in ALL {
-            let source = contract.source;
-            assert!(source.starts_with("#!lua\n"), "{}: a shebang without flags", contract.name);
-            assert!(source.contains("assert(#KEYS"), "{}: asserts its keys", contract.name);
-            for index in 1..=contract.keys.len() {
-                assert!(source.contains(&format!("KEYS[{index}]")), "{}: names KEYS[{index}]", contract.name);
-            }
-            for index in 1..=contract.args.len() {
-                assert!(source.contains(&format!("ARGV[{index}]")), "{}: names ARGV[{index}]", contract.name);
-            }
-            let names = contract.codes.iter().map(|code| code.name()).collect::<Vec<_>>().join(", ");
-            let numbers = contract.codes.iter().map(|code| (*code as i64).to_string()).collect::<Vec<_>>().join(", ");
-            let line = format!("local {names} = {numbers}\n");
-            assert!(source.contains(&line), "{}: {line}", contract.name);
-        }
+        checks::scripts_use_what_their_header_says(&ALL);
     }
 
     #[test]
     fn every_script_file_is_in_the_contract() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../lua");
-        let mut files = std::fs::read_dir(folder)
-            .unwrap()
-            .filter_map(|entry| {
-                entry.unwrap().file_name().into_string().unwrap().strip_suffix(".lua").map(str::to_owned)
-            })
-            .collect::<Vec<_>>();
-        let mut names = ALL.map(|contract| contract.name.to_owned()).to_vec();
-        files.sort();
-        names.sort();
-        assert_eq!(files, names);
+        // Those of the carts have a contract of their own.
+        checks::every_file_is_known(&ALL, |name| !name.starts_with("cart_"));
     }
 }

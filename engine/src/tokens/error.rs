@@ -1,6 +1,8 @@
 //! What can keep us from finding out what Redis did.
 
-use redis::{RedisError, RetryMethod};
+use redis::RedisError;
+
+use crate::scripting::{ScriptError, is_retryable};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -30,13 +32,18 @@ impl TokenError {
     /// Whether the same call may succeed when it is made again. Every script may be called twice.
     pub fn is_retryable(&self) -> bool {
         match self {
-            // What the client itself would have tried again had it had more time: above all a cluster or a server that
-            // is being replaced (MOVED, CLUSTERDOWN, READONLY, LOADING, no connection to a primary).
-            Self::Redis(error) => {
-                error.is_io_error() || !matches!(error.retry_method(), RetryMethod::NoRetry | RetryMethod::Reconnect)
-            }
+            Self::Redis(error) => is_retryable(error),
             Self::NotLoaded | Self::Fenced | Self::Gap | Self::Overloaded => true,
             Self::Stale | Self::BadReply { .. } => false,
+        }
+    }
+}
+
+impl From<ScriptError> for TokenError {
+    fn from(error: ScriptError) -> Self {
+        match error {
+            ScriptError::Redis(error) => Self::Redis(error),
+            ScriptError::BadReply { script, what } => Self::BadReply { script, what },
         }
     }
 }

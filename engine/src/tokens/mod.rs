@@ -5,7 +5,6 @@
 pub mod contract;
 pub mod keys;
 mod codec;
-pub mod connection;
 mod replication;
 pub mod store;
 mod log;

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::connection::{self, Connection, Primary};
 use super::contract::{Code, TOUCH};
 use super::error::TokenError;
 use super::keys::WarehouseKeys;
 use crate::domain::ids::Epoch;
+use crate::scripting::{self, Connection, Primary};
 
 /// How long one round waits for the replicas; below the deadline of an answer, so that a short count is an answer.
 const WAIT_MS: u64 = 500;
@@ -61,7 +61,7 @@ struct Rounds {
 
 impl ReplicaWaits {
     pub(super) fn new(url: &str, connection: Connection) -> Result<Self, TokenError> {
-        let info = connection::first_node(url).into_connection_info()?;
+        let info = scripting::first_node(url).into_connection_info()?;
         Ok(Self { shared: Arc::new(Shared { info, connection, found: Mutex::default() }) })
     }
 
@@ -130,7 +130,7 @@ impl ReplicaWaits {
             };
             info = info.set_addr(addr);
         }
-        let connection = Connection::Server(connection::connect_server(info).await?);
+        let connection = Connection::Server(scripting::connect_server(info).await?);
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(run(connection, waiting));
         Ok(Rounds { primary, queue })

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use redis::{FromRedisValue, Value};
 
 use super::codec::{self, BatchOutcome, Leaving, Packed, RecordedClaim};
-use super::connection::Connection;
-use super::contract::{self, Code, ScriptContract};
+use super::contract::{self, Code, TokenScript};
 use super::error::TokenError;
 use super::keys::WarehouseKeys;
 use super::replication::ReplicaWaits;
@@ -15,13 +14,14 @@ use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{
     BuyerId, ClaimId, DropId, Epoch, GrantNumber, Serial, TransferId, VariantNumber, WarehouseNumber,
 };
+use crate::scripting::{Connection, ReplyCode as _};
 
 pub use super::codec::{
     BatchOutcome as Outcome, Leaving as LeavingTokens, LoggedClaim as LogClaim, RecordedClaim as HeldClaim,
 };
-pub use super::connection::{Reach, ServerFacts};
 pub use super::log::{LogEntry, Unreadable};
 pub use crate::domain::ids::StreamId;
+pub use crate::scripting::{Reach, ServerFacts};
 
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -32,8 +32,13 @@ pub struct TokenStore {
 
 impl TokenStore {
     pub async fn connect(url: &str) -> Result<Self, TokenError> {
-        let connection = super::connection::connect(url).await?;
+        let connection = crate::scripting::connect(url).await?;
         Ok(Self { replicas: ReplicaWaits::new(url, connection.clone())?, connection })
+    }
+
+    /// The connection, for others who keep something in the same Redis.
+    pub(crate) fn connection(&self) -> Connection {
+        self.connection.clone()
     }
 
     pub fn warehouse(&self, drop: &SaleDrop, warehouse: &Warehouse) -> WarehouseStore {
@@ -50,42 +55,16 @@ impl TokenStore {
 
     /// How much of Redis answers. Of a cluster the parts sell without each other.
     pub async fn reach(&self) -> Result<Reach, TokenError> {
-        self.connection.clone().reach().await
+        Ok(self.connection.clone().reach().await?)
     }
 
     pub async fn version(&self) -> Result<String, TokenError> {
         Ok(self.server_facts().await?.version)
     }
 
-    /// How the server is set up, for the operator's check. Of a cluster, the worst that any primary says.
+    /// How the server is set up, for the operator's check.
     pub async fn server_facts(&self) -> Result<ServerFacts, TokenError> {
-        let mut connection = self.connection.clone();
-        let mut infos = Vec::new();
-        for info in connection.ask_primaries(&redis::cmd("INFO")).await? {
-            infos.push(value::<String>(info)?);
-        }
-        let settings = async |name: &str| {
-            let command = redis::cmd("CONFIG").arg("GET").arg(name).take();
-            // CONFIG may be forbidden to our user, and that is good.
-            let replies = self.connection.clone().ask_primaries(&command).await.ok()?;
-            let values = replies
-                .into_iter()
-                .map(|reply| value::<std::collections::HashMap<String, String>>(reply).ok()?.remove(name));
-            values.collect::<Option<Vec<_>>>()
-        };
-        let of = |name: &str| infos.iter().map(|info| info_field(info, name)).collect::<Vec<_>>();
-        let replicas = || infos.iter().map(|info| online_replicas(info));
-        let is_cluster = of("cluster_enabled").contains(&"1");
-        let full_coverage = if is_cluster { settings("cluster-require-full-coverage").await } else { None };
-        Ok(ServerFacts {
-            version: all_but(&of("redis_version"), ""),
-            maxmemory_policy: all_but(&of("maxmemory_policy"), "noeviction"),
-            appendonly: of("aof_enabled").iter().all(|enabled| *enabled == "1"),
-            appendfsync: settings("appendfsync").await.map(|values| all_but(&values, "always")),
-            is_primary: of("role").iter().all(|role| *role == "master"),
-            requires_full_coverage: full_coverage.map(|values| values.iter().any(|value| value == "yes")),
-            replicas: (replicas().min().unwrap_or(0), replicas().max().unwrap_or(0)),
-        })
+        Ok(self.connection.clone().server_facts().await?)
     }
 
     /// Whether a drop's warehouses lie evenly on the primaries: none has a tenth more than its share. `Err` of the inner
@@ -117,28 +96,6 @@ impl TokenStore {
             slots.len()
         )))
     }
-}
-
-fn info_field<'a>(info: &'a str, name: &str) -> &'a str {
-    let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    found.map_or("unknown", str::trim)
-}
-
-/// `slave0:ip=127.0.0.1,port=7001,state=online,offset=…,lag=0`
-fn online_replicas(info: &str) -> usize {
-    let lines = info.lines().filter_map(|line| line.strip_prefix("slave")?.split_once(':'));
-    lines.filter(|(number, fields)| number.parse::<u32>().is_ok() && fields.contains("state=online")).count()
-}
-
-/// What all of them say; where they differ, those that say something other than `good`.
-fn all_but(values: &[impl AsRef<str>], good: &str) -> String {
-    let mut values = values.iter().map(AsRef::as_ref).collect::<Vec<_>>();
-    values.sort_unstable();
-    values.dedup();
-    if values.len() > 1 {
-        values.retain(|value| *value != good);
-    }
-    values.join(", ")
 }
 
 /// One virtual warehouse in Redis, as of one epoch.
@@ -517,7 +474,7 @@ impl WarehouseStore {
 
     async fn call_for_code(
         &self,
-        contract: &'static ScriptContract,
+        contract: &'static TokenScript,
         variants: &[VariantNumber],
         args: &[Vec<u8>],
     ) -> Result<(Code, Vec<Value>), TokenError> {
@@ -541,7 +498,7 @@ impl WarehouseStore {
 
     pub(super) async fn call(
         &self,
-        contract: &'static ScriptContract,
+        contract: &'static TokenScript,
         variants: &[VariantNumber],
         args: &[Vec<u8>],
     ) -> Result<Vec<Value>, TokenError> {
@@ -557,7 +514,7 @@ pub(super) fn text(value: impl ToString) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-fn bad(contract: &ScriptContract, what: impl Into<String>) -> TokenError {
+fn bad(contract: &TokenScript, what: impl Into<String>) -> TokenError {
     TokenError::BadReply { script: contract.name, what: what.into() }
 }
 
@@ -569,7 +526,7 @@ pub(super) fn value<T: FromRedisValue>(value: Value) -> Result<T, TokenError> {
     T::from_redis_value(value).map_err(|error| dump_error(error.to_string()))
 }
 
-fn field<T: FromRedisValue>(contract: &ScriptContract, reply: Vec<Value>, index: usize) -> Result<T, TokenError> {
+fn field<T: FromRedisValue>(contract: &TokenScript, reply: Vec<Value>, index: usize) -> Result<T, TokenError> {
     let value = reply.into_iter().nth(index).ok_or_else(|| bad(contract, format!("no element {index}")))?;
     T::from_redis_value(value).map_err(|error| bad(contract, error.to_string()))
 }

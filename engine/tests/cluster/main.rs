@@ -24,6 +24,8 @@ mod standby;
 mod forgetting;
 #[path = "../engine/audit.rs"]
 mod audit;
+#[path = "../engine/carts.rs"]
+mod carts;
 mod failover;
 
 const SHARED_REDIS_IS_A_CLUSTER: bool = true;

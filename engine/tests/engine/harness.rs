@@ -81,6 +81,10 @@ impl World {
             Shared::Server(redis) => redis.url(),
             Shared::Cluster(cluster) => cluster.primary_of(key).await.unwrap().url(),
         };
+        self.server_with_url(&url).await
+    }
+
+    pub(crate) async fn server_with_url(&self, url: &str) -> redis::aio::MultiplexedConnection {
         redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 

@@ -28,6 +28,8 @@ mod charging;
 mod reconcile;
 mod forgetting;
 mod audit;
+mod stock;
+mod carts;
 mod schema;
 
 /// The tests that need no server of their own run on a cluster too: `tests/cluster/main.rs`.

@@ -1,7 +1,7 @@
 //! Calls that are wrong in form. They come from a bug of ours, so they must fail loudly, and before the first write.
 
 use doorbuster_engine::domain::ids::{GrantNumber, Serial};
-use doorbuster_engine::tokens::contract::{self, ScriptContract};
+use doorbuster_engine::tokens::contract::{self, TokenScript};
 use doorbuster_engine::tokens::store::LoadVariant;
 use redis::{RedisError, Value};
 use rmp::encode;
@@ -11,7 +11,7 @@ use crate::harness::{Place, servers};
 /// A call as it goes over the wire.
 #[derive(Clone)]
 struct Call {
-    script: &'static ScriptContract,
+    script: &'static TokenScript,
     keys: Vec<String>,
     args: Vec<Vec<u8>>,
 }
@@ -43,7 +43,7 @@ async fn open_warehouse() -> (Place, String) {
 }
 
 /// A call of each script that is as it should be.
-fn well_formed(place: &Place, script: &'static ScriptContract, replid: &str) -> Call {
+fn well_formed(place: &Place, script: &'static TokenScript, replid: &str) -> Call {
     let mut keys = script.keys.iter().map(|name| place.key(name)).collect::<Vec<_>>();
     keys.extend(script.keys_per_variant.iter().map(|name| place.key(&format!("{name}:0"))));
     let argument = |name: &&str| match (script.name, *name) {

@@ -49,6 +49,13 @@ pub async fn run(arguments: &AuditArguments) -> Result<(), Failure> {
                 drop.drop, drop.stock, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold
             ));
         }
+        let stock = &report.stock;
+        if stock.shelves > 0 {
+            print(format!(
+                "ordinary stock: {} shelves with {} units, {} of them reserved",
+                stock.shelves, stock.available, stock.reserved
+            ));
+        }
         for violation in &report.violations {
             print(format!("{} {}: {}", violation.drop, violation.rule, violation.detail));
         }

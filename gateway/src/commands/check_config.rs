@@ -46,6 +46,17 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         )),
         None => print("  note  appendfsync cannot be read with this user: it should be always"),
     }
+    if arguments.stores.carts_redis_url.is_some() {
+        let carts = engine.carts.server_facts().await.context("the carts' Redis cannot be reached")?;
+        print(format_args!("Redis of the carts {}", carts.version));
+        check(carts.is_primary, "it is a primary", "it is a replica: carts must go to the primary");
+        check(carts.appendonly, "appendonly is on", "appendonly must be yes: without it a restart forgets every cart");
+        check(
+            carts.maxmemory_policy == "noeviction",
+            "maxmemory-policy is noeviction",
+            "maxmemory-policy must be noeviction: carts would vanish from under their buyers",
+        );
+    }
     for lane in &lanes {
         match lane {
             Lane::Mail(mailer) => match mailer.check_server().await {

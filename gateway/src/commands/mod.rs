@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
@@ -116,7 +117,12 @@ pub async fn run(command: Command) -> Result<(), Failure> {
 async fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
     let ledger = ledger(stores)?;
     let tokens = TokenStore::connect(stores.redis_url.expose()).await.context("Redis cannot be reached")?;
-    Ok(Engine::new(ledger, tokens, Clock::System))
+    let mut engine = Engine::new(ledger, tokens, Clock::System);
+    if let Some(url) = &stores.carts_redis_url {
+        let carts = CartStore::connect(url.expose(), Clock::System).await;
+        engine.carts = carts.context("the carts' Redis cannot be reached")?;
+    }
+    Ok(engine)
 }
 
 fn ledger(stores: &StoresConfig) -> Result<Ledger, Failure> {

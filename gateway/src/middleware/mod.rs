@@ -15,6 +15,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::config::{GatewayConfig, Limits};
 use crate::error::IDEMPOTENT_REPLAYED;
 use crate::extract::IDEMPOTENCY_KEY;
+use crate::shopper::CART_SESSION;
 
 pub(crate) use observe::X_REQUEST_ID;
 
@@ -46,7 +47,7 @@ fn cors(config: &GatewayConfig) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(config.cors_origins.iter().cloned()))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY, CART_SESSION])
         .expose_headers(exposed)
         .max_age(PREFLIGHT_AGE)
 }

@@ -3,6 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use doorbuster_engine::domain::carts::CartOwner;
+use doorbuster_engine::flows::EngineError;
 use doorbuster_engine::ledger::erasures::{Erasure, ExportedOrder};
 use doorbuster_engine::ledger::order_pages::OrderPosition;
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
@@ -12,6 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::carts::{self, CartFound};
 use super::order_lists::{OrderStep, step};
 use super::orders::OrderFound;
 use crate::auth::Buyer;
@@ -25,6 +28,7 @@ use crate::state::Gate;
 pub struct BuyerExport {
     pub buyer: String,
     pub checkout_profile: Option<ExportedProfile>,
+    pub cart: Option<CartFound>,
     /// A page of all orders, newest first
     pub orders: Paged<OrderExport>,
 }
@@ -90,17 +94,19 @@ pub async fn export_buyer(
 ) -> Result<Json<BuyerExport>, Problem> {
     let ledger = &gate.engine.ledger;
     let profile = ledger.profile_of(&buyer).await?;
+    let cart = carts::cart_of(&gate, &CartOwner::Buyer(buyer.clone())).await?;
     let orders = ledger.exported_orders(&buyer, page.after, page.fetch()).await?;
     Ok(Json(BuyerExport {
         buyer: buyer.to_string(),
         checkout_profile: profile.map(ExportedProfile::from),
+        cart,
         orders: page.of(orders, |exported: &ExportedOrder| exported.order.position()),
     }))
 }
 
 /// Forget me
 ///
-/// E-mail, address and payment method go, orders stay in the books under a pseudonym. Refused while an order is open. Asked for
+/// E-mail, address, payment method and cart go, orders stay in the books under a pseudonym. Refused while an order is open. Asked for
 /// again it erases what has come since; when there was nothing, the answer is marked `Idempotent-Replayed: true`.
 #[utoipa::path(
     delete, path = "/v1/me", tag = "me",
@@ -128,6 +134,8 @@ pub async fn erase_buyer(
             return Err(Problem::OrdersOpen { orders: orders.iter().map(|order| order.0).collect() });
         }
     };
+    // After the rest: should this fail, asking again does it, whatever else there is to erase.
+    gate.engine.carts.forget(&CartOwner::Buyer(buyer)).await.map_err(EngineError::from)?;
     let body = Json(BuyerErased { orders_made_anonymous: erased.orders, kept_until_archived: erased.kept_by_drops });
     Ok(if erased.is_repeat { ([(IDEMPOTENT_REPLAYED, "true")], body).into_response() } else { body.into_response() })
 }

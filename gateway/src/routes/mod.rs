@@ -2,6 +2,7 @@
 //! /openapi.json alike.
 
 pub mod claims;
+pub mod carts;
 pub mod drops;
 pub mod products;
 pub mod orders;
@@ -59,6 +60,11 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(drops::get_drop))
         .routes(routes!(products::list_products))
         .routes(routes!(products::get_product))
+        .routes(routes!(carts::begin_guest))
+        .routes(routes!(carts::get_cart, carts::clear_cart))
+        .routes(routes!(carts::add_item))
+        .routes(routes!(carts::set_item, carts::remove_item))
+        .routes(routes!(carts::merge_cart))
         .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
         .routes(routes!(order_lists::get_history))

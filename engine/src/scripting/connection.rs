@@ -19,7 +19,7 @@ use redis::{
 };
 
 use super::contract::ScriptCall;
-use super::error::TokenError;
+use super::error::ScriptError;
 
 /// With `appendfsync always` an answer waits for the disk; past this the outcome is called unknown.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -43,21 +43,21 @@ const CLUSTER_SCHEME: &str = "redis-cluster://";
 
 /// Cheap to clone; all clones share the same sockets.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Server(ConnectionManager),
     Cluster(ClusterConnection),
 }
 
 /// One primary of a cluster and the slots it owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Primary {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) slots: Vec<(u16, u16)>,
+pub(crate) struct Primary {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) slots: Vec<(u16, u16)>,
 }
 
 impl Primary {
-    pub(super) fn owns(&self, slot: u16) -> bool {
+    pub(crate) fn owns(&self, slot: u16) -> bool {
         self.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot))
     }
 }
@@ -78,22 +78,7 @@ pub struct Reach {
     pub away: Vec<String>,
 }
 
-/// What decides whether Redis keeps what it was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerFacts {
-    pub version: String,
-    pub maxmemory_policy: String,
-    pub appendonly: bool,
-    /// `None`: we may not ask.
-    pub appendfsync: Option<String>,
-    pub is_primary: bool,
-    /// Whether a lost part of a cluster stops the rest of it. `None`: it is one server, or we may not ask.
-    pub requires_full_coverage: Option<bool>,
-    /// Replicas online, of the primary that has fewest and of the one that has most.
-    pub replicas: (usize, usize),
-}
-
-pub(super) async fn connect(url: &str) -> Result<Connection, TokenError> {
+pub(crate) async fn connect(url: &str) -> Result<Connection, ScriptError> {
     match cluster_nodes(url) {
         Some(nodes) => connect_cluster(nodes).await.map(Connection::Cluster),
         None => connect_server(url.into_connection_info()?).await.map(Connection::Server),
@@ -101,11 +86,11 @@ pub(super) async fn connect(url: &str) -> Result<Connection, TokenError> {
 }
 
 /// The URL of the server, or of the node that is named first.
-pub(super) fn first_node(url: &str) -> String {
+pub(crate) fn first_node(url: &str) -> String {
     cluster_nodes(url).and_then(|nodes| nodes.into_iter().next()).unwrap_or_else(|| url.to_owned())
 }
 
-pub(super) async fn connect_server(info: ConnectionInfo) -> Result<ConnectionManager, TokenError> {
+pub(crate) async fn connect_server(info: ConnectionInfo) -> Result<ConnectionManager, ScriptError> {
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let info = info.set_redis_settings(settings).set_tcp_settings(tcp());
     let config = ConnectionManagerConfig::new()
@@ -117,7 +102,7 @@ pub(super) async fn connect_server(info: ConnectionInfo) -> Result<ConnectionMan
     Ok(redis::Client::open(info)?.get_connection_manager_with_config(config).await?)
 }
 
-async fn connect_cluster(nodes: Vec<String>) -> Result<ClusterConnection, TokenError> {
+async fn connect_cluster(nodes: Vec<String>) -> Result<ClusterConnection, ScriptError> {
     let client = ClusterClientBuilder::new(nodes)
         .use_protocol(ProtocolVersion::RESP3)
         .tcp_settings(tcp())
@@ -160,7 +145,7 @@ impl Connection {
     /// The library's own repair is `SCRIPT LOAD`, which it sends to every node of a cluster and which fails with the first
     /// that is dead. EVAL goes where its keys are, also when these have just moved, runs and caches the script in one step.
     /// No single flight is needed: a warehouse has one batch under way, so a node that forgot gets a handful of them.
-    pub(super) async fn call(&mut self, call: &ScriptCall) -> Result<Vec<Value>, TokenError> {
+    pub(crate) async fn call(&mut self, call: &ScriptCall) -> Result<Vec<Value>, ScriptError> {
         match call.by_hash().query_async(self).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 Ok(call.by_source().query_async(self).await?)
@@ -170,7 +155,7 @@ impl Connection {
     }
 
     /// Pings every primary, all at the same time. An error if nobody can say which there are.
-    pub(super) async fn reach(&mut self) -> Result<Reach, TokenError> {
+    pub(crate) async fn reach(&mut self) -> Result<Reach, ScriptError> {
         let Self::Cluster(cluster) = self else {
             redis::cmd("PING").query_async::<()>(self).await?;
             return Ok(Reach { answering: 1, away: Vec::new() });
@@ -193,7 +178,7 @@ impl Connection {
     }
 
     /// The reply of every primary, or the first error.
-    pub(super) async fn ask_primaries(&mut self, command: &Cmd) -> Result<Vec<Value>, TokenError> {
+    pub(crate) async fn ask_primaries(&mut self, command: &Cmd) -> Result<Vec<Value>, ScriptError> {
         let Self::Cluster(cluster) = self else {
             return Ok(vec![command.query_async(self).await?]);
         };
@@ -207,7 +192,7 @@ impl Connection {
     }
 
     /// `None`: this is one server.
-    pub(super) async fn primaries(&mut self) -> Result<Option<Vec<Primary>>, TokenError> {
+    pub(crate) async fn primaries(&mut self) -> Result<Option<Vec<Primary>>, ScriptError> {
         match self {
             Self::Server(_) => Ok(None),
             Self::Cluster(cluster) => primaries(cluster).await.map(Some),
@@ -216,11 +201,12 @@ impl Connection {
 }
 
 /// As one node sees it now.
-async fn primaries(cluster: &mut ClusterConnection) -> Result<Vec<Primary>, TokenError> {
+async fn primaries(cluster: &mut ClusterConnection) -> Result<Vec<Primary>, ScriptError> {
     let everyone = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::OneSucceeded));
     let reply =
         cluster.route_command(redis::cmd("CLUSTER").arg("SLOTS").take(), RoutingInfo::MultiNode(everyone)).await?;
-    parse_slots(reply).ok_or_else(|| TokenError::BadReply { script: "CLUSTER SLOTS", what: "another shape".to_owned() })
+    parse_slots(reply)
+        .ok_or_else(|| ScriptError::BadReply { script: "CLUSTER SLOTS", what: "another shape".to_owned() })
 }
 
 /// `[first, last, [host, port, …], replicas …]` for each range.

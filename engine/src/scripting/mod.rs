@@ -1,0 +1,16 @@
+//! How the adapters that live in Redis reach it: the connection, and what a script is. Who keeps what there is their affair.
+
+mod contract;
+mod connection;
+mod facts;
+mod error;
+
+pub use connection::Reach;
+pub(crate) use connection::{Connection, Primary, connect, connect_server, first_node};
+#[cfg(test)]
+pub(crate) use contract::checks;
+pub use contract::{ReplyCode, ScriptContract};
+pub(crate) use contract::{ScriptCall, script};
+pub use error::ScriptError;
+pub(crate) use error::is_retryable;
+pub use facts::ServerFacts;
