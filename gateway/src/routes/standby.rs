@@ -141,7 +141,7 @@ pub async fn join_standby(
         return Err(Problem::LimitExceeded { held: 0, limit: live.drop.buyer_limit });
     }
     let lost = match &new.receipt {
-        Some(text) => Some(lost_claim(&gate, &live.drop, &buyer, &variant.sku, text).await?),
+        Some(text) => Some(lost_claim(&gate, &live.drop, &buyer, (&variant.sku, quantity), text).await?),
         None => None,
     };
     let place = NewPlace { buyer, variant: variant.number, quantity, key, lost };
@@ -220,12 +220,22 @@ pub async fn leave_standby(
 }
 
 /// The claim that a receipt proves, if we know nothing of it any more.
-async fn lost_claim(gate: &Gate, drop: &SaleDrop, buyer: &BuyerId, sku: &str, text: &str) -> Result<ClaimId, Problem> {
+async fn lost_claim(
+    gate: &Gate,
+    drop: &SaleDrop,
+    buyer: &BuyerId,
+    (sku, quantity): (&str, Quantity),
+    text: &str,
+) -> Result<ClaimId, Problem> {
     let not_ours = |why: String| Problem::field("receipt", why);
     let receipts = gate.receipts.as_ref().ok_or_else(|| not_ours("no receipts are given here".to_owned()))?;
     let receipt: Receipt = receipts.verify(text).map_err(|error| not_ours(error.to_string()))?;
     if (&*receipt.sub, &*receipt.drop, &*receipt.sku) != (buyer.as_str(), drop.name.as_str(), sku) {
         return Err(not_ours("it is about another buyer, drop or variant".to_owned()));
+    }
+    // First in line for what was lost, and not for more.
+    if quantity.units() as usize > receipt.serials.len() {
+        return Err(not_ours(format!("it is about {} units: ask for no more with it", receipt.serials.len())));
     }
     let claim = ClaimId(receipt.jti);
     match gate.engine.claim_of(buyer, claim).await? {

@@ -82,7 +82,7 @@ async fn whoever_asks_for_what_cannot_be_is_told_why() {
 async fn a_receipt_of_a_lost_claim_puts_its_buyer_first_and_no_other_receipt_does() {
     let keys = ReceiptKey::parse_list(&Secret::from("a=0123456789abcdef0123456789abcdef".to_owned())).unwrap();
     let config = GatewayConfig { receipt_keys: keys.clone(), ..GatewayConfig::on_free_ports(SECRET) };
-    let shop = shop_with(Sale { variants: vec![("shoe-42", 1)], limit: 1, ..Sale::default() }, config).await;
+    let shop = shop_with(Sale { variants: vec![("shoe-42", 1)], limit: 2, ..Sale::default() }, config).await;
     let held = shop.claim("ada", "k", 1).await.json();
     assert_eq!(join(&shop, "bob", "w", json!({})).await.status, 201);
     let with = |receipt: &str| json!({ "receipt": receipt });
@@ -108,6 +108,8 @@ async fn a_receipt_of_a_lost_claim_puts_its_buyer_first_and_no_other_receipt_doe
         epoch: 1,
         iat: shop.engine.clock.now().as_second(),
     });
+    let more = json!({ "receipt": lost, "quantity": 2 });
+    join(&shop, "eve", "w", more).await.is_problem(422, "invalid_request");
     let first = join(&shop, "eve", "w", with(&lost)).await.json();
     assert_eq!((&first["is_first"], &first["ahead"]), (&json!(true), &json!(0)));
     assert_eq!(place_of(&shop, "bob").await["ahead"], 1);
