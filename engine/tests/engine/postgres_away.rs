@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::ids::RefundId;
+use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::backlog::LogWatch;
 use doorbuster_engine::flows::{Engine, EngineError};
 use doorbuster_engine::ledger::Ledger;
@@ -244,4 +246,72 @@ async fn l14_a_commit_without_an_answer_is_run_again_by_claim_id_and_nothing_is_
          the second run, 0 doubled, 0 lost",
         unknown - applied
     );
+}
+
+/// Charges, refunds, cancels and the grants of what they free, each of whose COMMITs may be cut off from its answer, applied or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn l14_no_commit_without_an_answer_charges_refunds_or_frees_anything_twice() {
+    const BUYERS: u32 = 24;
+    let world = World::new().await;
+    let port = servers().await.postgres.port();
+    let cutter = CommitCutter::before(port).await;
+    let proxied = world.database.replace(&format!(":{port}/"), &format!(":{}/", cutter.port));
+    let tokens = TokenStore::connect(&world.redis_url).await.unwrap();
+    let engine = Engine::new(Ledger::new(&proxied, 4).unwrap(), tokens, world.engine.clock.clone());
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[BUYERS], 2, 1).await;
+    for who in 0..BUYERS {
+        world.save_profile(who, "pm_card_visa").await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    let order = |who: u32| claim(&live, &buyer(who), "k", 0, 1).id.order_id();
+    // A COMMIT of every second round is cut, before and after in turn, until nothing is due any more.
+    let work = async || {
+        let began = Instant::now();
+        for round in 0_u32.. {
+            let kind = [CUT_AFTER, PASS, CUT_BEFORE, PASS][round as usize % 4];
+            cutter.next.store(kind, Ordering::SeqCst);
+            let charged = engine.charge_due(&client, 3, 2).await;
+            assert!(charged.as_ref().err().is_none_or(EngineError::is_retryable), "{charged:?}");
+            let again =
+                "update payments set leased_until = null, due_at = least(due_at, now()) where due_at is not null";
+            world.sql.execute(again, &[]).await.unwrap();
+            if world.count("select count(*) from payments where due_at is not null").await == 0 {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "something is due for ever");
+        }
+        cutter.next.store(PASS, Ordering::SeqCst);
+    };
+    work().await;
+    assert_eq!(world.count("select count(*) from orders where status = 'CONFIRMED'").await, i64::from(BUYERS));
+    let now = world.engine.clock.now();
+    for who in 0..BUYERS / 2 {
+        cutter.next.store(if who % 2 == 0 { CUT_AFTER } else { CUT_BEFORE }, Ordering::SeqCst);
+        // Whoever is told nothing asks again: half of them cancel, the others get ten euros back.
+        let ask = async || match who % 4 {
+            0 | 1 => engine.ledger.cancel_order(order(who), None, ("grace", "asked by mail"), now).await.map(|_| ()),
+            _ => {
+                let (id, amount) = (RefundId(order(who).0), Money::new(1_000, "EUR".parse().unwrap()));
+                engine.ledger.ask_refund(id, order(who), Some(amount), ("grace", "a scratch"), now).await.map(|_| ())
+            }
+        };
+        while ask().await.is_err() {}
+    }
+    work().await;
+    while world.engine.apply_grants().await.unwrap().left > 0 {
+        cutter.next.store(CUT_AFTER, Ordering::SeqCst);
+        let _ = engine.apply_grants().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(fake.captures().len() as u32, BUYERS);
+    let refunds = fake.refunds();
+    let of = |amount_minor: i64| refunds.iter().filter(|refund| refund.amount_minor == amount_minor).count();
+    assert_eq!((refunds.len(), of(1_000)), (12, 6), "one for each cancel and each scratch");
+    assert_eq!(world.free_in_redis(&live).await, 6, "what was cancelled is free, once");
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let (before, after) = (cutter.cuts(CUT_BEFORE), cutter.cuts(CUT_AFTER));
+    assert!(before >= 5 && after >= 5, "{before} were cut before, {after} after");
 }
