@@ -20,9 +20,14 @@ use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_sandbox::{AppendFsync, RedisOptions, Sandbox};
 use futures_util::future::join_all;
+use mimalloc::MiMalloc;
 use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+/// As the program itself has it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const CARTS: u64 = 100_000;
 const WRITERS: u64 = 64;

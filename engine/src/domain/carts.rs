@@ -73,7 +73,7 @@ impl fmt::Debug for CartSession {
 
 /// Grows with every change of a cart and never comes again, not even after the cart has been emptied or has expired. A cart
 /// that is not there has [`CartVersion::NONE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CartVersion(pub u64);
 
 impl CartVersion {

@@ -195,6 +195,9 @@ async fn a_cart_that_is_gone_is_not_brought_back_by_a_stale_write() {
     stale(&none).await;
     stale(&exactly(&seen)).await;
     assert_eq!(read(carts, &owner).await, [(1, 1)]);
+    carts.forget(&owner).await.unwrap();
+    let added = add(carts, &owner, 1, 1).await;
+    assert!(added.version > begun.version, "{added:?} after {begun:?}");
 }
 
 /// Of two tabs that set a quantity for the version they saw, one wins and the other is told.

@@ -30,6 +30,7 @@ mod forgetting;
 mod audit;
 mod stock;
 mod carts;
+mod cart_model;
 mod schema;
 
 /// The tests that need no server of their own run on a cluster too: `tests/cluster/main.rs`.
