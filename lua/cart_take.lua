@@ -1,17 +1,17 @@
 #!lua
--- cart_take: takes out of a cart what was ordered from it, once for each order; what was added since stays.
+-- cart_take: takes out of a cart what was ordered from it, once for each checkout; what was added since stays.
 --
 -- KEYS  cart
--- ARGV  now_ms ttl_s order lines
+-- ARGV  now_ms ttl_s checkout lines
 -- REPLY code
 -- CODES OK REPLAYED NO_CART
 --
--- order     8 bytes: hash of the order's id
+-- checkout  8 bytes: hash of the checkout's id
 -- lines     for each line that was ordered, each variant once: variant (4 bytes, big endian), quantity (2, big endian)
--- Invariant: an order takes once, as long as fewer than 8 other orders and merges of this cart come in between.
+-- Invariant: a checkout takes once, as long as fewer than 8 other checkouts and merges of this cart come in between.
 local cart = KEYS[1]
-local now_ms, ttl_s, order, ordered = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
-assert(#KEYS == 1 and #ARGV == 4 and #order == 8 and #ordered % 6 == 0, 'cart_take: wrong number of keys or arguments')
+local now_ms, ttl_s, checkout, ordered = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+assert(#KEYS == 1 and #ARGV == 4 and #checkout == 8 and #ordered % 6 == 0, 'cart_take: wrong number of keys or arguments')
 local OK, REPLAYED, NO_CART = 0, 1, 7
 local byte, sub = string.byte, string.sub
 
@@ -20,7 +20,7 @@ local known = redis.call('HMGET', cart, 'v', 'o')
 local version, once = known[1], known[2] or ''
 if not version then return { NO_CART } end
 for at = 1, #once, 8 do
-    if sub(once, at, at + 7) == order then return { REPLAYED } end
+    if sub(once, at, at + 7) == checkout then return { REPLAYED } end
 end
 local kept, gone = {}, {}
 for at = 1, #ordered, 6 do
@@ -40,7 +40,7 @@ end
 
 -- Write.
 version = string.format('%.0f', math.max(tonumber(version) + 1, now_ms))
-redis.call('HSET', cart, 'v', version, 'o', sub(once .. order, -64), unpack(kept))
+redis.call('HSET', cart, 'v', version, 'o', sub(once .. checkout, -64), unpack(kept))
 if #gone > 0 then redis.call('HDEL', cart, unpack(gone)) end
 redis.call('EXPIRE', cart, ttl_s)
 return { OK }

@@ -42,6 +42,12 @@ pub const STEPS: &[&str] = &[
     "settle.marked",
     "payments.use_profile:written",
     "payments.use_profile:committed",
+    // A cart is ordered.
+    "checkouts.place:written",
+    "checkouts.place:committed",
+    "checkout.leased",
+    "checkout.decided",
+    "checkout.cart_told",
     // The provider is called. Each call is committed before it is made.
     "charge.leased",
     "attempts.prepare:written",
@@ -114,6 +120,7 @@ pub const NO_STEPS: &[&str] = &[
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
     "poison.settle",
+    "rates.replace",
     "restocks.restock",
     "returns.take_return",
     "reviews.resolve",

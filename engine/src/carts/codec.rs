@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::CartError;
 use crate::domain::carts::{Addition, Cart, CartLine, CartOwner, CartSession, CartVersion};
-use crate::domain::ids::{OrderId, VariantId};
+use crate::domain::ids::{CheckoutId, VariantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::versions::Expected;
 
@@ -51,8 +51,8 @@ pub(super) fn source(guest: &CartSession, version: CartVersion) -> [u8; 8] {
     xxh3_64(&asked).to_be_bytes()
 }
 
-pub(super) fn order(order: OrderId) -> [u8; 8] {
-    xxh3_64(order.0.as_bytes()).to_be_bytes()
+pub(super) fn checkout(checkout: CheckoutId) -> [u8; 8] {
+    xxh3_64(checkout.0.as_bytes()).to_be_bytes()
 }
 
 /// `,7,8,` or `*`.

@@ -6,7 +6,7 @@ use crate::scripting::{ReplyCode, ScriptContract, script};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     Ok = 0,
-    /// This request, merge or order was done before.
+    /// This request, merge or checkout was done before.
     Replayed = 1,
     /// The key stood for another request.
     KeyReused = 2,
@@ -87,7 +87,7 @@ script!(
     ["code", "cart", "clamped", "left_out"],
     [Done, Replayed]
 );
-script!(TAKE, "cart_take", ["cart"], [], ["now_ms", "ttl_s", "order", "lines"], ["code"], [Done, Replayed, NoCart]);
+script!(TAKE, "cart_take", ["cart"], [], ["now_ms", "ttl_s", "checkout", "lines"], ["code"], [Done, Replayed, NoCart]);
 
 pub static ALL: [&CartScript; 5] = [&ADD, &SET, &CLEAR, &MERGE, &TAKE];
 

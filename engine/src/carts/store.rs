@@ -7,7 +7,7 @@ use super::contract::{self, CartScript, Code, TTL_SECONDS};
 use super::error::CartError;
 use crate::domain::carts::{Addition, Cart, CartChange, CartLimits, CartOwner, LineQuantity};
 use crate::domain::clock::Clock;
-use crate::domain::ids::{OrderId, VariantId};
+use crate::domain::ids::{CheckoutId, VariantId};
 use crate::domain::money::Money;
 use crate::domain::versions::Expected;
 use crate::scripting::{Connection, Reach, ServerFacts};
@@ -119,14 +119,14 @@ impl CartStore {
         self.change(&contract::CLEAR, owner, args).await
     }
 
-    /// Takes out what was ordered, once for each order: what was added meanwhile stays, and a cart that is gone stays gone.
+    /// Takes out what was ordered, once for each checkout: what was added meanwhile stays, and a cart that is gone stays gone.
     pub async fn take_ordered(
         &self,
         owner: &CartOwner,
-        order: OrderId,
+        checkout: CheckoutId,
         lines: &[(VariantId, u32)],
     ) -> Result<(), CartError> {
-        let args = vec![self.now_ms(), text(TTL_SECONDS), codec::order(order).to_vec(), codec::ordered(lines)];
+        let args = vec![self.now_ms(), text(TTL_SECONDS), codec::checkout(checkout).to_vec(), codec::ordered(lines)];
         self.call(&contract::TAKE, owner, args).await.map(|_| ())
     }
 

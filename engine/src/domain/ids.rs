@@ -224,6 +224,17 @@ impl fmt::Display for OrderId {
     }
 }
 
+/// A cart that was ordered: a UUID of version 7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct CheckoutId(pub Uuid);
+
+impl fmt::Display for CheckoutId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// An id of a claim stream: milliseconds and a counter. May repeat after a failover, so nothing is recognised by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamId {

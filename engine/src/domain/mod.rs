@@ -11,6 +11,7 @@ pub mod pricing;
 pub mod drops;
 pub mod claims;
 pub mod carts;
+pub mod checkout;
 pub mod standby;
 pub mod orders;
 pub mod fulfilment;

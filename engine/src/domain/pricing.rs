@@ -12,18 +12,33 @@ pub struct Totals {
     pub total: Money,
 }
 
+/// What an order costs beside its goods: a drop's own terms, or those of the country it goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// 1/100 of a percent, of the goods.
+    pub tax_basis_points: u32,
+    pub shipping: Money,
+    /// From this subtotal on shipping costs nothing.
+    pub free_shipping_from: Option<Money>,
+}
+
 impl Totals {
     /// Tax is computed once, on the sum of the lines, so that it does not depend on how units are split into lines.
+    pub fn of(subtotal: Money, rate: &Rate) -> Result<Self, MoneyError> {
+        let tax = subtotal.basis_points(rate.tax_basis_points)?;
+        let is_free = rate.free_shipping_from.is_some_and(|from| subtotal.amount_minor >= from.amount_minor);
+        let shipping = if is_free { Money::zero(rate.shipping.currency) } else { rate.shipping };
+        let total = subtotal.plus(tax)?.plus(shipping)?;
+        Ok(Self { subtotal, tax, shipping, total })
+    }
+
     pub fn of_units(
         unit_price: Money,
         quantity: u32,
         tax_basis_points: u32,
         shipping: Money,
     ) -> Result<Self, MoneyError> {
-        let subtotal = unit_price.times(quantity)?;
-        let tax = subtotal.basis_points(tax_basis_points)?;
-        let total = subtotal.plus(tax)?.plus(shipping)?;
-        Ok(Self { subtotal, tax, shipping, total })
+        Self::of(unit_price.times(quantity)?, &Rate { tax_basis_points, shipping, free_shipping_from: None })
     }
 }
 
@@ -38,5 +53,16 @@ mod tests {
         assert_eq!(totals.subtotal.amount_minor, 29_997);
         assert_eq!(totals.tax.amount_minor, 5_699);
         assert_eq!(totals.total.amount_minor, 29_997 + 5_699 + 490);
+    }
+
+    #[test]
+    fn shipping_is_free_from_the_very_amount_on() {
+        let money = |minor| Money::new(minor, "JPY".parse().unwrap());
+        let rate = Rate { tax_basis_points: 1_000, shipping: money(600), free_shipping_from: Some(money(10_000)) };
+        // Yen have no decimals: a tenth of 9,995 is 999.5, and rounds to 1,000.
+        assert_eq!(Totals::of(money(9_995), &rate).unwrap().total, money(9_995 + 1_000 + 600));
+        assert_eq!(Totals::of(money(9_999), &rate).unwrap().shipping, money(600));
+        assert_eq!(Totals::of(money(10_000), &rate).unwrap().total, money(11_000));
+        assert!(Totals::of(money(i64::MAX), &rate).is_err());
     }
 }

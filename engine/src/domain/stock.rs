@@ -58,6 +58,46 @@ impl fmt::Display for WarehouseCode {
     }
 }
 
+/// How units of a product are reserved at checkout; docs/RESERVATIONS.md says when to take which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StockWay {
+    /// Every place of the variant is locked, then looked at.
+    RowLock,
+    /// One place after the other, beginning anywhere: buyers of one variant do not wait for each other.
+    Warehouses,
+    /// Looked at without a lock, and taken if nobody changed it meanwhile.
+    Optimistic,
+    /// Sold by drops alone.
+    Tokens,
+}
+
+impl StockWay {
+    pub const ALL: [Self; 4] = [Self::RowLock, Self::Warehouses, Self::Optimistic, Self::Tokens];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RowLock => "row_lock",
+            Self::Warehouses => "warehouses",
+            Self::Optimistic => "optimistic",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+/// A text that is no way to reserve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of {names}", names = StockWay::ALL.map(StockWay::as_str).join(", "))]
+pub struct NotAStockWay;
+
+impl FromStr for StockWay {
+    type Err = NotAStockWay;
+
+    fn from_str(text: &str) -> Result<Self, NotAStockWay> {
+        Self::ALL.into_iter().find(|way| way.as_str() == text).ok_or(NotAStockWay)
+    }
+}
+
 /// A change of stock that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NewAdjustment {

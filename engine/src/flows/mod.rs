@@ -7,6 +7,7 @@ pub mod acknowledge;
 pub mod pull;
 pub mod grants;
 pub mod settle;
+pub mod checkout;
 pub mod backlog;
 pub mod poison;
 pub mod charge;

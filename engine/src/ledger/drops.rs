@@ -99,7 +99,8 @@ impl Ledger {
             let product: i32 = match tx.query_opt(known, &[&new.product_name]).await? {
                 Some(row) => row.get(0),
                 None => {
-                    let insert = "-- drops.new_product\ninsert into products (name) values ($1) returning product_id";
+                    let insert = "-- drops.new_product\ninsert into products (name, reservation) values ($1, 'tokens')
+                                  returning product_id";
                     tx.query_one(insert, &[&new.product_name]).await?.get(0)
                 }
             };

@@ -83,6 +83,7 @@ impl Ledger {
                 return Ok(Erasure::Open(open));
             }
             const PROFILE: &str = "-- erasures.profile\ndelete from checkout_profiles where buyer = $1";
+            const CHECKOUTS: &str = "-- erasures.checkouts\ndelete from checkouts where buyer = $1";
             const ADDRESSES: &str = "-- erasures.addresses
                 update orders set email = null, ship_to = null
                 where buyer = $1 and (email is not null or ship_to is not null)";
@@ -97,7 +98,7 @@ impl Ledger {
             const LEAVE: &str = "-- erasures.leave_standby
                 update standby_places set state = 'LEFT', ended_at = $2 where buyer = $1 and state = 'WAITING'";
             let mut touched = tx.execute(LEAVE, &[&buyer.as_str(), /* now */ &now]).await?;
-            for statement in [PROFILE, ADDRESSES, PAYMENTS, ERRORS] {
+            for statement in [PROFILE, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }
             if !is_named(tx, buyer).await? {
@@ -164,6 +165,8 @@ async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<OrderI
         select claim_id from poisoned_claims where buyer = $1 and claim_id is not null and resolved_at is null
         union all
         select claim_id from standby_places where buyer = $1 and state = 'AWARDED'
+        union all
+        select claim_id from checkouts where buyer = $1 and claim_state = 'PENDING'
         limit $4";
     let over = OrderState::ALL.into_iter().filter(|state| state.is_over()).map(OrderState::as_str);
     let settled = PaymentState::ALL.into_iter().filter(|state| state.is_settled()).map(PaymentState::as_str);

@@ -57,22 +57,18 @@ pub(super) struct Item {
     pub(super) serials: Vec<Serial>,
 }
 
-/// Takes what the units of an order may come back to: the lines of standby, its warehouses, and the homes of who is first in
-/// line. They come before orders in the order of locks, and a held unit never changes its warehouse.
+/// Takes what the units of a drop's order may come back to: the lines of standby, its warehouses, and the homes of who is first
+/// in line. They come before orders in the order of locks, and a held unit never changes its warehouse. Ordinary stock has
+/// nothing but its inventory.
 pub(super) async fn lock_warehouses_of(tx: &Transaction<'_>, order: OrderId) -> Result<(), LedgerError> {
     const ITEMS: &str = "-- locked_order.lock_items
         select i.warehouse_id, i.quantity, o.drop_id, dv.number
         from order_items i join orders o using (order_id)
              left join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
         where i.order_id = $1";
-    const ORDINARY: &str = "-- locked_order.lock_warehouses
-        select 1 from warehouses where warehouse_id = any($1) order by warehouse_id for update";
     let items = tx.query(&tx.prepare_cached(ITEMS).await?, &[&order.0]).await?;
     let warehouses = items.iter().map(|row| row.get(0)).collect::<Vec<i32>>();
-    let Some(drop) = items.iter().find_map(|row| row.get::<_, Option<i32>>(2)).map(DropId) else {
-        tx.query(&tx.prepare_cached(ORDINARY).await?, &[&warehouses]).await?;
-        return Ok(());
-    };
+    let Some(drop) = items.iter().find_map(|row| row.get::<_, Option<i32>>(2)).map(DropId) else { return Ok(()) };
     let variants = items.iter().filter_map(|row| row.get(3)).collect::<Vec<i16>>();
     let units = items.iter().map(|row| i64::from(row.get::<_, i32>(1))).sum();
     awards::lock_lines(tx, drop, &variants).await?;

@@ -1,7 +1,7 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
-//! other: an operator's request, drops, lines of standby (by variant), warehouses (by id), orders, payments, tokens (by serial), holdings, places in
+//! other: an operator's request, a checkout, drops, lines of standby (by variant), warehouses (by id), orders, payments, tokens (by serial), holdings, places in
 //! standby, inventory (by variant and warehouse), outbox.
 
 mod address;
@@ -19,6 +19,10 @@ pub mod restocks;
 pub mod standby;
 pub mod awards;
 pub mod profiles;
+pub mod rates;
+pub mod for_sale;
+mod reservations;
+pub mod checkouts;
 pub mod settlements;
 mod settlement_rows;
 pub mod poison;

@@ -221,11 +221,16 @@ impl Ledger {
         Ok(calls.iter().map(|call| Ok(confirmed.remove(&call.order).then_some(PaymentSettled::Confirmed))).collect())
     }
 
-    /// Orders whose buyer has not given a payment method, or not acted, and whose drop waits no longer.
+    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for him no longer: a drop's by its
+    /// drop, a cart's by itself.
     pub async fn unpaid_past_due(&self, now: Timestamp, limit: i64) -> Result<Vec<OrderId>, LedgerError> {
         const SQL: &str = "-- payments.unpaid_past_due
-            select p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
-            where p.state in ('REQUIRED', 'ACTION_REQUIRED') and d.pay_by <= $1 limit $2";
+            (select p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
+             where p.state in ('REQUIRED', 'ACTION_REQUIRED') and d.pay_by <= $1 limit $2)
+            union all
+            (select p.order_id from orders o join payments p using (order_id)
+             where o.status = 'PENDING_PAYMENT' and o.pay_by <= $1 and p.state in ('REQUIRED', 'ACTION_REQUIRED') limit $2)
+            limit $2";
         let connection = self.connection().await?;
         let rows = connection.query(SQL, &[/* now */ &now, &limit]).await?;
         Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
@@ -284,8 +289,10 @@ impl Ledger {
             if tx.execute(METHOD, arguments).await? == 0 {
                 return Ok(MethodGiven::NoProfile);
             }
+            // An address that was priced stays.
             const ADDRESS: &str = "-- payments.use_profile_address
-                update orders o set email = c.email, ship_to = c.ship_to, updated_at = $3
+                update orders o
+                set email = coalesce(o.email, c.email), ship_to = coalesce(o.ship_to, c.ship_to), updated_at = $3
                 from checkout_profiles c where o.order_id = $1 and c.buyer = $2";
             let changed = tx.execute(ADDRESS, &[&order.0, &buyer.as_str(), /* now */ &now]).await?;
             expect_rows("payments.use_profile_address", 1, changed)?;

@@ -18,9 +18,10 @@ const TRIES: u32 = 5;
 
 /// Runs a block in a transaction and commits: `run_tx!(ledger, "module.function", tx, { … Ok(value) })`. On a conflict all
 /// of it runs again, so the block must have no effect outside of its transaction. `return` leaves the block only. A COMMIT
-/// that got no answer is an error: the caller runs the same, idempotent work again.
+/// that got no answer is an error: the caller runs the same, idempotent work again. With `keep if PATTERN` any other value
+/// is answered all the same, and what was done for it is undone.
 macro_rules! run_tx {
-    ($ledger:expr, $name:literal, $tx:ident, $work:block) => {{
+    ($ledger:expr, $name:literal, $tx:ident, $(keep if $kept:pat,)? $work:block) => {{
         let mut run = $crate::ledger::tx::Run::begin($name);
         loop {
             let outcome = async {
@@ -28,6 +29,10 @@ macro_rules! run_tx {
                 let transaction = connection.transaction().await?;
                 let $tx = &transaction;
                 let value = $crate::ledger::tx::outcome_of(async { $work }).await?;
+                $(if !matches!(&value, $kept) {
+                    transaction.rollback().await?;
+                    return Ok(value);
+                })?
                 $crate::steps::passed(concat!($name, ":written"));
                 transaction.commit().await?;
                 $crate::steps::passed(concat!($name, ":committed"));

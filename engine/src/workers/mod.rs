@@ -10,6 +10,7 @@
 //! | news | half a second | deals with the provider's events: reads their intents back |
 //! | sweep | 5 seconds | once an hour, compares the provider's list of intents with our payments |
 //! | figures | 5 seconds | counts what is left to charge |
+//! | checkouts | second | goes on with checkouts that were left half-way |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
@@ -138,6 +139,10 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
         let engine = engine.clone();
         async move || engine.apply_grants().await.map(|_| ())
+    }));
+    tasks.spawn(repeat("checkouts", WATCH_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || engine.finish_checkouts().await.map(|_| ())
     }));
     tasks.spawn(repeat("expiry", WATCH_EVERY, stop.clone(), {
         let engine = engine.clone();

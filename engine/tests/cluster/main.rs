@@ -26,6 +26,10 @@ mod forgetting;
 mod audit;
 #[path = "../engine/carts.rs"]
 mod carts;
+#[path = "../engine/shelves.rs"]
+mod shelves;
+#[path = "../engine/checkout.rs"]
+mod checkout;
 mod failover;
 
 const SHARED_REDIS_IS_A_CLUSTER: bool = true;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::carts::{Cart, CartChange, CartLimits, CartOwner, CartSession, CartVersion};
-use doorbuster_engine::domain::ids::{BuyerId, OrderId, VariantId};
+use doorbuster_engine::domain::ids::{BuyerId, CheckoutId, VariantId};
 use doorbuster_engine::domain::versions::Expected;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -211,7 +211,7 @@ struct Pair {
     carts: CartStore,
     buyer: BuyerId,
     session: CartSession,
-    orders: [OrderId; 6],
+    orders: [CheckoutId; 6],
     /// The buyer's, the guest's.
     models: [Model; 2],
 }
@@ -296,7 +296,7 @@ async fn carts_do_what_the_model_does() {
                 carts: carts.clone(),
                 buyer: format!("model-{}", Uuid::new_v4()).parse().unwrap(),
                 session: CartSession::from_random(session),
-                orders: std::array::from_fn(|_| OrderId(Uuid::now_v7())),
+                orders: std::array::from_fn(|_| CheckoutId(Uuid::now_v7())),
                 models: Default::default(),
             };
             handle.block_on(async {

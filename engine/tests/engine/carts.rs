@@ -6,7 +6,7 @@ use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::carts::{
     Addition, Cart, CartChange, CartLimits, CartLine, CartOwner, CartSession, CartVersion, LineQuantity,
 };
-use doorbuster_engine::domain::ids::{OrderId, VariantId};
+use doorbuster_engine::domain::ids::{CheckoutId, VariantId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::versions::Expected;
 use futures_util::future::join_all;
@@ -148,7 +148,7 @@ async fn every_change_gives_the_cart_thirty_days_and_reading_does_not() {
     checked("add to it", true).await;
     done(carts.remove(&owner, &Expected::Any, VariantId(2)).await.unwrap());
     checked("remove", true).await;
-    carts.take_ordered(&owner, OrderId(Uuid::now_v7()), &[(VariantId(1), 1)]).await.unwrap();
+    carts.take_ordered(&owner, CheckoutId(Uuid::now_v7()), &[(VariantId(1), 1)]).await.unwrap();
     checked("take what was ordered", true).await;
     let (session, CartOwner::Buyer(buyer)) = (guest(), &owner) else { unreachable!("someone is a buyer") };
     add(carts, &CartOwner::Guest(session.clone()), 3, 1).await;
@@ -247,24 +247,24 @@ async fn an_order_takes_what_was_ordered_and_later_additions_stay() {
     // In another tab, before the order has been told to the cart.
     add(carts, &owner, 1, 3).await;
     add(carts, &owner, 3, 1).await;
-    let order = OrderId(Uuid::now_v7());
+    let order = CheckoutId(Uuid::now_v7());
     let what = ordered.lines.iter().map(|line| (line.variant_id, line.quantity)).collect::<Vec<_>>();
     for _ in 0..3 {
         carts.take_ordered(&owner, order, &what).await.unwrap();
         assert_eq!(read(carts, &owner).await, [(1, 3), (3, 1)]);
     }
     // What he has taken out himself is not owed.
-    carts.take_ordered(&owner, OrderId(Uuid::now_v7()), &[(VariantId(1), 9), (VariantId(8), 1)]).await.unwrap();
+    carts.take_ordered(&owner, CheckoutId(Uuid::now_v7()), &[(VariantId(1), 9), (VariantId(8), 1)]).await.unwrap();
     assert_eq!(read(carts, &owner).await, [(3, 1)]);
     assert!(carts.read(&owner).await.unwrap().unwrap().version > ordered.version);
     // Two workers that tell the same order at once.
     add(carts, &owner, 3, 9).await;
-    let order = OrderId(Uuid::now_v7());
+    let order = CheckoutId(Uuid::now_v7());
     join_all((0..10).map(|_| carts.take_ordered(&owner, order, &[(VariantId(3), 4)]))).await;
     assert_eq!(read(carts, &owner).await, [(3, 6)]);
     // A cart that is gone does not come back for it.
     carts.forget(&owner).await.unwrap();
-    carts.take_ordered(&owner, OrderId(Uuid::now_v7()), &what).await.unwrap();
+    carts.take_ordered(&owner, CheckoutId(Uuid::now_v7()), &what).await.unwrap();
     assert_eq!(carts.read(&owner).await.unwrap(), None);
 }
 

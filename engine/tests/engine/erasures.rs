@@ -42,6 +42,7 @@ async fn every_table_that_names_a_buyer_is_one_that_forgets_him() {
     let tables = tables.iter().map(|row| row.get(0)).collect::<Vec<String>>();
     let forgetting = [
         "checkout_profiles",
+        "checkouts",
         "erasures",
         "grants",
         "holdings",

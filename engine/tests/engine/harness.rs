@@ -62,7 +62,7 @@ pub(crate) struct World {
     pub(crate) redis_url: String,
     pub(crate) sql: Client,
     pub(crate) drop: DropName,
-    number: u32,
+    pub(crate) number: u32,
     /// Ends with the world.
     #[expect(dead_code, reason = "held so that it runs as long as the world")]
     own_redis: Option<Redis>,

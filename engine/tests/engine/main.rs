@@ -31,6 +31,9 @@ mod audit;
 mod stock;
 mod carts;
 mod cart_model;
+mod shelves;
+mod checkout;
+mod reservations;
 mod schema;
 
 /// The tests that need no server of their own run on a cluster too: `tests/cluster/main.rs`.

@@ -1,0 +1,349 @@
+//! Checkout: from a cart to an order that asks for its money.
+//!
+//! What lies on shelves is reserved and ordered in one Postgres transaction. If the cart has units of a drop too, the order of the
+//! goods asks for no money yet; then the drop is asked, like for any claim. Taken: the goods are charged, and settlement
+//! makes an order of the claim. Refused: the goods are cancelled, and nothing was sold. Whoever dies in between leaves a row of
+//! `checkouts` that says how far it had come, and [`Engine::finish_checkouts`] goes on from there.
+//!
+//! Only what was ordered leaves the cart, behind everything else: a cart that was not told is told later, and a buyer who orders
+//! again meanwhile has the rest of his last order finished first.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use rand::RngExt as _;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::domain::carts::{Cart, CartOwner, CartVersion};
+use crate::domain::checkout::{NoQuote, PriceChange, Quote};
+use crate::domain::claims::ClaimOutcome;
+use crate::domain::ids::{BuyerId, CheckoutId, IdempotencyKey, OrderId};
+use crate::domain::money::Money;
+use crate::ledger::checkouts::{Checkout, CheckoutClaim, ClaimState, NewCheckout, Placed, Shortage};
+use crate::ledger::profiles::CheckoutProfile;
+use crate::steps;
+
+use super::acknowledge::Acknowledged;
+use super::engine::{Engine, EngineError};
+
+/// How long goods are kept for a payment that waits for the drop or for the buyer's bank.
+const UNPAID: SignedDuration = SignedDuration::from_mins(30);
+/// Tries before what is taken optimistically is locked instead.
+const OPTIMISTIC_TRIES: u32 = 8;
+/// The longest pause before the second try; it grows with each.
+const JITTER: Duration = Duration::from_millis(4);
+/// A little longer than a claim looks for units elsewhere.
+const CLAIM_LEASE: SignedDuration = SignedDuration::from_secs(10);
+/// Younger checkouts are still being made by whoever was asked.
+const FINISH_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// How long one who had lost his lease may come too late with a claim.
+const UNWANTED: SignedDuration = SignedDuration::from_hours(24);
+const PAGE: i64 = 100;
+
+/// What a buyer asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckoutAsked {
+    pub key: IdempotencyKey,
+    /// The cart that he has seen; without it, whatever is in it.
+    pub cart_version: Option<CartVersion>,
+    /// The total that he has seen, and pays: then changed prices are no surprise.
+    pub accepted_total: Option<Money>,
+}
+
+/// What a cart would cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CartQuote {
+    pub cart: Cart,
+    pub quote: Quote,
+    pub profile: CheckoutProfile,
+}
+
+/// How a checkout ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CheckedOut {
+    Now(Checkout),
+    /// With the same key, earlier.
+    Before(Checkout),
+    /// Nothing was sold.
+    Refused(CheckoutRefused),
+}
+
+/// Why nothing was sold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckoutRefused {
+    KeyReused,
+    CartEmpty,
+    /// The cart is not the one that was seen.
+    CartChanged {
+        version: CartVersion,
+    },
+    /// It was ordered before, under another key.
+    CartOrdered(Box<Checkout>),
+    NoProfile,
+    NoQuote(NoQuote),
+    /// Prices, or the total, are not what the buyer has seen.
+    PriceChanged {
+        changes: Vec<PriceChange>,
+        total: Money,
+    },
+    OutOfStock(Vec<Shortage>),
+    /// What the drop said.
+    Claim(ClaimOutcome),
+    /// The drop is not there any more, or could not make an order of the claim.
+    ClaimFailed,
+}
+
+/// How far a checkout has come, and what stands in its way if it cannot go on.
+enum Followed {
+    Made(Checkout),
+    Refused(CheckoutRefused),
+}
+
+impl Engine {
+    /// Orders what is in a buyer's cart, once for each key.
+    ///
+    /// `Err` means that we could not find out: the same request may be made again. A checkout that was placed is `Now` or `Before`
+    /// even while the drop has not answered; then its claim is [`ClaimState::Pending`], and workers see to it.
+    pub async fn checkout(&self, buyer: &BuyerId, asked: &CheckoutAsked) -> Result<CheckedOut, EngineError> {
+        let digest = digest(asked);
+        if let Some(known) = self.ledger.checkout_by_key(buyer, &asked.key).await? {
+            return self.again(known, &digest).await;
+        }
+        // Until his cart has lost what he ordered last, he would order it again.
+        for unfinished in self.ledger.unfinished_checkouts_of(buyer).await? {
+            self.follow(unfinished).await?;
+        }
+        let priced = match self.quote_cart(buyer).await? {
+            Ok(priced) => priced,
+            Err(refused) => return Ok(CheckedOut::Refused(refused)),
+        };
+        if let Some(refused) = priced.differs_from(asked) {
+            return Ok(CheckedOut::Refused(refused));
+        }
+        let now = self.clock.now();
+        let new = NewCheckout {
+            id: CheckoutId(Uuid::now_v7()),
+            order: OrderId(Uuid::now_v7()),
+            buyer,
+            key: &asked.key,
+            digest: &digest,
+            cart_version: priced.cart.version,
+            quote: &priced.quote,
+            profile: &priced.profile,
+            pay_by: now.checked_add(UNPAID).unwrap_or(jiff::Timestamp::MAX),
+        };
+        let mut tried = 1;
+        let placed = loop {
+            match self.ledger.place_checkout(&new, tried < OPTIMISTIC_TRIES, now).await? {
+                // Without optimism only a checkout that was refused in between can make it change again.
+                Placed::Changed if tried < 2 * OPTIMISTIC_TRIES => {
+                    metrics::counter!("doorbuster_checkout_conflicts_total").increment(1);
+                    let longest = JITTER * tried;
+                    tokio::time::sleep(rand::rng().random_range(Duration::ZERO..=longest)).await;
+                    tried += 1;
+                }
+                placed => break placed,
+            }
+        };
+        match placed {
+            Placed::Now(checkout) => Ok(match self.follow_or_leave(checkout).await {
+                Followed::Made(checkout) => CheckedOut::Now(checkout),
+                Followed::Refused(refused) => CheckedOut::Refused(refused),
+            }),
+            Placed::KeyKnown(known) => self.again(known, &digest).await,
+            Placed::CartKnown(known) => Ok(CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known)))),
+            Placed::Short(short) => Ok(CheckedOut::Refused(CheckoutRefused::OutOfStock(short))),
+            Placed::Changed => Err(EngineError::Moving),
+        }
+    }
+
+    /// What a buyer's cart would cost today, sent to the address of his profile.
+    pub async fn quote_cart(&self, buyer: &BuyerId) -> Result<Result<CartQuote, CheckoutRefused>, EngineError> {
+        let cart = self.carts.read(&CartOwner::Buyer(buyer.clone())).await?;
+        let Some(cart) = cart.filter(|cart| !cart.lines.is_empty()) else {
+            return Ok(Err(CheckoutRefused::CartEmpty));
+        };
+        let Some(profile) = self.ledger.profile_of(buyer).await? else { return Ok(Err(CheckoutRefused::NoProfile)) };
+        let variants = cart.lines.iter().map(|line| line.variant_id).collect::<Vec<_>>();
+        let sales = self.ledger.for_sale(&variants).await?;
+        let country = profile.ship_to.get("country").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let first = cart.lines.iter().find_map(|line| sales.get(&line.variant_id));
+        let rate = match first {
+            Some(sale) => self.ledger.rate_for(country, sale.price.currency).await?,
+            None => None,
+        };
+        match Quote::of(&cart.lines, sales, rate.as_ref()) {
+            Ok(quote) => Ok(Ok(CartQuote { cart, quote, profile })),
+            Err(no_quote) => Ok(Err(CheckoutRefused::NoQuote(no_quote))),
+        }
+    }
+
+    /// Goes on with checkouts that were left half-way. Answers how many there were.
+    pub async fn finish_checkouts(&self) -> Result<usize, EngineError> {
+        let now = self.clock.now();
+        let before = now.checked_sub(FINISH_AFTER).unwrap_or(jiff::Timestamp::MIN);
+        let (mut after, mut found) = (None, 0);
+        loop {
+            let page = self.ledger.unfinished_checkouts(before, after, PAGE).await?;
+            found += page.len();
+            let Some(last) = page.last().map(|(at, checkout)| (*at, checkout.id)) else { break };
+            after = Some(last);
+            for (_, checkout) in page {
+                self.follow_or_leave(checkout).await;
+            }
+        }
+        let since = now.checked_sub(UNWANTED).unwrap_or(jiff::Timestamp::MIN);
+        for order in self.ledger.unwanted_claims(since).await? {
+            let why = ("checkout", "its checkout had been refused");
+            self.ledger.cancel_order(order, None, why, now).await?;
+        }
+        Ok(found)
+    }
+
+    async fn again(&self, known: Checkout, digest: &[u8]) -> Result<CheckedOut, EngineError> {
+        if known.digest != digest {
+            return Ok(CheckedOut::Refused(CheckoutRefused::KeyReused));
+        }
+        Ok(match self.follow_or_leave(known).await {
+            Followed::Made(checkout) => CheckedOut::Before(checkout),
+            Followed::Refused(refused) => CheckedOut::Refused(refused),
+        })
+    }
+
+    /// What was placed is placed: what cannot be done for it now is done by the workers.
+    async fn follow_or_leave(&self, checkout: Checkout) -> Followed {
+        let left = checkout.clone();
+        match self.follow(checkout).await {
+            Ok(followed) => followed,
+            Err(error) => {
+                tracing::warn!(checkout = %left.id, %error, "checkout {} is left to the workers: {error}", left.id);
+                // The claim may have ended before the error; then this is not what is known by now, and still true.
+                Followed::Made(left)
+            }
+        }
+    }
+
+    /// Does what is left to do for a checkout. Safe to repeat, and for two at once.
+    async fn follow(&self, mut checkout: Checkout) -> Result<Followed, EngineError> {
+        if checkout.is_over {
+            return Ok(Followed::Made(checkout));
+        }
+        let mut refused = CheckoutRefused::ClaimFailed;
+        if let Some(claim) = checkout.claim.take_if(|claim| claim.state == ClaimState::Pending) {
+            let (state, why) = self.decide(&checkout, &claim).await?;
+            refused = why.unwrap_or(refused);
+            checkout.claim = Some(CheckoutClaim { state, ..claim });
+        }
+        let now = self.clock.now();
+        match checkout.claim.as_ref().map(|claim| claim.state) {
+            // Somebody else is finding out.
+            Some(ClaimState::Pending) => return Ok(Followed::Made(checkout)),
+            Some(ClaimState::Refused) => {
+                if let Some(order) = checkout.order {
+                    let why = ("checkout", "the units of the drop could not be had");
+                    self.ledger.cancel_order(order, None, why, now).await?;
+                }
+                self.ledger.end_checkout(checkout.id, now).await?;
+                return Ok(Followed::Refused(refused));
+            }
+            Some(ClaimState::Taken) => {
+                if let Some(order) = checkout.order {
+                    let key = format!("checkout-{}", checkout.id).parse();
+                    let key = key.expect("a word and a UUID are an idempotency key");
+                    self.ledger.use_profile(order, &checkout.buyer, &key, now).await?;
+                }
+            }
+            None => {}
+        }
+        let owner = CartOwner::Buyer(checkout.buyer.clone());
+        self.carts.take_ordered(&owner, checkout.id, &checkout.lines).await?;
+        steps::passed("checkout.cart_told");
+        self.ledger.end_checkout(checkout.id, now).await?;
+        checkout.is_over = true;
+        Ok(Followed::Made(checkout))
+    }
+
+    /// Asks the drop, unless somebody else is asking; answers what is known then, and what the drop said.
+    async fn decide(
+        &self,
+        checkout: &Checkout,
+        claim: &CheckoutClaim,
+    ) -> Result<(ClaimState, Option<CheckoutRefused>), EngineError> {
+        let id = checkout.id;
+        let Some(lease) = self.ledger.lease_claim(id, CLAIM_LEASE, self.clock.now()).await? else {
+            return self.known_end(id).await;
+        };
+        steps::passed("checkout.leased");
+        let (end, refused) = match self.ask_drop(checkout, claim).await {
+            Ok(Ok(())) => (ClaimState::Taken, None),
+            Ok(Err(refused)) => (ClaimState::Refused, Some(refused)),
+            Err(error) => {
+                self.ledger.give_back_claim(id, lease).await?;
+                return Err(error);
+            }
+        };
+        if !self.ledger.end_claim(id, lease, end).await? {
+            return self.known_end(id).await;
+        }
+        steps::passed("checkout.decided");
+        Ok((end, refused))
+    }
+
+    async fn known_end(&self, id: CheckoutId) -> Result<(ClaimState, Option<CheckoutRefused>), EngineError> {
+        let known = self.ledger.checkout(id).await?.and_then(|checkout| checkout.claim);
+        Ok((known.map_or(ClaimState::Refused, |claim| claim.state), None))
+    }
+
+    /// Makes the checkout's claim. `Err` inside: its units cannot be had.
+    async fn ask_drop(
+        &self,
+        checkout: &Checkout,
+        claim: &CheckoutClaim,
+    ) -> Result<Result<(), CheckoutRefused>, EngineError> {
+        // The buyer, or the time for paying, may have ended the order of the goods.
+        if let Some(order) = checkout.order
+            && !self
+                .ledger
+                .order(order)
+                .await?
+                .is_some_and(|order| order.status.is_live() && !order.is_cancel_requested)
+        {
+            return Ok(Err(CheckoutRefused::ClaimFailed));
+        }
+        let Some(drop) = self.ledger.drop_by_id(claim.drop).await? else {
+            return Ok(Err(CheckoutRefused::ClaimFailed));
+        };
+        let live = self.adopt(drop);
+        let answered = self.claim(&live, &claim.claim).await?;
+        Ok(match (answered.outcome, answered.acknowledged) {
+            (ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. }, Acknowledged::Reached(_)) => Ok(()),
+            // Taken by this very claim, and over since: its order tells how.
+            (ClaimOutcome::Released, _) => Ok(()),
+            (ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. }, _) => Err(CheckoutRefused::ClaimFailed),
+            (refused, _) => Err(CheckoutRefused::Claim(refused)),
+        })
+    }
+}
+
+impl CartQuote {
+    /// What is not as the buyer has seen it.
+    fn differs_from(&self, asked: &CheckoutAsked) -> Option<CheckoutRefused> {
+        if asked.cart_version.is_some_and(|seen| seen != self.cart.version) {
+            return Some(CheckoutRefused::CartChanged { version: self.cart.version });
+        }
+        let changes = self.quote.price_changes();
+        let is_accepted = match asked.accepted_total {
+            Some(accepted) => accepted == self.quote.total,
+            None => changes.is_empty(),
+        };
+        (!is_accepted).then_some(CheckoutRefused::PriceChanged { changes, total: self.quote.total })
+    }
+}
+
+/// The same key stands for the same request only.
+fn digest(asked: &CheckoutAsked) -> Vec<u8> {
+    let CheckoutAsked { key: _, cart_version, accepted_total } = asked;
+    let text = format!("{:?} {:?}", cart_version.map(|version| version.0), accepted_total);
+    Sha256::digest(text).to_vec()
+}

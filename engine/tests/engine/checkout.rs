@@ -1,0 +1,383 @@
+//! Checkout: what becomes of a cart, whatever comes in between.
+
+use doorbuster_engine::domain::carts::CartOwner;
+use doorbuster_engine::domain::checkout::{LineFault, NoQuote};
+use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::ids::{BuyerId, CheckoutId, OrderId, VariantId};
+use doorbuster_engine::domain::orders::OrderState;
+use doorbuster_engine::domain::payments::PaymentState;
+use doorbuster_engine::domain::stock::StockWay;
+use doorbuster_engine::domain::versions::Expected;
+use doorbuster_engine::flows::checkout::{CheckedOut, CheckoutAsked, CheckoutRefused};
+use doorbuster_engine::ledger::checkouts::{Checkout, ClaimState, NewCheckout, Placed};
+use doorbuster_engine::ledger::erasures::Erasure;
+use doorbuster_sandbox::provider::FakeProviderOptions;
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use uuid::Uuid;
+
+use crate::harness::{World, provider};
+use crate::shelves::{
+    add, asked, audited, cart, check_out, euros, fill, made, ordered, put_on_shelves, refused, save_profile,
+    serve_everywhere, shopper, stock,
+};
+
+/// Ten mugs and ten bowls.
+async fn shop() -> (World, VariantId, VariantId) {
+    let world = World::new().await;
+    serve_everywhere(&world).await;
+    let mug = put_on_shelves(&world, "mug", StockWay::RowLock, &[10]).await;
+    let bowl = put_on_shelves(&world, "bowl", StockWay::Optimistic, &[5, 5]).await;
+    (world, mug, bowl)
+}
+
+/// The same, and a drop of so many units, two a buyer.
+async fn shop_with_drop(units: u32) -> (World, VariantId, VariantId) {
+    let (world, mug, _) = shop().await;
+    let live = world.open(&[units], 2, 2).await;
+    let shoe = VariantId(live.drop.variants[0].variant_id);
+    (world, mug, shoe)
+}
+
+async fn add_shoe(world: &World, buyer: &BuyerId, shoe: VariantId, units: i64) {
+    add(world, buyer, shoe, units, euros(14_900)).await;
+}
+
+/// As if whoever was asked had died right after the checkout was placed.
+async fn place_only(world: &World, buyer: &BuyerId, key: &str) -> Checkout {
+    let priced = world.engine.quote_cart(buyer).await.unwrap().unwrap();
+    let now = world.engine.clock.now();
+    let key = key.parse().unwrap();
+    let new = NewCheckout {
+        id: CheckoutId(Uuid::now_v7()),
+        order: OrderId(Uuid::now_v7()),
+        buyer,
+        key: &key,
+        digest: b"as asked",
+        cart_version: priced.cart.version,
+        quote: &priced.quote,
+        profile: &priced.profile,
+        pay_by: now + SignedDuration::from_mins(30),
+    };
+    match world.engine.ledger.place_checkout(&new, true, now).await.unwrap() {
+        Placed::Now(checkout) => checkout,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn state(world: &World, order: OrderId) -> (OrderState, PaymentState) {
+    let order = world.engine.ledger.order(order).await.unwrap().expect("an order");
+    (order.status, order.payment)
+}
+
+const WAITS: (OrderState, PaymentState) = (OrderState::PendingPayment, PaymentState::InFlight);
+const CANCELLED: (OrderState, PaymentState) = (OrderState::Cancelled, PaymentState::Canceled);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_becomes_an_order_and_is_paid() {
+    let (world, mug, bowl) = shop().await;
+    let (fake, provider) = provider(FakeProviderOptions::default()).await;
+    let buyer = fill(&world, 1, &[(mug, 2), (bowl, 7)]).await;
+    let order = ordered(&world, &buyer, "a").await;
+    assert_eq!(cart(&world, &buyer).await, []);
+    let view = world.engine.ledger.order_of(&buyer, order).await.unwrap().unwrap();
+    // 19 % of 81.00 is 15.39.
+    assert_eq!(view.totals.total, euros(8_100 + 1_539 + 490));
+    let items = view.items.iter().map(|item| (&*item.sku, item.quantity, item.unit_price)).collect::<Vec<_>>();
+    assert_eq!(items, [("mug", 2, euros(900)), ("bowl", 5, euros(900)), ("bowl", 2, euros(900))]);
+    assert_eq!(state(&world, order).await, WAITS);
+    assert_eq!((stock(&world, "mug").await, stock(&world, "bowl").await), ((10, 2), (10, 7)));
+    audited(&world).await;
+    world.engine.charge_due(&provider, 10, 4).await.unwrap();
+    assert_eq!(state(&world, order).await, (OrderState::Confirmed, PaymentState::Succeeded));
+    assert_eq!((stock(&world, "mug").await, stock(&world, "bowl").await), ((8, 0), (3, 0)));
+    assert_eq!(fake.intents().len(), 1);
+    let report = world.engine.audit(Some(&provider)).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decline_gives_the_goods_back() {
+    let (world, mug, _) = shop().await;
+    let (_fake, provider) = provider(FakeProviderOptions::default()).await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    let order = ordered(&world, &buyer, "a").await;
+    let method = "update payments set payment_method = 'pm_card_chargeDeclined'";
+    world.sql.batch_execute(method).await.unwrap();
+    for _ in 0..3 {
+        world.engine.charge_due(&provider, 10, 4).await.unwrap();
+    }
+    assert_eq!(state(&world, order).await, (OrderState::PaymentFailed, PaymentState::Failed));
+    assert_eq!(stock(&world, "mug").await, (10, 0));
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_orders_once_and_stands_for_nothing_else() {
+    let (world, mug, _) = shop().await;
+    let buyer = fill(&world, 1, &[(mug, 1)]).await;
+    let ends = join_all((0..6).map(|_| check_out(&world, &buyer, "a"))).await;
+    let mut orders = ends.iter().map(|end| match end {
+        CheckedOut::Now(checkout) | CheckedOut::Before(checkout) => checkout.order.unwrap(),
+        CheckedOut::Refused(refused) => panic!("{refused:?}"),
+    });
+    let first = orders.next().unwrap();
+    assert!(orders.all(|order| order == first));
+    assert_eq!(ends.iter().filter(|end| matches!(end, CheckedOut::Now(_))).count(), 1);
+    let other = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("a") };
+    let reused = world.engine.checkout(&buyer, &other).await.unwrap();
+    assert_eq!(reused, CheckedOut::Refused(CheckoutRefused::KeyReused));
+    assert_eq!(stock(&world, "mug").await, (10, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_cart_is_ordered_once_whatever_the_keys() {
+    let (world, mug, _) = shop().await;
+    let buyer = fill(&world, 1, &[(mug, 1)]).await;
+    let keys = (0..6).map(|number| format!("key-{number}")).collect::<Vec<_>>();
+    let ends = join_all(keys.iter().map(|key| check_out(&world, &buyer, key))).await;
+    assert_eq!(ends.iter().filter(|end| matches!(end, CheckedOut::Now(_))).count(), 1, "{ends:?}");
+    for end in &ends {
+        let is_told = matches!(
+            end,
+            CheckedOut::Now(_) | CheckedOut::Refused(CheckoutRefused::CartEmpty | CheckoutRefused::CartOrdered(_))
+        );
+        assert!(is_told, "{end:?}");
+    }
+    assert_eq!((stock(&world, "mug").await, cart(&world, &buyer).await), ((10, 1), vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_is_told_and_nothing_is_reserved() {
+    let (world, mug, bowl) = shop().await;
+    let buyer = shopper(&world, 1);
+    assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::CartEmpty);
+    add(&world, &buyer, mug, 2, euros(800)).await;
+    assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::NoProfile);
+    save_profile(&world, &buyer).await;
+    let CheckoutRefused::PriceChanged { changes, total } = refused(&world, &buyer, "a").await else { panic!() };
+    assert_eq!((changes[0].old, changes[0].new, total), (euros(800), euros(900), euros(1_800 + 342 + 490)));
+    let wrong = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("a") };
+    let refusal = world.engine.checkout(&buyer, &wrong).await.unwrap();
+    assert!(matches!(refusal, CheckedOut::Refused(CheckoutRefused::PriceChanged { .. })), "{refusal:?}");
+    let priced = world.engine.quote_cart(&buyer).await.unwrap().unwrap();
+    add(&world, &buyer, bowl, 11, euros(900)).await;
+    let stale = CheckoutAsked { cart_version: Some(priced.cart.version), ..asked("a") };
+    let refusal = world.engine.checkout(&buyer, &stale).await.unwrap();
+    assert!(matches!(refusal, CheckedOut::Refused(CheckoutRefused::CartChanged { .. })), "{refusal:?}");
+    let total = world.engine.quote_cart(&buyer).await.unwrap().unwrap().quote.total;
+    let accepting = CheckoutAsked { accepted_total: Some(total), ..asked("a") };
+    let refusal = world.engine.checkout(&buyer, &accepting).await.unwrap();
+    let CheckedOut::Refused(CheckoutRefused::OutOfStock(short)) = refusal else { panic!("{refusal:?}") };
+    assert_eq!((short.len(), short[0].variant_id, short[0].available), (1, bowl, 10));
+    world.sql.batch_execute("update variants set active = false where sku = 'bowl'").await.unwrap();
+    let faults = NoQuote::Lines(vec![(bowl, LineFault::NotForSale)]);
+    assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::NoQuote(faults));
+    world.engine.ledger.replace_rates(&[]).await.unwrap();
+    world.sql.batch_execute("update variants set active = true").await.unwrap();
+    assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::NoQuote(NoQuote::NotServed));
+    assert_eq!((stock(&world, "mug").await, stock(&world, "bowl").await), ((10, 0), (10, 0)));
+    assert_eq!(cart(&world, &buyer).await, [(mug, 2), (bowl, 11)]);
+    assert_eq!(world.count("select count(*) from orders").await, 0);
+    assert_eq!(world.count("select count(*) from checkouts").await, 0);
+    // What was refused may be asked for again under the same key.
+    serve_everywhere(&world).await;
+    let few = CheckoutAsked { accepted_total: Some(euros(1_800 + 342 + 490)), ..asked("a") };
+    let owner = CartOwner::Buyer(buyer.clone());
+    world.engine.carts.remove(&owner, &Expected::Any, bowl).await.unwrap();
+    assert!(matches!(world.engine.checkout(&buyer, &few).await.unwrap(), CheckedOut::Now(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_whose_maker_died_is_finished_once() {
+    let (mut world, mug, bowl) = shop().await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let buyer = fill(&world, 1, &[(mug, 2), (bowl, 1)]).await;
+    let order = place_only(&world, &buyer, "a").await.order.unwrap();
+    assert_eq!(cart(&world, &buyer).await, [(mug, 2), (bowl, 1)], "nobody has told the cart");
+    add(&world, &buyer, mug, 3, euros(900)).await;
+    // Young ones are left to whoever makes them.
+    assert_eq!(world.engine.finish_checkouts().await.unwrap(), 0);
+    world.engine.clock.advance(SignedDuration::from_secs(3));
+    assert_eq!(world.engine.finish_checkouts().await.unwrap(), 1);
+    assert_eq!(world.engine.finish_checkouts().await.unwrap(), 0);
+    assert_eq!(cart(&world, &buyer).await, [(mug, 3)], "what was added since stays");
+    assert_eq!(state(&world, order).await, WAITS);
+    // Dead between telling the cart and saying so: it is told again, and takes nothing.
+    world.sql.batch_execute("update checkouts set ended_at = null").await.unwrap();
+    assert_eq!(world.engine.finish_checkouts().await.unwrap(), 1);
+    assert_eq!(cart(&world, &buyer).await, [(mug, 3)]);
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_does_not_order_again_what_his_cart_still_shows() {
+    let (world, mug, _) = shop().await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    place_only(&world, &buyer, "a").await;
+    add(&world, &buyer, mug, 1, euros(900)).await;
+    let second = made(&world, &buyer, "b").await;
+    assert_eq!(second.lines, [(mug, 1)]);
+    assert_eq!((stock(&world, "mug").await, cart(&world, &buyer).await), ((10, 3), vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goods_that_nobody_pays_for_come_back() {
+    let (mut world, mug, shoe) = shop_with_drop(5).await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    add_shoe(&world, &buyer, shoe, 1).await;
+    let order = place_only(&world, &buyer, "a").await.order.unwrap();
+    assert_eq!(state(&world, order).await, (OrderState::PendingPayment, PaymentState::Required));
+    world.engine.clock.advance(SignedDuration::from_mins(31));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
+    assert_eq!((state(&world, order).await.0, stock(&world, "mug").await), (OrderState::PaymentFailed, (10, 0)));
+    // With its goods gone, the checkout takes nothing of the drop.
+    world.engine.finish_checkouts().await.unwrap();
+    assert_eq!(world.settle().await, 0);
+    assert_eq!(cart(&world, &buyer).await, [(mug, 2), (shoe, 1)]);
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goods_and_a_drops_unit_are_bought_together() {
+    let (world, mug, shoe) = shop_with_drop(5).await;
+    let (_fake, provider) = provider(FakeProviderOptions::default()).await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    add_shoe(&world, &buyer, shoe, 2).await;
+    let checkout = made(&world, &buyer, "a").await;
+    let claim = checkout.claim.unwrap();
+    assert_eq!(claim.state, ClaimState::Taken);
+    assert_eq!(checkout.total, euros(1_800 + 342 + 490 + 29_800 + 5_662 + 490));
+    assert_eq!((state(&world, checkout.order.unwrap()).await, cart(&world, &buyer).await), (WAITS, vec![]));
+    let again = check_out(&world, &buyer, "a").await;
+    assert!(matches!(again, CheckedOut::Before(_)), "{again:?}");
+    assert_eq!(world.settle().await, 1);
+    world.engine.charge_due(&provider, 10, 4).await.unwrap();
+    for order in [checkout.order.unwrap(), claim.claim.id.order_id()] {
+        assert_eq!(state(&world, order).await, (OrderState::Confirmed, PaymentState::Succeeded));
+    }
+    let report = world.engine.audit(Some(&provider)).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_drop_refuses_leaves_nothing_of_the_goods() {
+    let (world, mug, shoe) = shop_with_drop(1).await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    add_shoe(&world, &buyer, shoe, 2).await;
+    let refusal = refused(&world, &buyer, "a").await;
+    assert_eq!(refusal, CheckoutRefused::Claim(ClaimOutcome::NotEnough { available: 1 }));
+    assert_eq!((stock(&world, "mug").await, world.settle().await), ((10, 0), 0));
+    assert_eq!(cart(&world, &buyer).await, [(mug, 2), (shoe, 2)]);
+    assert_eq!(world.count("select count(*) from orders where status <> 'CANCELLED'").await, 0);
+    // The same key and cart may be tried again, and are a new claim.
+    let drop = world.drop.clone();
+    world.engine.close_drop(&drop).await.unwrap().unwrap();
+    let refusal = refused(&world, &buyer, "a").await;
+    assert_eq!(refusal, CheckoutRefused::NoQuote(NoQuote::Lines(vec![(shoe, LineFault::NotForSale)])));
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_unit_of_a_drop_is_sold_once_through_carts_too() {
+    let (world, mug, shoe) = shop_with_drop(3).await;
+    let buyers = join_all((0..16).map(async |who| {
+        // Every other one wants goods beside it.
+        let goods: &[_] = if who % 2 == 0 { &[(mug, 1)] } else { &[] };
+        let buyer = fill(&world, who, goods).await;
+        add_shoe(&world, &buyer, shoe, 1).await;
+        buyer
+    }))
+    .await;
+    let ends = join_all(buyers.iter().map(async |buyer| {
+        loop {
+            match world.engine.checkout(buyer, &asked("a")).await.unwrap() {
+                CheckedOut::Now(checkout) | CheckedOut::Before(checkout)
+                    if checkout.claim.as_ref().unwrap().state == ClaimState::Pending =>
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                end => break end,
+            }
+        }
+    }))
+    .await;
+    let sold = ends.iter().filter(|end| !matches!(end, CheckedOut::Refused(_))).count();
+    assert_eq!(sold, 3, "{ends:?}");
+    assert_eq!(world.settle().await, 3);
+    let with_goods = ends.iter().step_by(2).filter(|end| !matches!(end, CheckedOut::Refused(_))).count();
+    assert_eq!(stock(&world, "mug").await, (10, with_goods as i64));
+    let live = world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await;
+    assert_eq!(live, 3 + with_goods as i64);
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_maker_died_is_made_once_by_whoever_comes() {
+    let (mut world, mug, shoe) = shop_with_drop(5).await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let buyer = fill(&world, 1, &[(mug, 1)]).await;
+    add_shoe(&world, &buyer, shoe, 1).await;
+    let placed = place_only(&world, &buyer, "a").await;
+    let claim = placed.claim.clone().unwrap().claim;
+    // It had claimed, and died before it could say so.
+    let lease = SignedDuration::from_secs(10);
+    world.engine.ledger.lease_claim(placed.id, lease, world.engine.clock.now()).await.unwrap().unwrap();
+    let live = world.live().await;
+    world.engine.claim(&live, &claim).await.unwrap();
+    world.engine.clock.advance(SignedDuration::from_secs(3));
+    world.engine.finish_checkouts().await.unwrap();
+    let known = world.engine.ledger.checkout(placed.id).await.unwrap().unwrap();
+    assert_eq!(known.claim.unwrap().state, ClaimState::Pending, "the lease is another's");
+    world.engine.clock.advance(SignedDuration::from_secs(8));
+    world.engine.finish_checkouts().await.unwrap();
+    let known = world.engine.ledger.checkout(placed.id).await.unwrap().unwrap();
+    assert_eq!((known.claim.unwrap().state, known.is_over), (ClaimState::Taken, true));
+    assert_eq!(state(&world, placed.order.unwrap()).await, WAITS);
+    assert_eq!(cart(&world, &buyer).await, []);
+    assert_eq!((world.settle().await, world.free_in_redis(&live).await), (1, 4));
+    audited(&world).await;
+}
+
+/// Whoever lost his lease may claim after the checkout was refused: what comes of it is given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_comes_too_late_is_given_back() {
+    let (world, mug, shoe) = shop_with_drop(5).await;
+    let buyer = fill(&world, 1, &[(mug, 1)]).await;
+    add_shoe(&world, &buyer, shoe, 1).await;
+    let placed = place_only(&world, &buyer, "a").await;
+    let ledger = &world.engine.ledger;
+    let now = world.engine.clock.now();
+    let slow = ledger.lease_claim(placed.id, SignedDuration::from_secs(0), now).await.unwrap().unwrap();
+    let quick = ledger.lease_claim(placed.id, SignedDuration::from_secs(10), now).await.unwrap().unwrap();
+    assert!(ledger.end_claim(placed.id, quick, ClaimState::Refused).await.unwrap());
+    let live = world.live().await;
+    world.engine.claim(&live, &placed.claim.unwrap().claim).await.unwrap();
+    assert!(!ledger.end_claim(placed.id, slow, ClaimState::Taken).await.unwrap(), "the lease had passed on");
+    assert_eq!(world.settle().await, 1);
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    world.engine.finish_checkouts().await.unwrap();
+    assert_eq!(world.count("select count(*) from orders where status <> 'CANCELLED'").await, 0);
+    assert_eq!(state(&world, placed.order.unwrap()).await, CANCELLED);
+    world.apply_all_grants().await;
+    assert_eq!((world.free_in_redis(&live).await, stock(&world, "mug").await), (5, (10, 0)));
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_forgotten_has_no_checkouts_and_who_waits_for_a_claim_is_not_forgotten() {
+    let (world, mug, shoe) = shop_with_drop(5).await;
+    let ledger = &world.engine.ledger;
+    let now = world.engine.clock.now();
+    let buyer = fill(&world, 1, &[]).await;
+    add_shoe(&world, &buyer, shoe, 1).await;
+    let claim = place_only(&world, &buyer, "a").await.claim.unwrap().claim.id;
+    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), Erasure::Open(vec![claim.order_id()]));
+    let buyer = fill(&world, 2, &[(mug, 1)]).await;
+    let order = ordered(&world, &buyer, "a").await;
+    ledger.cancel_order(order, None, ("buyer", "a test"), now).await.unwrap();
+    assert!(matches!(ledger.erase_buyer(&buyer, now).await.unwrap(), Erasure::Done(_)));
+    assert_eq!(world.count("select count(*) from checkouts").await, 1);
+}
