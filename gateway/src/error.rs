@@ -17,6 +17,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::routes::Amount;
+
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Everything that answers 503 is over, or decided by a worker, within a second or two.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -54,6 +56,15 @@ pub enum Problem {
     CartLineNotFound,
     CartFull { limit: u32 },
     QuantityLimit { limit: u32 },
+    // A checkout, and why nothing was sold.
+    CartEmpty,
+    CartChanged,
+    CartOrdered { orders: Vec<Uuid> },
+    LinesRefused(Vec<LineProblem>),
+    PriceChanged { lines: Vec<LineProblem>, total: Amount },
+    OutOfStock(Vec<LineProblem>),
+    NotServed,
+    NotChargeable,
     ClaimNotFound,
     OrderNotFound,
     ProfileNotFound,
@@ -111,6 +122,30 @@ impl FieldProblem {
     }
 }
 
+/// What is wrong with one line of a cart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LineProblem {
+    pub variant_id: i32,
+    /// What is wrong, for programs: `not_for_sale`, `other_currency`, `second_of_drop`, `over_claim`, `price_changed`, `out_of_stock`
+    #[schema(example = "out_of_stock")]
+    pub code: &'static str,
+    /// Units that could be had (`out_of_stock`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available: Option<i64>,
+    /// What the buyer was shown (`price_changed`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_price: Option<Amount>,
+    /// What it costs now (`price_changed`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price: Option<Amount>,
+}
+
+impl LineProblem {
+    pub fn new(variant_id: i32, code: &'static str) -> Self {
+        Self { variant_id, code, available: None, old_price: None, price: None }
+    }
+}
+
 /// An error, as RFC 9457 has it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
@@ -138,9 +173,15 @@ pub struct ProblemBody {
     /// Units that a buyer may hold (`limit_exceeded`)
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u32>,
-    /// The orders that are in the way (`orders_open`)
+    /// The orders that are in the way (`orders_open`), or that this cart has become (`cart_ordered`)
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     orders: Vec<Uuid>,
+    /// The lines of the cart that are in the way (`lines_refused`, `price_changed`, `out_of_stock`)
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    lines: Vec<LineProblem>,
+    /// What the cart costs now (`price_changed`)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<Amount>,
 }
 
 impl Problem {
@@ -186,6 +227,14 @@ impl Problem {
             Self::CartLineNotFound => (S::NOT_FOUND, "cart_line_not_found", "The cart has no such line"),
             Self::CartFull { .. } => (S::CONFLICT, "cart_full", "The cart has no place for another line"),
             Self::QuantityLimit { .. } => (S::CONFLICT, "quantity_limit", "A line has no place for so many units"),
+            Self::CartEmpty => (S::CONFLICT, "cart_empty", "There is nothing in the cart"),
+            Self::CartChanged => (S::CONFLICT, "cart_changed", "The cart is not the one that was seen"),
+            Self::CartOrdered { .. } => (S::CONFLICT, "cart_ordered", "This cart was ordered before"),
+            Self::LinesRefused(_) => (S::CONFLICT, "lines_refused", "Some lines cannot be ordered"),
+            Self::PriceChanged { .. } => (S::CONFLICT, "price_changed", "It costs something else than was shown"),
+            Self::OutOfStock(_) => (S::CONFLICT, "out_of_stock", "Fewer units are left"),
+            Self::NotServed => (S::CONFLICT, "region_not_served", "Nothing is sent there in this currency"),
+            Self::NotChargeable => (S::CONFLICT, "not_chargeable", "This amount cannot be charged"),
             Self::ClaimNotFound => (S::NOT_FOUND, "claim_not_found", "There is no such claim"),
             Self::OrderNotFound => (S::NOT_FOUND, "order_not_found", "There is no such order"),
             Self::ProfileNotFound => (S::NOT_FOUND, "profile_not_found", "There is no checkout profile yet"),
@@ -279,6 +328,16 @@ impl Problem {
             Self::CartLineNotFound => "GET /v1/cart lists the variants that are in it.".into(),
             Self::CartFull { limit } => format!("It has {limit} lines: take one out first.").into(),
             Self::QuantityLimit { limit } => format!("A line has at most {limit} units.").into(),
+            Self::CartEmpty => "Put something in with POST /v1/cart/items.".into(),
+            Self::CartChanged => "GET /v1/cart, look at it, and send its version.".into(),
+            Self::CartOrdered { .. } => "Nothing was ordered a second time: see orders for what it has become.".into(),
+            Self::LinesRefused(_) => "Nothing was ordered: take the lines out, or change them.".into(),
+            Self::PriceChanged { .. } => {
+                "Nothing was ordered. If the buyer agrees, send the request again with this total as accepted_total.".into()
+            }
+            Self::OutOfStock(_) => "Nothing was reserved: lines says what can be had of each.".into(),
+            Self::NotServed => "Change the country in PUT /v1/me/checkout-profile, or what is in the cart.".into(),
+            Self::NotChargeable => "One charge is 0.01 to 999,999.99 in most currencies: order less, or in parts.".into(),
             Self::ClaimNotFound | Self::OrderNotFound => "Check the id, and whose token you sent.".into(),
             Self::ProfileNotFound => "Save one with PUT /v1/me/checkout-profile.".into(),
             Self::DeliveryRefused => "It is not what the payment provider sends.".into(),
@@ -362,6 +421,8 @@ impl Problem {
             held: None,
             limit: None,
             orders: Vec::new(),
+            lines: Vec::new(),
+            total: None,
         };
         match self {
             Self::Invalid(errors) => body.errors = errors,
@@ -369,7 +430,9 @@ impl Problem {
             Self::BelowReserved { available, reserved } => {
                 (body.available, body.reserved) = (Some(available), Some(reserved));
             }
-            Self::OrdersOpen { orders } => body.orders = orders,
+            Self::OrdersOpen { orders } | Self::CartOrdered { orders } => body.orders = orders,
+            Self::LinesRefused(lines) | Self::OutOfStock(lines) => body.lines = lines,
+            Self::PriceChanged { lines, total } => (body.lines, body.total) = (lines, Some(total)),
             Self::CartFull { limit } | Self::QuantityLimit { limit } => body.limit = Some(limit),
             Self::LimitExceeded { held, limit } => (body.held, body.limit) = (Some(held), Some(limit)),
             _ => {}

@@ -18,10 +18,10 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
         (name = "carts", description = "What is meant to be bought"),
         (name = "orders", description = "What was bought, and what became of it"),
         (name = "me", description = "What is kept of a buyer, and its end"),
-        (name = "checkout", description = "How a buyer pays, and where to"),
+        (name = "checkout", description = "From the cart to an order: how a buyer pays, and where to"),
         (name = "webhooks", description = "What the payment provider tells us")
     ),
-    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
+    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem, crate::error::LineProblem))
 )]
 struct Base;
 
@@ -38,7 +38,7 @@ struct Base;
         (name = "stock", description = "What is there, and every change of it"),
         (name = "orders", description = "What was bought, on its way to the buyer and back")
     ),
-    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem))
+    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem, crate::error::LineProblem))
 )]
 struct OperatorsBase;
 

@@ -7,6 +7,7 @@ mod http {
     pub(crate) mod admin;
     mod refusals;
     mod carts;
+    mod checkout;
     mod claims;
     mod orders;
     mod fulfilment;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::ProductId;
 use super::money::{Currency, Money};
+use super::stock::StockWay;
 use super::versions::Version;
 
 /// As in a drop, a cart and a file.
@@ -26,10 +27,18 @@ pub struct Product {
     pub name: String,
     /// Shown and sold. What was ordered of it stays ordered.
     pub is_active: bool,
+    /// How its units are taken at checkout.
+    #[serde(default = "row_lock")]
+    pub reservation: StockWay,
     /// Counts the edits of the product and of its variants.
     pub version: Version,
     /// By SKU.
     pub variants: Vec<Variant>,
+}
+
+/// Of products in answers that were stored before there was a choice.
+fn row_lock() -> StockWay {
+    StockWay::RowLock
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +70,7 @@ pub struct NewVariant {
 pub struct ProductEdit {
     pub name: Option<String>,
     pub is_active: Option<bool>,
+    pub reservation: Option<StockWay>,
     pub variants: Vec<VariantEdit>,
 }
 

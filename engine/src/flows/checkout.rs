@@ -140,7 +140,8 @@ impl Engine {
                 Placed::Changed if tried < 2 * OPTIMISTIC_TRIES => {
                     metrics::counter!("doorbuster_checkout_conflicts_total").increment(1);
                     let longest = JITTER * tried;
-                    tokio::time::sleep(rand::rng().random_range(Duration::ZERO..=longest)).await;
+                    let pause = rand::rng().random_range(Duration::ZERO..=longest);
+                    tokio::time::sleep(pause).await;
                     tried += 1;
                 }
                 placed => break placed,

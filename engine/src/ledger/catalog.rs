@@ -16,6 +16,7 @@ use crate::domain::catalog::{CatalogRefused, NewProduct, NewVariant, Product, Pr
 use crate::domain::ids::ProductId;
 use crate::domain::money::Money;
 use crate::domain::requests::{Done, OperatorRequest};
+use crate::domain::stock::StockWay;
 use crate::domain::versions::{Expected, Version};
 
 type Refusable<T> = Result<Result<T, CatalogRefused>, LedgerError>;
@@ -110,8 +111,10 @@ impl Ledger {
                 return Ok(Err(CatalogRefused::UnknownSku(unknown.sku.clone())));
             }
             const PRODUCT: &str = "-- catalog.edit
-                update products set name = coalesce($2, name), active = coalesce($3, active) where product_id = $1";
-            tx.execute(PRODUCT, &[&id.0, &edit.name, &edit.is_active]).await?;
+                update products set name = coalesce($2, name), active = coalesce($3, active), reservation = coalesce($4, reservation)
+                where product_id = $1";
+            let reservation = edit.reservation.map(StockWay::as_str);
+            tx.execute(PRODUCT, &[&id.0, &edit.name, &edit.is_active, &reservation]).await?;
             const VARIANT: &str = "-- catalog.edit_variant
                 update variants
                 set title = coalesce($3, title), price_minor = coalesce($4, price_minor), active = coalesce($5, active),
@@ -192,7 +195,8 @@ impl Ledger {
 
 /// A row for each variant.
 const SELECT: &str = "-- catalog.select
-    select p.product_id, p.name, p.active, p.version, v.sku, v.title, v.price_minor, v.currency, v.active
+    select p.product_id, p.name, p.active, p.version, v.sku, v.title, v.price_minor, v.currency, v.active,
+           p.reservation
     from products p left join variants v using (product_id)";
 const ORDER: &str = "order by p.product_id, v.sku";
 
@@ -248,7 +252,10 @@ fn products(rows: &[Row]) -> Result<Vec<Product>, LedgerError> {
         let id = ProductId(row.get(0));
         if found.last().is_none_or(|last| last.id != id) {
             let version = Version(row.get(3));
-            found.push(Product { id, name: row.get(1), is_active: row.get(2), version, variants: Vec::new() });
+            let way: &str = row.get(9);
+            let reservation = way.parse().map_err(|_| inconsistent("products", "reservation", id.0, way))?;
+            let (name, is_active) = (row.get(1), row.get(2));
+            found.push(Product { id, name, is_active, reservation, version, variants: Vec::new() });
         }
         let (Some(sku), Some(product)) = (row.get::<_, Option<String>>(4), found.last_mut()) else { continue };
         let currency: &str = row.get(7);

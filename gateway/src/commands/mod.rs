@@ -8,6 +8,7 @@ pub mod order;
 pub mod fulfil;
 pub mod buyer;
 pub mod finance;
+pub mod rates;
 pub mod review;
 pub mod settlement;
 pub mod token;
@@ -46,6 +47,8 @@ pub enum Command {
     Buyer(buyer::BuyerArguments),
     /// Closes the books of a day; shows what a drop brought in
     Finance(finance::FinanceArguments),
+    /// Shows and replaces what tax and shipping cost, by country
+    Rates(rates::RatesArguments),
     /// Shows and retries what settlement had to set aside
     Settlement(settlement::SettlementArguments),
     /// Mints a token for a test buyer
@@ -103,6 +106,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Order(arguments) => order::run(arguments).await,
         Command::Buyer(arguments) => buyer::run(arguments).await,
         Command::Finance(arguments) => finance::run(arguments).await,
+        Command::Rates(arguments) => rates::run(arguments).await,
         Command::Settlement(arguments) => settlement::run(&arguments).await,
         Command::Token(arguments) => token::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),

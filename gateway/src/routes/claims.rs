@@ -298,7 +298,7 @@ pub(super) fn variant_of<'a>(drop: &'a SaleDrop, sku: Option<&str>) -> Result<&'
     }
 }
 
-fn refusal(outcome: ClaimOutcome) -> Problem {
+pub(super) fn refusal(outcome: ClaimOutcome) -> Problem {
     match outcome {
         ClaimOutcome::SoldOut => Problem::SoldOut,
         ClaimOutcome::NotEnough { available } => Problem::NotEnough { available },

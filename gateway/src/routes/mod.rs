@@ -3,6 +3,7 @@
 
 pub mod claims;
 pub mod carts;
+pub mod checkout;
 pub mod drops;
 pub mod products;
 pub mod orders;
@@ -33,7 +34,7 @@ use crate::openapi;
 use crate::state::Gate;
 
 /// An amount of money
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Amount {
     /// In the currency's smallest unit: cents for EUR, yen for JPY
     pub amount_minor: i64,
@@ -65,6 +66,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(carts::add_item))
         .routes(routes!(carts::set_item, carts::remove_item))
         .routes(routes!(carts::merge_cart))
+        .routes(routes!(checkout::quote_cart, checkout::check_out))
         .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
         .routes(routes!(order_lists::get_history))

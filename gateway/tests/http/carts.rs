@@ -206,7 +206,7 @@ async fn a_price_or_a_variant_that_changes_is_seen_within_two_seconds() {
     let ada = Buyer(&name);
     let item = json!({ "sku": "shoe-42", "quantity": 2 });
     add(&shop, &ada, "a", item.clone()).await;
-    sql(&shop, "update variants set price_minor = 15900 where sku = 'shoe-42'").await;
+    sql(&shop, "update drop_variants set price_minor = 15900").await;
     until("the new price is shown", async || {
         let line = get(&shop, &ada).await.json()["lines"][0].clone();
         let prices = (line["price_at_add"]["amount_minor"].as_i64(), line["price"]["amount_minor"].as_i64());

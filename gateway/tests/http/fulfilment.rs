@@ -13,14 +13,14 @@ use super::admin::{ADA, shop_with_operators};
 use super::shop::{Shop, send};
 use crate::support::{Answer, count, token};
 
-struct PaidShop {
-    shop: Shop,
+pub(super) struct PaidShop {
+    pub(super) shop: Shop,
     client: ProviderClient,
     _fake: FakeProvider,
 }
 
 impl PaidShop {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let fake = FakeProvider::start(FakeProviderOptions::default()).await.unwrap();
         let client = ProviderClient::new(ProviderSettings {
             base_url: fake.url().to_owned(),
@@ -46,12 +46,12 @@ impl PaidShop {
         id
     }
 
-    async fn charge(&self) {
+    pub(super) async fn charge(&self) {
         while self.shop.engine.charge_due(&self.client, 10, 2).await.unwrap().leased > 0 {}
     }
 
     /// What ada, the operator, does with an order.
-    async fn act(&self, order: &str, verb: &str, key: &str, body: Value) -> Answer {
+    pub(super) async fn act(&self, order: &str, verb: &str, key: &str, body: Value) -> Answer {
         let request = self.shop.ada(Method::POST, &format!("/v1/orders/{order}/{verb}")).header("Idempotency-Key", key);
         let has_body = !body.is_null();
         send(if has_body { request.json(&body) } else { request }).await
@@ -62,7 +62,7 @@ impl PaidShop {
         assert_eq!(self.act(order, "ship", "s", tracking("1")).await.status, 200);
     }
 
-    async fn count(&self, sql: &str) -> i64 {
+    pub(super) async fn count(&self, sql: &str) -> i64 {
         count(&self.shop.database_url, sql).await
     }
 }

@@ -172,6 +172,8 @@ async fn no_personal_route_answers_without_a_token() {
         ("GET", format!("/v1/claims/{id}")),
         ("GET", format!("/v1/orders/{id}")),
         ("POST", format!("/v1/orders/{id}/payment")),
+        ("GET", "/v1/checkout".to_owned()),
+        ("POST", "/v1/checkout".to_owned()),
         ("GET", "/v1/me/checkout-profile".to_owned()),
         ("PUT", "/v1/me/checkout-profile".to_owned()),
     ] {

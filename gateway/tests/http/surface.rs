@@ -83,6 +83,8 @@ async fn the_description_lists_every_route_and_code() {
         "DELETE /v1/cart",
         "DELETE /v1/cart/items/{variant}",
         "GET /v1/cart",
+        "GET /v1/checkout",
+        "POST /v1/checkout",
         "POST /v1/cart/items",
         "POST /v1/cart/merge",
         "POST /v1/carts/guest",

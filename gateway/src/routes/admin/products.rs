@@ -9,7 +9,7 @@ use doorbuster_engine::domain::catalog::{
 };
 use doorbuster_engine::domain::ids::ProductId;
 use doorbuster_engine::domain::requests::{Done, OperatorRequest, RequestId};
-use doorbuster_engine::domain::stock::{Place, Stock};
+use doorbuster_engine::domain::stock::{Place, Stock, StockWay};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -55,6 +55,9 @@ pub struct NewVariant {
 pub struct ProductChange {
     pub name: Option<String>,
     pub active: Option<bool>,
+    /// How its units are taken at checkout: `row_lock`, `warehouses`, `optimistic`, or `tokens` for what only drops sell
+    #[schema(value_type = Option<String>, example = "warehouses")]
+    pub reservation: Option<StockWay>,
     #[serde(default)]
     pub variants: Vec<VariantChange>,
 }
@@ -77,6 +80,9 @@ pub struct ProductFound {
     pub name: String,
     /// Shown and sold to buyers
     pub active: bool,
+    /// How its units are taken at checkout
+    #[schema(value_type = String, example = "row_lock")]
+    pub reservation: StockWay,
     /// Counts its edits; the ETag is made of it
     pub version: i64,
     pub variants: Vec<VariantFound>,
@@ -122,6 +128,7 @@ impl From<Product> for ProductFound {
             id: product.id.0,
             name: product.name,
             active: product.is_active,
+            reservation: product.reservation,
             version: product.version.0,
             variants: product.variants.into_iter().map(variant).collect(),
         }
@@ -264,7 +271,7 @@ pub async fn change_product(
         is_active: change.active,
     };
     let variants = change.variants.into_iter().map(variant).collect();
-    let edit = ProductEdit { name: change.name, is_active: change.active, variants };
+    let edit = ProductEdit { name: change.name, is_active: change.active, reservation: change.reservation, variants };
     let changed = ops.engine.ledger.edit_product(id, &expected, &edit, ops.engine.clock.now()).await??;
     tracing::info!(operator = operator.name(), product = id.0, version = changed.version.0, "a product was changed");
     Ok(found(StatusCode::OK, changed))

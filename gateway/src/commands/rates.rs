@@ -1,0 +1,70 @@
+//! `doorbuster rates show | import`: what tax and shipping cost, by country.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::ledger::rates::{RateRow, check};
+
+use super::{Failure, print};
+use crate::config::StoresConfig;
+
+#[derive(Debug, Args)]
+pub struct RatesArguments {
+    #[command(subcommand)]
+    command: RatesCommand,
+    #[command(flatten)]
+    stores: StoresConfig,
+}
+
+#[derive(Debug, Subcommand)]
+enum RatesCommand {
+    /// Prints the table
+    Show {
+        /// Prints JSON, as import takes it
+        #[arg(long)]
+        json: bool,
+    },
+    /// Puts the table of a file in the place of the old one, all of it or nothing
+    Import {
+        /// JSON: [{"country": "DE", "currency": "EUR", "tax_basis_points": 1900, "shipping_minor": 490,
+        /// "free_shipping_from_minor": 10000}, …]; the country * is everywhere else
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+pub async fn run(arguments: RatesArguments) -> Result<(), Failure> {
+    let ledger = super::ledger(&arguments.stores)?;
+    match arguments.command {
+        RatesCommand::Show { json } => {
+            let rows = ledger.rates().await.context("the table cannot be read")?;
+            if json {
+                print(serde_json::to_string_pretty(&rows).expect("a table is made of texts and numbers"));
+            } else if rows.is_empty() {
+                print("There are no rates: no country is served, and checkout answers region_not_served.");
+            } else {
+                print("country  tax      shipping        free from");
+                rows.iter().for_each(|row| print(line(row)));
+            }
+        }
+        RatesCommand::Import { file } => {
+            let name = file.display();
+            let text = std::fs::read_to_string(&file).with_context(|| format!("{name} cannot be read"))?;
+            let rows: Vec<RateRow> =
+                serde_json::from_str(&text).map_err(|error| anyhow!("{name} is not a table of rates: {error}"))?;
+            check(&rows).map_err(|error| anyhow!("{name}: {error}; nothing was changed"))?;
+            ledger.replace_rates(&rows).await.context("nothing was changed")?;
+            print(format!("{} rates are in force.", rows.len()));
+        }
+    }
+    Ok(())
+}
+
+fn line(row: &RateRow) -> String {
+    let money = |minor| Money::new(minor, row.currency).to_string();
+    let percent = format!("{}.{:02} %", row.tax_basis_points / 100, row.tax_basis_points % 100);
+    let free = row.free_shipping_from_minor.map_or("never".to_owned(), money);
+    format!("{:<8} {percent:<8} {:<15} {free}", row.country, money(row.shipping_minor))
+}
