@@ -1,9 +1,12 @@
-//! The play that every run of the matrix gives: eleven buyers with eleven fates, so that each step of the workers is passed.
+//! The play that every run of the matrix gives: eleven buyers with eleven fates and three with carts, so that each step of the
+//! workers is passed.
 
 use std::sync::Arc;
 
+use doorbuster_engine::domain::carts::{Addition, CartOwner, LineQuantity};
 use doorbuster_engine::domain::claims::{Claim, Quantity};
-use doorbuster_engine::domain::ids::{BuyerId, OrderId};
+use doorbuster_engine::domain::ids::{BuyerId, OrderId, VariantId};
+use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::LiveDrop;
 use futures_util::future::try_join_all;
 use reqwest::Method;
@@ -105,6 +108,8 @@ pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>) -> R
     try_join_all(second.iter().map(|person| click(stage, person))).await?;
     // Its load may have been under way just then; then it is fenced by that.
     drop(fenced);
+    let shoppers = shoppers(stage, &live).await;
+    try_join_all(shoppers.iter().map(|shopper| check_out(stage, shopper))).await?;
 
     let in_time = people.iter().filter(|person| !matches!(person.fate, Fate::Silent | Fate::NoMethod));
     try_join_all(in_time.map(|person| live_on(stage, person, commands_die_at))).await?;
@@ -121,6 +126,9 @@ pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>) -> R
         );
         let what = format!("{:?} ends as {status} with {payments}", person.fate);
         stage.until(&what, async || stage.count(&sql).await == 1).await?;
+    }
+    for shopper in &shoppers {
+        shopper.ends(stage).await?;
     }
     let swept = "select count(*) from sweeps where swept_to is not null and started_at is not null";
     stage.until("the provider's list was compared", async || stage.count(swept).await == 1).await?;
@@ -139,6 +147,64 @@ fn cast(live: &LiveDrop) -> Vec<Person> {
         Person { fate, buyer, order: claim.id.order_id() }
     };
     FATES.map(person).into()
+}
+
+/// Somebody who orders what is in his cart.
+struct Shopper {
+    buyer: BuyerId,
+    /// How many orders come of it; none, if the drop refuses him.
+    orders: i64,
+}
+
+/// One has mugs in his cart, one a unit of the drop too, and one more units of it than he may have.
+async fn shoppers(stage: &Stage, live: &LiveDrop) -> Vec<Shopper> {
+    let mug = stage.put_mugs_on_shelves().await;
+    let shoe = VariantId(live.drop.variants[0].variant_id);
+    let mut shoppers = Vec::new();
+    for (name, shoes, orders) in [("goods", 0, 1), ("both", 1, 2), ("greedy", 3, 0)] {
+        // All runs share one Redis.
+        let buyer: BuyerId = format!("{name}-{}", stage.drop).parse().unwrap();
+        stage.save_profile(&buyer, "pm_card_visa").await;
+        for (variant_id, units, price) in [(mug, 2, 900), (shoe, shoes, 14_900)] {
+            let Ok(quantity) = LineQuantity::new(units) else { continue };
+            let price = Money::new(price, "EUR".parse().unwrap());
+            let addition = Addition {
+                variant_id,
+                quantity,
+                price,
+                key: format!("{name}-{price}").replace(' ', "-").parse().unwrap(),
+            };
+            stage.engine.carts.add(&CartOwner::Buyer(buyer.clone()), &addition).await.unwrap();
+        }
+        shoppers.push(Shopper { buyer, orders });
+    }
+    shoppers
+}
+
+async fn check_out(stage: &Stage, shopper: &Shopper) -> Result<(), String> {
+    let answer = stage.ask(&shopper.buyer, Method::POST, "/v1/checkout", &json!({})).await?;
+    let is_good = answer.status.is_success()
+        || (shopper.orders == 0 && ["limit_exceeded", "claim_rejected"].iter().any(|code| answer.text.contains(code)));
+    if is_good { Ok(()) } else { Err(format!("{} ordered: {answer:?}", shopper.buyer)) }
+}
+
+impl Shopper {
+    /// His orders are paid and his cart is empty; or nothing was sold, and it is as it was.
+    async fn ends(&self, stage: &Stage) -> Result<(), String> {
+        let buyer = &self.buyer;
+        let paid = format!("select count(*) from orders where buyer = '{buyer}' and status = 'CONFIRMED'");
+        let open =
+            format!("select count(*) from orders where buyer = '{buyer}' and status not in ('CONFIRMED', 'CANCELLED')");
+        let what = format!("{buyer} has {} paid orders and no open one", self.orders);
+        stage.until(&what, async || stage.count(&paid).await == self.orders && stage.count(&open).await == 0).await?;
+        let left = if self.orders == 0 { 2 } else { 0 };
+        stage
+            .until(&format!("{buyer} has {left} lines left in his cart"), async || {
+                let cart = stage.engine.carts.read(&CartOwner::Buyer(buyer.clone())).await.unwrap();
+                cart.map_or(0, |cart| cart.lines.len()) == left
+            })
+            .await
+    }
 }
 
 async fn click(stage: &Stage, person: &Person) -> Result<(), String> {

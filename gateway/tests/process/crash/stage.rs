@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use doorbuster_engine::domain::catalog::{NewProduct, NewVariant as ShelfVariant};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
-use doorbuster_engine::domain::ids::BuyerId;
+use doorbuster_engine::domain::ids::{BuyerId, VariantId};
+use doorbuster_engine::domain::requests::{OperatorRequest, RequestId};
+use doorbuster_engine::domain::stock::NewAdjustment;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
+use doorbuster_engine::ledger::rates::RateRow;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
 use doorbuster_sandbox::Sandbox;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions, WebhookOptions};
@@ -27,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::process::program::{bare, output, with_provider};
 use crate::support::{Answer, SECRET, client, engine, new_database, servers, token};
@@ -180,6 +185,7 @@ impl Stage {
         }
         let leases = "update payments set leased_until = null where leased_until is not null;
             update outbox set leased_until = null where leased_until is not null;
+            update checkouts set leased_until = null where leased_until is not null;
             update webhook_events set due_at = now() where due_at > now();
             update sweeps set started_at = null;
             update payment_attempts set prepared_at = prepared_at - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour'
@@ -257,6 +263,30 @@ impl Stage {
             ship_to: json!({}),
         };
         self.engine.ledger.save_profile(buyer, &profile, self.engine.clock.now()).await.unwrap();
+    }
+
+    /// Ten mugs for 9.00 €, sent everywhere.
+    pub(super) async fn put_mugs_on_shelves(&self) -> VariantId {
+        let ledger = &self.engine.ledger;
+        let now = self.engine.clock.now();
+        let request = || OperatorRequest { id: RequestId(Uuid::now_v7()), actor: "ada".to_owned() };
+        let currency = "EUR".parse().unwrap();
+        let rate = RateRow {
+            country: "*".to_owned(),
+            currency,
+            tax_basis_points: 1_900,
+            shipping_minor: 490,
+            free_shipping_from_minor: None,
+        };
+        ledger.replace_rates(&[rate]).await.unwrap();
+        let (sku, warehouse) = ("mug".to_owned(), "berlin".parse().unwrap());
+        let variant = ShelfVariant { sku: sku.clone(), title: "Mug".to_owned(), price_minor: 900, currency };
+        let product = NewProduct { name: "Mug".to_owned(), variants: vec![variant] };
+        ledger.make_product(&request(), &product, now).await.unwrap().unwrap();
+        ledger.make_warehouse(&warehouse).await.unwrap();
+        let new = NewAdjustment { sku, warehouse, delta: 10, reason: "counted".to_owned() };
+        ledger.adjust_stock(&request(), &new, now).await.unwrap().unwrap();
+        ledger.variant_of_sku("mug").await.unwrap().unwrap()
     }
 
     /// An operator's command, which may be told where to die.
