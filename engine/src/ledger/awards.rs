@@ -85,6 +85,7 @@ pub(super) async fn lock_warehouses_and_homes(
             select first.warehouse_id from unnest($3::smallint[]) as variant (number), lateral (
                 select p.warehouse_id from standby_places p
                 where p.drop_id = $1 and p.variant_number = variant.number and p.state = 'WAITING'
+                      and p.quantity <= $4::bigint
                 order by p.precedence, p.place_id limit $4) first)
         order by warehouse_id for update";
     tx.query(&tx.prepare_cached(SQL).await?, &[&drop.0, &warehouses, &variants, &units]).await?;

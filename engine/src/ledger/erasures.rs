@@ -70,7 +70,7 @@ impl Ledger {
 
     /// Erases a buyer from everything that is over. Nothing at all, while anything is open.
     pub async fn erase_buyer(&self, buyer: &BuyerId, now: Timestamp) -> Result<Erasure, LedgerError> {
-        run_tx!(self, "erasures.erase_buyer", tx, {
+        run_tx!(self, "erasures.erase_buyer", tx, keep if Erasure::Done(_), {
             // Two erasures of one buyer at once: the second finds what the first has left.
             const ALONE: &str = "-- erasures.alone
                 select pg_advisory_xact_lock(hashtextextended('doorbuster erasure ' || $1::text, 0))";
@@ -78,6 +78,10 @@ impl Ledger {
             const ORDERS: &str = "-- erasures.lock_orders
                 select 1 from orders where buyer = $1 order by order_id for update";
             tx.query(ORDERS, &[&buyer.as_str()]).await?;
+            // Before looking at what is open: an award that is just being decided is waited for here, and seen below.
+            const LEAVE: &str = "-- erasures.leave_standby
+                update standby_places set state = 'LEFT', ended_at = $2 where buyer = $1 and state = 'WAITING'";
+            let mut touched = tx.execute(LEAVE, &[&buyer.as_str(), /* now */ &now]).await?;
             let open = open_orders(tx, buyer).await?;
             if !open.is_empty() {
                 return Ok(Erasure::Open(open));
@@ -95,9 +99,6 @@ impl Ledger {
             const ERRORS: &str = "-- erasures.errors
                 update outbox x set last_error = null from orders o
                 where o.buyer = $1 and x.order_id = o.order_id and x.destination = 'mail' and x.last_error is not null";
-            const LEAVE: &str = "-- erasures.leave_standby
-                update standby_places set state = 'LEFT', ended_at = $2 where buyer = $1 and state = 'WAITING'";
-            let mut touched = tx.execute(LEAVE, &[&buyer.as_str(), /* now */ &now]).await?;
             for statement in [PROFILE, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }

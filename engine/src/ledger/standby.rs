@@ -142,7 +142,7 @@ impl Ledger {
         rows.iter().map(place).collect()
     }
 
-    /// Takes a buyer out of the line of one variant, or of all of a drop.
+    /// Takes a buyer out of the line of one variant, or of all of a drop; out of none, while units are on their way to him.
     pub async fn leave_standby(
         &self,
         drop: DropId,
@@ -150,7 +150,7 @@ impl Ledger {
         variant: Option<VariantNumber>,
         now: Timestamp,
     ) -> Result<LeftLine, LedgerError> {
-        run_tx!(self, "standby.leave", tx, {
+        run_tx!(self, "standby.leave", tx, keep if LeftLine::Left, {
             const LEAVE: &str = "-- standby.leave
                 update standby_places set state = 'LEFT', ended_at = $4
                 where drop_id = $1 and buyer = $2 and ($3::smallint is null or variant_number = $3) and state = 'WAITING'";
@@ -225,7 +225,8 @@ pub(super) async fn stand_in_for(
     Ok(())
 }
 
-/// Puts a buyer whose claim was lost before those who merely wait; who stands in line already moves up with the place he has.
+/// Puts a buyer whose claim was lost before those who merely wait, for what was lost and not for more; who stands in line
+/// already moves up with the place he has.
 /// `None`: units are on their way to that place.
 async fn put_first(
     tx: &Transaction<'_>,
@@ -239,7 +240,9 @@ async fn put_first(
                                     joined_at)
         values ($1, $2, $3, $4, $5, 0, $6, 'WAITING', $7)
         on conflict (drop_id, variant_number, buyer) where state in ('WAITING', 'AWARDED') do update
-            set precedence = 0, lost_claim = coalesce(standby_places.lost_claim, excluded.lost_claim)
+            set precedence = 0, lost_claim = coalesce(standby_places.lost_claim, excluded.lost_claim),
+                quantity = case when standby_places.precedence = 0 then standby_places.quantity
+                                else least(standby_places.quantity, excluded.quantity) end
             where standby_places.state = 'WAITING'
         returning place_id";
     let (number, quantity, home) = (i16::from(variant.0), quantity.units() as i16, drop.home_of(buyer).id.0);

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::ids::{OrderId, VariantNumber};
 use doorbuster_engine::domain::standby::{Place, PlaceState};
+use doorbuster_engine::ledger::erasures::Erasure;
 use doorbuster_engine::ledger::standby::{Joined, LeftLine, NewPlace};
 use doorbuster_sandbox::provider::FakeProviderOptions;
 use futures_util::future::join_all;
@@ -311,4 +312,50 @@ async fn in_a_race_of_returns_the_line_keeps_its_order_and_everything_is_sold() 
         // What is claimed is claimed once: a second settlement finds nothing.
         assert_eq!(world.settle().await, 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_a_claim_is_first_for_what_he_lost_and_not_for_more() {
+    let world = World::new().await;
+    let live = world.open(&[1], 2, 2).await;
+    join(&world, 2, 1).await;
+    join(&world, 1, 2).await;
+    let lost = claim(&live, &buyer(1), "lost", 0, 1).id;
+    let first = NewPlace { lost: Some(lost), ..place(1, 1, "receipt") };
+    let now = world.engine.clock.now();
+    let Joined::Now(place) = world.engine.ledger.join_standby(&live.drop, &first, now).await.unwrap() else { panic!() };
+    assert_eq!((place.is_first, place.ahead, place.quantity.units()), (true, Some(0), 1));
+    let again = world.engine.ledger.join_standby(&live.drop, &first, now).await.unwrap();
+    assert_eq!(again, Joined::Before(place));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_awarded_units_leaves_no_line_and_is_not_forgotten() {
+    let world = World::new().await;
+    let live = world.open(&[1, 1], 2, 2).await;
+    let now = world.engine.clock.now();
+    join(&world, 1, 1).await;
+    let other = NewPlace { variant: VariantNumber(1), ..place(1, 1, "other") };
+    assert!(matches!(world.engine.ledger.join_standby(&live.drop, &other, now).await.unwrap(), Joined::Now(_)));
+    // Somebody is just deciding that the first place gets units.
+    let (client, connection) = tokio_postgres::connect(&world.database, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let award = "begin; update standby_places set state = 'AWARDED', claim_id = gen_random_uuid(), awarded_at = now()
+                 where variant_number = 0";
+    client.batch_execute(award).await.unwrap();
+    let him = buyer(1);
+    let erase = world.engine.ledger.erase_buyer(&him, now);
+    let leave = world.engine.ledger.leave_standby(live.drop.id, &him, None, now);
+    let decided = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        client.batch_execute("commit").await.unwrap();
+    };
+    let (erased, left, ()) = tokio::join!(erase, leave, decided);
+    assert!(matches!(erased.unwrap(), Erasure::Open(_)));
+    assert_eq!(left.unwrap(), LeftLine::Awarded);
+    assert_eq!(
+        world.count("select count(*) from standby_places where state = 'WAITING'").await,
+        1,
+        "both lines, or none"
+    );
 }
