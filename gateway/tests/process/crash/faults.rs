@@ -40,6 +40,7 @@ struct Run {
     faults: FaultCounts,
     news: WebhookCounts,
     wrong: Vec<String>,
+    log: String,
     took: Duration,
 }
 
@@ -163,8 +164,9 @@ async fn run(seed: u64, orders: u32) -> Run {
     let mut wrong = Vec::from_iter(sell(&stage, &keeper, seed, orders).await.err());
     let deaths = keeper.deaths();
     wrong.extend(keeper.end().await);
-    if wrong.is_empty() {
-        wrong.extend(stage.violations(deaths).await);
+    match wrong.is_empty() {
+        true => wrong.extend(stage.violations(deaths).await),
+        false => stage.check_once(&mut wrong),
     }
     let news = stage.provider.webhook_counts();
     if news.accepted_wrongly > 0 {
@@ -174,10 +176,8 @@ async fn run(seed: u64, orders: u32) -> Run {
     if figures.orders != i64::from(orders) {
         wrong.push(format!("{} orders of {orders} claims", figures.orders));
     }
-    if !wrong.is_empty() {
-        wrong.extend(stage.log().lines().rev().take(25).map(|line| format!("  {line}")));
-    }
-    Run { seed, figures, deaths, faults: stage.provider.fault_counts(), news, wrong, took: began.elapsed() }
+    let log = if wrong.is_empty() { String::new() } else { stage.log() };
+    Run { seed, figures, deaths, faults: stage.provider.fault_counts(), news, wrong, log, took: began.elapsed() }
 }
 
 async fn sell(stage: &Arc<Stage>, keeper: &Keeper, seed: u64, orders: u32) -> Result<(), String> {
@@ -253,7 +253,7 @@ async fn soak(seeds: Vec<u64>, orders: u32) {
     );
     let runs = stream::iter(seeds.into_iter().map(|seed| run(seed, orders))).buffered(2);
     let mut runs = std::pin::pin!(runs);
-    let (mut done, mut lines) = (Vec::new(), Vec::new());
+    let (mut done, mut lines, mut violations) = (Vec::new(), Vec::new(), 0);
     while let Some(run) = runs.next().await {
         let (figures, faults, news) = (&run.figures, &run.faults, &run.news);
         let all = faults.lost_requests
@@ -282,7 +282,9 @@ async fn soak(seeds: Vec<u64>, orders: u32) {
             run.wrong.len(),
             run.took.as_secs_f64()
         );
+        violations += run.wrong.len();
         lines.extend(run.wrong.iter().map(|wrong| format!("seed {}: {wrong}", run.seed)));
+        lines.extend(run.log.lines().rev().take(25).map(|line| format!("  {line}")));
         done.push(run);
     }
     let sum = |of: Count| done.iter().map(of).sum::<u64>();
@@ -313,7 +315,7 @@ async fn soak(seeds: Vec<u64>, orders: u32) {
         "{} seeds: {}; {} violations, {:.0} s",
         done.len(),
         texts.join(", "),
-        lines.len(),
+        violations,
         began.elapsed().as_secs_f64()
     );
     lines.iter().for_each(|line| println!("{line}"));

@@ -29,6 +29,8 @@ struct Run {
     step: &'static str,
     passes: BTreeMap<String, usize>,
     deaths: u32,
+    /// Other seeds that were tried before, under which the step was not come to.
+    missed: u64,
     figures: Figures,
     wrong: Vec<String>,
     log: String,
@@ -74,8 +76,9 @@ async fn run(step: Option<&'static str>, number: u32, seed: u64) -> Run {
         deaths += u32::from(stage.steps().iter().filter(|passed| Some(passed.as_str()) == step).count() > 0);
     }
     wrong.extend(keeper.end().await);
-    if wrong.is_empty() {
-        wrong.extend(stage.violations(deaths).await);
+    match wrong.is_empty() {
+        true => wrong.extend(stage.violations(deaths).await),
+        false => stage.check_once(&mut wrong),
     }
     let figures = stage.figures().await;
     if figures.reviews > 0 {
@@ -89,7 +92,7 @@ async fn run(step: Option<&'static str>, number: u32, seed: u64) -> Run {
         *passes.entry(step).or_default() += 1;
     }
     let log = if wrong.is_empty() { String::new() } else { stage.log() };
-    Run { step: step.unwrap_or("nobody dies"), passes, deaths, figures, wrong, log }
+    Run { step: step.unwrap_or("nobody dies"), passes, deaths, missed: 0, figures, wrong, log }
 }
 
 /// One line a step. Answers whether all of it is as it must be.
@@ -112,7 +115,7 @@ fn print(runs: &[Run], steps: &[&'static str], took: Duration) -> bool {
     let sum = |figure: &dyn Fn(&Figures) -> usize| runs.iter().map(|run| figure(&run.figures)).sum::<usize>();
     println!(
         "{} steps, {} runs, {} deaths, {} orders, {} captures, {} refunds, {} unknown resolved, {} mails ({} came twice), \
-         {} violations, {:.0} s",
+         {} violations, {:.0} s; {} more runs did not come to their step",
         steps.len(),
         runs.len(),
         runs.iter().map(|run| run.deaths).sum::<u32>(),
@@ -123,7 +126,8 @@ fn print(runs: &[Run], steps: &[&'static str], took: Duration) -> bool {
         sum(&|figures| figures.mails),
         sum(&|figures| figures.mails_again),
         runs.iter().map(|run| run.wrong.len()).sum::<usize>(),
-        took.as_secs_f64()
+        took.as_secs_f64(),
+        runs.iter().map(|run| run.missed).sum::<u64>()
     );
     for run in runs.iter().filter(|run| !run.wrong.is_empty()) {
         println!("\n{}:", run.step);
@@ -157,7 +161,7 @@ async fn matrix(steps: &[&'static str], runs: u32) {
                 if run.is_missed() && tried < SEEDS_TRIED {
                     continue;
                 }
-                break run;
+                break Run { missed: tried - 1, ..run };
             }
         }
     });
