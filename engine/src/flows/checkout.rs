@@ -114,13 +114,14 @@ impl Engine {
         for unfinished in self.ledger.unfinished_checkouts_of(buyer).await? {
             self.follow(unfinished).await?;
         }
-        let priced = match self.quote_cart(buyer).await? {
+        let priced = match self.quote_cart(buyer).await?.and_then(|priced| priced.agrees_with(asked)) {
             Ok(priced) => priced,
-            Err(refused) => return Ok(CheckedOut::Refused(refused)),
+            // The same request, made twice at once, may have emptied the cart in between.
+            Err(refused) => match self.ledger.checkout_by_key(buyer, &asked.key).await? {
+                Some(known) => return self.again(known, &digest).await,
+                None => return Ok(CheckedOut::Refused(refused)),
+            },
         };
-        if let Some(refused) = priced.differs_from(asked) {
-            return Ok(CheckedOut::Refused(refused));
-        }
         let now = self.clock.now();
         let new = NewCheckout {
             id: CheckoutId(Uuid::now_v7()),
@@ -328,17 +329,17 @@ impl Engine {
 }
 
 impl CartQuote {
-    /// What is not as the buyer has seen it.
-    fn differs_from(&self, asked: &CheckoutAsked) -> Option<CheckoutRefused> {
+    /// Refused, if it is not as the buyer has seen it.
+    fn agrees_with(self, asked: &CheckoutAsked) -> Result<Self, CheckoutRefused> {
         if asked.cart_version.is_some_and(|seen| seen != self.cart.version) {
-            return Some(CheckoutRefused::CartChanged { version: self.cart.version });
+            return Err(CheckoutRefused::CartChanged { version: self.cart.version });
         }
         let changes = self.quote.price_changes();
         let is_accepted = match asked.accepted_total {
             Some(accepted) => accepted == self.quote.total,
             None => changes.is_empty(),
         };
-        (!is_accepted).then_some(CheckoutRefused::PriceChanged { changes, total: self.quote.total })
+        if is_accepted { Ok(self) } else { Err(CheckoutRefused::PriceChanged { changes, total: self.quote.total }) }
     }
 }
 
