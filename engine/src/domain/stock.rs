@@ -58,13 +58,13 @@ impl fmt::Display for WarehouseCode {
     }
 }
 
-/// How units of a product are reserved at checkout; docs/RESERVATIONS.md says when to take which.
+/// How units of a product are reserved at checkout; docs/CHECKOUT.md says when to take which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StockWay {
     /// Every place of the variant is locked, then looked at.
     RowLock,
-    /// One place after the other, beginning anywhere: buyers of one variant do not wait for each other.
+    /// One place serves one buyer while the others serve others.
     Warehouses,
     /// Looked at without a lock, and taken if nobody changed it meanwhile.
     Optimistic,
