@@ -252,3 +252,24 @@ async fn age_alone_never_makes_an_unknown_payment_fail() {
     }
     assert!(fake.captures().is_empty(), "an intent whose id nobody heard is never confirmed");
 }
+
+/// Whatever the provider may have executed is known to us as sent, before it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_provider_has_got_is_written_down_as_dispatched() {
+    let world = with_orders(1, "pm_card_visa").await;
+    let delay = Duration::from_millis(500)..Duration::from_millis(501);
+    let (fake, client) = provider(FakeProviderOptions { delay, ..FakeProviderOptions::default() }).await;
+    let watch = async {
+        let mut seen = Vec::new();
+        for requests in [1, 2] {
+            while fake.requests_seen() < requests {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let sql = "select operation || ' ' || state from payment_attempts order by number desc limit 1";
+            seen.push(world.sql.query_one(sql, &[]).await.unwrap().get::<_, String>(0));
+        }
+        seen
+    };
+    let (charged, seen) = tokio::join!(world.engine.charge_due(&client, 1, 1), watch);
+    assert_eq!((charged.unwrap().confirmed, seen), (1, vec!["create DISPATCHED".into(), "confirm DISPATCHED".into()]));
+}
