@@ -117,6 +117,8 @@ pub const NO_STEPS: &[&str] = &[
     "erasures.erase_buyer",
     "finance.number_documents",
     "fulfilment.fulfil",
+    "imports.import_products",
+    "imports.import_stock",
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
     "poison.settle",

@@ -6,6 +6,7 @@ pub mod versions;
 pub mod requests;
 pub mod catalog;
 pub mod stock;
+pub mod imports;
 pub mod clock;
 pub mod pricing;
 pub mod drops;

@@ -13,6 +13,7 @@ mod requests;
 pub mod catalog;
 pub mod showcase;
 pub mod stock;
+pub mod imports;
 pub mod drops;
 pub mod grants;
 pub mod restocks;

@@ -29,6 +29,7 @@ mod reconcile;
 mod forgetting;
 mod audit;
 mod stock;
+mod imports;
 mod carts;
 mod cart_model;
 mod shelves;
