@@ -94,6 +94,8 @@ struct KnownProduct {
     id: i32,
     reservation: String,
     variants: i64,
+    /// Made by this file: it is at its first version, with all that the file says.
+    is_new: bool,
     is_touched: bool,
 }
 
@@ -149,8 +151,8 @@ async fn write_products(
             }
             Some(variant) => {
                 let is_active = row.is_active.unwrap_or(variant.is_active);
-                let is_same =
-                    (&variant.title, variant.price_minor, variant.is_active) == (&row.title, row.price_minor, is_active);
+                let is_same = (&variant.title, variant.price_minor, variant.is_active)
+                    == (&row.title, row.price_minor, is_active);
                 if !is_same {
                     update_variant(tx, row, is_active, now).await?;
                     is_changed = true;
@@ -162,7 +164,11 @@ async fn write_products(
     }
     const TOUCH: &str = "-- imports.touch
         update products set version = version + 1, updated_at = $2 where product_id = any($1)";
-    let touched = products.values().filter(|product| product.is_touched).map(|product| product.id).collect::<Vec<_>>();
+    let touched = products
+        .values()
+        .filter(|product| product.is_touched && !product.is_new)
+        .map(|product| product.id)
+        .collect::<Vec<_>>();
     tx.execute(TOUCH, &[&touched, /* now */ &now]).await?;
     Ok((imported, faults))
 }
@@ -202,7 +208,7 @@ async fn known_products(
         let is_of_known = known.values().any(|variant| variant.product == id);
         if is_of_known || !products.contains_key(&name) {
             let product =
-                KnownProduct { id, reservation: row.get(2), variants: row.get(3), is_touched: false };
+                KnownProduct { id, reservation: row.get(2), variants: row.get(3), is_new: false, is_touched: false };
             products.insert(name, product);
         }
     }
@@ -219,8 +225,7 @@ async fn make_product(
         insert into products (name, reservation, created_at, updated_at) values ($1, $2, $3, $3) returning product_id";
     let way = way.unwrap_or(StockWay::RowLock.as_str());
     let id = tx.query_one(SQL, &[&name, &way, /* now */ &now]).await?.get(0);
-    // Made at version 1, with what the file says.
-    Ok(KnownProduct { id, reservation: way.to_owned(), variants: 0, is_touched: false })
+    Ok(KnownProduct { id, reservation: way.to_owned(), variants: 0, is_new: true, is_touched: false })
 }
 
 async fn insert_variant(

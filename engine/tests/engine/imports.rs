@@ -46,7 +46,8 @@ async fn a_file_of_products_makes_changes_and_leaves_alone() {
     assert_eq!(products(&world, "b", &next).await, counts(1, 2, 1));
     let found = world.engine.ledger.products(None, 10, false).await.unwrap();
     let seen = found.iter().map(|product| {
-        let variants = product.variants.iter().map(|v| (&*v.sku, v.price.amount_minor, v.is_active)).collect::<Vec<_>>();
+        let variants =
+            product.variants.iter().map(|v| (&*v.sku, v.price.amount_minor, v.is_active)).collect::<Vec<_>>();
         (&*product.name, product.version.0, product.reservation, variants)
     });
     let expected = [
@@ -54,7 +55,11 @@ async fn a_file_of_products_makes_changes_and_leaves_alone() {
         ("Bowl", 2, StockWay::Warehouses, vec![("bowl", 900, true)]),
         ("Plate", 1, StockWay::RowLock, vec![("plate", 100, true)]),
     ];
-    assert!(seen.clone().eq(expected.iter().map(|(n, v, w, r)| (*n, *v, *w, r.clone()))), "{:?}", seen.collect::<Vec<_>>());
+    assert!(
+        seen.clone().eq(expected.iter().map(|(n, v, w, r)| (*n, *v, *w, r.clone()))),
+        "{:?}",
+        seen.collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
