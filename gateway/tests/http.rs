@@ -13,6 +13,7 @@ mod http {
     mod fulfilment;
     mod webhooks;
     mod surface;
+    mod described;
     mod standby;
     mod catalog;
     mod stopping;
