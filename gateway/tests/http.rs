@@ -14,6 +14,8 @@ mod http {
     mod webhooks;
     mod surface;
     mod described;
+    mod matrix;
+    mod schemathesis;
     mod standby;
     mod catalog;
     mod stopping;
