@@ -16,6 +16,9 @@ use super::fulfilment::PaidShop;
 use super::shop::{Shop, send, shop_with, whole_config};
 use crate::support::{Answer, Sale, token};
 
+/// The ETag of a cart that is not there; `*` is any that is.
+const NO_CART: &str = "\"v0\"";
+
 /// What eve may get for a request about something of ada's.
 #[derive(Debug, Clone, Copy)]
 enum Expect {
@@ -197,7 +200,9 @@ impl Stage {
             "DELETE /v1/cart" => {
                 let seen = ask(&filled, "").header("If-Match", &self.cart_etag);
                 case("ada's version", seen, Refused(412, "precondition_failed"));
-                case("any version", ask(&filled, "").header("If-Match", "*"), Nothing);
+                let any = ask(&filled, "").header("If-Match", "*");
+                case("any version", any, Refused(412, "precondition_failed"));
+                case("hers", ask(&filled, "").header("If-Match", NO_CART), Nothing);
             }
             "POST /v1/cart/items" => {
                 let item = json!({ "sku": "mug", "quantity": 1 });
@@ -211,13 +216,17 @@ impl Stage {
                 let one = json!({ "quantity": 1 });
                 let seen = ask(&filled, "").header("If-Match", &self.cart_etag);
                 case("ada's version", seen.json(&one), Refused(412, "precondition_failed"));
-                case("any version", ask(&filled, "").header("If-Match", "*").json(&one), HerOwn);
+                let any = ask(&filled, "").header("If-Match", "*");
+                case("any version", any.json(&one), Refused(412, "precondition_failed"));
+                case("hers", ask(&filled, "").header("If-Match", NO_CART).json(&one), HerOwn);
             }
             "DELETE /v1/cart/items/{variant}" => {
                 let seen = ask(&filled, "").header("If-Match", &self.cart_etag);
                 case("ada's version", seen, Refused(412, "precondition_failed"));
                 let any = ask(&filled, "").header("If-Match", "*");
-                case("any version", any, NotFound("cart_line_not_found"));
+                case("any version", any, Refused(412, "precondition_failed"));
+                let none = ask(&filled, "").header("If-Match", NO_CART);
+                case("hers", none, NotFound("cart_line_not_found"));
             }
             "POST /v1/cart/merge" => {
                 let again = ask(&filled, "login").header("Cart-Session", &self.session);

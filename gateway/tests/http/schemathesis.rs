@@ -99,7 +99,6 @@ fn run(url: &str, bearer: &str, known: &[(&str, &str)]) -> Found {
 
 fn found(report: &Path) -> Found {
     let report: Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
-    std::fs::write("/tmp/report.json", report.to_string()).unwrap();
     Found { operations: 0, cases: 0, failures: 0 }
 }
 
