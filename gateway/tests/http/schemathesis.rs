@@ -21,7 +21,7 @@ use crate::support::{Sale, client, engine, make_drop, new_database, token, until
 const SEED: &str = "20261126";
 /// Cases that are made up for each operation, beside those that its description lists.
 const EXAMPLES: &str = "25";
-/// For each of the four runs.
+/// For each of the five runs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A gateway with workers and everything configured: nothing may answer that it is off.
@@ -99,7 +99,15 @@ fn run(url: &str, bearer: &str, known: &[(&str, &str)]) -> Found {
 
 fn found(report: &Path) -> Found {
     let report: Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
-    Found { operations: 0, cases: 0, failures: 0 }
+    assert_eq!(report["complete"], true, "schemathesis did not come to its end: {}", report["errors"]);
+    let count = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("a number is missing from {report}"));
+    let cases = &report["test_cases"];
+    let errors = report["errors"].as_array().map_or(0, Vec::len) as u64;
+    Found {
+        operations: count(&report["operations"]["tested"]),
+        cases: count(&cases["generated"]),
+        failures: count(&cases["unique_failures"]) + count(&cases["errored"]) + errors,
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "what was tried is what this is run for")]
