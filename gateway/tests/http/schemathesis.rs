@@ -89,6 +89,7 @@ fn run(url: &str, bearer: &str, known: &[(&str, &str)]) -> Found {
         .args(["--checks", "all", "--exclude-checks", NOT_CHECKED, "--no-color"])
         .args(["--continue-on-failure", "--no-shrink", "--warnings", "off", "--report", "json", "--report-json-path"])
         .arg(&report)
+        .current_dir(folder.path())
         .stdin(Stdio::null())
         .spawn()
         .expect("schemathesis is not on the PATH: use `make schemathesis`");
