@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check localstripe soak crash faults load-k6 compare versus bench deny
+.PHONY: help setup demo test check localstripe schemathesis soak crash faults load-k6 compare versus bench deny
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,14 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 	  $(LOCALSTRIPE)/bin/pip install --quiet --disable-pip-version-check localstripe==1.15.10; }
 	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
 	  cargo test --locked -p doorbuster-engine --test provider localstripe -- --ignored --nocapture
+
+SCHEMATHESIS := target/schemathesis-4.32.5
+
+schemathesis: setup ## requests made up from /openapi.json, and every answer held against it (needs python3 with venv)
+	@test -x $(SCHEMATHESIS)/bin/schemathesis || { python3 -m venv $(SCHEMATHESIS) && \
+	  $(SCHEMATHESIS)/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5; }
+	PATH="$(CURDIR)/$(SCHEMATHESIS)/bin:$$PATH" \
+	  cargo test --locked -p doorbuster --test http schemathesis -- --ignored --nocapture
 
 soak: setup ## the long suites; they print counts and seeds
 	cargo test --release --locked -p doorbuster-engine --test engine --test model --test protocol -- --ignored --nocapture

@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 use crate::routes::Amount;
 
+mod samples;
+
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Everything that answers 503 is over, or decided by a worker, within a second or two.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -281,14 +283,22 @@ impl Problem {
         }
     }
 
+    pub fn status(&self) -> u16 {
+        self.parts().0.as_u16()
+    }
+
     /// For metrics and programs.
     pub fn code(&self) -> &'static str {
         self.parts().1
     }
 
-    fn detail(&self) -> Cow<'static, str> {
+    pub fn title(&self) -> &'static str {
+        self.parts().2
+    }
+
+    pub fn detail(&self) -> Cow<'static, str> {
         match self {
-            Self::NotFound => "See /openapi.json for what there is.".into(),
+            Self::NotFound => "See /docs or /openapi.json for what there is.".into(),
             Self::MethodNotAllowed => "The header Allow says what can be done.".into(),
             Self::TokenMissing => "Send the header Authorization: Bearer <token>.".into(),
             Self::TokenInvalid => "It has expired, or was not issued for this service: get a new one.".into(),

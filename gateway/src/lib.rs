@@ -22,6 +22,7 @@ pub mod page;
 pub mod routes;
 mod middleware;
 pub mod openapi;
+pub mod docs_page;
 pub mod telemetry;
 pub mod demo;
 

@@ -13,6 +13,9 @@ mod http {
     mod fulfilment;
     mod webhooks;
     mod surface;
+    mod described;
+    mod matrix;
+    mod schemathesis;
     mod standby;
     mod catalog;
     mod stopping;

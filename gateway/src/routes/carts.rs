@@ -116,8 +116,6 @@ pub async fn begin_guest() -> Response {
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "cart_session_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -137,9 +135,7 @@ pub async fn get_cart(State(gate): State<Gate>, Shopper(owner): Shopper) -> Resu
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "malformed_json, idempotency_key_missing, idempotency_key_invalid, cart_session_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "variant_not_found"),
-        (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "not_for_sale, cart_full, quantity_limit"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
@@ -147,7 +143,6 @@ pub async fn get_cart(State(gate): State<Gate>, Shopper(owner): Shopper) -> Resu
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -190,9 +185,7 @@ pub async fn add_item(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "malformed_json, cart_session_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "variant_not_found"),
-        (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "not_for_sale, cart_full, quantity_limit"),
         (status = 412, body = ProblemBody, content_type = "application/problem+json", description = "precondition_failed"),
@@ -202,7 +195,6 @@ pub async fn add_item(
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
         (status = 428, body = ProblemBody, content_type = "application/problem+json",
             description = "precondition_required"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -233,12 +225,10 @@ pub async fn set_item(
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "cart_session_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "cart_line_not_found"),
         (status = 412, body = ProblemBody, content_type = "application/problem+json", description = "precondition_failed"),
         (status = 428, body = ProblemBody, content_type = "application/problem+json",
             description = "precondition_required"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -260,11 +250,9 @@ pub async fn remove_item(
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "cart_session_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 412, body = ProblemBody, content_type = "application/problem+json", description = "precondition_failed"),
         (status = 428, body = ProblemBody, content_type = "application/problem+json",
             description = "precondition_required"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -291,8 +279,6 @@ pub async fn clear_cart(
         (status = 200, body = CartMergedFound, headers(("ETag", description = "For If-Match"))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, cart_session_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]

@@ -110,10 +110,8 @@ pub struct CheckoutClaimFound {
     get, path = "/v1/checkout", tag = "checkout",
     responses(
         (status = 200, body = CheckoutQuote),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "cart_empty, checkout_profile_missing, lines_refused, region_not_served, not_chargeable"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]
@@ -136,8 +134,6 @@ pub async fn quote_cart(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result
         (status = 202, body = CheckoutMade, description = "Ordered, and the drop has not answered yet: ask again", headers(("Location" = String), ("Retry-After" = u32))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "cart_empty, cart_changed, cart_ordered, checkout_profile_missing, lines_refused, price_changed, \
                 out_of_stock, region_not_served, not_chargeable, sold_out, not_enough, limit_exceeded, not_open, claim_rejected"),
@@ -148,7 +144,7 @@ pub async fn quote_cart(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "Not known in time: ask again with the same key", headers(("Retry-After" = u32))),
+            description = "overloaded, warehouse_rebuilding, units_moving: ask again with the same key"),
     ),
     security(("buyer" = []))
 )]

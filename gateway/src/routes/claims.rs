@@ -152,11 +152,8 @@ pub struct Held {
             headers(("Location" = String), ("Retry-After" = u32))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "token_missing, token_invalid"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "drop_not_found, variant_not_found"),
-        (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "sold_out, not_enough, limit_exceeded, not_open, claim_released, claim_rejected"),
         (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "closed"),
@@ -166,8 +163,7 @@ pub struct Held {
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "overloaded, warehouse_rebuilding, units_moving, unavailable: nothing was taken, ask again",
-            headers(("Retry-After" = u32))),
+            description = "overloaded, warehouse_rebuilding, units_moving, unavailable: nothing was taken, ask again"),
     ),
     security(("buyer" = []))
 )]
@@ -224,10 +220,8 @@ pub async fn make_claim(
     params(("id" = String, Path, description = "The claim's id")),
     responses(
         (status = 200, body = ClaimFound),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "claim_not_found: not there, or not yours"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]

@@ -45,7 +45,6 @@ pub struct Variant {
     responses(
         (status = 200, body = DropFound),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "drop_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(())
 )]

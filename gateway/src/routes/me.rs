@@ -81,9 +81,7 @@ pub struct BuyerErased {
     params(PageParams),
     responses(
         (status = 200, body = BuyerExport),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]
@@ -115,10 +113,8 @@ pub async fn export_buyer(
         (status = 200, body = BuyerErased),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "orders_open, with the orders"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
+            description = "orders_open: with the orders"),
     ),
     security(("buyer" = []))
 )]

@@ -28,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::GatewayConfig;
+use crate::docs_page::DocsPage;
 use crate::error::Problem;
 use crate::middleware;
 use crate::openapi;
@@ -55,7 +56,7 @@ pub fn api() -> (Router<Gate>, OpenApi) {
 }
 
 fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
-    OpenApiRouter::with_openapi(openapi::base())
+    let (router, description) = OpenApiRouter::with_openapi(openapi::base())
         .merge(claims)
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
@@ -77,7 +78,8 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))
         .routes(routes!(webhooks::receive_event))
-        .split_for_parts()
+        .split_for_parts();
+    (router, openapi::complete(description))
 }
 
 /// The whole public listener.
@@ -96,10 +98,13 @@ fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gat
     middleware::around(described(router, &description).with_state(gate), config)
 }
 
-/// A listener's routes with their description; whatever else is asked for is a problem.
+/// A listener's routes with their description, for programs and for people; whatever else is asked for is a problem.
 fn described<S: Clone + Send + Sync + 'static>(router: Router<S>, description: &OpenApi) -> Router<S> {
+    let value = serde_json::to_value(description).expect("a description made of texts is JSON");
+    let page = DocsPage::new(&value, &Problem::samples());
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
     router
+        .route("/docs", get(async move || page.clone()))
         .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], description.clone())))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())

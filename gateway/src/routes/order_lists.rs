@@ -49,9 +49,7 @@ pub struct OrderStep {
     params(StatusParams, PageParams),
     responses(
         (status = 200, body = Paged<OrderFound>),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]
@@ -72,9 +70,7 @@ pub async fn list_orders(
     params(("id" = String, Path, description = "The order's id")),
     responses(
         (status = 200, body = OrderHistory),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]

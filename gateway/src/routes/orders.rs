@@ -125,10 +125,8 @@ pub struct OrderLinks {
     params(("id" = String, Path, description = "The order's id")),
     responses(
         (status = 200, body = OrderFound),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "order_not_found: not there, not yet settled, or not yours"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]
@@ -155,11 +153,9 @@ pub async fn get_order(
         (status = 202, body = OrderFound, description = "The payment is under way"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "payment_not_required, checkout_profile_missing"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]
@@ -197,10 +193,8 @@ pub async fn pay_order(
         (status = 202, body = OrderFound, description = "Its charge may be under way: it is cancelled once that has ended"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "not_cancellable"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]

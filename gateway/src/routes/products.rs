@@ -59,7 +59,6 @@ impl From<Shown> for ProductOnSale {
     responses(
         (status = 200, body = Paged<ProductOnSale>),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(())
 )]
@@ -87,7 +86,6 @@ pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<
         (status = 200, body = ProductOnSale, headers(("ETag" = String))),
         (status = 304, description = "As known"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(())
 )]

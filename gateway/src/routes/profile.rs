@@ -67,9 +67,7 @@ pub struct ShipTo {
     get, path = "/v1/me/checkout-profile", tag = "checkout",
     responses(
         (status = 200, body = Profile),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "profile_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]
@@ -93,12 +91,10 @@ pub async fn get_profile(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Resul
     responses(
         (status = 200, body = Profile, description = "As it was saved"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("buyer" = []))
 )]

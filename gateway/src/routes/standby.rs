@@ -108,11 +108,8 @@ pub struct WhichLine {
             headers(("Idempotent-Replayed" = Option<bool>))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "token_missing, token_invalid"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "drop_not_found, variant_not_found"),
-        (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "already_in_line, line_full, limit_exceeded, not_open, claim_not_lost"),
         (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "closed"),
@@ -121,8 +118,6 @@ pub struct WhichLine {
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable",
-            headers(("Retry-After" = u32))),
     ),
     security(("buyer" = []))
 )]
@@ -165,10 +160,7 @@ pub async fn join_standby(
     params(("drop" = String, Path, description = "The drop's name")),
     responses(
         (status = 200, body = StandbyPlaces, description = "Empty for who never waited"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "token_missing, token_invalid"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "drop_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
     ),
     security(("buyer" = []))
 )]
@@ -189,14 +181,11 @@ pub async fn get_standby(
     params(("drop" = String, Path, description = "The drop's name"), WhichLine),
     responses(
         (status = 204, description = "In no such line any more"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "token_missing, token_invalid"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "drop_not_found, variant_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "units_on_their_way: cancel the order instead"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "unavailable"),
     ),
     security(("buyer" = []))
 )]

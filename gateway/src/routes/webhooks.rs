@@ -32,10 +32,9 @@ pub struct EventReceived {
     responses(
         (status = 200, body = EventReceived, description = "It is kept, now or before"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "delivery_refused"),
-        (status = 408, body = ProblemBody, content_type = "application/problem+json", description = "body_too_slow"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhooks_off: no secret is configured; unavailable: send it again"),
+            description = "webhooks_off, unavailable: send it again later"),
     ),
     security(())
 )]

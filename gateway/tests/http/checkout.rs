@@ -18,8 +18,14 @@ fn euros(minor: i64) -> Value {
 /// A shop with ten mugs in Berlin at 9.00 €, and rates for Germany.
 async fn shop_with_mugs() -> PaidShop {
     let paid = PaidShop::new().await;
+    stock_mugs(&paid.shop).await;
+    paid
+}
+
+/// Puts the mugs and the rates there.
+pub(super) async fn stock_mugs(shop: &Shop) {
     let post = async |path: &str, key: &str, body: Value| {
-        let request = paid.shop.ada(Method::POST, path).header("Idempotency-Key", key);
+        let request = shop.ada(Method::POST, path).header("Idempotency-Key", key);
         let answer = send(request.json(&body)).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.json()
@@ -27,7 +33,7 @@ async fn shop_with_mugs() -> PaidShop {
     let variant = json!({ "sku": "mug", "title": "Mug", "price_minor": 900, "currency": "EUR" });
     let product = post("/v1/products", "p", json!({ "name": "Mug", "variants": [variant] })).await;
     assert_eq!(product["reservation"], "row_lock");
-    let change = paid.shop.ada(Method::PATCH, &format!("/v1/products/{}", product["id"])).header("If-Match", "*");
+    let change = shop.ada(Method::PATCH, &format!("/v1/products/{}", product["id"])).header("If-Match", "*");
     let changed = send(change.json(&json!({ "reservation": "warehouses" }))).await;
     assert_eq!(changed.json()["reservation"], "warehouses", "{changed:?}");
     post("/v1/warehouses", "w", json!({ "code": "berlin" })).await;
@@ -40,8 +46,7 @@ async fn shop_with_mugs() -> PaidShop {
         shipping_minor: 490,
         free_shipping_from_minor: Some(5_000),
     };
-    paid.shop.engine.ledger.replace_rates(&[rate]).await.unwrap();
-    paid
+    shop.engine.ledger.replace_rates(&[rate]).await.unwrap();
 }
 
 /// The tests share one Redis, in which a buyer has one cart.

@@ -21,6 +21,10 @@ pub(super) struct PaidShop {
 
 impl PaidShop {
     pub(super) async fn new() -> Self {
+        Self::of(shop_with_operators().await).await
+    }
+
+    pub(super) async fn of(shop: Shop) -> Self {
         let fake = FakeProvider::start(FakeProviderOptions::default()).await.unwrap();
         let client = ProviderClient::new(ProviderSettings {
             base_url: fake.url().to_owned(),
@@ -29,7 +33,7 @@ impl PaidShop {
             answer_timeout: Duration::from_secs(5),
         });
         let client = client.unwrap().limited_to(RateLimit::NONE);
-        Self { shop: shop_with_operators().await, client, _fake: fake }
+        Self { shop, client, _fake: fake }
     }
 
     /// A paid order of `quantity` units.

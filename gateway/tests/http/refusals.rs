@@ -162,23 +162,3 @@ async fn a_claim_without_a_good_token_is_refused_and_changes_nothing() {
     send(request).await.is_problem(401, "token_missing");
     assert_eq!(shop.picture().await, before);
 }
-
-#[tokio::test]
-async fn no_personal_route_answers_without_a_token() {
-    let shop = shop(Sale::default()).await;
-    let id = "01234567-89ab-8def-8123-456789abcdef";
-    for (method, path) in [
-        ("POST", format!("/v1/drops/{}/claims", shop.drop)),
-        ("GET", format!("/v1/claims/{id}")),
-        ("GET", format!("/v1/orders/{id}")),
-        ("POST", format!("/v1/orders/{id}/payment")),
-        ("GET", "/v1/checkout".to_owned()),
-        ("POST", "/v1/checkout".to_owned()),
-        ("GET", "/v1/me/checkout-profile".to_owned()),
-        ("PUT", "/v1/me/checkout-profile".to_owned()),
-    ] {
-        let answer = send(shop.http.request(method.parse().unwrap(), shop.url(&path))).await;
-        answer.is_problem(401, "token_missing");
-        assert_eq!(answer.header("cache-control"), Some("no-store"), "{method} {path}");
-    }
-}

@@ -1,11 +1,13 @@
 //! A gateway of one test, with the engine under it.
 
-use doorbuster::{GatewayConfig, RunningGateway};
+use doorbuster::receipt::ReceiptKey;
+use doorbuster::{GatewayConfig, RunningGateway, Secret};
 use doorbuster_engine::flows::Engine;
 use doorbuster_sandbox::{Redis, RedisCluster, RedisClusterOptions, Sandbox};
 use reqwest::RequestBuilder;
 use serde_json::json;
 
+use super::admin::config_with_operators;
 use crate::support::{Answer, SECRET, Sale, client, count, engine, engine_on, make_drop, new_database, token};
 
 pub(crate) struct Shop {
@@ -27,6 +29,16 @@ pub(crate) async fn shop_with(sale: Sale, config: GatewayConfig) -> Shop {
     make_drop(&engine, &drop, &sale).await;
     let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
     Shop { engine, gateway, http: client(), database_url, drop }
+}
+
+/// Everything that can be configured: operators, receipts, the payment provider's webhooks.
+pub(crate) fn whole_config() -> GatewayConfig {
+    let keys = Secret::from("a=0123456789abcdef0123456789abcdef".to_owned());
+    GatewayConfig {
+        receipt_keys: ReceiptKey::parse_list(&keys).unwrap(),
+        provider_webhook_secrets: vec![Secret::from("whsec_of_this_test_1".to_owned())],
+        ..config_with_operators()
+    }
 }
 
 /// A shop whose Redis is its own, to be killed or paused.

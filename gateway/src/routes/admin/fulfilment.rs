@@ -40,12 +40,10 @@ pub struct NewShipment {
         (status = 200, body = OperatorOrderDetails),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "wrong_order_state, cancel_requested, payment_not_settled"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -72,7 +70,6 @@ pub async fn process_order(
         (status = 200, body = OperatorOrderDetails),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
@@ -81,7 +78,6 @@ pub async fn process_order(
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -108,12 +104,10 @@ pub async fn ship_order(
         (status = 200, body = OperatorOrderDetails),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
             description = "wrong_order_state"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]

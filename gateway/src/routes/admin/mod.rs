@@ -21,7 +21,7 @@ use crate::operators::Operator;
 
 /// The routes and their description, which cannot differ.
 pub fn api() -> (Router<Ops>, OpenApi) {
-    OpenApiRouter::with_openapi(openapi::operators_base())
+    let (router, description) = OpenApiRouter::with_openapi(openapi::operators_base())
         .routes(routes!(get_operator))
         .routes(routes!(products::make_product, products::list_products))
         .routes(routes!(products::get_product, products::change_product))
@@ -37,7 +37,8 @@ pub fn api() -> (Router<Ops>, OpenApi) {
         .routes(routes!(money_back::take_return))
         .routes(routes!(money_back::refund_order))
         .routes(routes!(money_back::cancel_order))
-        .split_for_parts()
+        .split_for_parts();
+    (router, openapi::complete(description))
 }
 
 /// An operator
@@ -53,8 +54,6 @@ pub struct OperatorFound {
     get, path = "/v1/operator", tag = "operators",
     responses(
         (status = 200, body = OperatorFound),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json",
-            description = "token_missing, token_invalid"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
     ),
     security(("operator" = []))

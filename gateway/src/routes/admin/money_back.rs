@@ -83,7 +83,6 @@ pub struct NewCancel {
         (status = 201, body = OperatorOrderDetails),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
@@ -93,7 +92,6 @@ pub struct NewCancel {
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -148,7 +146,6 @@ pub async fn take_return(
         (status = 202, body = OperatorOrderDetails, description = "It is on its way"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json",
@@ -158,7 +155,6 @@ pub async fn take_return(
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -204,7 +200,6 @@ pub async fn refund_order(
         (status = 202, body = OperatorOrderDetails, description = "Its charge may be under way"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "not_cancellable"),
@@ -212,7 +207,6 @@ pub async fn refund_order(
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]

@@ -160,10 +160,8 @@ pub struct OrderDelivery {
     params(OrderParams, PageParams),
     responses(
         (status = 200, body = Paged<OperatorOrder>),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -191,10 +189,8 @@ pub async fn find_orders(
     params(("id" = String, Path, description = "The order's id")),
     responses(
         (status = 200, body = OperatorOrderDetails),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]

@@ -165,7 +165,6 @@ impl NewVariant {
         (status = 201, body = ProductFound, headers(("ETag" = String), ("Idempotent-Replayed" = Option<bool>))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "sku_taken"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
@@ -173,7 +172,6 @@ impl NewVariant {
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -202,7 +200,6 @@ pub async fn make_product(
         (status = 201, body = ProductFound, headers(("ETag" = String), ("Idempotent-Replayed" = Option<bool>))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "sku_taken"),
@@ -211,7 +208,6 @@ pub async fn make_product(
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -240,7 +236,6 @@ pub async fn add_variant(
     responses(
         (status = 200, body = ProductFound, headers(("ETag" = String))),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "product_not_found, sku_not_found"),
@@ -252,7 +247,6 @@ pub async fn add_variant(
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
         (status = 428, body = ProblemBody, content_type = "application/problem+json",
             description = "precondition_required"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -283,10 +277,8 @@ pub async fn change_product(
     params(("id" = String, Path, description = "The product's id")),
     responses(
         (status = 200, body = ProductFound, headers(("ETag" = String))),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -301,10 +293,8 @@ pub async fn get_product(State(ops): State<Ops>, PathText(id): PathText) -> Resu
     params(PageParams),
     responses(
         (status = 200, body = Paged<ProductFound>),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -319,10 +309,8 @@ pub async fn list_products(State(ops): State<Ops>, page: Page<i32>) -> Result<Js
     params(("id" = String, Path, description = "The product's id")),
     responses(
         (status = 200, body = ProductStock),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]

@@ -93,13 +93,11 @@ pub struct HistoryParams {
         (status = 201, body = Warehouse),
         (status = 200, body = Warehouse, description = "It was there already"),
         (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
         (status = 415, body = ProblemBody, content_type = "application/problem+json",
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -118,10 +116,8 @@ pub async fn make_warehouse(
     params(PageParams),
     responses(
         (status = 200, body = Paged<Warehouse>),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -145,7 +141,6 @@ pub async fn list_warehouses(
         (status = 201, body = StockAdjustment),
         (status = 400, body = ProblemBody, content_type = "application/problem+json",
             description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json",
             description = "sku_not_found, warehouse_not_found"),
@@ -156,7 +151,6 @@ pub async fn list_warehouses(
             description = "unsupported_media_type"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json",
             description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
@@ -181,11 +175,9 @@ pub async fn adjust_stock(
     params(HistoryParams, PageParams),
     responses(
         (status = 200, body = Paged<StockAdjustment>),
-        (status = 401, body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
         (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "sku_not_found"),
         (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("operator" = []))
 )]
