@@ -50,6 +50,7 @@ pub enum Problem {
     WarehouseNotFound,
     StockOfDrop { drop: String },
     BelowReserved { available: i64, reserved: i64 },
+    ImportRefused(Vec<FieldProblem>),
     // What it is about: not there, or not this buyer's, which nobody can tell apart.
     DropNotFound,
     VariantNotFound,
@@ -160,7 +161,7 @@ pub struct ProblemBody {
     status: u16,
     /// What to do about it
     detail: Cow<'static, str>,
-    /// The fields that do not fit (`invalid_request`)
+    /// The fields that do not fit (`invalid_request`), or lines and columns of a file (`import_refused`)
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: Vec<FieldProblem>,
     /// Units that could still be had (`not_enough`), or that are there (`below_reserved`)
@@ -220,6 +221,7 @@ impl Problem {
             Self::WarehouseNotFound => (S::NOT_FOUND, "warehouse_not_found", "There is no such warehouse"),
             Self::StockOfDrop { .. } => (S::CONFLICT, "stock_of_drop", "This is the stock of a drop"),
             Self::BelowReserved { .. } => (S::CONFLICT, "below_reserved", "Unpaid orders hold these units"),
+            Self::ImportRefused(_) => (S::UNPROCESSABLE_ENTITY, "import_refused", "Some lines of the file do not fit"),
             Self::DropNotFound => (S::NOT_FOUND, "drop_not_found", "There is no such drop"),
             Self::VariantNotFound => (S::NOT_FOUND, "variant_not_found", "There is no such variant"),
             Self::NotForSale => (S::CONFLICT, "not_for_sale", "The variant is not for sale"),
@@ -331,6 +333,7 @@ impl Problem {
                 available - reserved
             )
             .into(),
+            Self::ImportRefused(_) => "Nothing was changed: errors names lines and columns; mend them and send all of it again.".into(),
             Self::DropNotFound => "Check the drop's name.".into(),
             Self::VariantNotFound => "Name one that GET /v1/drops/{drop} or GET /v1/products lists.".into(),
             Self::NotForSale => "It may be again later; it cannot be put into a cart now.".into(),
@@ -435,7 +438,7 @@ impl Problem {
             total: None,
         };
         match self {
-            Self::Invalid(errors) => body.errors = errors,
+            Self::Invalid(errors) | Self::ImportRefused(errors) => body.errors = errors,
             Self::NotEnough { available } => body.available = Some(available.into()),
             Self::BelowReserved { available, reserved } => {
                 (body.available, body.reserved) = (Some(available), Some(reserved));

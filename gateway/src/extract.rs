@@ -26,6 +26,9 @@ pub struct Params<T>(pub T);
 /// A body of JSON of at most `LIMIT` bytes.
 pub struct JsonBody<T, const LIMIT: usize>(pub T);
 
+/// A file of CSV in UTF-8, of at most `LIMIT` bytes.
+pub struct CsvBody<const LIMIT: usize>(pub String);
+
 /// The bytes of a body of at most `LIMIT`, as they came.
 pub struct RawBody<const LIMIT: usize>(pub Vec<u8>);
 
@@ -79,6 +82,21 @@ where
             return Err(Problem::UnsupportedMediaType { wanted: "application/json" });
         }
         parse(&read_bounded(request, Limits::from_ref(state), LIMIT).await?).map(Self)
+    }
+}
+
+impl<S: Sync, const LIMIT: usize> FromRequest<S> for CsvBody<LIMIT>
+where
+    Limits: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_of(request.headers(), "text/csv") {
+            return Err(Problem::UnsupportedMediaType { wanted: "text/csv" });
+        }
+        let bytes = read_bounded(request, Limits::from_ref(state), LIMIT).await?;
+        String::from_utf8(bytes).map(Self).map_err(|_| Problem::field("body", "must be UTF-8"))
     }
 }
 

@@ -20,6 +20,7 @@ pub mod extract;
 pub mod etag;
 pub mod page;
 pub mod routes;
+pub mod import;
 mod middleware;
 pub mod openapi;
 pub mod docs_page;

@@ -160,18 +160,20 @@ impl Quote {
                 Some(DropLine { line, offer, units, totals })
             }
         };
-        // Each is one charge.
-        let charges =
-            [goods.as_ref().map(|goods| goods.totals.total), drop_line.as_ref().map(|line| line.totals.total)];
-        let mut total: Option<Money> = None;
-        for charge in charges.into_iter().flatten() {
+        let mut quote = Self { goods, drop_line, total: Money::zero(currency.ok_or(NoQuote::NotChargeable)?) };
+        for charge in quote.charges().collect::<Vec<_>>() {
             if !(1..=CHARGE_MINOR_MAX).contains(&charge.amount_minor) {
                 return Err(NoQuote::NotChargeable);
             }
-            total = Some(total.map_or(Ok(charge), |total| total.plus(charge)).map_err(not_chargeable)?);
+            quote.total = quote.total.plus(charge).map_err(not_chargeable)?;
         }
-        let total = total.ok_or(NoQuote::NotChargeable)?;
-        Ok(Self { goods, drop_line, total })
+        Ok(quote)
+    }
+
+    /// What each of its orders costs: one charge each.
+    pub fn charges(&self) -> impl Iterator<Item = Money> {
+        let goods = self.goods.as_ref().map(|goods| goods.totals.total);
+        goods.into_iter().chain(self.drop_line.as_ref().map(|drop_line| drop_line.totals.total))
     }
 
     pub fn lines(&self) -> impl Iterator<Item = &Line> {

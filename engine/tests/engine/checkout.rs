@@ -174,6 +174,13 @@ async fn what_is_in_the_way_is_told_and_nothing_is_reserved() {
     world.sql.batch_execute("update variants set active = false where sku = 'bowl'").await.unwrap();
     let faults = NoQuote::Lines(vec![(bowl, LineFault::NotForSale)]);
     assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::NoQuote(faults));
+    // The provider counts krónur in hundredths, which ISO 4217 does not know.
+    let sql = "update variants set active = true, currency = 'ISK'; update rates set currency = 'ISK'";
+    world.sql.batch_execute(sql).await.unwrap();
+    let krona = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("a") };
+    let refusal = world.engine.checkout(&buyer, &krona).await.unwrap();
+    assert_eq!(refusal, CheckedOut::Refused(CheckoutRefused::NoQuote(NoQuote::NotChargeable)));
+    world.sql.batch_execute("update variants set currency = 'EUR'").await.unwrap();
     world.engine.ledger.replace_rates(&[]).await.unwrap();
     world.sql.batch_execute("update variants set active = true").await.unwrap();
     assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::NoQuote(NoQuote::NotServed));

@@ -9,6 +9,7 @@ pub mod fulfil;
 pub mod buyer;
 pub mod finance;
 pub mod rates;
+pub mod catalog;
 pub mod review;
 pub mod settlement;
 pub mod token;
@@ -47,6 +48,12 @@ pub enum Command {
     Buyer(buyer::BuyerArguments),
     /// Closes the books of a day; shows what a drop brought in
     Finance(finance::FinanceArguments),
+    /// Lists products, and imports them from a file
+    Product(catalog::ProductArguments),
+    /// Shows what lies on shelves, and imports it from a file
+    Stock(catalog::StockArguments),
+    /// Lists and makes places of ordinary stock
+    Warehouse(catalog::WarehouseArguments),
     /// Shows and replaces what tax and shipping cost, by country
     Rates(rates::RatesArguments),
     /// Shows and retries what settlement had to set aside
@@ -106,6 +113,9 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Order(arguments) => order::run(arguments).await,
         Command::Buyer(arguments) => buyer::run(arguments).await,
         Command::Finance(arguments) => finance::run(arguments).await,
+        Command::Product(arguments) => catalog::product(arguments).await,
+        Command::Stock(arguments) => catalog::stock(arguments).await,
+        Command::Warehouse(arguments) => catalog::warehouse(arguments).await,
         Command::Rates(arguments) => rates::run(arguments).await,
         Command::Settlement(arguments) => settlement::run(&arguments).await,
         Command::Token(arguments) => token::run(&arguments),

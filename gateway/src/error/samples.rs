@@ -46,6 +46,7 @@ impl Problem {
             WarehouseNotFound,
             StockOfDrop { drop: "shoe".to_owned() },
             BelowReserved { available: 10, reserved: 7 },
+            ImportRefused(vec![FieldProblem::new("line 7, sku", "there is no SKU shoe-42")]),
             DropNotFound,
             VariantNotFound,
             NotForSale,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::admin::shop_with_operators;
 use super::shop::{Shop, send};
-use crate::support::Answer;
+use crate::support::{Answer, count as count_of_rows};
 
 fn shoe(skus: &[&str]) -> Value {
     let variants = skus.iter().map(|sku| json!({ "sku": sku, "title": "Size", "price_minor": 100, "currency": "EUR" }));
@@ -126,4 +126,44 @@ async fn a_list_goes_on_where_the_page_before_ended() {
     assert!(ids.is_sorted());
     send(shop.ada(Method::GET, "/v1/products?limit=0")).await.is_problem(422, "invalid_request");
     send(shop.ada(Method::GET, "/v1/products?cursor=x")).await.is_problem(422, "invalid_request");
+}
+
+async fn import(shop: &Shop, path: &str, key: &str, text: &str) -> Answer {
+    let request = shop.ada(Method::POST, path).header("Idempotency-Key", key).header("Content-Type", "text/csv");
+    send(request.body(text.to_owned())).await
+}
+
+#[tokio::test]
+async fn a_catalog_comes_in_from_files() {
+    let shop = shop_with_operators().await;
+    let products = "product,sku,title,price_minor,currency,reservation\nCup,cup-s,Small,500,EUR,warehouses\nCup,cup-l,Large,700,EUR,\n";
+    let tried = import(&shop, "/v1/products/import?dry_run=true", "a", products).await;
+    assert_eq!(tried.json(), json!({ "created": 2, "changed": 0, "unchanged": 0, "dry_run": true }));
+    let made = import(&shop, "/v1/products/import", "a", products).await;
+    assert_eq!((made.status.as_u16(), made.json()["created"].as_u64()), (200, Some(2)), "tried, it had made nothing");
+    let again = import(&shop, "/v1/products/import", "a", products).await;
+    assert_eq!((again.header("idempotent-replayed"), again.json()), (Some("true"), made.json()));
+    import(&shop, "/v1/products/import", "a", &products.replace("500", "600")).await.is_problem(422, "key_reused");
+
+    let warehouse = shop.ada(Method::POST, "/v1/warehouses").header("Idempotency-Key", "w");
+    assert_eq!(send(warehouse.json(&json!({ "code": "berlin" }))).await.status, 201);
+    let stock = "sku,warehouse,quantity,reason\ncup-s,berlin,40,first delivery\ncup-l,berlin,2,first delivery\n";
+    assert_eq!(import(&shop, "/v1/stock/import", "s", stock).await.json()["changed"], 2);
+    let count = "sku,warehouse,quantity,reason\ncup-s,berlin,39,counted\ncup-l,berlin,2,counted\n";
+    let counted = import(&shop, "/v1/stock/import?mode=count", "c", count).await.json();
+    assert_eq!((&counted["changed"], &counted["unchanged"]), (&json!(1), &json!(1)));
+
+    let bad = "sku,warehouse,quantity,reason\ncup-s,berlin,-40,gone\ncup-x,berlin,1,came\ncup-l,paris,1,came\n";
+    let refused = import(&shop, "/v1/stock/import", "b", bad).await.is_problem(422, "import_refused");
+    let fields = refused["errors"].as_array().unwrap().iter().map(|error| error["field"].clone()).collect::<Vec<_>>();
+    assert_eq!(fields, ["line 2, quantity", "line 3, sku", "line 4, warehouse"]);
+    import(&shop, "/v1/products/import", "d", "sku\n").await.is_problem(422, "import_refused");
+    import(&shop, "/v1/stock/import?mode=luck", "d", stock).await.is_problem(422, "invalid_request");
+    let json = shop.ada(Method::POST, "/v1/stock/import").header("Idempotency-Key", "j").json(&json!({}));
+    send(json).await.is_problem(415, "unsupported_media_type");
+    let large = "x".repeat(2 * 1024 * 1024 + 1);
+    import(&shop, "/v1/stock/import", "l", &large).await.is_problem(413, "body_too_large");
+    let sum =
+        "select sum(quantity_available)::bigint from inventory join variants using (variant_id) where sku like 'cup-%'";
+    assert_eq!(count_of_rows(&shop.database_url, sum).await, 41);
 }

@@ -109,7 +109,6 @@ fn table() -> String {
     rows
 }
 
-#[expect(clippy::disallowed_methods, reason = "whoever wants the file rewritten says so")]
 #[test]
 fn the_written_list_of_codes_is_that_of_the_program() {
     const BEGIN: &str = "<!-- codes, written by a test -->\n";

@@ -3,6 +3,7 @@
 
 pub mod products;
 pub mod stock;
+pub mod imports;
 pub mod orders;
 pub mod fulfilment;
 pub mod money_back;
@@ -27,6 +28,8 @@ pub fn api() -> (Router<Ops>, OpenApi) {
         .routes(routes!(products::get_product, products::change_product))
         .routes(routes!(products::add_variant))
         .routes(routes!(products::get_stock))
+        .routes(routes!(imports::import_products))
+        .routes(routes!(imports::import_stock))
         .routes(routes!(stock::make_warehouse, stock::list_warehouses))
         .routes(routes!(stock::adjust_stock, stock::list_adjustments))
         .routes(routes!(orders::find_orders))
