@@ -114,6 +114,8 @@ fn rows<T>(
     let in_header = |what: String| Err(vec![LineFault::new(1, "header", what)]);
     // Spreadsheets begin a file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // The reader counts lines by their last byte, and would be one behind with two of them.
+    let text = text.replace("\r\n", "\n");
     let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(text.as_bytes());
     let header = match reader.headers() {
         Ok(header) => header.clone(),

@@ -25,6 +25,8 @@ const SETTLED_AFTER: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 30.0, 45
 const COUNTERS: &[(&str, &str)] = &[
     ("doorbuster_http_requests_total", "Requests to the public listener, by declared route, method and status"),
     ("doorbuster_claims_total", "Answered claims, by outcome"),
+    ("doorbuster_checkouts_total", "Answered checkouts, by outcome"),
+    ("doorbuster_checkout_conflicts_total", "Checkouts begun again because others had changed the stock"),
     ("doorbuster_claim_batches_resent_total", "Batches of claims sent again because Redis gave no answer"),
     ("doorbuster_claims_shed_total", "Claims told to come back because too many were waiting"),
     ("doorbuster_latched_refusals_total", "Refusals under a proof of sold out, without a word with Redis"),
@@ -64,6 +66,7 @@ const LABELLED: &[&str] = &[
     "doorbuster_pending_claims_total",
     "doorbuster_http_requests_total",
     "doorbuster_claims_total",
+    "doorbuster_checkouts_total",
     "doorbuster_standby_awards_total",
     "doorbuster_provider_calls_total",
     "doorbuster_outbox_deliveries_total",

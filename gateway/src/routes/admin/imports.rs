@@ -34,6 +34,7 @@ pub struct StockFile {
     pub dry_run: bool,
     /// `add`: units that came or, below zero, are gone; `count`: what is there
     #[serde(default)]
+    #[param(inline)]
     pub mode: Mode,
 }
 
