@@ -127,7 +127,7 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
             from order_items join sold using (order_id), extra
         )
         insert into payments (order_id, state, amount_minor, currency, idempotency_key, updated_at)
-        select extra.order_id, 'SUCCEEDED', 1, 'EUR', 'extra', now() from extra";
+        select extra.order_id, 'SUCCEEDED', 1, 'EUR', 'order-' || extra.order_id, now() from extra";
     sql.execute(EXTRA, &[]).await.unwrap();
     let report = demo.report().await.unwrap();
     assert!(!report.is_clean());
