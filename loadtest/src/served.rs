@@ -27,6 +27,8 @@ pub(crate) const PROVIDER_KEY: &str = "DOORBUSTER_PROVIDER_KEY";
 
 /// The gateway's own default.
 const CONNECTIONS: usize = 16;
+/// Of ways that write orders before they answer. On two cores 16, 32 and 64 gave the same rates.
+const SQL_CONNECTIONS: usize = 32;
 
 #[derive(Debug, Args)]
 pub struct ServeArguments {
@@ -55,7 +57,8 @@ pub struct ServeArguments {
 /// Serves until it is killed.
 pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
-    let ledger = Ledger::new(&arguments.database_url, CONNECTIONS)?;
+    let connections = if arguments.way.is_sql() { SQL_CONNECTIONS } else { CONNECTIONS };
+    let ledger = Ledger::new(&arguments.database_url, connections)?;
     let engine = Engine::new(ledger, TokenStore::connect(&arguments.redis_url).await?, Clock::System);
     let loopback = GatewayConfig::on_free_ports(arguments.jwt_secret.expose().to_owned());
     let config = GatewayConfig { listen: arguments.listen, ..loopback };

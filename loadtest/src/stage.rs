@@ -135,8 +135,27 @@ impl Stage {
         Ok(drop)
     }
 
-    /// Takes a drop out of Redis, whose memory and file would grow from sample to sample.
+    /// Lays units of a drop's product on so many ordinary shelves as well, for the ways that sell from there.
+    pub async fn put_on_shelves(&self, drop: &SaleDrop, shelves: u32, units_each: u32) -> anyhow::Result<()> {
+        const SHELVES: &str = "insert into warehouses (number, state, code)
+            select nextval('warehouse_numbers')::smallint, 'ready', 'shelf-' || n from generate_series(1, $1::int) n
+            where not exists (select from warehouses where code = 'shelf-' || n)";
+        const STOCK: &str = "insert into inventory (product_id, variant_id, warehouse_id, quantity_available)
+            select $1, $2, warehouse_id, $4 from warehouses, generate_series(1, $3::int) n where code = 'shelf-' || n";
+        let (shelves, units) = (shelves.cast_signed(), units_each.cast_signed());
+        self.sql.execute(SHELVES, &[&shelves]).await?;
+        self.sql.execute(STOCK, &[&drop.product_id, &drop.variants[0].variant_id, &shelves, &units]).await?;
+        Ok(())
+    }
+
+    /// Takes a drop out of Redis, whose memory and file would grow from sample to sample. Orders of goods are left to nobody: a
+    /// later server's workers would charge them.
     pub async fn forget(&self, drop: &SaleDrop) -> anyhow::Result<()> {
+        const ORDERS: &str =
+            "with over as (update checkouts set ended_at = now() where ended_at is null returning order_id)
+            update payments p set state = 'REQUIRED', payment_method = null, due_at = null from over
+            where p.order_id = over.order_id";
+        self.sql.execute(ORDERS, &[]).await?;
         for warehouse in &drop.warehouses {
             self.engine.tokens.warehouse(drop, warehouse).forget().await?;
         }

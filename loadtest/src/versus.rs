@@ -105,6 +105,9 @@ async fn crowd(stage: &Stage, way: Way, arguments: &VersusArguments) -> anyhow::
         _ => stage.serve(way).await?,
     };
     let drop = stage.open_drop(arguments.buyers, way.rows()).await?;
+    if way.shelves().is_some() {
+        stage.put_on_shelves(&drop, way.rows(), arguments.buyers).await?;
+    }
     let skus = vec![drop.variants[0].sku.clone()];
     let within = Duration::from_secs_f64(arguments.within);
     let (plan, count) =

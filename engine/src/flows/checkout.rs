@@ -135,21 +135,7 @@ impl Engine {
             profile: &priced.profile,
             pay_by: now.checked_add(UNPAID).unwrap_or(jiff::Timestamp::MAX),
         };
-        let mut tried = 1;
-        let placed = loop {
-            match self.ledger.place_checkout(&new, tried < OPTIMISTIC_TRIES, now).await? {
-                // Without optimism only a checkout that was refused in between can make it change again.
-                Placed::Changed if tried < 2 * OPTIMISTIC_TRIES => {
-                    metrics::counter!("doorbuster_checkout_conflicts_total").increment(1);
-                    let longest = JITTER * tried;
-                    let pause = rand::rng().random_range(Duration::ZERO..=longest);
-                    tokio::time::sleep(pause).await;
-                    tried += 1;
-                }
-                placed => break placed,
-            }
-        };
-        match placed {
+        match self.place(&new).await? {
             Placed::Now(checkout) => Ok(match self.follow_or_leave(checkout).await {
                 Followed::Made(checkout) => CheckedOut::Now(checkout),
                 Followed::Refused(refused) => CheckedOut::Refused(refused),
@@ -158,6 +144,24 @@ impl Engine {
             Placed::CartKnown(known) => Ok(CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known)))),
             Placed::Short(short) => Ok(CheckedOut::Refused(CheckoutRefused::OutOfStock(short))),
             Placed::Changed => Err(EngineError::Moving),
+        }
+    }
+
+    /// Reserves and orders what was priced, trying again where others were faster. `Changed` only if they were each time.
+    pub async fn place(&self, new: &NewCheckout<'_>) -> Result<Placed, EngineError> {
+        let mut tried = 1;
+        loop {
+            match self.ledger.place_checkout(new, tried < OPTIMISTIC_TRIES, self.clock.now()).await? {
+                // Without optimism only a checkout that was refused in between can make it change again.
+                Placed::Changed if tried < 2 * OPTIMISTIC_TRIES => {
+                    metrics::counter!("doorbuster_checkout_conflicts_total").increment(1);
+                    let longest = JITTER * tried;
+                    let pause = rand::rng().random_range(Duration::ZERO..=longest);
+                    tokio::time::sleep(pause).await;
+                    tried += 1;
+                }
+                placed => return Ok(placed),
+            }
         }
     }
 

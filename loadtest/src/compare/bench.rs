@@ -85,9 +85,16 @@ impl<'a> Bench<'a> {
         match probe {
             Probe::Claims { way, connections, fsync, warehouses } => {
                 self.stage.set_fsync(fsync).await?;
-                let drop = self.stage.open_drop_without_end(warehouses).await?;
                 let rate_max = if way.is_sql() { SQL_RATE_MAX } else { RATE_MAX };
                 let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(rate_max)) as u32);
+                let drop = match way {
+                    // Its units are rows.
+                    Way::SkipLocked => self.stage.open_drop(buyers.len(), warehouses).await?,
+                    _ => self.stage.open_drop_without_end(warehouses).await?,
+                };
+                if way.shelves().is_some() {
+                    self.stage.put_on_shelves(&drop, way.rows(), buyers.len()).await?;
+                }
                 let sample = self.closed(way, &drop, buyers, connections, Outcome::Ok).await;
                 self.stage.forget(&drop).await?;
                 self.stage.set_fsync(Fsync::Always).await?;

@@ -27,12 +27,7 @@ pub(super) enum Probe {
 
 impl Probe {
     pub(super) const fn claims(way: Way, connections: usize) -> Self {
-        // Ways in SQL have rows and no warehouses of tokens.
-        let warehouses = match way {
-            Way::TenRows => 10,
-            Way::RowLock | Way::Optimistic | Way::SkipLocked => 1,
-            Way::Tokens | Way::Ceiling | Way::SingleEvalsha => WAREHOUSES,
-        };
+        let warehouses = way.rows();
         Self::Claims { way, connections, fsync: Fsync::Always, warehouses }
     }
 
@@ -49,6 +44,7 @@ impl Probe {
             Way::RowLock,
             Way::TenRows,
             Way::Optimistic,
+            Way::OneStatement,
             Way::SkipLocked,
         ];
         let connections = ways.into_iter().flat_map(|way| [Self::claims(way, FEW), Self::claims(way, MANY)]);

@@ -3,6 +3,7 @@
 //! All of them run behind the same listener, router, token check, parsing and limits, and answer with the same bytes: what
 //! differs is only what happens between the request that is understood and the answer that is written.
 
+mod shelves;
 mod sql;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use doorbuster::routes::claims::{Asked, CLAIM_BODY_BYTES, Held, NewClaim, answer
 use doorbuster::state::Gate;
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::ids::{Epoch, Serial};
+use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::tokens::store::Outcome;
 
 pub use sql::{SqlShop, prepare};
@@ -34,13 +36,15 @@ pub enum Way {
     Ceiling,
     /// The product's claim script, once for each request.
     SingleEvalsha,
-    /// `SELECT … FOR UPDATE` on one row of stock.
+    /// The product's `row_lock`: `SELECT … FOR UPDATE` on one row of stock.
     RowLock,
-    /// The same on one of ten rows, chosen at random.
+    /// The product's `warehouses`: one of ten rows, chosen at random.
     TenRows,
-    /// One row with a version: read, write if nobody else has, again otherwise.
+    /// The product's `optimistic`: one row with a version; read, write if nobody else has, again otherwise.
     Optimistic,
-    /// A row for each unit; the next one that nobody has locked.
+    /// `FOR UPDATE` on one row, with everything that an order needs in the same statement: no round trip under the lock.
+    OneStatement,
+    /// A row for each unit; the next one that nobody has locked; in one statement too.
     SkipLocked,
 }
 
@@ -53,19 +57,30 @@ impl Way {
             Self::RowLock => "FOR UPDATE, one row",
             Self::TenRows => "FOR UPDATE, ten rows",
             Self::Optimistic => "optimistic, one row",
+            Self::OneStatement => "FOR UPDATE in one statement, one row",
             Self::SkipLocked => "SKIP LOCKED, row per unit",
         }
     }
 
     /// The order is written before the answer; the others leave it to settlement.
     pub fn is_sql(self) -> bool {
-        matches!(self, Self::RowLock | Self::TenRows | Self::Optimistic | Self::SkipLocked)
+        self.shelves().is_some() || matches!(self, Self::OneStatement | Self::SkipLocked)
+    }
+
+    /// The product sells what lies on shelves this way.
+    pub fn shelves(self) -> Option<StockWay> {
+        match self {
+            Self::RowLock => Some(StockWay::RowLock),
+            Self::TenRows => Some(StockWay::Warehouses),
+            Self::Optimistic => Some(StockWay::Optimistic),
+            _ => None,
+        }
     }
 
     /// Rows of stock, or warehouses of tokens, of a drop that is sold this way.
-    pub fn rows(self) -> u32 {
+    pub const fn rows(self) -> u32 {
         match self {
-            Self::RowLock | Self::Optimistic | Self::SkipLocked => 1,
+            Self::RowLock | Self::Optimistic | Self::OneStatement | Self::SkipLocked => 1,
             Self::TenRows => 10,
             Self::Tokens | Self::Ceiling | Self::SingleEvalsha => 16,
         }
@@ -78,14 +93,21 @@ pub fn replacement(way: Way, shop: SqlShop) -> Option<MethodRouter<Gate>> {
         Way::Tokens => None,
         Way::Ceiling => Some(post(ceiling)),
         Way::SingleEvalsha => Some(post(single_evalsha)),
-        Way::RowLock | Way::TenRows | Way::Optimistic | Way::SkipLocked => {
+        Way::RowLock | Way::TenRows | Way::Optimistic | Way::OneStatement | Way::SkipLocked => {
             let shop = Arc::new(shop);
             let handler = move |gate: State<Gate>, buyer: Buyer, key: Key, drop: PathText, new: Claimed| {
-                sql_order(Arc::clone(&shop), way, gate, buyer, key, drop, new)
+                order(Arc::clone(&shop), way, gate, buyer, key, drop, new)
             };
             Some(post(handler))
         }
     }
+}
+
+enum Ordered {
+    Made,
+    /// The same order was made before.
+    Before,
+    SoldOut,
 }
 
 type Claimed = JsonBody<NewClaim, CLAIM_BODY_BYTES>;
@@ -122,7 +144,8 @@ async fn single_evalsha(
     }
 }
 
-async fn sql_order(
+/// Written before it is answered.
+async fn order(
     shop: Arc<SqlShop>,
     way: Way,
     State(gate): State<Gate>,
@@ -132,12 +155,15 @@ async fn sql_order(
     JsonBody(new): Claimed,
 ) -> Result<Response, Problem> {
     let asked = asked(&gate, buyer, &key, &drop, &new).await?;
-    let now = gate.engine.clock.now();
-    match shop.order(way, &asked.live.drop, &asked.claim, now).await {
-        Ok(sql::Ordered::Made) => Ok(answer(&gate, &asked, &held(vec![SOME_SERIAL], false))),
-        Ok(sql::Ordered::Before) => Ok(answer(&gate, &asked, &held(vec![SOME_SERIAL], true))),
-        Ok(sql::Ordered::SoldOut) => Err(Problem::SoldOut),
-        Ok(sql::Ordered::Overtaken) => Err(Problem::Overloaded),
+    let (drop, claim) = (&asked.live.drop, &asked.claim);
+    let ordered = match way.shelves() {
+        Some(reserve) => shelves::order(&gate.engine, reserve, drop, claim).await,
+        None => shop.order(way, drop, claim, gate.engine.clock.now()).await.map_err(anyhow::Error::from),
+    };
+    match ordered {
+        Ok(Ordered::Made) => Ok(answer(&gate, &asked, &held(vec![SOME_SERIAL], false))),
+        Ok(Ordered::Before) => Ok(answer(&gate, &asked, &held(vec![SOME_SERIAL], true))),
+        Ok(Ordered::SoldOut) => Err(Problem::SoldOut),
         Err(error) => {
             tracing::warn!(%error, "an order could not be made: {error}");
             Err(Problem::Unavailable)

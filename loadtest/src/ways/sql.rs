@@ -1,4 +1,4 @@
-//! The baselines in Postgres alone: stock is taken and the order written in one statement, which is one transaction.
+//! Baselines that the product does not have: stock is taken and the order written in one statement, which is one transaction.
 //!
 //! One statement is the best that is known for them: a lock is held for as long as one statement and its commit take, and for
 //! no round trip. Each writes the very rows that settlement writes for an order; none holds a lock longer than it must.
@@ -12,25 +12,14 @@ use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-use super::Way;
+use super::{Ordered, Way};
 
 /// Connections to Postgres. More of them only wait for each other's locks: on two cores 16, 32 and 64 gave the same rates.
 const CONNECTIONS: usize = 32;
-/// With 32 writers of one row somebody wins each time, so a try fails at most so often but by bad luck.
-const TRIES_MAX: u32 = 200;
 
 /// The orders, the stock, and the door to both.
 pub struct SqlShop {
     pool: Pool,
-}
-
-pub(super) enum Ordered {
-    Made,
-    /// The same order was made before.
-    Before,
-    SoldOut,
-    /// Others were faster too often.
-    Overtaken,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,17 +65,6 @@ const LOCKED: &str = "-- sql.lock_row
         returning i.warehouse_id
     ),";
 
-const READ: &str = "-- sql.read_version
-    select version, quantity_available - quantity_reserved from inventory
-    where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-
-const VERSIONED: &str = "-- sql.write_version
-    with taken as (
-        update inventory set quantity_reserved = quantity_reserved + $7, version = version + 1
-        where product_id = $4 and variant_id = $5 and warehouse_id = $6 and version = $14
-        returning warehouse_id
-    ),";
-
 const UNITS: &str = "-- sql.skip_locked
     with units as materialized (
         select serial from tokens where drop_id = $3 and order_id is null limit $7::int for update skip locked
@@ -116,66 +94,16 @@ impl SqlShop {
         claim: &Claim,
         now: Timestamp,
     ) -> Result<Ordered, SqlError> {
-        let first = rand::random_range(0..drop.warehouses.len());
-        for row in 0..drop.warehouses.len() {
-            let warehouse = drop.warehouses[(first + row) % drop.warehouses.len()].id.0;
-            let ordered = match way {
-                Way::Optimistic => self.try_versions(drop, claim, warehouse, now).await?,
-                Way::SkipLocked => self.write(UNITS, drop, claim, warehouse, None, now).await?,
-                _ => self.write(LOCKED, drop, claim, warehouse, None, now).await?,
-            };
-            if !matches!(ordered, Ordered::SoldOut) {
-                return Ok(ordered);
-            }
-        }
-        Ok(Ordered::SoldOut)
-    }
-
-    async fn try_versions(
-        &self,
-        drop: &SaleDrop,
-        claim: &Claim,
-        warehouse: i32,
-        now: Timestamp,
-    ) -> Result<Ordered, SqlError> {
-        let variant = drop.variant(claim.variant).map(|variant| variant.variant_id).unwrap_or_default();
-        for _ in 0..TRIES_MAX {
-            let (version, free) = {
-                let client = self.pool.get().await?;
-                let read = client.prepare_cached(READ).await?;
-                let row = client.query_one(&read, &[&drop.product_id, &variant, &warehouse]).await?;
-                (row.get::<_, i64>(0), row.get::<_, i32>(1))
-            };
-            if free < claim.quantity.units() as i32 {
-                return Ok(Ordered::SoldOut);
-            }
-            match self.write(VERSIONED, drop, claim, warehouse, Some(version), now).await? {
-                Ordered::SoldOut => {}
-                other => return Ok(other),
-            }
-        }
-        Ok(Ordered::Overtaken)
-    }
-
-    /// `SoldOut` also means that the version was another one.
-    async fn write(
-        &self,
-        take: &str,
-        drop: &SaleDrop,
-        claim: &Claim,
-        warehouse: i32,
-        version: Option<i64>,
-        now: Timestamp,
-    ) -> Result<Ordered, SqlError> {
+        let take = if way == Way::SkipLocked { UNITS } else { LOCKED };
         let Some(variant) = drop.variant(claim.variant) else { return Ok(Ordered::SoldOut) };
         let units = claim.quantity.units();
         let totals = Totals::of_units(variant.price, units, drop.tax_basis_points, drop.shipping);
         let totals = totals.expect("prices of these drops are far from the end of the numbers");
         let client = self.pool.get().await?;
         let statement = client.prepare_cached(&format!("{take}{ORDER}")).await?;
-        let quantity = units as i32;
+        let (warehouse, quantity) = (drop.warehouses[0].id.0, units as i32);
         let (buyer, currency) = (claim.buyer.as_str(), drop.currency.as_str());
-        let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![
+        let arguments: &[&(dyn ToSql + Sync)] = &[
             &claim.id.0,
             &buyer,
             &drop.id.0,
@@ -190,10 +118,7 @@ impl SqlShop {
             &totals.total.amount_minor,
             &now,
         ];
-        if let Some(version) = &version {
-            arguments.push(version);
-        }
-        match client.query_one(&statement, &arguments).await {
+        match client.query_one(&statement, arguments).await {
             Ok(row) => Ok(if row.get::<_, i64>(0) == 1 { Ordered::Made } else { Ordered::SoldOut }),
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(Ordered::Before),
             Err(error) => Err(error.into()),

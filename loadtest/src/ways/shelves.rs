@@ -1,0 +1,58 @@
+//! The product's own ways to sell ordinary stock, behind the endpoint of claims: an order as checkout places it, of one line that
+//! has been priced. Reading and emptying the cart is left out, which favours them.
+
+use doorbuster_engine::domain::carts::CartVersion;
+use doorbuster_engine::domain::checkout::{ForSale, Goods, Line, Quote, Source};
+use doorbuster_engine::domain::claims::Claim;
+use doorbuster_engine::domain::drops::SaleDrop;
+use doorbuster_engine::domain::ids::{CheckoutId, OrderId, VariantId};
+use doorbuster_engine::domain::pricing::Totals;
+use doorbuster_engine::domain::stock::StockWay;
+use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::checkouts::{NewCheckout, Placed};
+use doorbuster_engine::ledger::profiles::CheckoutProfile;
+use jiff::SignedDuration;
+
+use super::Ordered;
+
+/// Longer than any run: nothing of it expires under the measurement.
+const UNPAID: SignedDuration = SignedDuration::from_hours(24);
+
+pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim: &Claim) -> anyhow::Result<Ordered> {
+    let Some(variant) = drop.variant(claim.variant) else { return Ok(Ordered::SoldOut) };
+    let units = claim.quantity.units();
+    let totals = Totals::of_units(variant.price, units, drop.tax_basis_points, drop.shipping)?;
+    let sale = ForSale {
+        product: drop.product_id,
+        variant_id: VariantId(variant.variant_id),
+        sku: variant.sku.clone(),
+        title: variant.sku.clone(),
+        price: variant.price,
+        from: Source::Shelves(way),
+    };
+    let line = Line { price_at_add: sale.price, sale, quantity: units };
+    let quote = Quote { goods: Some(Goods { lines: vec![line], totals }), drop_line: None, total: totals.total };
+    let profile = CheckoutProfile {
+        payment_method: "pm_card_visa".parse()?,
+        email: "b@example.test".to_owned(),
+        ship_to: serde_json::json!({ "country": "DE" }),
+    };
+    let key = claim.id.to_string().parse()?;
+    let new = NewCheckout {
+        id: CheckoutId(claim.id.0),
+        order: OrderId(claim.id.0),
+        buyer: &claim.buyer,
+        key: &key,
+        digest: claim.id.0.as_bytes(),
+        cart_version: CartVersion(1),
+        quote: &quote,
+        profile: &profile,
+        pay_by: engine.clock.now().checked_add(UNPAID)?,
+    };
+    Ok(match engine.place(&new).await? {
+        Placed::Now(_) => Ordered::Made,
+        Placed::KeyKnown(_) | Placed::CartKnown(_) => Ordered::Before,
+        Placed::Short(_) => Ordered::SoldOut,
+        Placed::Changed => anyhow::bail!("others were faster each time"),
+    })
+}
