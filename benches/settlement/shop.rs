@@ -58,20 +58,22 @@ impl Shop {
         self.ledger.drop_by_id(id).await.expect("an answer").expect("it was just made")
     }
 
-    /// One claim for each unit, of buyers who have profiles, as the log of one warehouse after the other would have them.
+    /// One claim for each unit, of buyers who have profiles, as the log of one warehouse after the other would have them. Their ids
+    /// lie scattered among all others', as ids do.
     pub async fn claims(&self, drop: &SaleDrop, now: Timestamp) -> Vec<ClaimToSettle> {
         const PROFILES: &str = "insert into checkout_profiles
-            select 'buyer-' || lpad(serial::text, 14, '0'), 'pm_card_visa', 'b' || serial || '@example.test',
+            select 'buyer-' || left(md5('new' || serial), 14), 'pm_card_visa', 'b' || serial || '@example.test',
                    '{\"name\": \"B\", \"street\": \"Long Street 12\", \"city\": \"Berlin\", \"country\": \"DE\"}', now()
             from tokens where drop_id = $1 on conflict do nothing";
         self.sql.execute(PROFILES, &[&drop.id.0]).await.expect("profiles");
         self.sql.batch_execute("analyze checkout_profiles").await.expect("statistics");
-        let tokens = "select serial, warehouse_id from tokens where drop_id = $1 order by warehouse_id, serial";
+        let tokens = "select serial, warehouse_id, 'buyer-' || left(md5('new' || serial), 14) from tokens
+                      where drop_id = $1 order by warehouse_id, serial";
         let tokens = self.sql.query(tokens, &[&drop.id.0]).await.expect("tokens");
         let claims = tokens.iter().map(|row| {
             let (serial, warehouse): (i32, i32) = (row.get(0), row.get(1));
             let warehouse = *drop.warehouse_by_id(WarehouseId(warehouse)).expect("its own");
-            let buyer: BuyerId = format!("buyer-{serial:014}").parse().expect("20 visible characters");
+            let buyer: BuyerId = row.get::<_, &str>(2).parse().expect("20 visible characters");
             let key = "key".parse().expect("a key");
             ClaimToSettle {
                 claim: Claim::new(drop.id, buyer, &key, VariantNumber(0), Quantity::new(1).expect("one unit")),
@@ -122,7 +124,7 @@ impl Shop {
             "begin;
              create temp table piece on commit drop as
              select n, (lpad(to_hex({id}), 8, '0') || substr(md5(n::text), 1, 24))::uuid as order_id,
-                    'old-' || lpad(n::text, 14, '0') as buyer, {first} + n % 10 as warehouse_id,
+                    'buyer-' || left(md5('old' || n), 14) as buyer, {first} + n % 10 as warehouse_id,
                     timestamptz '2026-01-01' + n * interval '1 millisecond' as at
              from generate_series({from}, {to}) n;
              insert into orders select order_id, buyer, {id}, 'CONFIRMED', 'EUR', 14900, 2831, 490, 18221,

@@ -76,7 +76,7 @@ impl Ledger {
                 select pg_advisory_xact_lock(hashtextextended('doorbuster erasure ' || $1::text, 0))";
             tx.query(ALONE, &[&buyer.as_str()]).await?;
             const ORDERS: &str = "-- erasures.lock_orders
-                select 1 from orders where buyer = $1 order by order_id for update";
+                select 1 from orders where order_id in (select order_id from orders_of($1)) order by order_id for update";
             tx.query(ORDERS, &[&buyer.as_str()]).await?;
             // Before looking at what is open: an award that is just being decided is waited for here, and seen below.
             const LEAVE: &str = "-- erasures.leave_standby
@@ -90,15 +90,15 @@ impl Ledger {
             const CHECKOUTS: &str = "-- erasures.checkouts\ndelete from checkouts where buyer = $1";
             const ADDRESSES: &str = "-- erasures.addresses
                 update orders set email = null, ship_to = null
-                where buyer = $1 and (email is not null or ship_to is not null)";
+                where order_id in (select order_id from orders_of($1)) and (email is not null or ship_to is not null)";
             const PAYMENTS: &str = "-- erasures.payments
-                update payments p set payment_method = null, next_action = null from orders o
-                where o.buyer = $1 and p.order_id = o.order_id
+                update payments p set payment_method = null, next_action = null from orders_of($1) o
+                where p.order_id = o.order_id
                       and (p.payment_method is not null or p.next_action is not null)";
             // A mail server's words may name the address.
             const ERRORS: &str = "-- erasures.errors
-                update outbox x set last_error = null from orders o
-                where o.buyer = $1 and x.order_id = o.order_id and x.destination = 'mail' and x.last_error is not null";
+                update outbox x set last_error = null from orders_of($1) o
+                where x.order_id = o.order_id and x.destination = 'mail' and x.last_error is not null";
             for statement in [PROFILE, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }
@@ -121,8 +121,8 @@ impl Ledger {
 /// buyer's later orders stay his.
 pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, LedgerError> {
     const ORDERS: &str = "-- erasures.rename_orders
-        update orders o set buyer = e.pseudonym from erasures e
-        where o.buyer = e.buyer and o.created_at <= e.asked_at
+        update orders o set buyer = e.pseudonym from erasures e, orders_of(e.buyer) named
+        where e.buyer is not null and o.order_id = named.order_id and o.buyer = e.buyer and o.created_at <= e.asked_at
               and not exists (select 1 from order_items i join warehouses w using (warehouse_id) join drops d using (drop_id)
                               where i.order_id = o.order_id and d.state <> 'archived')";
     const HOLDINGS: &str = "-- erasures.rename_holdings
@@ -144,7 +144,7 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
     const END: &str = "-- erasures.end
         update erasures e set buyer = null, ended_at = $1
         where buyer is not null
-              and not exists (select 1 from orders o where o.buyer = e.buyer and o.created_at <= e.asked_at)
+              and not exists (select 1 from orders_of(e.buyer) o where o.created_at <= e.asked_at)
               and not exists (select 1 from grants g where g.buyer = e.buyer)
               and not exists (select 1 from rejected_claims r where r.buyer = e.buyer)
               and not exists (select 1 from poisoned_claims p where p.buyer = e.buyer)
@@ -160,8 +160,8 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
 /// Orders that are not over, and claims that may become some.
 async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<OrderId>, LedgerError> {
     const SQL: &str = "-- erasures.open_orders
-        select order_id from orders o join payments p using (order_id)
-        where o.buyer = $1 and not (o.status = any($2) and p.state = any($3))
+        select order_id from orders_of($1) o join payments p using (order_id)
+        where not (o.status = any($2) and p.state = any($3))
         union all
         select claim_id from poisoned_claims where buyer = $1 and claim_id is not null and resolved_at is null
         union all
@@ -181,7 +181,7 @@ async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<OrderI
 /// Whether any row has his name.
 async fn is_named(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<bool, LedgerError> {
     const SQL: &str = "-- erasures.is_named
-        select exists (select 1 from orders where buyer = $1) or exists (select 1 from grants where buyer = $1)
+        select exists (select 1 from orders_of($1)) or exists (select 1 from grants where buyer = $1)
                or exists (select 1 from rejected_claims where buyer = $1)
                or exists (select 1 from poisoned_claims where buyer = $1)
                or exists (select 1 from standby_places where buyer = $1)";
@@ -192,8 +192,8 @@ async fn is_named(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<bool, LedgerE
 async fn keeping_drops(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<String>, LedgerError> {
     const SQL: &str = "-- erasures.keeping_drops
         select d.name from drops d where d.state <> 'archived' and (
-            exists (select 1 from orders o join order_items i using (order_id) join warehouses w using (warehouse_id)
-                    where o.buyer = $1 and w.drop_id = d.drop_id)
+            exists (select 1 from orders_of($1) o join order_items i using (order_id) join warehouses w using (warehouse_id)
+                    where w.drop_id = d.drop_id)
             or exists (select 1 from grants g join warehouses w using (warehouse_id)
                        where g.buyer = $1 and w.drop_id = d.drop_id)
             or exists (select 1 from rejected_claims r where r.buyer = $1 and r.drop_id = d.drop_id)

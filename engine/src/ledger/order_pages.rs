@@ -52,8 +52,8 @@ impl Ledger {
         limit: i64,
     ) -> Result<Vec<OrderView>, LedgerError> {
         const SQL: &str = "-- order_pages.of_buyer
-            select order_id from orders
-            where buyer = $1 and (created_at, order_id) < ($2, $3) and ($4::text[] = '{}' or status = any($4))
+            select order_id from orders_of($1)
+            where (created_at, order_id) < ($2, $3) and ($4::text[] = '{}' or status = any($4))
             order by created_at desc, order_id desc limit $5";
         let (before, id) = bounds(after);
         let statuses = names(statuses);
@@ -82,7 +82,7 @@ impl Ledger {
         let from = filter.created_from.unwrap_or(EARLIEST).max(EARLIEST);
         let (statuses, limit) = (names(&filter.statuses), limit.clamp(1, ORDERS_AT_ONCE));
         let mut arguments: Vec<&(dyn ToSql + Sync)> = vec![&before, &id, &from, &limit];
-        let mut condition = String::new();
+        let (mut orders, mut condition) = ("orders".to_owned(), String::new());
         let (buyer, drop) = (filter.buyer.as_ref().map(BuyerId::as_str), filter.drop.as_ref().map(DropName::as_str));
         // Composed, so that each combination gets a plan of its own; there are eight.
         if !statuses.is_empty() {
@@ -91,7 +91,7 @@ impl Ledger {
         }
         if let Some(buyer) = &buyer {
             arguments.push(buyer);
-            condition += &format!(" and o.buyer = ${}", arguments.len());
+            orders = format!("orders_of(${})", arguments.len());
         }
         if let Some(drop) = &drop {
             arguments.push(drop);
@@ -99,7 +99,7 @@ impl Ledger {
         }
         let sql = format!(
             "-- order_pages.find
-            select o.order_id from orders o
+            select o.order_id from {orders} o
             where (o.created_at, o.order_id) < ($1, $2) and o.created_at >= $3{condition}
             order by o.created_at desc, o.order_id desc limit $4"
         );
