@@ -96,7 +96,7 @@ impl Ledger {
             )
             select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels
             from leased l left join payment_attempts a
-                 on a.order_id = l.order_id and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN'),
+                 on a.order_id = l.order_id and a.finished_at is null,
                  lateral (select count(*) filter (where operation = 'create') as creates,
                                  count(*) filter (where operation = 'confirm') as confirms,
                                  count(*) filter (where operation = 'cancel') as cancels
@@ -182,7 +182,7 @@ impl Ledger {
             update payment_attempts a set state = 'DISPATCHED', dispatched_at = coalesce(dispatched_at, mine.at)
             from mine where a.order_id = mine.order_id and a.number = mine.number
                  and (mine.state <> 'CANCEL_REQUESTED' or a.operation = 'cancel')
-                 and a.state in ('PREPARED', 'NOT_SENT', 'UNKNOWN', 'DISPATCHED')
+                 and a.finished_at is null
             returning a.order_id";
         let orders = calls.iter().map(|call| call.order).collect::<Vec<_>>();
         let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
@@ -230,7 +230,7 @@ impl Ledger {
             )
             update payment_attempts a set state = mine.state, detail = mine.detail, finished_at = mine.ended_at
             from mine where a.order_id = mine.order_id and a.number = mine.number
-                 and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')
+                 and a.finished_at is null
             returning a.order_id";
         const INTENTS: &str = "-- attempts.store_intent
             update payments p set intent_id = c.intent_id, updated_at = c.at
@@ -274,7 +274,7 @@ impl Ledger {
                 end,
                 detail = $3, finished_at = $2
             from payments p
-            where p.order_id = a.order_id and a.state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')
+            where p.order_id = a.order_id and a.finished_at is null
                   and (a.state in ('NOT_SENT', 'UNKNOWN') or coalesce(a.dispatched_at, a.prepared_at) < $1)
                   and p.state in ('SUCCEEDED', 'FAILED', 'CANCELED', 'PARTIALLY_REFUNDED', 'REFUNDED')
                   and p.due_at is null and (p.leased_until is null or p.leased_until < $2)";

@@ -309,7 +309,7 @@ async fn withdraw(tx: &Transaction<'_>, order: OrderId, now: Timestamp) -> Resul
         update payment_attempts
         set state = case when state = 'PREPARED' then 'WITHDRAWN' else 'REJECTED' end, detail = 'the order was cancelled',
             finished_at = $2
-        where order_id = $1 and state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
+        where order_id = $1 and finished_at is null";
     expect_rows("refunds.fence_lease", 1, tx.execute(LEASE, &[&order.0]).await?)?;
     tx.execute(ATTEMPTS, &[&order.0, /* now */ &now]).await?;
     Ok(())
