@@ -132,26 +132,32 @@ impl Ledger {
     }
 
     async fn prepare_all(&self, calls: Vec<PrepareCall>) -> Result<Vec<Result<Attempt, LedgerError>>, LedgerError> {
-        const SQL: &str = "-- attempts.prepare
-            insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at)
-            select p.order_id,
-                   1 + (select count(*) from payment_attempts a where a.order_id = p.order_id)::int,
-                   c.operation, c.key, c.path, c.body, 'PREPARED', c.at
-            from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-                 as c (order_id, lease, operation, key, path, body, at)
+        const LEASED: &str = "-- attempts.count_of_leased
+            select p.order_id, 1 + (select count(*) from payment_attempts a where a.order_id = p.order_id)::int
+            from unnest($1::uuid[], $2::bigint[]) as c (order_id, lease)
             join payments p on p.order_id = c.order_id and p.lease_number = c.lease
-            order by p.order_id for update of p
-            returning order_id, number";
+            order by p.order_id for update of p";
+        const PREPARE: &str = "-- attempts.prepare
+            insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at)
+            select order_id, number, operation, key, path, body, 'PREPARED', at
+            from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+                 as c (order_id, number, operation, key, path, body, at)";
         let orders = calls.iter().map(|call| call.order).collect::<Vec<_>>();
         let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
-        let column = |value: fn(&Attempt) -> &String| calls.iter().map(|call| value(&call.attempt)).collect::<Vec<_>>();
-        let (operations, keys) = (column(|a| &a.operation), column(|a| &a.idempotency_key));
-        let (paths, bodies) = (column(|a| &a.path), column(|a| &a.body));
-        let times = calls.iter().map(|call| call.at).collect::<Vec<_>>();
-        let arguments: [&(dyn ToSql + Sync); 7] = [&orders, &leases, &operations, &keys, &paths, &bodies, &times];
         let numbers = run_tx!(self, "attempts.prepare", tx, {
-            let rows = planned(tx, SQL, &arguments).await?;
-            Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<HashMap<Uuid, i32>>())
+            let rows = planned(tx, LEASED, &[&orders, &leases]).await?;
+            let numbers = rows.iter().map(|row| (row.get(0), row.get(1))).collect::<HashMap<Uuid, i32>>();
+            let ours = calls.iter().filter_map(|call| Some((call, *numbers.get(&call.order)?))).collect::<Vec<_>>();
+            let column =
+                |value: fn(&Attempt) -> &str| ours.iter().map(|(call, _)| value(&call.attempt)).collect::<Vec<_>>();
+            let of = ours.iter().map(|(call, _)| call.order).collect::<Vec<_>>();
+            let nth = ours.iter().map(|(_, number)| *number).collect::<Vec<_>>();
+            let (operations, keys) = (column(|a| &a.operation), column(|a| &a.idempotency_key));
+            let (paths, bodies) = (column(|a| &a.path), column(|a| &a.body));
+            let times = ours.iter().map(|(call, _)| call.at).collect::<Vec<_>>();
+            let arguments: [&(dyn ToSql + Sync); 7] = [&of, &nth, &operations, &keys, &paths, &bodies, &times];
+            tx.execute(&tx.prepare_cached(PREPARE).await?, &arguments).await?;
+            Ok(numbers)
         })?;
         let answer = |call: PrepareCall| match numbers.get(&call.order) {
             Some(&number) => Ok(Attempt { number, ..call.attempt }),

@@ -9,11 +9,9 @@
 
 use super::error::LedgerError;
 use super::locked_order::LockedOrder;
-use super::tx::planned;
 use crate::domain::ids::RefundId;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
-use uuid::Uuid;
 
 const PROVIDER: &str = "provider";
 /// What an order's total is made of.
@@ -37,17 +35,27 @@ async fn book(
 }
 
 /// The provider owes us the totals of these orders.
-pub(super) async fn book_charges(tx: &Transaction<'_>, orders: &[Uuid], now: Timestamp) -> Result<(), LedgerError> {
+pub(super) async fn book_charges(
+    tx: &Transaction<'_>,
+    orders: &[&LockedOrder],
+    now: Timestamp,
+) -> Result<(), LedgerError> {
     const SQL: &str = "-- journal.book_charges
         insert into journal (source, order_id, debit_account, credit_account, amount_minor, currency, booked_at)
-        select 'order-' || o.order_id || ':charge:' || part.account, o.order_id, $2, part.account, part.amount_minor,
-               o.currency, $4
-        from orders o, unnest($3::text[], array[o.subtotal_minor, o.tax_minor, o.shipping_minor])
-                       as part (account, amount_minor)
-        where o.order_id = any($1) and part.amount_minor > 0";
-    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-        [&orders, &PROVIDER, &ACCOUNTS.as_slice(), /* now */ &now];
-    planned(tx, SQL, &arguments).await?;
+        select 'order-' || order_id || ':charge:' || account, order_id, $1, account, amount_minor, currency, $2
+        from unnest($3::uuid[], $4::text[], $5::bigint[], $6::text[]) as c (order_id, account, amount_minor, currency)";
+    let parts = orders.iter().flat_map(|order| {
+        let amounts = [order.subtotal_minor, order.tax_minor, order.shipping_minor];
+        ACCOUNTS.into_iter().zip(amounts).filter(|(_, amount)| *amount > 0).map(move |part| (order, part))
+    });
+    let parts = parts.collect::<Vec<_>>();
+    let ids = parts.iter().map(|(order, _)| order.id.0).collect::<Vec<_>>();
+    let accounts = parts.iter().map(|(_, (account, _))| *account).collect::<Vec<_>>();
+    let amounts = parts.iter().map(|(_, (_, amount))| *amount).collect::<Vec<_>>();
+    let currencies = parts.iter().map(|(order, _)| order.currency.as_str()).collect::<Vec<_>>();
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&PROVIDER, /* now */ &now, &ids, &accounts, &amounts, &currencies];
+    tx.execute(&tx.prepare_cached(SQL).await?, &arguments).await?;
     Ok(())
 }
 
@@ -100,7 +108,7 @@ mod tests {
 
     fn order(subtotal_minor: i64, tax_minor: i64, shipping_minor: i64) -> LockedOrder {
         LockedOrder {
-            id: OrderId(Uuid::nil()),
+            id: OrderId(uuid::Uuid::nil()),
             buyer: "ada".parse().unwrap(),
             drop: None,
             status: OrderState::Confirmed,

@@ -244,7 +244,7 @@ pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: 
     let sold = planned(tx, SOLD, &[&ids]).await?;
     let places = sold.first().map_or(0, |row| row.get::<_, i64>(0));
     expect_rows("locked_order.sell", places.cast_unsigned().max(1), sold.len() as u64)?;
-    journal::book_charges(tx, &ids, now).await?;
+    journal::book_charges(tx, orders, now).await?;
     outbox::enqueue_for(tx, &ids, &Notice::OrderConfirmed, now).await?;
     Ok(())
 }

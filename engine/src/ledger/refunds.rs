@@ -272,7 +272,7 @@ pub(super) async fn refund_late_money(
     why: (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    journal::book_charges(tx, &[order.id.0], now).await?;
+    journal::book_charges(tx, &[order], now).await?;
     refund_rest(tx, order.id, payment, why, now).await
 }
 

@@ -53,8 +53,8 @@ pub(super) fn outcome_of<T, F: Future<Output = Result<T, LedgerError>>>(work: F)
 }
 
 /// Runs a statement over arrays, planned for these very arrays. A plan for any arrays, made while the tables were empty, may go
-/// through every row for each element. Only for the one statement: the checks of foreign keys would be planned anew for
-/// every row.
+/// through every row for each element. Not for one that inserts where a foreign key looks: its checks run within the statement and
+/// would be planned anew for every row (measured: 67 µs for an attempt instead of 24).
 pub(super) async fn planned(
     tx: &Transaction<'_>,
     sql: &str,
