@@ -117,6 +117,17 @@ impl Engine {
     /// What the logs of all warehouses of a drop hold that Postgres has not committed. Warehouses that are not loaded,
     /// or cannot be reached while others can, are left out.
     pub async fn backlog(&self, name: &DropName) -> Result<Option<Backlog>, EngineError> {
+        self.backlog_of_lane(name, 0, 1).await
+    }
+
+    /// The same of every `lanes`th warehouse only, from number `lane` on: lanes have no claim in common, so while Postgres works
+    /// on one batch the next is read and packed.
+    pub async fn backlog_of_lane(
+        &self,
+        name: &DropName,
+        lane: usize,
+        lanes: usize,
+    ) -> Result<Option<Backlog>, EngineError> {
         let Some(live) = self.refresh(name).await? else { return Ok(None) };
         let mut backlog = Backlog {
             live: Arc::clone(&live),
@@ -126,9 +137,10 @@ impl Engine {
             unread: 0,
         };
         // At the same time, so that those that cannot be reached cost one deadline together.
-        let marks = join_all(live.stores.iter().map(|store| store.settled_mark())).await;
+        let warehouses = live.drop.warehouses.iter().skip(lane).step_by(lanes);
+        let marks = join_all(warehouses.clone().map(|warehouse| live.store(warehouse).settled_mark())).await;
         let (mut reached, mut unreachable) = (false, None);
-        for (warehouse, mark) in live.drop.warehouses.iter().zip(marks) {
+        for (warehouse, mark) in warehouses.zip(marks) {
             if backlog.claims() >= CLAIMS_PER_TRANSACTION {
                 backlog.is_cut = true;
                 break;
