@@ -6,13 +6,14 @@ pub mod claim_bytes;
 pub mod settlement;
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
-use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
+use doorbuster_engine::domain::drops::{DropState, DropVariant, NewDrop, NewVariant, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{
     BuyerId, DropId, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::tokens::store::{LoadVariant, TokenStore, WarehouseStore};
 use doorbuster_sandbox::{Redis, RedisOptions, Sandbox};
+use jiff::{SignedDuration, Timestamp};
 use redis::aio::MultiplexedConnection;
 
 /// Units in a bench's warehouse unless it says otherwise: more than any run can take.
@@ -47,6 +48,13 @@ impl Bench {
 
     pub fn stores(&self) -> Vec<WarehouseStore> {
         self.drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&self.drop, warehouse)).collect()
+    }
+
+    /// The first warehouse of another drop beside this one, of which Redis knows nothing yet.
+    pub fn store_of_another(&self, number: i32) -> WarehouseStore {
+        let mut drop = drop_of(1, self.drop.buyer_limit);
+        drop.id = DropId(1 + number);
+        self.tokens.warehouse(&drop, &drop.warehouses[0])
     }
 
     /// Loads one run of units into a warehouse and opens it.
@@ -96,7 +104,7 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
         shipping: Money::zero(currency),
         opens_at: None,
         closes_at: None,
-        pay_by: jiff::Timestamp::MAX,
+        pay_by: Timestamp::MAX,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
         variants: vec![DropVariant {
@@ -108,6 +116,30 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
             stock_units: UNITS,
         }],
         warehouses: (0..warehouses).map(warehouse).collect(),
+    }
+}
+
+/// A drop for a shop with Postgres: two million units of the SKU `shoe`, one for each buyer.
+pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
+    NewDrop {
+        name: name.parse().expect("a name"),
+        product_name: "Shoe".to_owned(),
+        currency: "EUR".parse().expect("a currency"),
+        variants: vec![NewVariant {
+            sku: "shoe".to_owned(),
+            title: "Shoe".to_owned(),
+            price_minor: 900,
+            stock_units: 2_000_000,
+        }],
+        buyer_limit: 1,
+        warehouses,
+        tax_basis_points: 1_900,
+        shipping_minor: 490,
+        opens_at: None,
+        closes_at: None,
+        pay_by: now + SignedDuration::from_hours(1),
+        acknowledgement: Acknowledgement::Accepted,
+        replicas: 0,
     }
 }
 

@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use doorbuster_benches::sale;
 use doorbuster_engine::domain::carts::CartVersion;
 use doorbuster_engine::domain::checkout::{ForSale, Goods, Line, Quote, Source};
-use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
+use doorbuster_engine::domain::claims::{Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
 use doorbuster_engine::domain::ids::{BuyerId, CheckoutId, OrderId, VariantId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::pricing::{Rate, Totals};
@@ -25,7 +25,6 @@ use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::settle_all;
 use doorbuster_sandbox::Sandbox;
 use futures_util::future::join_all;
-use jiff::SignedDuration;
 use uuid::Uuid;
 
 const ROUNDS: usize = 3;
@@ -74,7 +73,7 @@ async fn main() {
          select n, 'mug-' || n, 'Mug', 900, 'EUR' from generate_series(1, {PRODUCTS}) n"
     );
     sql.batch_execute(&shop).await.expect("a shop");
-    engine.create_drop(&new_drop(&engine), 42).await.expect("a drop").expect("a name that is free");
+    engine.create_drop(&sale("drop", 8, engine.clock.now()), 42).await.expect("a drop").expect("a name that is free");
     engine.open_drop(&"drop".parse().expect("a name")).await.expect("a drop").expect("open");
 
     let mut figures: HashMap<(&str, usize), Vec<(f64, u64)>> = HashMap::new();
@@ -117,29 +116,6 @@ async fn main() {
         println!("{name:<26} {:>12} {:>12} {:>12}", cell(AT_ONCE[0]), cell(AT_ONCE[1]), cell(AT_ONCE[2]));
     }
     println!("(+n %): tries that were begun again, beside those that came through");
-}
-
-fn new_drop(engine: &Engine) -> NewDrop {
-    NewDrop {
-        name: "drop".parse().expect("a name"),
-        product_name: "Shoe".to_owned(),
-        currency: "EUR".parse().expect("a currency"),
-        variants: vec![NewVariant {
-            sku: "shoe".to_owned(),
-            title: "Shoe".to_owned(),
-            price_minor: 900,
-            stock_units: 2_000_000,
-        }],
-        buyer_limit: 1,
-        warehouses: 8,
-        tax_basis_points: 1_900,
-        shipping_minor: 490,
-        opens_at: None,
-        closes_at: None,
-        pay_by: engine.clock.now() + SignedDuration::from_hours(1),
-        acknowledgement: Acknowledgement::Accepted,
-        replicas: 0,
-    }
 }
 
 /// Checkouts a second, and how many tries had to be begun again.

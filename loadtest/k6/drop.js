@@ -1,11 +1,5 @@
-// A drop's first minute, as k6 plays it: buyers arrive at a rising rate, each clicks, some click twice, and when all is
-// sold everybody is told so.
-//
-// BASE_URL, DROP, SKU, UNITS   what is sold, and where
-// TOKENS                       a JSON array of buyers' tokens: `doorbuster-load tokens --out tokens.json`
-// RATE                         arrivals a second at the top, 1000 unless given
-//
-// `make load-k6` runs it against private servers; against a staging of yours: k6 run -e BASE_URL=… -e DROP=… loadtest/k6/drop.js
+// A drop's first minute, as k6 plays it: buyers arrive, each clicks, some click twice, and when all is sold everybody is told so.
+// README.md beside this file says how to run it and what it is given.
 
 import http from 'k6/http';
 import exec from 'k6/execution';
@@ -15,6 +9,27 @@ import { SharedArray } from 'k6/data';
 
 const tokens = new SharedArray('tokens', () => JSON.parse(open(__ENV.TOKENS)));
 const rate = Number(__ENV.RATE || 1000);
+const quiet = Math.ceil(rate / 20);
+const stages = {
+  ramp: [
+    { target: rate, duration: '5s' },
+    { target: rate, duration: '15s' },
+    { target: quiet, duration: '5s' },
+  ],
+  // Everybody in the second in which it opens.
+  spike: [
+    { target: quiet, duration: '5s' },
+    { target: rate, duration: '1s' },
+    { target: rate, duration: '5s' },
+    { target: quiet, duration: '1s' },
+    { target: quiet, duration: '8s' },
+  ],
+  constant: [{ target: rate, duration: '0s' }, { target: rate, duration: '20s' }],
+};
+const scenario = __ENV.SCENARIO || 'ramp';
+if (!(scenario in stages)) {
+  throw new Error(`SCENARIO is ${scenario}; it can be ${Object.keys(stages).join(', ')}`);
+}
 const url = `${__ENV.BASE_URL}/v1/drops/${__ENV.DROP}/claims`;
 
 const taken = new Counter('claims_taken');
@@ -30,15 +45,11 @@ export const options = {
   scenarios: {
     drop: {
       executor: 'ramping-arrival-rate',
-      startRate: Math.ceil(rate / 20),
+      startRate: quiet,
       timeUnit: '1s',
       preAllocatedVUs: 500,
       maxVUs: 1000,
-      stages: [
-        { target: rate, duration: '5s' },
-        { target: rate, duration: '15s' },
-        { target: Math.ceil(rate / 20), duration: '5s' },
-      ],
+      stages: stages[scenario],
     },
   },
   thresholds: {

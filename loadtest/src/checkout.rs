@@ -25,7 +25,7 @@ use crate::verify::{self, Verified};
 const CONNECTIONS: usize = 256;
 const WAREHOUSES: u32 = 16;
 /// Calls to the provider at the same time: what is charged together is written together.
-const CHARGE_CONCURRENCY: u32 = 128;
+const CHARGE_CONCURRENCY: u32 = 512;
 /// Orders that the first look at the rate is taken with.
 const FIRST_ORDERS: u32 = 10_000;
 /// A rate is sustained if the last order is confirmed so soon after the last click was due: one settlement and one charge.

@@ -38,7 +38,8 @@ const SETTINGS: &[&str] = &[
     "fsync=on",
     "synchronous_commit=on",
     "max_connections=200",
-    "shared_buffers=256MB",
+    // Memory that is not touched costs nothing; less would be read again and again beside a big database.
+    "shared_buffers=1GB",
     "max_wal_size=2GB",
     "jit=off",
 ];

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use doorbuster_engine::domain::ids::{OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::notices::Notice;
+use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::outbox::{DeliveryReport, DeliverySettings, Lane};
 use doorbuster_engine::ledger::outbox::{DeliveryState, Destination};
@@ -18,6 +19,7 @@ use mail_parser::MessageParser;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{World, buyer, provider, taken};
+use crate::shelves::{fill, ordered, put_on_shelves, serve_everywhere};
 
 fn mailer(url: &str) -> Mailer {
     Mailer::new(&MailSettings {
@@ -395,4 +397,27 @@ async fn a_buyer_whose_bank_wants_him_to_act_is_told_once() {
     let mails = sink.mails();
     assert_eq!(mails.len(), 1);
     assert!(mails[0].message_id().contains("_payment_action_required@") && text(&mails[0]).contains("until"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ordered_his_cart_is_told_how_long_it_is_kept_for_him() {
+    let world = World::new().await;
+    let sink = SmtpSink::start(SmtpSinkOptions::default()).await.unwrap();
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    serve_everywhere(&world).await;
+    let mug = put_on_shelves(&world, "mug", StockWay::RowLock, &[10]).await;
+    let buyer = fill(&world, 1, &[(mug, 1)]).await;
+    world
+        .sql
+        .execute("update checkout_profiles set payment_method = 'pm_card_authenticationRequired'", &[])
+        .await
+        .unwrap();
+    ordered(&world, &buyer, "a").await;
+    world.engine.charge_due(&client, 10, 1).await.unwrap();
+    deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    let mails = sink.mails();
+    let told = mails.iter().find(|mail| mail.message_id().contains("_payment_action_required@")).expect("he is told");
+    let until =
+        world.sql.query_one("select to_char(pay_by at time zone 'UTC', 'HH24:MI') from orders", &[]).await.unwrap();
+    assert!(text(told).contains(&format!(", {} UTC;", until.get::<_, String>(0))), "{}", text(told));
 }

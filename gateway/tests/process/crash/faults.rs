@@ -216,7 +216,7 @@ async fn sell(stage: &Arc<Stage>, keeper: &Keeper, seed: u64, orders: u32) -> Re
         }
     }
     // Time is up for those who have not.
-    stage.execute("update drops set pay_by = now() - interval '1 second'").await;
+    stage.time_is_up().await?;
     loop {
         // A refund that fails is asked for again, and may fail again.
         refunds_left = 0;

@@ -114,7 +114,7 @@ pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>) -> R
     let in_time = people.iter().filter(|person| !matches!(person.fate, Fate::Silent | Fate::NoMethod));
     try_join_all(in_time.map(|person| live_on(stage, person, commands_die_at))).await?;
     // Time is up for the others.
-    stage.execute("update drops set pay_by = now() - interval '1 second'").await;
+    stage.time_is_up().await?;
     stage.execute("update sweeps set started_at = null").await;
     for person in &people {
         let (status, payments) = person.fate.ends();

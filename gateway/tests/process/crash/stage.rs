@@ -226,6 +226,15 @@ impl Stage {
         Ok(())
     }
 
+    /// Brings the end of the time to pay forward: not while a mail is under way that tells of it and may have to be sent again.
+    pub(super) async fn time_is_up(&self) -> Result<(), String> {
+        let end = "with ended as (
+                update drops set pay_by = now() - interval '1 second'
+                where not exists (select from outbox where destination = 'mail' and state = 'queued') returning 1
+            ) select count(*) from ended";
+        self.until("every mail is written down as sent", async || self.count(end).await == 1).await
+    }
+
     /// A request of a buyer's, made again under the same key until it has an answer that is final.
     pub(super) async fn ask(
         &self,
