@@ -53,8 +53,10 @@ pub enum Fsync {
     /// The product's default.
     #[default]
     Always,
-    /// A crash of the machine may lose a second. Less than that opens no drop.
+    /// A crash of the machine may lose a second.
     EverySecond,
+    /// When the system likes. It opens no drop, so it has to come behind that.
+    Never,
 }
 
 impl Fsync {
@@ -62,6 +64,7 @@ impl Fsync {
         match self {
             Self::Always => "always",
             Self::EverySecond => "everysec",
+            Self::Never => "no",
         }
     }
 }

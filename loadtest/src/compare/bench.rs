@@ -84,7 +84,6 @@ impl<'a> Bench<'a> {
     pub(super) async fn measure(&mut self, probe: Probe) -> anyhow::Result<Sample> {
         match probe {
             Probe::Claims { way, connections, fsync, warehouses } => {
-                self.stage.set_fsync(fsync).await?;
                 let rate_max = if way.is_sql() { SQL_RATE_MAX } else { RATE_MAX };
                 let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(rate_max)) as u32);
                 let drop = match way {
@@ -95,6 +94,7 @@ impl<'a> Bench<'a> {
                 if way.shelves().is_some() {
                     self.stage.put_on_shelves(&drop, way.rows(), buyers.len()).await?;
                 }
+                self.stage.set_fsync(fsync).await?;
                 let sample = self.closed(way, &drop, buyers, connections, Outcome::Ok).await;
                 self.stage.forget(&drop).await?;
                 self.stage.set_fsync(Fsync::Always).await?;

@@ -48,7 +48,7 @@ pub struct CompareArguments {
     /// Claims after which `redis_bytes_per_claim` is read
     #[arg(long, default_value_t = 1_000_000, value_name = "N")]
     claims_in_memory: u64,
-    /// Leaves out what is in the table only and in no figure: the other ways in SQL, 64 connections, numbers of warehouses
+    /// Leaves out what is in the table only and in no figure: the other ways in SQL, 64 connections, fsync no, numbers of warehouses
     #[arg(long)]
     figures_only: bool,
     /// Also writes everything as JSON

@@ -54,7 +54,7 @@ impl Probe {
             fsync: Fsync::Always,
             warehouses,
         });
-        connections.chain([Self::claims_with(Fsync::EverySecond)]).chain(warehouses).collect()
+        connections.chain([Fsync::EverySecond, Fsync::Never].map(Self::claims_with)).chain(warehouses).collect()
     }
 
     pub(super) fn name(self) -> String {
