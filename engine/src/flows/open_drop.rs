@@ -255,7 +255,11 @@ impl Engine {
         };
         if let Some(state) = live.drop.state.in_warehouses() {
             for store in &live.stores {
-                store.set_state(state).await?;
+                match store.set_state(state).await {
+                    // Whoever loads it reads the drop's state when he is through.
+                    Err(TokenError::Fenced | TokenError::NotLoaded) => {}
+                    told => told?,
+                }
             }
         }
         Ok(Ok(live.drop.clone()))
@@ -303,17 +307,20 @@ impl Engine {
         // Also what somebody who closed a drop and died left waiting, and who joined at that very moment.
         self.ledger.expire_standby(self.clock.now()).await?;
         let due = self.ledger.due_drops(self.clock.now()).await?;
+        let mut moved = 0;
         for drop in &due {
             let (name, refused) = match drop {
-                Due::Open(name) => (name, self.open_drop(name).await?.err()),
+                Due::GoOnOpening(name) if !self.is_opening_left_alone(name).await? => continue,
+                Due::Open(name) | Due::GoOnOpening(name) => (name, self.open_drop(name).await?.err()),
                 Due::Close(name) => (name, self.close_drop(name).await?.err()),
             };
+            moved += 1;
             match refused {
                 None => tracing::info!(drop = %name, "the clock moved the drop {name}"),
                 Some(refused) => tracing::warn!(drop = %name, ?refused, "the drop {name} cannot be moved"),
             }
         }
-        Ok(due.len())
+        Ok(moved)
     }
 
     /// Rebuilds every warehouse that Redis has lost or may have forgotten something of. Answers how many. One that cannot be
@@ -364,6 +371,13 @@ impl Engine {
             }
         }
         failed.map_or(Ok(rebuilt), Err)
+    }
+
+    /// Whether no warehouse of a drop that somebody began to open has come any further for so long that he must be gone.
+    async fn is_opening_left_alone(&self, name: &DropName) -> Result<bool, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else { return Ok(false) };
+        // All of them are looked at, so that the time of each runs from now.
+        Ok(drop.warehouses.iter().filter(|warehouse| !self.is_left_alone(warehouse)).count() == 0)
     }
 
     /// Whether a load that somebody else began has shown no end for so long that its worker must be gone. Two workers that

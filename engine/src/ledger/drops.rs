@@ -58,6 +58,8 @@ pub struct SettledClaim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Due {
     Open(DropName),
+    /// Somebody has begun to, and may be at it.
+    GoOnOpening(DropName),
     Close(DropName),
 }
 
@@ -273,6 +275,7 @@ impl Ledger {
                 let name = name_of(row, 0)?;
                 Ok(match row.get(1) {
                     "open" | "paused" => Due::Close(name),
+                    "opening" => Due::GoOnOpening(name),
                     _ => Due::Open(name),
                 })
             })

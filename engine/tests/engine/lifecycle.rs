@@ -1,7 +1,9 @@
 //! The life of a drop between its opening and the archive.
 
+use std::time::{Duration, Instant};
+
 use doorbuster_engine::domain::claims::ClaimOutcome;
-use doorbuster_engine::domain::drops::DropState;
+use doorbuster_engine::domain::drops::{DropState, Warehouse};
 use doorbuster_engine::domain::ids::RestockId;
 use doorbuster_engine::flows::open_drop::DropRefused;
 use doorbuster_sandbox::RedisOptions;
@@ -23,6 +25,48 @@ async fn a_paused_drop_answers_what_it_knows_and_sells_again_when_it_is_resumed(
     world.engine.close_drop(&world.drop).await.unwrap().unwrap();
     let refused = world.engine.resume_drop(&world.drop).await.unwrap().unwrap_err();
     assert_eq!(refused, DropRefused::State(DropState::Closed), "a closed drop stays closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opening_is_left_to_whoever_is_at_it_and_gone_on_with_when_he_is_not() {
+    let world = World::new().await;
+    let drop = world.engine.create_drop(&world.new_drop(&[10], 2, 1), 42).await.unwrap().unwrap();
+    assert!(world.engine.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await.unwrap());
+    let epochs = async || {
+        let drop = world.engine.ledger.drop_by_name(&world.drop).await.unwrap().unwrap();
+        drop.warehouses.iter().map(|warehouse| warehouse.epoch).collect::<Vec<_>>()
+    };
+    assert_eq!(world.engine.run_schedule().await.unwrap(), 0);
+    let began = Instant::now();
+    let (first, second) = (drop.warehouses[0], drop.warehouses[1]);
+    world.engine.ledger.begin_load(first.id, first.epoch).await.unwrap().unwrap();
+    let before = epochs().await;
+    assert_eq!(world.engine.run_schedule().await.unwrap(), 0, "its warehouses are being loaded");
+    assert_eq!(epochs().await, before, "a load of ours would undo his");
+    assert_eq!(before[1], second.epoch);
+    while world.engine.run_schedule().await.unwrap() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "nobody goes on with it");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let live = world.live().await;
+    assert_eq!(live.drop.state, DropState::Open);
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_is_paused_while_a_warehouse_is_loaded_which_hears_of_it_at_the_end() {
+    let world = World::new().await;
+    let live = world.open(&[10], 2, 1).await;
+    let first = live.drop.warehouses[0];
+    let epoch = world.engine.ledger.begin_load(first.id, first.epoch).await.unwrap().unwrap();
+    world.engine.tokens.warehouse(&live.drop, &Warehouse { epoch, ..first }).fence().await.unwrap();
+    let paused = world.engine.pause_drop(&world.drop).await.unwrap().unwrap();
+    assert_eq!(paused.state, DropState::Paused);
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
+    let live = world.live().await;
+    for who in 0..8 {
+        assert_eq!(world.claim_until_answered(&live, who, "k", 0, 1).await, ClaimOutcome::NotOpen);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,8 +224,9 @@ impl<'a> Bench<'a> {
             let row = self.stage.sql.query_one(RESERVED, &[&drop.product_id]).await?;
             anyhow::Ok(row.get::<_, Option<i64>>(0).unwrap_or_default())
         };
-        while settled().await? < i64::from(count) {
-            ensure!(began.elapsed() < SETTLED_WITHIN, "not all of {count} claims were settled");
+        let taken = result.tally.count(Outcome::Ok);
+        while settled().await? < taken.cast_signed() {
+            ensure!(began.elapsed() < SETTLED_WITHIN, "not all of {taken} claims were settled");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let elapsed = began.elapsed();
