@@ -216,25 +216,43 @@ async fn sell(stage: &Stage, rate: f64, length: Duration, concurrency: u32, keep
         ]
     };
     let (before, began) = (used(), Instant::now());
-    let claims = tokio::task::spawn_blocking(move || run.run());
+    let mut running = tokio::task::spawn_blocking(move || run.run());
+    const STATES: &str = "select string_agg(format('%s %s %s', n, status, state), ', ') from (
+            select count(*) as n, o.status, p.state from orders o
+            join payments p using (order_id) join order_items i using (order_id)
+            where i.product_id = $1 and o.status <> 'CONFIRMED' group by 2, 3) groups";
     // A paid unit has left the stock.
     const SOLD: &str = "select $2 - sum(quantity_available) from inventory where product_id = $1";
-    let mut confirmed = vec![(0.0, 0.0)];
+    let (mut confirmed, mut claims, mut due) = (vec![(0.0, 0.0)], None, i64::from(orders));
     let last = loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            ended = &mut running, if claims.is_none() => {
+                // Who was told to come again has no order.
+                let ended = claims.insert(ended??);
+                due = ended.tally.count(Outcome::Ok).cast_signed();
+            }
+        }
         let row = stage.sql.query_one(SOLD, &[&drop.product_id, &i64::from(orders.max(WAREHOUSES))]).await?;
         let (sold, at) = (row.get::<_, i64>(0), began.elapsed());
         confirmed.push((at.as_secs_f64(), sold as f64));
-        if sold >= i64::from(orders) {
+        if sold >= due {
             break at;
         }
         if at > length + GRACE {
-            let behind = i64::from(orders) - sold;
-            bail!("{behind} of {orders} orders were not confirmed within {:?} after the last click", GRACE);
+            let states = stage.sql.query_one(STATES, &[&drop.product_id]).await?.get::<_, Option<String>>(0);
+            bail!(
+                "{} of {due} orders were not confirmed within {GRACE:?} after the last click; the others: {}",
+                due - sold,
+                states.unwrap_or_default()
+            );
         }
     };
     let after = used();
-    let claims = claims.await??;
+    let claims = match claims {
+        Some(claims) => claims,
+        None => running.await??,
+    };
     let each_us = |index: usize| (after[index] - before[index]).as_secs_f64() * 1e6 / f64::from(orders);
     let cost = Cost {
         server_us: each_us(0),

@@ -93,11 +93,18 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     bar.finish_and_clear();
     drop(bench);
 
-    let mut measured = BTreeMap::new();
+    let (mut measured, mut failed) = (BTreeMap::new(), None);
     for figure in wanted {
         let values = match figure.measured {
             Measured::Over(over, under) => ratios(&samples[&over], &samples[&under]),
-            Measured::Alone(alone) => alone.run(&arguments, &stage).await.with_context(|| figure.name)?,
+            // The others are worth having without it.
+            Measured::Alone(alone) => match alone.run(&arguments, &stage).await.with_context(|| figure.name) {
+                Ok(values) => values,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            },
         };
         if let Some(value) = Figure::of(&values) {
             measured.insert(figure.name, value);
@@ -111,7 +118,7 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     if let Some(folder) = &arguments.plots {
         report.draw(folder)?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// To and fro, so that what comes late in a round is not always late.
