@@ -129,7 +129,7 @@ pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
             sku: "shoe".to_owned(),
             title: "Shoe".to_owned(),
             price_minor: 900,
-            stock_units: 2_000_000,
+            stock_units: 120_000,
         }],
         buyer_limit: 1,
         warehouses,
