@@ -14,7 +14,7 @@ use doorbuster_engine::domain::payments::{PaymentEvent, PaymentState};
 use jiff::SignedDuration;
 use uuid::Uuid;
 
-const SECRET: &str = "a secret of this bench, long enough for tokens and receipts";
+const SECRET: &str = "a secret of this bench that is long enough for tokens and receipts";
 
 fn tokens(criterion: &mut Criterion) {
     let secret = Secret::from(SECRET.to_owned());
