@@ -174,6 +174,8 @@ async fn find(stage: &Stage, options: &Options) -> anyhow::Result<f64> {
 
 /// One sale, all of whose orders are confirmed.
 struct Sold {
+    /// Buyers who clicked, each of whom was to have an order.
+    clicks: u32,
     orders: u32,
     length: Duration,
     /// When the last order was confirmed.
@@ -187,12 +189,12 @@ struct Sold {
 
 async fn sell(stage: &Stage, rate: f64, length: Duration, concurrency: u32, keeps_log: bool) -> anyhow::Result<Sold> {
     let scenario = Scenario::plain(Schedule::constant(rate, length), vec!["only".to_owned()]);
-    let (plan, orders) = scenario.plan();
+    let (plan, clicks) = scenario.plan();
     // Two calls an order, and the pages of the audit.
-    let provider = FakeProvider::start(FakeProviderOptions::bench(3 * u64::from(orders) + 10_000)).await?;
+    let provider = FakeProvider::start(FakeProviderOptions::bench(3 * u64::from(clicks) + 10_000)).await?;
     let server = stage.serve_with_workers(&provider, concurrency).await?;
-    let drop = stage.open_drop(orders, WAREHOUSES).await?;
-    let buyers = stage.buyers(orders);
+    let drop = stage.open_drop(clicks, WAREHOUSES).await?;
+    let buyers = stage.buyers(clicks);
     stage.save_profiles(&buyers).await?;
     let run = OpenRun {
         address: server.address,
@@ -223,27 +225,27 @@ async fn sell(stage: &Stage, rate: f64, length: Duration, concurrency: u32, keep
             where i.product_id = $1 and o.status <> 'CONFIRMED' group by 2, 3) groups";
     // A paid unit has left the stock.
     const SOLD: &str = "select $2 - sum(quantity_available) from inventory where product_id = $1";
-    let (mut confirmed, mut claims, mut due) = (vec![(0.0, 0.0)], None, i64::from(orders));
+    let (mut confirmed, mut claims, mut orders) = (vec![(0.0, 0.0)], None, clicks);
     let last = loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             ended = &mut running, if claims.is_none() => {
                 // Who was told to come again has no order.
                 let ended = claims.insert(ended??);
-                due = ended.tally.count(Outcome::Ok).cast_signed();
+                orders = ended.tally.count(Outcome::Ok).try_into()?;
             }
         }
-        let row = stage.sql.query_one(SOLD, &[&drop.product_id, &i64::from(orders.max(WAREHOUSES))]).await?;
+        let row = stage.sql.query_one(SOLD, &[&drop.product_id, &i64::from(clicks.max(WAREHOUSES))]).await?;
         let (sold, at) = (row.get::<_, i64>(0), began.elapsed());
         confirmed.push((at.as_secs_f64(), sold as f64));
-        if sold >= due {
+        if sold >= i64::from(orders) {
             break at;
         }
         if at > length + GRACE {
             let states = stage.sql.query_one(STATES, &[&drop.product_id]).await?.get::<_, Option<String>>(0);
             bail!(
-                "{} of {due} orders were not confirmed within {GRACE:?} after the last click; the others: {}",
-                due - sold,
+                "{} of {orders} orders were not confirmed within {GRACE:?} after the last click; the others: {}",
+                i64::from(orders) - sold,
                 states.unwrap_or_default()
             );
         }
@@ -260,7 +262,7 @@ async fn sell(stage: &Stage, rate: f64, length: Duration, concurrency: u32, keep
         postgres_us: each_us(2),
         generator_and_provider_us: each_us(3),
     };
-    Ok(Sold { orders, length, last, confirmed, claims, cost, drop, provider })
+    Ok(Sold { clicks, orders, length, last, confirmed, claims, cost, drop, provider })
 }
 
 impl Sold {
@@ -269,7 +271,9 @@ impl Sold {
     }
 
     fn is_sustained(&self) -> bool {
-        self.lag() <= LAG_MAX && self.claims.tally.count(Outcome::Ok) == u64::from(self.orders)
+        self.lag() <= LAG_MAX
+            && self.orders == self.clicks
+            && self.claims.tally.count(Outcome::Ok) == u64::from(self.orders)
     }
 
     async fn sustained(self, stage: &Stage, rate: f64) -> anyhow::Result<Sustained> {
