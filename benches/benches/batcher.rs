@@ -1,5 +1,7 @@
 //! The batcher by how many claims come at once, against the same claims each sent to Redis by itself over the same connection.
 
+use std::sync::Arc;
+
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use doorbuster_benches::Bench;
 use doorbuster_engine::domain::claims::Claim;
@@ -14,15 +16,15 @@ fn by_claims_at_once(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let options = RedisOptions::default().append_fsync(AppendFsync::EverySecond);
     let mut bench = runtime.block_on(Bench::new(options));
-    let store = bench.store.clone();
-    let batcher = runtime.block_on(async { Batcher::start(store.clone(), Clock::System) });
+    let store = Arc::new(bench.store.clone());
+    let batcher = runtime.block_on(async { Batcher::start(Clock::System) });
     let mut group = criterion.benchmark_group("batcher");
     for at_once in [1_usize, 64, 512] {
         group.throughput(Throughput::Elements(at_once as u64));
         group.bench_function(BenchmarkId::new("batched", at_once), |bencher| {
             bencher.iter_batched(
                 || bench.claims(at_once),
-                |claims| runtime.block_on(batched(&batcher, claims)),
+                |claims| runtime.block_on(batched(&batcher, &store, claims)),
                 BatchSize::SmallInput,
             );
         });
@@ -37,8 +39,8 @@ fn by_claims_at_once(criterion: &mut Criterion) {
     group.finish();
 }
 
-async fn batched(batcher: &Batcher, claims: Vec<Claim>) {
-    for answer in join_all(claims.into_iter().map(|claim| batcher.submit(claim))).await {
+async fn batched(batcher: &Batcher, store: &Arc<WarehouseStore>, claims: Vec<Claim>) {
+    for answer in join_all(claims.into_iter().map(|claim| batcher.submit(store, claim))).await {
         answer.expect("an answer");
     }
 }

@@ -124,7 +124,7 @@ impl Engine {
     }
 }
 
-async fn measure(stores: Vec<WarehouseStore>, shared: Arc<DropShared>) {
+async fn measure(stores: Vec<Arc<WarehouseStore>>, shared: Arc<DropShared>) {
     let oldest = join_all(stores.iter().map(|store| store.oldest_unsettled_ms())).await;
     let known = oldest.iter().any(Result::is_ok);
     let oldest = oldest.into_iter().filter_map(|oldest| oldest.ok().flatten()).min();

@@ -132,7 +132,7 @@ impl Engine {
         let home = *live.home_of(&claim.buyer);
         let outcome = match refused_already(live, claim) {
             Some(refused) => refused,
-            None => match live.batcher(&home).submit(claim.clone()).await.map_err(EngineError::from) {
+            None => match live.submit(&home, claim.clone()).await.map_err(EngineError::from) {
                 Ok(outcome) => match at_home(outcome, live) {
                     Some(outcome) => outcome,
                     None => return Ok(None),
@@ -173,7 +173,7 @@ impl Engine {
             return Ok(refused);
         }
         loop {
-            if let Some(outcome) = at_home(live.batcher(&home).submit(claim.clone()).await?, live) {
+            if let Some(outcome) = at_home(live.submit(&home, claim.clone()).await?, live) {
                 return Ok(outcome);
             }
             match self.find_tokens(live, &home, claim.variant, claim.quantity, deadline).await? {

@@ -1,19 +1,20 @@
 //! What every flow works with: the two stores, the clock, and the drops that this process has met.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
 use crate::carts::{CartError, CartStore};
+use crate::domain::claims::Claim;
 use crate::domain::clock::Clock;
 use crate::domain::drops::{MAX_VARIANTS, SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
 use crate::ledger::{Ledger, LedgerError};
 use crate::tokens::TokenError;
 use crate::tokens::batcher::Batcher;
-use crate::tokens::store::{TokenStore, WarehouseStore};
+use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
@@ -87,6 +88,8 @@ pub struct Engine {
     /// How old the oldest unsettled claim of a drop may be before no more are taken; see [`super::backlog`].
     pub settlement_lag_limit: SignedDuration,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
+    /// That of all drops, should Redis be one server.
+    batcher: Arc<OnceLock<Batcher>>,
     pub(super) grants_seen: Arc<Mutex<FirstSeen>>,
     /// Loads of others that this process has seen under way, with their epoch, and since when.
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
@@ -97,7 +100,8 @@ pub struct Engine {
 #[derive(Clone)]
 pub struct LiveDrop {
     pub drop: SaleDrop,
-    pub(super) stores: Vec<WarehouseStore>,
+    pub(super) stores: Vec<Arc<WarehouseStore>>,
+    /// Of each warehouse.
     batchers: Vec<Batcher>,
     pub(super) shared: Arc<DropShared>,
 }
@@ -142,6 +146,7 @@ impl Engine {
             clock,
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             drops: Arc::default(),
+            batcher: Arc::default(),
             grants_seen: Arc::default(),
             loads_seen: Arc::default(),
             settlement_waits: Arc::default(),
@@ -196,20 +201,22 @@ impl Engine {
         {
             return Arc::clone(before);
         }
-        let stores =
-            drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&drop, warehouse)).collect::<Vec<_>>();
-        // A batcher lives as long as its warehouse's epoch: claims that wait in the old one are told that it is fenced.
-        let batcher = |position: usize, store: &WarehouseStore| match &before {
-            Some(before) if before.stores.get(position).is_some_and(|old| old.epoch() == store.epoch()) => {
-                before.batchers[position].clone()
-            }
-            _ => Batcher::start(store.clone(), self.clock.clone()),
+        let warehouses = drop.warehouses.iter();
+        let stores = warehouses.map(|warehouse| Arc::new(self.tokens.warehouse(&drop, warehouse))).collect();
+        // They outlive an epoch: claims that wait know the one they were made in, and are told that it is fenced.
+        let batchers = match &before {
+            Some(before) => before.batchers.clone(),
+            None => drop.warehouses.iter().map(|_| self.batcher_of_warehouse()).collect(),
         };
-        let batchers = stores.iter().enumerate().map(|(position, store)| batcher(position, store)).collect();
         let shared = before.map_or_else(Arc::default, |before| Arc::clone(&before.shared));
         let live = Arc::new(LiveDrop { drop, stores, batchers, shared });
         drops.insert(live.drop.name.clone(), Arc::clone(&live));
         live
+    }
+
+    fn batcher_of_warehouse(&self) -> Batcher {
+        let start = || Batcher::start(self.clock.clone());
+        if self.tokens.is_one_server() { self.batcher.get_or_init(start).clone() } else { start() }
     }
 }
 
@@ -232,8 +239,10 @@ impl LiveDrop {
         self.drop.warehouse_by_id(id).map(|warehouse| self.store(warehouse))
     }
 
-    pub(super) fn batcher(&self, warehouse: &Warehouse) -> &Batcher {
-        &self.batchers[usize::from(warehouse.number.0)]
+    /// Asks a warehouse for tokens, in a batch with others.
+    pub(super) async fn submit(&self, warehouse: &Warehouse, claim: Claim) -> Result<Outcome, Arc<TokenError>> {
+        let position = usize::from(warehouse.number.0);
+        self.batchers[position].submit(&self.stores[position], claim).await
     }
 
     pub(super) fn variant_position(&self, variant: VariantNumber) -> usize {

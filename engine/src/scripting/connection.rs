@@ -35,8 +35,8 @@ const PING_DEADLINE: Duration = Duration::from_millis(500);
 /// The client's own default is 16, which outlasts every deadline while a primary is being replaced.
 const CLUSTER_RETRIES: u32 = 3;
 const RETRY_WAIT_MS: (u64, u64) = (5, 50);
-/// Commands under way on the socket of one node. Batches are one at a time for each warehouse, so this is never the
-/// limit of claims; it bounds what a silent node can gather.
+/// Commands under way on the socket of one node. A round of claims is a handful of batches, so this is never the limit of
+/// claims; it bounds what a silent node can gather.
 const NODE_CONCURRENCY: usize = 512;
 
 const CLUSTER_SCHEME: &str = "redis-cluster://";
@@ -144,7 +144,7 @@ impl Connection {
     ///
     /// The library's own repair is `SCRIPT LOAD`, which it sends to every node of a cluster and which fails with the first
     /// that is dead. EVAL goes where its keys are, also when these have just moved, runs and caches the script in one step.
-    /// No single flight is needed: a warehouse has one batch under way, so a node that forgot gets a handful of them.
+    /// No single flight is needed: one round of claims is under way, so a node that forgot gets a handful of them.
     pub(crate) async fn call(&mut self, call: &ScriptCall) -> Result<Vec<Value>, ScriptError> {
         match call.by_hash().query_async(self).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {

@@ -1,11 +1,16 @@
-//! Batches claims on their way to one warehouse: one batch is in flight, and the next one fills meanwhile.
+//! Batches claims on their way to Redis: one round is under way, and the next one fills meanwhile.
 //!
-//! There is no timer. A lone claim leaves at once; under load a batch is as large as one round trip lets it grow. That is
-//! where the speed comes from: one script call, one append and one fsync serve up to [`MAX_BATCH`] buyers.
+//! A round has a batch for each warehouse that somebody wants something of. All leave together, so Redis reads them at once,
+//! and one append and one fsync serve the whole round. There is no timer. A lone claim leaves at once; under load a round is as
+//! large as one round trip lets it grow. That is where the speed comes from: one script call serves up to [`MAX_BATCH`] buyers.
+//!
+//! One batcher is for one server. A silent primary of a cluster must not hold up what others serve, so there each warehouse
+//! has its own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec::BatchOutcome;
@@ -15,9 +20,11 @@ use super::store::WarehouseStore;
 use crate::domain::claims::Claim;
 use crate::domain::clock::Clock;
 
-/// Claims that may wait for one warehouse: eight full batches, about 10 ms of work for Redis at 5 µs a claim.
+/// Claims that one round takes from the queue: 5 ms of work for Redis at 5 µs a claim.
+const ROUND_CLAIMS: usize = 4 * MAX_BATCH;
+/// Claims that may wait for a round: about 0.1 s of work for Redis, and more than a crowd has connections.
 /// What comes on top is told at once to come back, which costs nobody a place.
-const QUEUE_CLAIMS: usize = 8 * MAX_BATCH;
+const QUEUE_CLAIMS: usize = 16 * ROUND_CLAIMS;
 /// A claim that has waited longer than this before it was sent is told to come back: its buyer has stopped waiting, or is
 /// about to, and Redis has no time for answers that nobody reads.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(2);
@@ -25,29 +32,39 @@ const QUEUE_DEADLINE: Duration = Duration::from_secs(2);
 const SENDS: u32 = 3;
 const BETWEEN_SENDS: Duration = Duration::from_millis(50);
 
-struct Waiting {
+struct Waiting<S> {
+    store: Arc<S>,
     claim: Claim,
     since: Instant,
-    answer: oneshot::Sender<Result<BatchOutcome, Arc<TokenError>>>,
+    answer: Answer,
 }
 
-/// The queue in front of one warehouse. Its task ends when the last clone is gone.
+type Answer = oneshot::Sender<Result<BatchOutcome, Arc<TokenError>>>;
+
+/// Claims of one warehouse that go in one call.
+struct Batch<S> {
+    store: Arc<S>,
+    claims: Vec<Claim>,
+    answers: Vec<(Instant, Answer)>,
+}
+
+/// The queue in front of one server, or of one warehouse of a cluster. Its task ends when the last clone is gone.
 #[derive(Clone)]
 pub struct Batcher {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<Waiting<WarehouseStore>>,
 }
 
 impl Batcher {
-    pub fn start(store: WarehouseStore, clock: Clock) -> Self {
+    pub fn start(clock: Clock) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_CLAIMS);
-        tokio::spawn(run(store, clock, waiting));
+        tokio::spawn(run(clock, waiting));
         Self { queue }
     }
 
     /// An error other than `Overloaded` means that the outcome is unknown; the same claim may be submitted again.
-    pub async fn submit(&self, claim: Claim) -> Result<BatchOutcome, Arc<TokenError>> {
+    pub async fn submit(&self, store: &Arc<WarehouseStore>, claim: Claim) -> Result<BatchOutcome, Arc<TokenError>> {
         let (answer, outcome) = oneshot::channel();
-        let waiting = Waiting { claim, since: Instant::now(), answer };
+        let waiting = Waiting { store: Arc::clone(store), claim, since: Instant::now(), answer };
         self.queue.try_send(waiting).map_err(|_| {
             metrics::counter!("doorbuster_claims_shed_total").increment(1);
             Arc::new(TokenError::Overloaded)
@@ -56,53 +73,64 @@ impl Batcher {
     }
 }
 
-async fn run(store: WarehouseStore, clock: Clock, mut queue: mpsc::Receiver<Waiting>) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while queue.recv_many(&mut batch, store.max_batch()).await > 0 {
+async fn run(clock: Clock, mut queue: mpsc::Receiver<Waiting<WarehouseStore>>) {
+    let mut round = Vec::with_capacity(ROUND_CLAIMS);
+    while queue.recv_many(&mut round, ROUND_CLAIMS).await > 0 {
         let now = Instant::now();
-        let (waiting, late): (Vec<_>, Vec<_>) =
-            batch.drain(..).partition(|waiting| now.duration_since(waiting.since) < QUEUE_DEADLINE);
+        let (mut waiting, late): (Vec<_>, Vec<_>) =
+            round.drain(..).partition(|waiting| now.duration_since(waiting.since) < QUEUE_DEADLINE);
         for waiting in late {
             metrics::counter!("doorbuster_claims_shed_total").increment(1);
             let _ = waiting.answer.send(Err(Arc::new(TokenError::Overloaded)));
         }
-        if waiting.is_empty() {
-            continue;
-        }
-        metrics::histogram!("doorbuster_claim_batch_size").record(waiting.len() as f64);
-        let (claims, answers): (Vec<_>, Vec<_>) =
-            waiting.into_iter().map(|waiting| (waiting.claim, (waiting.since, waiting.answer))).unzip();
-        let mut outcomes = Vec::with_capacity(claims.len());
-        for batch in by_units(&claims) {
-            match send(&store, &clock, batch).await {
-                Ok(of_batch) => outcomes.extend(of_batch.into_iter().map(Ok)),
-                Err(error) => outcomes.extend(batch.iter().map(|_| Err(Arc::clone(&error)))),
+        // Stable: who came first to a warehouse goes first.
+        waiting.sort_by_key(|waiting| Arc::as_ptr(&waiting.store));
+        join_all(batches(waiting, WarehouseStore::max_batch).into_iter().map(|batch| batch.run(&clock))).await;
+    }
+}
+
+/// Cut where another warehouse begins, and where a script would have too many claims or would have to hand out too many units
+/// at once.
+fn batches<S>(waiting: Vec<Waiting<S>>, max_batch: impl Fn(&S) -> usize) -> Vec<Batch<S>> {
+    let mut batches: Vec<Batch<S>> = Vec::new();
+    let mut units = 0;
+    for Waiting { store, claim, since, answer } in waiting {
+        units += claim.quantity.units();
+        match batches.last_mut() {
+            Some(batch)
+                if Arc::ptr_eq(&batch.store, &store)
+                    && batch.claims.len() < max_batch(&store)
+                    && units <= MAX_BATCH_UNITS =>
+            {
+                batch.claims.push(claim);
+                batch.answers.push((since, answer));
+            }
+            _ => {
+                units = claim.quantity.units();
+                batches.push(Batch { store, claims: vec![claim], answers: vec![(since, answer)] });
             }
         }
+    }
+    batches
+}
+
+impl Batch<WarehouseStore> {
+    async fn run(self, clock: &Clock) {
+        metrics::histogram!("doorbuster_claim_batch_size").record(self.claims.len() as f64);
+        let outcomes = send(&self.store, clock, &self.claims).await;
         let waited = metrics::histogram!("doorbuster_claim_queue_seconds");
         let now = Instant::now();
-        for ((since, answer), outcome) in answers.into_iter().zip(outcomes) {
+        let mut outcomes = outcomes.map(Vec::into_iter);
+        for (since, answer) in self.answers {
             waited.record(now.duration_since(since).as_secs_f64());
+            let outcome = match &mut outcomes {
+                Ok(outcomes) => Ok(outcomes.next().expect("an outcome for each claim")),
+                Err(error) => Err(Arc::clone(error)),
+            };
             // A buyer who hung up has still made his claim: he finds it under the same key.
             let _ = answer.send(outcome);
         }
     }
-}
-
-/// Cut where a script would have to hand out too many units at once. Nearly always into one.
-fn by_units(mut claims: &[Claim]) -> Vec<&[Claim]> {
-    let mut batches = Vec::new();
-    while !claims.is_empty() {
-        let mut units = 0;
-        let fits = claims.iter().take_while(|claim| {
-            units += claim.quantity.units();
-            units <= MAX_BATCH_UNITS
-        });
-        let (batch, rest) = claims.split_at(fits.count().max(1));
-        batches.push(batch);
-        claims = rest;
-    }
-    batches
 }
 
 async fn send(store: &WarehouseStore, clock: &Clock, claims: &[Claim]) -> Result<Vec<BatchOutcome>, Arc<TokenError>> {
@@ -127,19 +155,40 @@ async fn send(store: &WarehouseStore, clock: &Clock, claims: &[Claim]) -> Result
 mod tests {
     use super::*;
     use crate::domain::claims::Quantity;
-    use crate::domain::ids::{BuyerId, DropId, VariantNumber};
+    use crate::domain::ids::{DropId, VariantNumber};
+
+    fn waiting(store: &Arc<usize>, count: usize, units: i64) -> Vec<Waiting<usize>> {
+        let waiting = (0..count).map(|_| {
+            let quantity = Quantity::new(units).unwrap();
+            let claim =
+                Claim::new(DropId(1), "ada".parse().unwrap(), &"k".parse().unwrap(), VariantNumber(0), quantity);
+            Waiting { store: Arc::clone(store), claim, since: Instant::now(), answer: oneshot::channel().0 }
+        });
+        waiting.collect()
+    }
 
     #[test]
-    fn a_batch_is_cut_before_it_asks_for_too_many_units() {
-        let claims = |count: usize, units: i64| {
-            let buyer: BuyerId = "ada".parse().unwrap();
-            let quantity = Quantity::new(units).unwrap();
-            vec![Claim::new(DropId(1), buyer, &"k".parse().unwrap(), VariantNumber(0), quantity); count]
+    fn a_batch_is_cut_before_it_asks_for_too_much() {
+        let lengths = |count: usize, units: i64, max_batch: usize| {
+            let batches = batches(waiting(&Arc::new(max_batch), count, units), |max_batch| *max_batch);
+            assert!(batches.iter().all(|batch| batch.claims.len() == batch.answers.len()));
+            batches.iter().map(|batch| batch.claims.len()).collect::<Vec<_>>()
         };
-        let lengths = |claims: &[Claim]| by_units(claims).iter().map(|batch| batch.len()).collect::<Vec<_>>();
-        assert_eq!(lengths(&claims(MAX_BATCH, 4)), [MAX_BATCH]);
-        assert_eq!(lengths(&claims(25, 100)), [10, 10, 5]);
-        assert_eq!(lengths(&claims(1, 100)), [1]);
-        assert_eq!(lengths(&[]), Vec::<usize>::new());
+        assert_eq!(lengths(MAX_BATCH, 4, MAX_BATCH), [MAX_BATCH]);
+        assert_eq!(lengths(MAX_BATCH + 1, 4, MAX_BATCH), [MAX_BATCH, 1]);
+        assert_eq!(lengths(25, 100, MAX_BATCH), [10, 10, 5]);
+        assert_eq!(lengths(25, 1, 12), [12, 12, 1]);
+        assert_eq!(lengths(1, 100, MAX_BATCH), [1]);
+        assert_eq!(lengths(0, 1, MAX_BATCH), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn each_warehouse_has_batches_of_its_own() {
+        let (one, other) = (Arc::new(MAX_BATCH), Arc::new(MAX_BATCH));
+        // The same warehouse as of two epochs is two: what waits for the old one must hear that it is fenced.
+        let round = waiting(&one, 3, 100).into_iter().chain(waiting(&other, 8, 100)).collect();
+        let batches = batches(round, |max_batch| *max_batch);
+        let stores = batches.iter().map(|batch| (Arc::ptr_eq(&batch.store, &one), batch.claims.len()));
+        assert_eq!(stores.collect::<Vec<_>>(), [(true, 3), (false, 8)]);
     }
 }

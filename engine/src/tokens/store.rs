@@ -53,6 +53,11 @@ impl TokenStore {
         }
     }
 
+    /// Otherwise it is a cluster.
+    pub fn is_one_server(&self) -> bool {
+        matches!(self.connection, Connection::Server(_))
+    }
+
     /// How much of Redis answers. Of a cluster the parts sell without each other.
     pub async fn reach(&self) -> Result<Reach, TokenError> {
         Ok(self.connection.clone().reach().await?)

@@ -135,26 +135,26 @@ async fn a_proof_answers_strangers_without_redis_and_holders_with_their_stored_a
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_waited_too_long_are_shed_before_they_are_sent() {
     let (world, redis) = World::with_own_redis().await;
-    let live = world.open(&[1_000], 1, 1).await;
+    let live = world.open(&[4_000], 1, 1).await;
     taken(world.claim_until_answered(&live, 0, "k", 0, 1).await);
     redis.pause();
-    let calls = (1..400).map(|who| world.claim(&live, who, "k", 0, 1));
+    let calls = (1..2_400).map(|who| world.claim(&live, who, "k", 0, 1));
     let (outcomes, ()) = tokio::join!(join_all(calls), async {
         tokio::time::sleep(std::time::Duration::from_millis(2_600)).await;
         redis.resume();
     });
-    // The first batch was on its way; what waited behind it for over two seconds was not sent.
+    // The first round was on its way; what waited behind it for over two seconds was not sent.
     let shed = outcomes
         .iter()
         .filter(|outcome| outcome.as_ref().is_err_and(|error| error.to_string().contains("too many")))
         .count();
     assert!(shed > 0, "{:?}", outcomes.last());
-    // Replayed: the batch was sent again after Redis had been silent, and the first sending had been executed.
+    // Replayed: the round was sent again after Redis had been silent, and the first sending had been executed.
     let is_sold =
         |outcome: &ClaimOutcome| matches!(outcome, ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. });
     assert!(outcomes.iter().flatten().all(is_sold));
     let sold = outcomes.iter().flatten().count();
-    assert_eq!(world.free_in_redis(&live).await + sold + 1, 1_000, "what was shed took nothing");
+    assert_eq!(world.free_in_redis(&live).await + sold + 1, 4_000, "what was shed took nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
