@@ -145,29 +145,44 @@ impl Chaos<'_> {
             sleep(GLANCE).await;
         }
         sleep(fault.pause).await;
-        let has_something_to_hit = || match fault.targets[0] {
+    }
+
+    fn has_something_to_hit(&self, fault: &Fault) -> bool {
+        match fault.targets[0] {
             Target::Redis | Target::Gateway => {
-                let is_anybody_to_come = (self.demo.crowd.progress().clicked as usize) < options.buyers;
+                let is_anybody_to_come = (self.demo.crowd.progress().clicked as usize) < self.demo.options.buyers;
                 is_anybody_to_come || self.demo.clicks_unanswered() > 0
             }
             Target::Worker | Target::Provider => self.payments_in_flight() > 0,
-        };
+        }
+    }
+
+    /// Waits a little for something to hit, which must still be there when what waits has been counted: a payment is over in
+    /// milliseconds.
+    async fn aim(&self, fault: &Fault) -> Hit {
         let deadline = Instant::now() + MOMENT_PATIENCE;
-        while !has_something_to_hit() && Instant::now() < deadline {
-            sleep(GLANCE).await;
+        loop {
+            while !self.has_something_to_hit(fault) && Instant::now() < deadline {
+                sleep(GLANCE).await;
+            }
+            let hit = self.measure().await;
+            if self.has_something_to_hit(fault) || Instant::now() >= deadline {
+                return hit;
+            }
         }
     }
 
     /// Strikes, waits, mends.
     async fn strike(&self, fault: &Fault) -> anyhow::Result<()> {
-        let hit = self.measure().await;
-        let mut calls_failed = 0;
+        let calls_failed = self.processes.provider_calls_failed().await;
+        let hit = self.aim(fault).await;
         if matches!(fault.targets[0], Target::Redis | Target::Gateway) {
             self.demo.redis.pause();
             sleep(STALL).await;
         }
         for target in &fault.targets {
-            let hit = Hit { clicks_unanswered: self.demo.clicks_unanswered(), ..hit.clone() };
+            let clicks_unanswered = self.demo.clicks_unanswered();
+            let hit = Hit { clicks_unanswered, payments_in_flight: self.payments_in_flight(), ..hit.clone() };
             let at_us = self.demo.crowd.now_us();
             let what = match target {
                 Target::Redis => {
@@ -184,7 +199,6 @@ impl Chaos<'_> {
                     What::Killed
                 }
                 Target::Provider => {
-                    calls_failed = self.processes.provider_calls_failed().await;
                     self.demo.provider.cut_off();
                     What::CutOff
                 }
@@ -217,7 +231,7 @@ impl Chaos<'_> {
         Ok(())
     }
 
-    /// What is under way now. The buyers' clicks are counted by the caller, who knows the moment.
+    /// What waits now. Clicks and payments under way are counted by the caller, who knows the moment.
     async fn measure(&self) -> Hit {
         let engine = &self.demo.engine;
         // Unknown is not none, and no reason to let the fault wait.
@@ -226,7 +240,6 @@ impl Chaos<'_> {
         Hit {
             claims_unsettled: backlog.ok().and_then(Result::ok).flatten().map(|backlog| backlog.claims() as u64),
             orders_unpaid: pending.ok().and_then(Result::ok).unwrap_or_default(),
-            payments_in_flight: self.payments_in_flight(),
             ..Hit::default()
         }
     }
