@@ -89,6 +89,15 @@ pub(super) fn split(stocks: &[u32], warehouses: usize) -> Vec<Run> {
     runs
 }
 
+/// Rows of tokens that one statement writes: about a second of work on a slow disk, far below any statement's time limit.
+const TOKENS_PER_STATEMENT: usize = 100_000;
+
+/// The serials from `first` to `last`, in pieces that one statement each may write.
+pub(super) fn pieces(first: i32, last: i32) -> impl Iterator<Item = (i32, i32)> {
+    let step = TOKENS_PER_STATEMENT as i32;
+    (first..=last).step_by(TOKENS_PER_STATEMENT).map(move |from| (from, last.min(from + step - 1)))
+}
+
 impl Ledger {
     pub async fn create_drop(&self, new: &NewDrop, home_key: u64) -> Result<DropCreated, LedgerError> {
         let created = run_tx!(self, "drops.create_drop", tx, {
@@ -168,7 +177,7 @@ impl Ledger {
                     insert into tokens (drop_id, serial, variant_number, warehouse_id)
                     select $1, serial, run.variant, run.warehouse_id
                     from unnest($2::smallint[], $3::int[], $4::int[], $5::int[]) as run (variant, warehouse_id, first, length),
-                         generate_series(run.first, run.first + run.length - 1) as serial
+                         generate_series(greatest(first, $6::int), least(first + length - 1, $7::int)) as serial
                     order by serial";
             const INVENTORY: &str = "-- drops.new_inventory
                     insert into inventory (product_id, variant_id, warehouse_id, quantity_available)
@@ -185,7 +194,10 @@ impl Ledger {
             let run_warehouses = runs.iter().map(|run| warehouses[run.warehouse]).collect::<Vec<_>>();
             let firsts = runs.iter().map(|run| run.first).collect::<Vec<_>>();
             let lengths = runs.iter().map(|run| run.length).collect::<Vec<_>>();
-            tx.execute(TOKENS, &[&drop_id, &variant_numbers, &run_warehouses, &firsts, &lengths]).await?;
+            for (from, to) in pieces(1, stock_units.iter().sum::<u32>() as i32) {
+                tx.execute(TOKENS, &[&drop_id, &variant_numbers, &run_warehouses, &firsts, &lengths, &from, &to])
+                    .await?;
+            }
             tx.execute(INVENTORY, &[&product, &run_variants, &run_warehouses, &lengths]).await?;
             tx.execute(GRANTS, &[&drop_id]).await?;
             Ok(DropCreated::Created(DropId(drop_id)))

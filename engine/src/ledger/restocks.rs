@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::drops::{serial, split};
+use super::drops::{pieces, serial, split};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
@@ -84,7 +84,9 @@ impl Ledger {
             for run in runs.into_iter().filter(|run| run.length > 0) {
                 let warehouse = drop.warehouses[run.warehouse].id;
                 let (first, end) = (last + run.first, last + run.first + run.length - 1);
-                tx.execute(TOKENS, &[&drop.id.0, &number, &warehouse.0, &first, &end]).await?;
+                for (from, to) in pieces(first, end) {
+                    tx.execute(TOKENS, &[&drop.id.0, &number, &warehouse.0, &from, &to]).await?;
+                }
                 let changed =
                     tx.execute(INVENTORY, &[&drop.product_id, &variant_id, &warehouse.0, &run.length]).await?;
                 expect_rows("restocks.inventory", 1, changed)?;

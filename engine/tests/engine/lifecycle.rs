@@ -127,6 +127,25 @@ async fn a_restock_that_is_repeated_adds_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_stock_is_written_in_pieces_that_leave_no_gap() {
+    let world = World::new().await;
+    // Pieces of 100,000 rows: their bounds lie within warehouses, and one run is longer than a piece.
+    let live = world.open(&[150_001, 3, 60_001], 2, 1).await;
+    assert_eq!(world.free_in_redis(&live).await, 210_005);
+    let count_of = "select count(distinct serial) from tokens where serial between 1 and";
+    assert_eq!(world.count(&format!("{count_of} 210005")).await, 210_005);
+    for (variant, units) in [(0, 150_001), (1, 3), (2, 60_001)] {
+        let of_variant = format!("select count(*) from tokens where variant_number = {variant}");
+        assert_eq!(world.count(&of_variant).await, units);
+    }
+    let sku = &live.drop.variants[1].sku;
+    world.engine.restock_drop(&world.drop, RestockId(Uuid::from_u128(1)), sku, 200_002).await.unwrap().unwrap();
+    assert_eq!(world.count(&format!("{count_of} 410007")).await, 410_007);
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drop_is_archived_only_when_nothing_of_it_is_on_its_way() {
     let world = World::new().await;
     let (_fake, client) = provider(Default::default()).await;

@@ -22,7 +22,6 @@ use bench::{Bench, Sample};
 use figures::{FIGURES, Measured};
 use probe::Probe;
 
-/// Samples are shorter than this only for a look at whether everything works.
 const ROUNDS: usize = 5;
 
 #[derive(Debug, Args)]
@@ -93,15 +92,15 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     bar.finish_and_clear();
     drop(bench);
 
-    let (mut measured, mut failed) = (BTreeMap::new(), None);
+    let (mut measured, mut failed) = (BTreeMap::new(), Vec::new());
     for figure in wanted {
         let values = match figure.measured {
             Measured::Over(over, under) => ratios(&samples[&over], &samples[&under]),
             // The others are worth having without it.
-            Measured::Alone(alone) => match alone.run(&arguments, &stage).await.with_context(|| figure.name) {
+            Measured::Alone(alone) => match alone.run(&arguments, &stage).await {
                 Ok(values) => values,
                 Err(error) => {
-                    failed = Some(error);
+                    failed.push(format!("{}: {error:#}", figure.name));
                     continue;
                 }
             },
@@ -118,7 +117,8 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     if let Some(folder) = &arguments.plots {
         report.draw(folder)?;
     }
-    failed.map_or(Ok(()), Err)
+    ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
+    Ok(())
 }
 
 /// To and fro, so that what comes late in a round is not always late.
