@@ -83,6 +83,11 @@ impl<P: Program> Server<P> {
         self.with_group(pid).flatten()
     }
 
+    /// The end of its log; nothing if that cannot be read.
+    pub(crate) fn last_lines(&self) -> String {
+        Log::whole(&self.folder).map(|log| log.last_lines()).unwrap_or_default()
+    }
+
     /// Kills the server with all its processes (SIGKILL); returns when none of them runs any more.
     pub fn kill(&self) {
         if let Some(mut group) = self.take() {
