@@ -32,8 +32,10 @@ const FIRST_ORDERS: u32 = 10_000;
 const LAG_MAX: Duration = Duration::from_secs(4);
 const GRACE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-const SEARCH_STEPS: u32 = 4;
-const STEP: f64 = 1.08;
+const SEARCH_STEPS: u32 = 6;
+const FIRST_STEP: f64 = 1.5;
+/// So near are two rates of which one is sustained and one is too much.
+const STEP: f64 = 1.1;
 
 #[derive(Debug, Args)]
 pub struct CheckoutArguments {
@@ -140,7 +142,7 @@ pub async fn find_and_sustain(search: &Stage, options: &Options) -> anyhow::Resu
     }
 }
 
-/// First what a heap of orders takes, then up or down from there as long as it goes.
+/// First what a heap of orders takes, then up or down from there in large steps, until the rate lies between two that are near.
 async fn find(stage: &Stage, options: &Options) -> anyhow::Result<f64> {
     let bar = output::bar(u64::from(SEARCH_STEPS) + 1, "looking for the rate");
     // All of them at once: what is behind is worked off as fast as it goes.
@@ -149,27 +151,21 @@ async fn find(stage: &Stage, options: &Options) -> anyhow::Result<f64> {
     let first = sell(stage, heap, at_once, options.charge_concurrency, false).await?;
     let mut rate = f64::from(first.orders) / first.last.as_secs_f64();
     bar.inc(1);
-    let (mut best, mut is_too_much) = (None, false);
+    let (mut sustained, mut too_much) = (None, None);
     for _ in 0..SEARCH_STEPS {
         bar.set_message(format!("{rate:.0} a second"));
         let is_sustained = sell(stage, rate, options.probe, options.charge_concurrency, false).await?.is_sustained();
         bar.inc(1);
-        if is_sustained {
-            best = Some(rate);
-            if is_too_much {
-                break;
-            }
-            rate *= STEP;
-        } else {
-            is_too_much = true;
-            if best.is_some() {
-                break;
-            }
-            rate /= STEP;
-        }
+        *(if is_sustained { &mut sustained } else { &mut too_much }) = Some(rate);
+        rate = match (sustained, too_much) {
+            (Some(sustained), Some(too_much)) if too_much / sustained < STEP => break,
+            (Some(sustained), Some(too_much)) => (sustained * too_much).sqrt(),
+            _ if is_sustained => rate * FIRST_STEP,
+            _ => rate / FIRST_STEP,
+        };
     }
     bar.finish_and_clear();
-    Ok(best.unwrap_or(rate))
+    Ok(sustained.unwrap_or(rate))
 }
 
 /// One sale, all of whose orders are confirmed.

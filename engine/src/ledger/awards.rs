@@ -165,11 +165,13 @@ pub(super) async fn write(
         select warehouse_id, number, 'award', serials::int[], claim_id, buyer, $1, units
         from unnest($2::int[], $3::bigint[], $4::text[], $5::uuid[], $6::text[], $7::smallint[])
              as a (warehouse_id, number, serials, claim_id, buyer, units)";
+    // By the whole key of each, as settlement takes them.
     const TOKENS: &str = "-- awards.move_tokens
         update tokens t set warehouse_id = u.warehouse_id, awarded_claim = u.claim_id
-        from unnest($2::int[], $3::int[], $4::uuid[]) as u (serial, warehouse_id, claim_id)
-        where t.drop_id = $1 and t.serial = u.serial and t.order_id is null and t.poisoned_claim is null
-              and t.awarded_claim is null";
+        from (select $1::int as drop_id, serial, warehouse_id, claim_id, null::uuid as nobody
+              from unnest($2::int[], $3::int[], $4::uuid[]) as u (serial, warehouse_id, claim_id) offset 0) u
+        where t.drop_id = u.drop_id and t.serial = u.serial
+              and coalesce(t.order_id, t.poisoned_claim, t.awarded_claim) is not distinct from u.nobody";
     const PLACES: &str = "-- awards.award_places
         update standby_places p set state = 'AWARDED', claim_id = a.claim_id, awarded_at = $1
         from unnest($2::bigint[], $3::uuid[]) as a (place_id, claim_id)

@@ -53,11 +53,16 @@ pub(super) async fn write_orders(
     const HOLDINGS: &str = "-- settlement_rows.insert_holdings
         insert into holdings (drop_id, buyer, nth, order_id)
         select $1, buyer, nth, order_id from unnest($2::text[], $3::smallint[], $4::uuid[]) as h (buyer, nth, order_id)";
+    // What is known of a drop's rows until the table is analyzed is that there is hardly any. If the drop or what is free in it
+    // were a condition of its own, all that is free would be held against each claim (measured: 850 orders/s instead of 4,000).
+    // So each row is looked up by its whole key, which the subquery hides from the planner until then.
     const TOKENS: &str = "-- settlement_rows.take_tokens
         update tokens t set order_id = u.order_id, awarded_claim = null
-        from unnest($2::int[], $3::uuid[]) as u (serial, order_id)
-        where t.drop_id = $1 and t.serial = u.serial and t.order_id is null and t.poisoned_claim is null
-              and (t.awarded_claim is null or t.awarded_claim = u.order_id)";
+        from (select $1::int as drop_id, serial, order_id, null::uuid as nobody
+              from unnest($2::int[], $3::uuid[]) as u (serial, order_id) offset 0) u
+        where t.drop_id = u.drop_id and t.serial = u.serial
+              and coalesce(t.order_id, t.poisoned_claim) is not distinct from u.nobody
+              and coalesce(t.awarded_claim, u.order_id) = u.order_id";
     const INVENTORY: &str = "-- settlement_rows.reserve
         update inventory i set quantity_reserved = quantity_reserved + u.units, version = version + 1
         from unnest($2::int[], $3::int[], $4::int[]) as u (variant_id, warehouse_id, units)

@@ -294,10 +294,13 @@ async fn find(
 ) -> Result<(Findings, HashMap<String, Profile>), LedgerError> {
     const TOKENS: &str = "-- settlements.lock_tokens
         select serial, variant_number, warehouse_id, coalesce(order_id, poisoned_claim, awarded_claim),
-               awarded_claim is not null from tokens
-        where drop_id = $1 and serial = any($2) order by serial for update";
+               awarded_claim is not null
+        from (select distinct $1::int as drop_id, serial from unnest($2::int[]) as serial) asked
+        join tokens t using (drop_id, serial) order by serial for update of t";
     const HELD: &str = "-- settlements.holdings
-        select buyer, nth from holdings where drop_id = $1 and buyer = any($2)";
+        select buyer, nth
+        from (select distinct $1::int as drop_id, buyer from unnest($2::text[]) as buyer) asked
+        join holdings using (drop_id, buyer)";
     const PROFILES: &str = "-- settlements.profiles
         select buyer, payment_method, email, ship_to from checkout_profiles where buyer = any($1)";
     let ids = claims.iter().map(|claim| claim.claim.id.0).collect::<Vec<_>>();
