@@ -151,14 +151,16 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes a drop out of Redis, whose memory and file would grow from sample to sample. Orders of goods are left to nobody: a
-    /// later server's workers would charge them.
+    /// Takes a drop out of Redis, whose memory and file would grow from sample to sample. A later server's workers find nothing
+    /// to do for it: no warehouse to rebuild, no order of goods to charge.
     pub async fn forget(&self, drop: &SaleDrop) -> anyhow::Result<()> {
         const ORDERS: &str =
             "with over as (update checkouts set ended_at = now() where ended_at is null returning order_id)
             update payments p set state = 'REQUIRED', payment_method = null, due_at = null from over
             where p.order_id = over.order_id";
         self.sql.execute(ORDERS, &[]).await?;
+        let archive = "update drops set state = 'archived' where drop_id = $1";
+        self.sql.execute(archive, &[&drop.id.0]).await?;
         for warehouse in &drop.warehouses {
             self.engine.tokens.warehouse(drop, warehouse).forget().await?;
         }

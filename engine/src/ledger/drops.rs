@@ -362,11 +362,13 @@ impl Ledger {
             const AWARDS: &str = "-- drops.has_awards
                 select exists (select 1 from tokens
                                where warehouse_id = $2 and drop_id = $1 and awarded_claim is not null)";
+            // By the warehouse alone, which is its drop's: with the drop as well, a table that is not analyzed yet would be
+            // gone through for each of its orders.
             const CLAIMS: &str = "-- drops.settled_claims
                 select o.order_id, o.buyer, dv.number, i.quantity, i.serials, o.status
-                from orders o join order_items i using (order_id)
-                     join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
-                where o.drop_id = $1 and i.warehouse_id = $2";
+                from order_items i join orders o using (order_id)
+                     join drop_variants dv on dv.drop_id = $1 and dv.variant_id = i.variant_id
+                where i.warehouse_id = $2";
             // A claim that could not become an order is over, and stays so for whoever repeats it.
             const REJECTED: &str = "-- drops.rejected_claims
                 select r.claim_id, r.buyer, g.claim_variant, g.claim_units::int from rejected_claims r
