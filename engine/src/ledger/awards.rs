@@ -165,7 +165,7 @@ pub(super) async fn write(
         select warehouse_id, number, 'award', serials::int[], claim_id, buyer, $1, units
         from unnest($2::int[], $3::bigint[], $4::text[], $5::uuid[], $6::text[], $7::smallint[])
              as a (warehouse_id, number, serials, claim_id, buyer, units)";
-    // By the whole key of each, as settlement takes them.
+    // By the whole key of each: see `settlement_rows.take_tokens`.
     const TOKENS: &str = "-- awards.move_tokens
         update tokens t set warehouse_id = u.warehouse_id, awarded_claim = u.claim_id
         from (select $1::int as drop_id, serial, warehouse_id, claim_id, null::uuid as nobody

@@ -89,7 +89,7 @@ pub(super) fn split(stocks: &[u32], warehouses: usize) -> Vec<Run> {
     runs
 }
 
-/// Rows of tokens that one statement writes: about a second of work on a slow disk, far below any statement's time limit.
+/// Rows of tokens that one statement writes, however large a drop is: a statement has a time limit.
 const TOKENS_PER_STATEMENT: usize = 100_000;
 
 /// The serials from `first` to `last`, in pieces that one statement each may write.

@@ -292,6 +292,7 @@ async fn find(
     drop: &SaleDrop,
     claims: &[&ClaimToSettle],
 ) -> Result<(Findings, HashMap<String, Profile>), LedgerError> {
+    // These and the holdings by their whole keys: see `settlement_rows.take_tokens`.
     const TOKENS: &str = "-- settlements.lock_tokens
         select serial, variant_number, warehouse_id, coalesce(order_id, poisoned_claim, awarded_claim),
                awarded_claim is not null
