@@ -119,7 +119,7 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
     }
 }
 
-/// A drop for a shop with Postgres: two million units of the SKU `shoe`, one for each buyer.
+/// A drop for a shop with Postgres: half a million units of the SKU `shoe`, one for each buyer.
 pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
     NewDrop {
         name: name.parse().expect("a name"),
@@ -129,7 +129,7 @@ pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
             sku: "shoe".to_owned(),
             title: "Shoe".to_owned(),
             price_minor: 900,
-            stock_units: 120_000,
+            stock_units: 500_000,
         }],
         buyer_limit: 1,
         warehouses,

@@ -135,7 +135,8 @@ pub async fn find_and_sustain(search: &Stage, options: &Options) -> anyhow::Resu
         let stage = Stage::start(std::env::current_exe()?).await?;
         let done = sell(&stage, rate, options.length, options.charge_concurrency, true).await?;
         if options.rate.is_none() && !done.is_sustained() && rate > 10.0 {
-            tracing::info!("{rate:.0} a second were not sustained: {:.1} s behind", done.lag().as_secs_f64());
+            let behind = done.lag().as_secs_f64();
+            output::print(format!("{rate:.0} a second were not sustained: {behind:.1} s behind"));
             rate /= STEP;
             continue;
         }
@@ -241,13 +242,18 @@ async fn sell(stage: &Stage, rate: f64, length: Duration, concurrency: u32, keep
         if at > length + GRACE {
             let states = stage.sql.query_one(STATES, &[&drop.product_id]).await?.get::<_, Option<String>>(0);
             bail!(
-                "{} of {orders} orders were not confirmed within {GRACE:?} after the last click; the others: {}",
+                "{} of {orders} orders were not confirmed within {GRACE:?} after the last click: {}; the server's last warnings:\n{}",
                 i64::from(orders) - sold,
-                states.unwrap_or_default()
+                states.unwrap_or_default(),
+                server.warnings()?
             );
         }
     };
     let after = used();
+    let warnings = server.warnings()?;
+    if !warnings.is_empty() {
+        output::print(format!("all orders are confirmed, and the server has warned:\n{warnings}"));
+    }
     let claims = match claims {
         Some(claims) => claims,
         None => running.await??,

@@ -56,7 +56,7 @@ pub struct ServeArguments {
 
 /// Serves until it is killed.
 pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::INFO).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
     let connections = if arguments.way.is_sql() { SQL_CONNECTIONS } else { CONNECTIONS };
     let ledger = Ledger::new(&arguments.database_url, connections)?;
     let engine = Engine::new(ledger, TokenStore::connect(&arguments.redis_url).await?, Clock::System);

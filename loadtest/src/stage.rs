@@ -243,6 +243,16 @@ impl Served {
         self.process.pid()
     }
 
+    /// The last of what it has warned of.
+    pub fn warnings(&self) -> anyhow::Result<String> {
+        const LINES: usize = 12;
+        let log = std::fs::read_to_string(self.process.log())?;
+        let is_warning = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+        let mut last = log.lines().rev().filter(is_warning).take(LINES).collect::<Vec<_>>();
+        last.reverse();
+        Ok(last.join("\n"))
+    }
+
     pub fn paths(&self, drop: &SaleDrop) -> DropPaths {
         let skus = drop.variants.iter().map(|variant| variant.sku.clone()).collect();
         DropPaths::new(self.address, drop.name.as_str(), skus)

@@ -77,7 +77,7 @@ impl ChargeReport {
             Ok(Step::Refunded(RefundSettled::Succeeded)) => self.refunded += 1,
             Ok(Step::Settled(_) | Step::Refunded(_)) => {}
             Ok(Step::Later) => self.later += 1,
-            // The lease runs out, and the attempt that was left open is taken up again.
+            // It comes again, and the attempt that was left open is taken up.
             Err(error) => {
                 tracing::warn!(%order, %error, "charging order {order} was interrupted: {error}");
                 self.later += 1;
@@ -150,7 +150,7 @@ impl Engine {
                         left -= leased.len();
                         report.leased += leased.len();
                         steps.extend(leased.into_iter().map(|payment| async move {
-                            (payment.order, Box::pin(self.charge(provider, payment)).await)
+                            (payment.order, self.charge_or_put_back(provider, payment).await)
                         }));
                     }
                     // Calls under way are never dropped: their outcome would be unknown.
@@ -169,6 +169,20 @@ impl Engine {
         metrics::counter!("doorbuster_orders_payment_failed_total").increment(report.released as u64);
         metrics::counter!("doorbuster_payments_review_total").increment(report.review as u64);
         refused.map_or(Ok(report), |error| Err(error.into()))
+    }
+
+    /// A payment that Postgres interrupts is put back, and comes again with what was written until then: what cost a moment
+    /// does not cost the whole lease. Should Postgres refuse that as well, the lease runs out.
+    async fn charge_or_put_back(&self, provider: &ProviderClient, payment: LeasedPayment) -> Result<Step, EngineError> {
+        let leased = payment.clone();
+        let step = Box::pin(self.charge(provider, payment)).await;
+        if let Err(error) = &step
+            && error.is_retryable()
+            && let Err(error) = self.later(&leased, None, backoff(leased.tries)).await
+        {
+            tracing::warn!(order = %leased.order, %error, "the charge of order {} waits for its lease: {error}", leased.order);
+        }
+        step
     }
 
     async fn charge(&self, provider: &ProviderClient, mut payment: LeasedPayment) -> Result<Step, EngineError> {

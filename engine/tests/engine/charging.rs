@@ -273,3 +273,40 @@ async fn what_the_provider_has_got_is_written_down_as_dispatched() {
     let (charged, seen) = tokio::join!(world.engine.charge_due(&client, 1, 1), watch);
     assert_eq!((charged.unwrap().confirmed, seen), (1, vec!["create DISPATCHED".into(), "confirm DISPATCHED".into()]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_interrupts_comes_again_before_its_lease_is_over() {
+    const ORDERS: usize = 6;
+    // Before anything is sent, and when the money is taken and nobody has heard of it.
+    let points = [
+        "insert on payment_attempts for each row",
+        "update on payment_attempts for each row when (
+        new.operation = 'confirm' and new.finished_at is not null)",
+    ];
+    for point in points {
+        let world = with_orders(ORDERS as u32, "pm_card_visa").await;
+        let (fake, client) = provider(FakeProviderOptions::default()).await;
+        // What a sequence has counted stays counted when its transaction is undone.
+        let full = "create sequence tried;
+            create function full_disk() returns trigger language plpgsql as $$ begin
+                if nextval('tried') <= 2 then raise exception 'no room' using errcode = '53100'; end if;
+                return new;
+            end $$";
+        world.sql.batch_execute(full).await.unwrap();
+        world
+            .sql
+            .batch_execute(&format!("create trigger full_disk before {point} execute function full_disk()"))
+            .await
+            .unwrap();
+        let report = world.engine.charge_due(&client, 100, ORDERS).await.unwrap();
+        assert!(report.later > 0 && report.confirmed + report.later == ORDERS, "{point}: {report:?}");
+        let waiting =
+            "select count(*) from payments where due_at < now() + interval '5 seconds' and leased_until is null";
+        assert_eq!(world.count(waiting).await, report.later as i64, "{point}");
+        world.sql.execute("update payments set due_at = now() where due_at is not null", &[]).await.unwrap();
+        assert_eq!(world.engine.charge_due(&client, 100, ORDERS).await.unwrap().confirmed, report.later, "{point}");
+        assert_eq!((fake.captures().len(), fake.intents().len()), (ORDERS, ORDERS), "{point}");
+        let report = world.engine.audit(Some(&client)).await.unwrap();
+        assert!(report.is_clean(), "{point}: {:#?}", report.violations);
+    }
+}
