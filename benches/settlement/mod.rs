@@ -3,5 +3,4 @@
 pub mod ratio;
 pub mod shop;
 
-/// What settlement takes in one transaction (flows/settle.rs).
-pub const BATCH: usize = 5_000;
+pub use doorbuster_engine::flows::settle::CLAIMS_PER_TRANSACTION as BATCH;

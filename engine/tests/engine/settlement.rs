@@ -2,6 +2,7 @@
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::flows::claim::ClaimProgress;
+use doorbuster_engine::flows::settle::CLAIMS_PER_TRANSACTION;
 use futures_util::future::join_all;
 
 use crate::harness::{World, buyer, claim, taken};
@@ -44,6 +45,20 @@ async fn l20_a_worker_that_died_before_moving_the_mark_settles_nothing_twice() {
     let second = world.engine.settle(&backlog).await.unwrap();
     assert_eq!((first.settled, second.settled, second.duplicates), (6, 0, 6));
     assert_eq!(world.count("select count(*) from orders").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_at_once_is_settled_in_transactions_of_a_bounded_size() {
+    const BUYERS: u32 = 2 * CLAIMS_PER_TRANSACTION as u32 + 100;
+    let world = World::new().await;
+    let live = world.open(&[BUYERS], 1, 1).await;
+    join_all((0..BUYERS).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    let backlog = world.engine.backlog(&world.drop).await.unwrap().unwrap();
+    assert_eq!(backlog.claims(), BUYERS as usize);
+    assert_eq!(world.engine.settle(&backlog).await.unwrap().settled, BUYERS as usize);
+    let largest = "select max(n) from (select count(*) as n from orders group by xmin::text) transactions";
+    assert_eq!(world.count(largest).await, CLAIMS_PER_TRANSACTION as i64);
+    assert_eq!(world.settle().await, 0, "the mark has moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]

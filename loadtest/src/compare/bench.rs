@@ -19,8 +19,9 @@ use crate::ways::Way;
 /// More than any way answers on the machines that this was written for: a sample that runs out of buyers ends early.
 const RATE_MAX: u32 = 120_000;
 const SQL_RATE_MAX: u32 = 12_000;
-/// Orders a second that a sample of settlement has buyers for: it ends when all of them have their order.
-const SETTLED_RATE: u32 = 15_000;
+/// Buyers of a sample of settlement for each second of the others' samples. It ends when all of them have their order, some
+/// six times as late: the second until settlement looks at the first claims, and the one before the last, are a small part.
+const SETTLED_RATE: u32 = 60_000;
 /// Above this share of other answers a sample says nothing about what it was taken for.
 const OTHERS_MAX: f64 = 0.02;
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
