@@ -51,6 +51,23 @@ pub(super) const FIGURES: &[Definition] = &[
     over("generator_over_wrk", Probe::Generator, Probe::Wrk, "0.8 or more"),
 ];
 
+/// In the order in which a round measures them. What is divided by each other is measured within seconds, since the machine's
+/// neighbours are louder at one time than at another; what needs a rate that another one finds comes behind it.
+const ORDER: [Probe; 12] = [
+    Probe::claims(Way::SingleEvalsha, MANY),
+    Probe::claims_with(Fsync::EverySecond),
+    CLAIMS,
+    CEILING,
+    Probe::SoldOut,
+    Probe::HalfLoad(Way::Tokens),
+    Probe::HalfLoad(Way::Ceiling),
+    Probe::Generator,
+    Probe::Wrk,
+    Probe::claims(Way::RowLock, FEW),
+    Probe::Settled,
+    Probe::claims(Way::TenRows, FEW),
+];
+
 const fn over(name: &'static str, over: Probe, under: Probe, goal: &'static str) -> Definition {
     Definition { name, measured: Measured::Over(over, under), goal }
 }
@@ -68,8 +85,14 @@ pub(super) fn wanted(names: &[String]) -> anyhow::Result<Vec<&'static Definition
     Ok(FIGURES.iter().filter(is_wanted).collect())
 }
 
+/// What a round measures for these figures.
+pub(super) fn probes_of(figures: &[&Definition]) -> Vec<Probe> {
+    let wanted = figures.iter().flat_map(|figure| figure.probes()).collect::<Vec<_>>();
+    ORDER.into_iter().filter(|probe| wanted.contains(probe)).collect()
+}
+
 impl Definition {
-    pub(super) fn probes(&self) -> Vec<Probe> {
+    fn probes(&self) -> Vec<Probe> {
         match self.measured {
             // Its rate is half of what was found with claims.
             Measured::Over(over @ Probe::HalfLoad(_), under) => vec![CLAIMS, over, under],
@@ -115,9 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn half_load_is_measured_behind_the_rate_that_it_is_half_of() {
-        let mut probes = wanted(&["p99_over_ceiling_half_load".to_owned()]).unwrap()[0].probes();
-        probes.sort_unstable();
-        assert_eq!(probes[0], CLAIMS);
+    fn what_a_figure_divides_is_measured_side_by_side_and_half_load_behind_the_rate_that_it_is_half_of() {
+        for figure in FIGURES {
+            assert_eq!(probes_of(&[figure]).len(), figure.probes().len(), "{}", figure.name);
+            if let Measured::Over(over, under) = figure.measured {
+                let place = |wanted| ORDER.iter().position(|probe| *probe == wanted).unwrap();
+                assert!(place(over).abs_diff(place(under)) <= 2, "{}", figure.name);
+            }
+        }
+        let half_load = &wanted(&["p99_over_ceiling_half_load".to_owned()]).unwrap();
+        assert_eq!(probes_of(half_load)[0], CLAIMS);
     }
 }

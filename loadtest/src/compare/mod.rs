@@ -72,12 +72,11 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     let machine = Machine::look(stage.folder(), stage.redis.version(), stage.postgres.version())?;
     output::print(machine.sentence());
 
-    let mut probes = wanted.iter().flat_map(|figure| figure.probes()).collect::<Vec<_>>();
+    let mut probes = figures::probes_of(&wanted);
     if arguments.only.is_empty() && !arguments.figures_only {
-        probes.extend(Probe::table_only());
+        let others = Probe::table_only().into_iter().filter(|probe| !probes.contains(probe)).collect::<Vec<_>>();
+        probes.extend(others);
     }
-    probes.sort_unstable();
-    probes.dedup();
     let mut bench = Bench::new(&stage, length);
     let mut samples: BTreeMap<Probe, Vec<Sample>> = BTreeMap::new();
     let bar = output::bar((probes.len() * arguments.rounds) as u64, "samples");

@@ -8,7 +8,7 @@ pub(super) const FEW: usize = 64;
 /// Warehouses of a drop unless they are what is compared.
 const WAREHOUSES: u32 = 16;
 
-/// In the order in which a round measures them: what needs a rate that another one finds comes behind it.
+/// In the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Probe {
     /// Claims a second that were taken, connections asking again as soon as they have their answer.
