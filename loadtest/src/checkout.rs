@@ -30,7 +30,7 @@ const CHARGE_CONCURRENCY: u32 = 512;
 const FIRST_ORDERS: u32 = 10_000;
 /// A rate is sustained if the last order is confirmed so soon after the last click was due: one settlement and one charge.
 const LAG_MAX: Duration = Duration::from_secs(4);
-/// Longer than a charge's lease: an order whose charge was interrupted is taken up again when that has run out.
+/// Longer than a charge's lease: an order whose interrupted charge could not be put back is taken up when that has run out.
 const GRACE: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SEARCH_STEPS: u32 = 6;

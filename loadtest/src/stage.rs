@@ -246,7 +246,7 @@ impl Served {
     /// The last of what it has warned of.
     pub fn warnings(&self) -> anyhow::Result<String> {
         const LINES: usize = 12;
-        // A stage has none.
+        // Every server says it: a stage has no mail server.
         const EXPECTED: &str = "no mail server is configured";
         let log = std::fs::read_to_string(self.process.log())?;
         let is_warning =

@@ -28,7 +28,7 @@ pub const CLAIMS_PER_TRANSACTION: usize = 2_000;
 /// Settled entries stay in the stream this long. Should Postgres fail over to a standby that misses its last commits,
 /// what they held can be settled again.
 const RETENTION: SignedDuration = SignedDuration::from_mins(10);
-/// Transactions of one round that looks for the bad claims of a batch. One bad claim among 2,000 costs 23; where many are
+/// Transactions of one round that looks for the bad claims of a batch. One bad claim among 2,000 costs 23 at most; where many are
 /// bad, the rest of the batch waits for the next round, which begins where this one ended: each finds at least fifty.
 const TRANSACTIONS_PER_ROUND: usize = 128;
 

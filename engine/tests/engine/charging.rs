@@ -310,3 +310,16 @@ async fn what_postgres_interrupts_comes_again_before_its_lease_is_over() {
         assert!(report.is_clean(), "{point}: {:#?}", report.violations);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgres_would_refuse_again_waits_for_its_lease() {
+    let world = with_orders(3, "pm_card_visa").await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let wrong = "create function wrong() returns trigger language plpgsql as $$ begin
+            raise exception 'not such a row' using errcode = '22023';
+        end $$;
+        create trigger wrong before insert on payment_attempts for each row execute function wrong()";
+    world.sql.batch_execute(wrong).await.unwrap();
+    assert_eq!(world.engine.charge_due(&client, 100, 3).await.unwrap().later, 3);
+    assert_eq!((leases(&world).await, fake.requests_seen()), (3, 0));
+}

@@ -5,6 +5,7 @@
 
 mod guards;
 mod state;
+mod actions;
 mod steps;
 mod promises;
 mod check;

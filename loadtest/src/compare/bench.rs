@@ -20,7 +20,7 @@ use crate::ways::Way;
 const RATE_MAX: u32 = 120_000;
 const SQL_RATE_MAX: u32 = 12_000;
 /// Buyers of a sample of settlement for each second of the others' samples. It ends when all of them have their order, some
-/// six times as late: the second until settlement looks at the first claims, and the one before the last, are a small part.
+/// ten times as late: the second until settlement looks at the first claims, and the one before the last, are a small part.
 const SETTLED_RATE: u32 = 60_000;
 /// Above this share of other answers a sample says nothing about what it was taken for.
 const OTHERS_MAX: f64 = 0.02;
