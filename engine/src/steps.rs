@@ -13,7 +13,7 @@ type Listener = Box<dyn Fn(&'static str) + Send + Sync>;
 
 static LISTENER: OnceLock<Listener> = OnceLock::new();
 
-/// Every step, in the order of a purchase. `tests/tidy.rs` holds it against the code, in both directions.
+/// Every step, in the order of a purchase. `tests/engine/tidy.rs` holds it against the code, in both directions.
 pub const STEPS: &[&str] = &[
     // A drop comes into Redis: by the clock, by a command, or again after Redis has forgotten something.
     "open.begun",

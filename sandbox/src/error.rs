@@ -40,6 +40,8 @@ pub enum SandboxError {
     DatabaseName { name: String },
     #[error("creating the database {name}")]
     CreateDatabase { name: String, source: tokio_postgres::Error },
+    #[error("filling the database {name}")]
+    FillDatabase { name: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{doing}")]
     Io { doing: String, source: io::Error },
 }

@@ -11,6 +11,7 @@ mod resp;
 mod server;
 mod process;
 mod watchdog;
+pub mod shared;
 pub mod certificate;
 pub mod provider;
 pub mod smtp_sink;
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use crate::error::SandboxError;
-pub use crate::postgres::{Postgres, PostgresProgram};
+pub use crate::postgres::{Postgres, PostgresAddress, PostgresOptions, PostgresProgram};
 pub use crate::process::{Process, ProcessOptions};
 pub use crate::redis::{AppendFsync, Redis, RedisOptions, RedisProgram};
 pub use crate::redis_cluster::{RedisCluster, RedisClusterOptions};
@@ -125,8 +126,13 @@ impl Sandbox {
 
     /// Starts one more Postgres: loopback only, everybody trusted, durable as in production.
     pub async fn postgres(&self) -> Result<Postgres, SandboxError> {
+        self.postgres_with(PostgresOptions::default()).await
+    }
+
+    /// Starts one more Postgres, configured differently.
+    pub async fn postgres_with(&self, options: PostgresOptions) -> Result<Postgres, SandboxError> {
         let number = 1 + self.inner.postgres_started.fetch_add(1, Ordering::Relaxed);
-        postgres::open(&self.inner.watchdog, self.inner.folder.join(format!("postgres-{number}"))).await
+        postgres::open(&self.inner.watchdog, self.inner.folder.join(format!("postgres-{number}")), options).await
     }
 
     /// Starts a program of the caller's in a folder of this name, which no other process of the sandbox has.

@@ -37,14 +37,49 @@ const SETTINGS: &[&str] = &[
     "dynamic_shared_memory_type=mmap",
     "fsync=on",
     "synchronous_commit=on",
-    "max_connections=200",
     // Memory that is not touched costs nothing; less would be read again and again beside a big database.
     "shared_buffers=1GB",
     "max_wal_size=2GB",
     "jit=off",
 ];
 
-impl Postgres {
+/// How a private Postgres differs from the usual one.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    connections_max: u32,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self { connections_max: 200 }
+    }
+}
+
+impl PostgresOptions {
+    #[must_use]
+    pub fn connections_max(mut self, connections_max: u32) -> Self {
+        self.connections_max = connections_max;
+        self
+    }
+}
+
+/// Where a private Postgres answers, whichever process started it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresAddress {
+    port: u16,
+}
+
+impl PostgresAddress {
+    /// Reads what [`Self::url`] printed. `None`: it is something else.
+    pub fn parse(url: &str) -> Option<Self> {
+        let address = Self { port: url.rsplit_once('/')?.0.rsplit_once(':')?.1.parse().ok()? };
+        (address.url() == url).then_some(address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `postgres://doorbuster@127.0.0.1:port/postgres`, the database that is always there.
     pub fn url(&self) -> String {
         self.url_of(DEFAULT_DATABASE)
@@ -52,21 +87,92 @@ impl Postgres {
 
     /// The address of a database, whether it exists or not.
     pub fn url_of(&self, database: &str) -> String {
-        url(self.port(), database)
+        url(self.port, database)
     }
 
     /// Makes an empty database and returns its address. A name that exists already is an error.
     pub async fn create_database(&self, name: &str) -> Result<String, SandboxError> {
+        self.create(name, "").await
+    }
+
+    /// Makes a database that holds what `fill` puts into an empty one, and returns its address. `fill` runs once for each
+    /// server and `template`, whichever process comes first; every database after that is a copy.
+    pub async fn copy_database<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        template: &str,
+        fill: impl AsyncFnOnce(String) -> Result<(), E>,
+    ) -> Result<String, SandboxError> {
+        let failed = |source: tokio_postgres::Error| SandboxError::CreateDatabase { name: template.to_owned(), source };
+        let admin = connect(&self.url()).await.map_err(failed)?;
+        // Marked as a template only when it has been filled: what a process that died has left is made anew.
+        let is_filled = "select exists (select from pg_database where datname = $1 and datistemplate)";
+        if !admin.query_one(is_filled, &[&template]).await.map_err(failed)?.get::<_, bool>(0) {
+            // The lock goes with the connection.
+            admin.execute("select pg_advisory_lock(1)", &[]).await.map_err(failed)?;
+            if !admin.query_one(is_filled, &[&template]).await.map_err(failed)?.get::<_, bool>(0) {
+                admin
+                    .batch_execute(&format!("drop database if exists \"{template}\" with (force)"))
+                    .await
+                    .map_err(failed)?;
+                let url = self.create(template, "").await?;
+                let filled = fill(url).await;
+                filled
+                    .map_err(|error| SandboxError::FillDatabase { name: template.to_owned(), source: error.into() })?;
+                admin
+                    .batch_execute(&format!("alter database \"{template}\" is_template true"))
+                    .await
+                    .map_err(failed)?;
+            }
+        }
+        drop(admin);
+        self.create(name, &format!("template \"{template}\"")).await
+    }
+
+    async fn create(&self, name: &str, how: &str) -> Result<String, SandboxError> {
         let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
         if !(1..=63).contains(&name.len()) || !name.bytes().all(plain) {
             return Err(SandboxError::DatabaseName { name: name.to_owned() });
         }
         let create = async {
             // Quoted: a plain name may be a keyword.
-            connect(&self.url()).await?.batch_execute(&format!("create database \"{name}\"")).await
+            connect(&self.url()).await?.batch_execute(&format!("create database \"{name}\" {how}")).await
         };
         create.await.map_err(|source| SandboxError::CreateDatabase { name: name.to_owned(), source })?;
         Ok(self.url_of(name))
+    }
+}
+
+impl From<&Postgres> for PostgresAddress {
+    fn from(postgres: &Postgres) -> Self {
+        Self { port: postgres.port() }
+    }
+}
+
+impl From<&PostgresAddress> for PostgresAddress {
+    fn from(address: &PostgresAddress) -> Self {
+        address.clone()
+    }
+}
+
+impl Postgres {
+    pub fn address(&self) -> PostgresAddress {
+        self.into()
+    }
+
+    /// As [`PostgresAddress::url`].
+    pub fn url(&self) -> String {
+        self.address().url()
+    }
+
+    /// As [`PostgresAddress::url_of`].
+    pub fn url_of(&self, database: &str) -> String {
+        self.address().url_of(database)
+    }
+
+    /// As [`PostgresAddress::create_database`].
+    pub async fn create_database(&self, name: &str) -> Result<String, SandboxError> {
+        self.address().create_database(name).await
     }
 }
 
@@ -74,10 +180,15 @@ impl Postgres {
 pub struct PostgresProgram {
     programs: PathBuf,
     user: Option<(u32, u32)>,
+    options: PostgresOptions,
 }
 
-pub(crate) async fn open(watchdog: &Arc<Watchdog>, folder: PathBuf) -> Result<Postgres, SandboxError> {
-    let program = PostgresProgram { programs: programs::postgres_folder()?, user: user_instead_of_root()? };
+pub(crate) async fn open(
+    watchdog: &Arc<Watchdog>,
+    folder: PathBuf,
+    options: PostgresOptions,
+) -> Result<Postgres, SandboxError> {
+    let program = PostgresProgram { programs: programs::postgres_folder()?, user: user_instead_of_root()?, options };
     fs::create_dir_all(&folder).during("making a folder for Postgres")?;
     if let Some((user, group)) = program.user {
         chown(&folder, Some(user), Some(group)).during("giving a folder to Postgres")?;
@@ -118,6 +229,7 @@ impl Program for PostgresProgram {
         for setting in SETTINGS {
             arguments.extend(["-c".into(), (*setting).into()]);
         }
+        arguments.extend(["-c".into(), format!("max_connections={}", self.options.connections_max).into()]);
         Ok(Launch {
             program: self.programs.join("postgres"),
             arguments,

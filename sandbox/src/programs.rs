@@ -52,7 +52,7 @@ fn find_installed(wanted: &Wanted) -> Result<PathBuf, SandboxError> {
     clippy::disallowed_methods,
     reason = "where the programs are is the machine's business, not a setting of ours"
 )]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -215,6 +215,24 @@ pub(crate) async fn open(sandbox: &Sandbox, options: RedisClusterOptions) -> Res
     Ok(cluster)
 }
 
+/// URL of the node that owns the slot of `key`, as the first of `nodes` that answers sees it (`host:port,host:port`).
+pub(crate) async fn owner_of(nodes: &str, key: &str) -> anyhow::Result<String> {
+    let mut last = anyhow::anyhow!("no node is named");
+    for port in nodes.split(',').filter_map(|node| node.rsplit_once(':')?.1.parse().ok()) {
+        let asked = async {
+            let slot = resp::ask(port, &format!("CLUSTER KEYSLOT {key}")).await?.parse::<u16>()?;
+            let view = members(&resp::ask(port, "CLUSTER NODES").await?)?;
+            let owner = view.iter().find(|member| member.slots.iter().any(|range| range.contains(&slot)));
+            Ok(format!("redis://127.0.0.1:{}", owner.context("nobody owns it")?.port))
+        };
+        match asked.await {
+            Ok(url) => return Ok(url),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 pub(crate) async fn with_replicas(
     sandbox: &Sandbox,
     options: RedisOptions,

@@ -2,7 +2,7 @@
 //!
 //! **The format is frozen.** Keys and bodies are stored with the attempt before anything is sent and repeated byte for
 //! byte: two programs of different versions must build the same bytes for the same payment, or the provider sees two
-//! payments. `engine/tests/provider.rs` holds golden bytes; a change there is a change of protocol. Nothing that varies
+//! payments. `engine/tests/engine/provider/golden.rs` holds golden bytes; a change there is a change of protocol. Nothing that varies
 //! from call to call (a time, a price read again, a chance) may enter.
 //!
 //! | operation | key | path | body |

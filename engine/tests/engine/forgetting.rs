@@ -12,7 +12,7 @@ use doorbuster_engine::ledger::settlements::{ClaimToSettle, Settling};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_sandbox::{Redis, RedisCluster, RedisClusterOptions, RedisOptions};
 
-use crate::harness::{World, buyer, claim, servers, taken};
+use crate::harness::{World, buyer, claim, is_on_cluster, servers, taken};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_fences_every_warehouse_and_the_rebuild_loses_nothing() {
@@ -133,7 +133,7 @@ async fn l4_an_old_append_only_file_keeps_what_was_settled_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn l4_an_old_snapshot_sells_nothing_twice_and_keeps_what_was_settled_after_it() {
     // A node of a cluster is not started without its append-only file; the server is alike in all else.
-    if !crate::SHARED_REDIS_IS_A_CLUSTER {
+    if !is_on_cluster() {
         sale_that_is_put_back(OldFile::Snapshot, LastSettled::AfterTheCopy).await;
     }
 }
@@ -147,7 +147,7 @@ enum Hurt {
 impl Hurt {
     async fn start(file: OldFile) -> (World, Self) {
         let servers = servers().await;
-        if crate::SHARED_REDIS_IS_A_CLUSTER {
+        if is_on_cluster() {
             // Without a replica to take its place, the node comes back as the primary it was.
             let options = RedisClusterOptions::default().replicas_of_each(0);
             let cluster = servers.sandbox.redis_cluster(options).await.expect("a Redis Cluster");

@@ -1,6 +1,5 @@
 //! What every test needs: servers once, a fresh database, a drop, buyers, and time by hand.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
@@ -13,47 +12,31 @@ use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_engine::tokens::store::{Dump, TokenStore};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
-use doorbuster_sandbox::{Postgres, Redis, RedisCluster, RedisClusterOptions, RedisOptions, Sandbox};
-use tokio::sync::OnceCell;
+use doorbuster_sandbox::{Postgres, PostgresAddress, Redis, RedisOptions, Sandbox, shared};
 use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
 
-enum Shared {
-    Server(Box<Redis>),
-    Cluster(RedisCluster),
-}
-
+/// The servers that all tests share, and a sandbox for a test's own.
 pub(crate) struct Servers {
-    pub(crate) sandbox: Sandbox,
-    redis: Shared,
-    pub(crate) postgres: Postgres,
+    pub(crate) sandbox: &'static Sandbox,
+    redis_url: String,
+    pub(crate) postgres: PostgresAddress,
 }
 
-static SERVERS: OnceCell<Servers> = OnceCell::const_new();
-static NEXT: AtomicU32 = AtomicU32::new(1);
-
-pub(crate) async fn servers() -> &'static Servers {
-    SERVERS
-        .get_or_init(|| async {
-            let sandbox = Sandbox::temporary().expect("a folder for the servers");
-            let postgres = sandbox.postgres().await.expect("Postgres");
-            let redis = if crate::SHARED_REDIS_IS_A_CLUSTER {
-                let cluster = sandbox.redis_cluster(RedisClusterOptions::default()).await;
-                Shared::Cluster(cluster.expect("a Redis Cluster"))
-            } else {
-                Shared::Server(Box::new(sandbox.redis().await.expect("redis-server")))
-            };
-            Servers { redis, postgres, sandbox }
-        })
-        .await
+pub(crate) async fn servers() -> Servers {
+    let redis_url = if is_on_cluster() { shared::cluster_url().await } else { shared::redis_url().await };
+    Servers { sandbox: shared::sandbox(), redis_url, postgres: shared::postgres().await }
 }
 
-impl Servers {
-    fn redis_url(&self) -> String {
-        match &self.redis {
-            Shared::Server(redis) => redis.url(),
-            Shared::Cluster(cluster) => cluster.url(),
-        }
-    }
+/// Whether the shared Redis of these tests is a cluster.
+pub(crate) fn is_on_cluster() -> bool {
+    crate::IS_FOR_CLUSTERS || shared::is_all_on_cluster()
+}
+
+/// An up-to-date database of its own.
+async fn database(postgres: &PostgresAddress) -> String {
+    let migrate = async |url: String| Ledger::new(&url, 2)?.migrate().await.map(drop);
+    postgres.copy_database(&format!("test_{}", shared::unique()), "migrated", migrate).await.expect("a database")
 }
 
 pub(crate) struct World {
@@ -72,16 +55,12 @@ impl World {
     /// Shared servers, a database of its own.
     pub(crate) async fn new() -> Self {
         let servers = servers().await;
-        Self::on(servers.redis_url(), &servers.postgres).await
+        Self::on(servers.redis_url, &servers.postgres).await
     }
 
     /// A plain connection to the shared server that has `key`.
     pub(crate) async fn server_with(&self, key: &str) -> redis::aio::MultiplexedConnection {
-        let url = match &servers().await.redis {
-            Shared::Server(redis) => redis.url(),
-            Shared::Cluster(cluster) => cluster.primary_of(key).await.unwrap().url(),
-        };
-        self.server_with_url(&url).await
+        self.server_with_url(&shared::server_with(&self.redis_url, key).await).await
     }
 
     pub(crate) async fn server_with_url(&self, url: &str) -> redis::aio::MultiplexedConnection {
@@ -99,7 +78,7 @@ impl World {
     pub(crate) async fn with_own_postgres() -> (Self, Postgres) {
         let servers = servers().await;
         let postgres = servers.sandbox.postgres().await.expect("Postgres");
-        (Self::on(servers.redis_url(), &postgres).await, postgres)
+        (Self::on(servers.redis_url, &postgres).await, postgres)
     }
 
     /// A Redis of its own with other settings.
@@ -110,11 +89,11 @@ impl World {
         Self { own_redis: Some(redis), ..world }
     }
 
-    pub(crate) async fn on(redis_url: String, postgres: &Postgres) -> Self {
-        let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        let database = postgres.create_database(&format!("test_{number}")).await.expect("a database");
+    pub(crate) async fn on(redis_url: String, postgres: impl Into<PostgresAddress>) -> Self {
+        // Other tests use the same Redis: what it holds of this one carries the number.
+        let number = Uuid::new_v4().as_fields().0;
+        let database = database(&postgres.into()).await;
         let ledger = Ledger::new(&database, 8).unwrap();
-        ledger.migrate().await.unwrap();
         let engine = Engine::new(ledger, TokenStore::connect(&redis_url).await.unwrap(), Clock::System);
         let (sql, connection) = tokio_postgres::connect(&database, NoTls).await.unwrap();
         tokio::spawn(connection);

@@ -1,6 +1,9 @@
-//! The engine against a real Redis, a real Postgres and the fake provider over HTTP. One binary, one pair of servers;
+//! The engine against a real Redis, a real Postgres and the fake provider over HTTP. One binary, so that it is linked once;
 //! every test has a database and a drop of its own.
 
+mod tidy;
+mod provider;
+mod model;
 mod harness;
 mod counters;
 mod claims;
@@ -37,5 +40,5 @@ mod checkout;
 mod reservations;
 mod schema;
 
-/// The tests that need no server of their own run on a cluster too: `tests/cluster/main.rs`.
-const SHARED_REDIS_IS_A_CLUSTER: bool = false;
+/// Some of them run on a cluster too: `tests/cluster/main.rs`. `DOORBUSTER_TEST_ON=cluster` puts all of them there.
+const IS_FOR_CLUSTERS: bool = false;

@@ -12,7 +12,7 @@ use crate::support::{Answer, Sale};
 
 const METHODS: [&str; 5] = ["get", "put", "post", "patch", "delete"];
 /// The command that writes the generated part of docs/API.md anew.
-const REWRITE: &str = "DOORBUSTER_REWRITE_DOCS=1 cargo test -p doorbuster --test http the_written_list";
+const REWRITE: &str = "DOORBUSTER_REWRITE_DOCS=1 cargo test -p doorbuster --test gateway the_written_list";
 
 /// The documents, or whatever else is at this path, of both listeners.
 async fn both(path: &str) -> [Answer; 2] {

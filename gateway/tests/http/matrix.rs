@@ -1,11 +1,12 @@
 //! Every route of /openapi.json against somebody else: ada has one of each thing, and eve tries to see, change or take it.
 //!
-//! A route that the matrix does not know fails it. `cargo test -p doorbuster --test http -- matrix --nocapture` prints what it
+//! A route that the matrix does not know fails it. `cargo test -p doorbuster --test gateway -- matrix --nocapture` prints what it
 //! tried.
 
 use std::collections::BTreeSet;
 
 use doorbuster_engine::workers::settle_all;
+use doorbuster_sandbox::shared;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -143,7 +144,7 @@ impl Stage {
         let mut filled = path.replace("{drop}", &self.shop().drop).replace("{variant}", &self.variant.to_string());
         // Each case is another eve's, so that none depends on what the one before did.
         let ask = |path: &str, key: &str| {
-            let eve = format!("eve-{}-{}", uuid::Uuid::now_v7().simple(), self.shop().drop);
+            let eve = format!("eve-{}", shared::unique());
             let request = self.shop().http.request(method.clone(), self.shop().url(path)).bearer_auth(token(&eve));
             if method == Method::GET { request } else { request.header("Idempotency-Key", key.to_owned()) }
         };

@@ -41,7 +41,6 @@ async fn working_shop(fake: &FakeProvider) -> Shop {
     let provider = provider.unwrap().limited_to(RateLimit::NONE);
     let (database_url, drop) = new_database().await;
     let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale { limit: 10, ..Sale::default() }).await;
     let settings = WorkerSettings { settle_every: Duration::from_millis(100), ..WorkerSettings::default() };
     let gateway =

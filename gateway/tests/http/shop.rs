@@ -25,7 +25,6 @@ pub(crate) async fn shop(sale: Sale) -> Shop {
 pub(crate) async fn shop_with(sale: Sale, config: GatewayConfig) -> Shop {
     let (database_url, drop) = new_database().await;
     let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &sale).await;
     let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
     Shop { engine, gateway, http: client(), database_url, drop }
@@ -46,7 +45,6 @@ pub(crate) async fn shop_with_own_redis(config: GatewayConfig) -> (Shop, Redis) 
     let redis = Sandbox::temporary().unwrap().redis().await.unwrap();
     let (database_url, drop) = new_database().await;
     let engine = engine_on(&redis.url(), &database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale::default()).await;
     let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
     (Shop { engine, gateway, http: client(), database_url, drop }, redis)
@@ -58,7 +56,6 @@ pub(crate) async fn shop_with_own_cluster(config: GatewayConfig) -> (Shop, Redis
     let cluster = Sandbox::temporary().unwrap().redis_cluster(options).await.unwrap();
     let (database_url, drop) = new_database().await;
     let engine = engine_on(&cluster.url(), &database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale::default()).await;
     let gateway = doorbuster::serve(config, engine.clone(), None).await.unwrap();
     (Shop { engine, gateway, http: client(), database_url, drop }, cluster)

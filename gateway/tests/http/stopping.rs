@@ -67,7 +67,6 @@ async fn a_stop_settles_what_was_accepted() {
     let provider = FakeProvider::start(FakeProviderOptions::default()).await.unwrap();
     let (database_url, drop) = new_database().await;
     let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale::default()).await;
     let client = ProviderClient::new(ProviderSettings {
         base_url: provider.url().to_owned(),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::http::HeaderValue;
 use doorbuster::GatewayConfig;
+use doorbuster_engine::workers::settle_all;
 use serde_json::{Value, json};
 
 use super::shop::{send, shop, shop_with, shop_with_own_cluster, shop_with_own_redis};
@@ -166,6 +167,7 @@ async fn operators_see_health_readiness_and_metrics() {
     shop.claim("ada", "k", 1).await;
     shop.claim("ada", "k", 1).await;
     shop.get("ada", "/v1/claims/some-secret-path").await;
+    assert_eq!(settle_all(&shop.engine).await.unwrap(), 1);
     let metrics = shop.ops("/metrics").await.text;
     for line in [
         r#"doorbuster_claims_total{outcome="taken"}"#,

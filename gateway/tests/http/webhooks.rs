@@ -1,5 +1,5 @@
 //! The payment provider's events over HTTP: what is taken, what is refused, and what they lead to. The corpus prints what
-//! it sent: `cargo test -p doorbuster --test http -- webhooks::the_corpus --nocapture`.
+//! it sent: `cargo test -p doorbuster --test gateway -- http::webhooks::the_corpus --nocapture`.
 
 use std::collections::HashMap;
 use std::time::Duration;

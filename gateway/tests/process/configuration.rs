@@ -1,7 +1,9 @@
 //! Bad configuration: one sentence, exit code 64, before anything is connected or opened.
 
+use doorbuster_sandbox::shared;
+
 use super::program::{bare, configured, output};
-use crate::support::{SECRET, new_database};
+use crate::support::{SECRET, empty_database};
 
 #[tokio::test]
 async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
@@ -90,7 +92,7 @@ async fn a_store_that_is_not_there_is_a_failure_and_not_bad_configuration() {
 /// A sale by hand, as the README tells it.
 #[tokio::test]
 async fn a_drop_is_made_opened_shown_and_closed_from_the_command_line() {
-    let (database_url, name) = new_database().await;
+    let (database_url, name) = (empty_database().await, format!("drop-{}", shared::unique()));
     let run = async |arguments: &[&str]| {
         let output = output(configured(arguments, &database_url).await).await;
         let text = |bytes| String::from_utf8(bytes).unwrap();

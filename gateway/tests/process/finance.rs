@@ -18,7 +18,6 @@ use crate::support::{Sale, engine, make_drop, new_database, until};
 async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
     let (database_url, drop) = new_database().await;
     let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale { limit: 1, ..Sale::default() }).await;
     // The provider lives a day behind, and so will our books: then yesterday is over.
     let a_day = SignedDuration::from_hours(24);

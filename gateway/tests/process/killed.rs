@@ -72,7 +72,6 @@ async fn a_gateway_killed_among_claims_has_promised_nothing_it_does_not_keep() {
     let redis = Sandbox::temporary().unwrap().redis().await.unwrap();
     let (database_url, drop) = new_database().await;
     let engine = engine_on(&redis.url(), &database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale { variants: vec![("shoe-42", STOCK)], limit: 1, ..Sale::default() }).await;
     let mut command = configured(&["serve"], &database_url).await;
     let serve = command.env("DOORBUSTER_REDIS_URL", redis.url());
@@ -166,7 +165,6 @@ async fn workers_killed_while_they_settle_and_charge_charge_every_order_once() {
     let provider = provider.await.unwrap();
     let (database_url, drop) = new_database().await;
     let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
     make_drop(&engine, &drop, &Sale { variants: vec![("shoe-42", UNITS)], limit: 1, ..Sale::default() }).await;
     for buyer in 0..UNITS {
         let profile = CheckoutProfile {

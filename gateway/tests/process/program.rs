@@ -6,15 +6,15 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use doorbuster_sandbox::Sandbox;
 use doorbuster_sandbox::provider::FakeProvider;
+use doorbuster_sandbox::{Sandbox, shared};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::{SECRET, servers};
+use crate::support::SECRET;
 
 /// Far more than any of this takes; past it something hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -43,7 +43,7 @@ pub(crate) fn bare(arguments: &[&str]) -> Command {
 pub(crate) async fn configured(arguments: &[&str], database_url: &str) -> Command {
     let mut command = bare(arguments);
     command
-        .env("DOORBUSTER_REDIS_URL", servers().await.redis.url())
+        .env("DOORBUSTER_REDIS_URL", shared::redis_url().await)
         .env("DOORBUSTER_DATABASE_URL", database_url)
         .env("DOORBUSTER_JWT_SECRET", SECRET)
         .env("DOORBUSTER_LISTEN", "127.0.0.1:0")

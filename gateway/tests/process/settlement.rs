@@ -3,16 +3,17 @@
 use doorbuster_engine::domain::claims::{Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_engine::workers::settle_all;
+use doorbuster_sandbox::shared;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use super::program::{configured, output};
-use crate::support::{Sale, count, engine, make_drop, new_database, servers};
+use crate::support::{Sale, count, engine, make_drop, new_database};
 
 /// Sends Redis one command without blanks in its arguments, and reads the first line of its answer.
 async fn tell_redis(command: &str) -> String {
-    let url = servers().await.redis.url();
+    let url = shared::redis_url().await;
     let mut stream = BufReader::new(TcpStream::connect(url.trim_start_matches("redis://")).await.unwrap());
     stream.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -24,7 +25,6 @@ async fn tell_redis(command: &str) -> String {
 async fn w8_what_was_set_aside_is_shown_settled_and_dismissed_at_the_command_line() {
     let (database_url, drop) = new_database().await;
     let engine = engine(&database_url).await;
-    engine.ledger.migrate().await.unwrap();
     let sale = make_drop(&engine, &drop, &Sale::default()).await;
     let live = engine.live_drop(&drop.parse().unwrap()).await.unwrap().unwrap();
     let (sql, connection) = tokio_postgres::connect(&database_url, tokio_postgres::NoTls).await.unwrap();

@@ -1,6 +1,5 @@
-//! One Redis and one Postgres for the whole test binary; a database and a drop for each test.
+//! A database and a drop for each test, in the Redis and the Postgres that all tests share.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use doorbuster::{Secret, auth};
@@ -11,30 +10,12 @@ use doorbuster_engine::domain::ids::BuyerId;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::tokens::store::TokenStore;
-use doorbuster_sandbox::{Postgres, Redis, Sandbox};
+use doorbuster_sandbox::shared;
 use jiff::SignedDuration;
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
-use tokio::sync::OnceCell;
 
 pub(crate) const SECRET: &str = "a secret of this test, long enough for HS256";
-
-pub(crate) struct Servers {
-    pub(crate) redis: Redis,
-    pub(crate) postgres: Postgres,
-}
-
-/// Started once; the sandbox's watchdog ends them when this process is gone.
-pub(crate) async fn servers() -> &'static Servers {
-    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
-    SERVERS
-        .get_or_init(|| async {
-            let sandbox = Sandbox::temporary().unwrap();
-            let (redis, postgres) = tokio::join!(sandbox.redis(), sandbox.postgres());
-            Servers { redis: redis.unwrap(), postgres: postgres.unwrap() }
-        })
-        .await
-}
 
 /// A drop of these variants, `(sku, stock)`, opened if asked for.
 pub(crate) struct Sale {
@@ -50,16 +31,21 @@ impl Default for Sale {
     }
 }
 
-/// Address of an empty database, and a drop's name that nobody else in this binary uses.
+/// Address of an up-to-date database, and a drop's name, which no other test has.
 pub(crate) async fn new_database() -> (String, String) {
-    static DATABASES: AtomicU32 = AtomicU32::new(1);
-    let number = DATABASES.fetch_add(1, Ordering::Relaxed);
-    let url = servers().await.postgres.create_database(&format!("shop_{number}")).await.unwrap();
-    (url, format!("drop-{number}"))
+    let name = shared::unique();
+    let migrate = async |url: String| Ledger::new(&url, 2)?.migrate().await.map(drop);
+    let url = shared::postgres().await.copy_database(&format!("shop_{name}"), "migrated", migrate).await.unwrap();
+    (url, format!("drop-{name}"))
+}
+
+/// Address of an empty database.
+pub(crate) async fn empty_database() -> String {
+    shared::postgres().await.create_database(&format!("shop_{}", shared::unique())).await.unwrap()
 }
 
 pub(crate) async fn engine(database_url: &str) -> Engine {
-    engine_on(&servers().await.redis.url(), database_url).await
+    engine_on(&shared::redis_url().await, database_url).await
 }
 
 pub(crate) async fn engine_on(redis_url: &str, database_url: &str) -> Engine {

@@ -17,10 +17,10 @@ use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::ledger::rates::RateRow;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
-use doorbuster_sandbox::Sandbox;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions, WebhookOptions};
 use doorbuster_sandbox::smtp_sink::{SmtpSink, SmtpSinkOptions};
 use doorbuster_sandbox::webhook_sink::WebhookSink;
+use doorbuster_sandbox::{Sandbox, shared};
 use jiff::SignedDuration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::process::program::{bare, output, with_provider};
-use crate::support::{Answer, SECRET, client, engine, new_database, servers, token};
+use crate::support::{Answer, SECRET, client, engine, new_database, token};
 
 const PROVIDER_SECRET: &str = "whsec_of_the_crash_tests";
 const SHOP_SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
@@ -72,7 +72,6 @@ impl Stage {
     pub(super) async fn new(options: StageOptions) -> Arc<Self> {
         let (database_url, drop) = new_database().await;
         let engine = engine(&database_url).await;
-        engine.ledger.migrate().await.unwrap();
         let provider = FakeProvider::start(options.provider).await.unwrap();
         let ports = [free_port(), free_port()];
         let news = format!("http://127.0.0.1:{}/v1/webhooks/stripe", ports[0]);
@@ -114,7 +113,7 @@ impl Stage {
             engine,
             sql,
             database_url,
-            redis_url: servers().await.redis.url(),
+            redis_url: shared::redis_url().await,
             drop,
             provider,
             asked: asked.unwrap().limited_to(RateLimit::NONE),

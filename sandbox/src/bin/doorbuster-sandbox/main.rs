@@ -3,6 +3,8 @@
 mod provider;
 mod servers;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use doorbuster_sandbox::provider::FakeProvider;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +27,7 @@ enum Program {
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "a command: what it prints is its answer")]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let command = Command::parse();
     // Before a port is open: whoever sees it open may send the signal.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -49,7 +51,7 @@ async fn main() -> anyhow::Result<()> {
             );
             println!("{:?}", provider.fault_counts());
             println!("{:?}", provider.webhook_counts());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

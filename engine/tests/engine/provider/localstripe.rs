@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{ANSWER_TIMEOUT, answered, client_of, confirm, create, header, order, price, read_request};
+use super::{ANSWER_TIMEOUT, answered, client_of, confirm, create, header, order, price, read_request};
 
 const KEY: &str = "sk_test_localstripe";
 const SECRET: &str = "whsec_localstripe";

@@ -6,7 +6,7 @@ use doorbuster_engine::tokens::store::LoadVariant;
 use redis::{RedisError, Value};
 use rmp::encode;
 
-use crate::harness::{Place, servers};
+use super::harness::{Place, servers};
 
 /// A call as it goes over the wire.
 #[derive(Clone)]

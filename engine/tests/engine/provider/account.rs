@@ -9,7 +9,7 @@ use doorbuster_engine::provider::{BalanceKind, IntentStatus, Outcome, ProviderEr
 use doorbuster_sandbox::provider::{End, FakeClock, FakeProviderOptions};
 use jiff::Timestamp;
 
-use crate::{ANSWER_TIMEOUT, answered, client_of, confirm, create, order, price, start, start_reliable};
+use super::{ANSWER_TIMEOUT, answered, client_of, confirm, create, order, price, start, start_reliable};
 
 const DAY: i64 = 86_400;
 const FIRST_DAY: i64 = 1_795_737_600;
@@ -136,7 +136,7 @@ async fn a_processing_charge_ends_when_the_bank_says_so() {
         start(FakeProviderOptions { settles_after: Some(Duration::from_millis(20)), ..Default::default() }).await;
     let intent = answered(client.send(&create(1)).await).id;
     answered(client.send(&confirm(1, &intent, "pm_fake_processing", 1)).await);
-    assert!(fake.settled(crate::ANSWER_TIMEOUT).await);
+    assert!(fake.settled(super::ANSWER_TIMEOUT).await);
     assert_eq!(client.read_intent(&intent).await.unwrap().status, IntentStatus::Succeeded);
 }
 
@@ -172,9 +172,11 @@ async fn what_comes_faster_than_the_limit_is_told_when_to_come_back() {
 #[tokio::test]
 async fn faults_without_a_trace_leave_nothing_behind() {
     let options = FakeProviderOptions { rate_limited_rate: 0.3, unavailable_rate: 0.4, ..Default::default() };
-    let (fake, client) = start(options).await;
+    let (fake, _) = start(options).await;
     let (mut answers, mut limited, mut unknown) = (0, 0, 0);
     for number in 0..80 {
+        // A client of its own each: none rests for a second because another was told to.
+        let client = client_of(fake.url(), fake.secret_key(), ANSWER_TIMEOUT);
         match client.send(&create(number)).await {
             Outcome::Answered(_) => answers += 1,
             Outcome::RateLimited { .. } => limited += 1,
@@ -191,7 +193,7 @@ async fn faults_without_a_trace_leave_nothing_behind() {
 #[tokio::test]
 async fn a_bench_provider_answers_its_number_and_no_more() {
     let (fake, _) = start(FakeProviderOptions::bench(3)).await;
-    let client = client_of(fake.url(), fake.secret_key(), crate::ANSWER_TIMEOUT);
+    let client = client_of(fake.url(), fake.secret_key(), super::ANSWER_TIMEOUT);
     let first = answered(client.send(&create(1)).await);
     assert_eq!(answered(client.send(&create(1)).await), first, "keys are honoured here too");
     answered(client.send(&confirm(1, &first.id, "pm_card_visa", 1)).await);

@@ -9,7 +9,7 @@ use doorbuster_sandbox::provider::FakeProviderOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{
+use super::{
     ANSWER_TIMEOUT, answered, answered_at_last, client_of, confirm, create, is_unknown, order, price, rejected, start,
     start_reliable,
 };

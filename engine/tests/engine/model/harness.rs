@@ -1,7 +1,6 @@
-//! One Redis for the whole binary, and a fresh drop for each case.
+//! A fresh drop for each case, in the Redis that all tests share.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
@@ -9,32 +8,28 @@ use doorbuster_engine::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, 
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_engine::tokens::store::{TokenStore, WarehouseStore};
-use doorbuster_sandbox::{AppendFsync, Redis, RedisOptions, Sandbox};
+use doorbuster_sandbox::shared;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
 pub(crate) struct Servers {
     pub(crate) runtime: Runtime,
-    redis: Redis,
+    redis_url: String,
     tokens: TokenStore,
-    _sandbox: Sandbox,
 }
 
 static SERVERS: OnceLock<Servers> = OnceLock::new();
-static NEXT: AtomicI32 = AtomicI32::new(1);
 
 pub(crate) fn servers() -> &'static Servers {
     SERVERS.get_or_init(|| {
         let runtime = Runtime::new().expect("a runtime");
-        let sandbox = Sandbox::temporary().expect("a folder");
-        let (redis, tokens) = runtime.block_on(async {
-            // Nothing here dies, so nothing needs to be on disk.
-            let options = RedisOptions::default().append_fsync(AppendFsync::Never);
-            let redis = sandbox.redis_with(options).await.expect("redis-server");
-            let tokens = TokenStore::connect(&redis.url()).await.expect("a connection");
-            (redis, tokens)
+        let (redis_url, tokens) = runtime.block_on(async {
+            let redis_url = shared::redis_url().await;
+            let tokens = TokenStore::connect(&redis_url).await.expect("a connection");
+            (redis_url, tokens)
         });
-        Servers { runtime, redis, tokens, _sandbox: sandbox }
+        Servers { runtime, redis_url, tokens }
     })
 }
 
@@ -47,8 +42,8 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn new(servers: &Servers, variants: u8, limit: u32) -> Self {
-        let id = DropId(NEXT.fetch_add(1, Ordering::Relaxed));
-        let client = redis::Client::open(servers.redis.url()).expect("an address");
+        let id = DropId((Uuid::new_v4().as_fields().0 >> 1).cast_signed());
+        let client = redis::Client::open(&*servers.redis_url).expect("an address");
         let raw = client.get_multiplexed_async_connection().await.expect("a connection");
         Self { drop: sale_drop(id, variants, limit), tokens: servers.tokens.clone(), raw }
     }
@@ -86,7 +81,7 @@ fn sale_drop(id: DropId, variants: u8, limit: u32) -> SaleDrop {
     };
     SaleDrop {
         id,
-        name: format!("model-{}", id.0).parse().expect("a name"),
+        name: format!("model-{}", shared::unique()).parse().expect("a name"),
         product_id: 1,
         product_name: "Model".to_owned(),
         state: DropState::Open,

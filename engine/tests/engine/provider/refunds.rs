@@ -5,7 +5,7 @@ use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::provider::{Outcome, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus};
 use doorbuster_sandbox::provider::{End, FakeProvider, FakeProviderOptions};
 
-use crate::{answered, answered_at_last, confirm, create, is_unknown, order, price, rejected, start, start_reliable};
+use super::{answered, answered_at_last, confirm, create, is_unknown, order, price, rejected, start, start_reliable};
 
 fn refund_id(number: u128) -> RefundId {
     RefundId(uuid::Uuid::from_u128(number))
@@ -200,7 +200,7 @@ async fn a_declined_card_that_succeeds_after_all_and_a_cancel_that_comes_too_lat
         client.send(&confirm(1, &declined, "pm_fake_declinedThenSucceeds", 1)).await,
         Outcome::Declined(_)
     ));
-    assert!(fake.settled(crate::ANSWER_TIMEOUT).await);
+    assert!(fake.settled(super::ANSWER_TIMEOUT).await);
     assert_eq!(fake.captures().len(), 1, "the money came although the answer was no");
 
     let (fake, client) = start(FakeProviderOptions { success_before_cancel_rate: 1.0, ..Default::default() }).await;

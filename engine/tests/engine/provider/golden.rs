@@ -4,7 +4,7 @@ use doorbuster_engine::domain::ids::{IntentId, OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::provider::{Operation, ProviderRequest};
 
-use crate::price;
+use super::price;
 
 /// These bytes are a protocol with the provider and with our own stored attempts: they must never change.
 #[test]

@@ -5,8 +5,8 @@ use doorbuster_engine::domain::ids::{BuyerId, GrantNumber, Serial, VariantNumber
 use doorbuster_engine::tokens::contract::MAX_BATCH;
 use doorbuster_engine::tokens::store::{HeldClaim, Outcome};
 
-use crate::harness::{Place, servers};
-use crate::warehouse::{Reply, Truth, WarehouseModel, release_of};
+use super::harness::{Place, servers};
+use super::warehouse::{Reply, Truth, WarehouseModel, release_of};
 
 const STOCK: u32 = 5_000;
 const HOLDERS: u32 = 700;

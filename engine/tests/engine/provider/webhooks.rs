@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{ANSWER_TIMEOUT, answered, confirm, create, header, order, price, read_request, start, start_reliable};
+use super::{ANSWER_TIMEOUT, answered, confirm, create, header, order, price, read_request, start, start_reliable};
 
 const SECRET: &str = "whsec_in_force";
 const NOW: i64 = 1_795_773_600;

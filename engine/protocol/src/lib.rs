@@ -2,6 +2,10 @@
 //! with crashes and failovers, in worlds small enough for that. `docs/MODEL.md` says what is modelled and what is not.
 //!
 //! And the other way round: each guard of the protocol is taken out, and the checker must find out what it was for.
+//!
+//! A crate of its own, because it is all computation: `Cargo.toml` of the workspace has it optimised in every build.
+
+#![cfg(test)]
 
 mod guards;
 mod state;

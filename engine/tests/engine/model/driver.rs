@@ -8,9 +8,9 @@ use doorbuster_engine::tokens::TokenError;
 use doorbuster_engine::tokens::store::{GrantApplied, StreamId};
 use uuid::Uuid;
 
-use crate::harness::{Place, Servers};
-use crate::operations::{Case, Disturbance, Ended, Mark, Number, Of, Operation, Pick, Rebuild, Stage, Twist};
-use crate::warehouse::{Reply, Truth, WarehouseModel, release_of};
+use super::harness::{Place, Servers};
+use super::operations::{Case, Disturbance, Ended, Mark, Number, Of, Operation, Pick, Rebuild, Stage, Twist};
+use super::warehouse::{Reply, Truth, WarehouseModel, release_of};
 
 /// Where Redis and the model differ, in words.
 pub(crate) type Divergence = String;

@@ -136,14 +136,27 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     assert!(demo.shop.stop().await);
 }
 
+/// Units, warehouses and the limit of a sale that comes out even all the same.
+async fn comes_out_even(stock: u32, warehouses: u32, limit: u32) {
+    let demo = sold(DemoOptions { buyers: 40, stock, warehouses, limit, decline_rate: 0.0, ..options() }).await;
+    let report = demo.report().await.unwrap();
+    assert!(report.is_clean(), "{stock} units: {:#?}", report.verdict);
+    assert_eq!(report.verdict.units_confirmed + report.verdict.tokens_free, u64::from(stock));
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_sales_come_out_even() {
-    for (stock, warehouses, limit) in [(0, 3, 1), (1, 1, 1), (3, 8, 5)] {
-        let demo = sold(DemoOptions { buyers: 40, stock, warehouses, limit, decline_rate: 0.0, ..options() }).await;
-        let report = demo.report().await.unwrap();
-        assert!(report.is_clean(), "{stock} units: {:#?}", report.verdict);
-        assert_eq!(report.verdict.units_confirmed + report.verdict.tokens_free, u64::from(stock));
-    }
+async fn a_sale_of_nothing_comes_out_even() {
+    comes_out_even(0, 3, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_of_one_unit_comes_out_even() {
+    comes_out_even(1, 1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_with_more_warehouses_than_units_comes_out_even() {
+    comes_out_even(3, 8, 5).await;
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@ use std::cell::Cell;
 
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 
-use crate::driver::Run;
-use crate::harness::servers;
-use crate::operations::{Case, case};
+use super::driver::Run;
+use super::harness::servers;
+use super::operations::{Case, case};
 
 /// What proptest says when nobody has told it otherwise.
 const PROPTEST_DEFAULT: u32 = 256;

@@ -1,0 +1,18 @@
+//! The gateway over real HTTP, in front of a real Redis and Postgres. One database and one drop a test.
+
+pub(crate) mod shop;
+pub(crate) mod admin;
+mod refusals;
+mod carts;
+mod checkout;
+mod claims;
+mod orders;
+mod fulfilment;
+mod webhooks;
+mod surface;
+mod described;
+mod matrix;
+mod schemathesis;
+mod standby;
+mod catalog;
+mod stopping;

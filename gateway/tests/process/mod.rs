@@ -1,0 +1,15 @@
+//! The real program as a process: its exit codes, its signals, and what is left when it is killed with -9.
+
+mod program;
+mod configuration;
+mod signals;
+mod killed;
+mod finance;
+mod settlement;
+mod crash {
+    mod stage;
+    mod judge;
+    mod play;
+    mod matrix;
+    mod faults;
+}
