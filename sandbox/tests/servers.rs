@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use doorbuster_sandbox::{AppendFsync, Redis, RedisClusterOptions, RedisOptions, Sandbox, SandboxError};
@@ -90,6 +91,47 @@ async fn the_program_starts_all_servers_at_once_and_ends_them_when_it_is_told_to
         let address = redis.trim_start_matches("redis://").to_owned();
         wait_until("Redis is gone", || TcpStream::connect(&address).is_err());
     }
+}
+
+/// `doorbuster-sandbox servers … -- COMMAND`: the command finds the servers, its exit code is the program's, and nothing is left.
+#[test]
+fn servers_last_as_long_as_the_command_they_are_for() {
+    let run = |how: &[&str], names: &str| {
+        let command = format!("for name in {names}; do printenv $name; done; exit 7");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_doorbuster-sandbox"));
+        let output = program.arg("servers").args(how).args(["--", "sh", "-c", &command]).output().unwrap();
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let address =
+        |url: &str| url.split([',', '/']).find(|part| part.contains(':') && !part.ends_with(':')).unwrap().to_owned();
+    let of_shop = run(&[], "DOORBUSTER_REDIS_URL DOORBUSTER_SMTP_URL");
+    let of_tests = run(&["--for-tests"], "DOORBUSTER_TEST_REDIS_URL DOORBUSTER_TEST_CLUSTER_URL");
+    let urls = of_shop.lines().chain(of_tests.lines()).collect::<Vec<_>>();
+    assert_eq!(urls.len(), 4, "{urls:?}");
+    for url in urls {
+        assert!(TcpStream::connect(address(url)).is_err(), "{url} is still there");
+    }
+}
+
+#[tokio::test]
+async fn a_database_is_a_copy_of_one_that_was_filled_once() {
+    let postgres = Sandbox::temporary().unwrap().postgres().await.unwrap();
+    let (address, filled) = (postgres.address(), AtomicU32::new(0));
+    let fill = async |url: String| {
+        filled.fetch_add(1, Ordering::SeqCst);
+        let (sql, connection) = tokio_postgres::connect(&url, NoTls).await?;
+        tokio::spawn(connection);
+        sql.batch_execute("create table runs as select 1 as run").await
+    };
+    // What somebody who died in the middle has left is not taken for a whole one.
+    postgres.create_database("filled").await.unwrap();
+    let copy = |name| address.copy_database(name, "filled", fill);
+    let (first, second, third) = tokio::join!(copy("a"), copy("b"), copy("c"));
+    for copy in [first, second, third] {
+        assert_eq!(ask(&copy.unwrap(), "select count(*)::text from runs").await, "1");
+    }
+    assert_eq!(filled.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use doorbuster_engine::domain::ids::{IntentId, RefundId};
 use doorbuster_engine::provider::{BalanceKind, IntentStatus, Outcome, ProviderError, ProviderRequest};
 use doorbuster_sandbox::provider::{End, FakeClock, FakeProviderOptions};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::{ANSWER_TIMEOUT, answered, client_of, confirm, create, order, price, start, start_reliable};
@@ -149,10 +150,11 @@ async fn what_comes_faster_than_the_limit_is_told_when_to_come_back() {
     };
     let (fake, _) = start(options).await;
     let mut limited = 0;
-    for number in 0..20 {
-        // A new one each time: one that was told to slow down does.
-        let client = client_of(fake.url(), fake.secret_key(), ANSWER_TIMEOUT);
-        match client.send(&create(number)).await {
+    // A client each: one that was told to slow down does. Made beforehand and sent at once, for the limit is one of time.
+    let clients = (0..20).map(|_| client_of(fake.url(), fake.secret_key(), ANSWER_TIMEOUT)).collect::<Vec<_>>();
+    let sent = clients.iter().zip(0..).map(|(client, number)| async move { client.send(&create(number)).await });
+    for outcome in join_all(sent).await {
+        match outcome {
             Outcome::Answered(_) => {}
             outcome => {
                 assert_eq!(outcome, Outcome::RateLimited { retry_after: Some(Duration::from_secs(3)) });
