@@ -36,6 +36,7 @@ schemathesis: setup ## requests made up from /openapi.json, and every answer hel
 
 soak: setup ## the long suites; they print counts and seeds
 	cargo test --release --locked -p doorbuster-engine --test engine --test model --test protocol -- --ignored --nocapture
+	cargo test --release --locked -p doorbuster --test http soak -- --ignored --nocapture
 
 crash: setup ## the program killed at every named step, and what is left: a table of steps, deaths and violations
 	cargo test --locked -p doorbuster --test process a_death_at_any_step -- --ignored --nocapture

@@ -15,6 +15,7 @@ mod http {
     mod surface;
     mod described;
     mod matrix;
+    mod pairs;
     mod schemathesis;
     mod standby;
     mod catalog;
