@@ -268,8 +268,13 @@ async fn nothing_more_is_ordered_while_an_earlier_checkout_waits_for_its_drop() 
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
     let lease = ledger.lease_claim(placed.id, lease, now).await.unwrap().unwrap();
     add(&world, &buyer, mug, 1, euros(900)).await;
-    let error = world.engine.checkout(&buyer, &asked("b")).await.unwrap_err();
-    assert!(error.is_retryable(), "{error}");
+    // Nor is anything refused for what it still has.
+    let wrong = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("c") };
+    let (right, wrong) = (asked("b"), wrong);
+    let errors = tokio::join!(world.engine.checkout(&buyer, &right), world.engine.checkout(&buyer, &wrong));
+    for error in [errors.0.unwrap_err(), errors.1.unwrap_err()] {
+        assert!(error.is_retryable(), "{error}");
+    }
     assert_eq!(stock(&world, "mug").await, (10, 2));
     ledger.give_back_claim(placed.id, lease).await.unwrap();
     assert_eq!(made(&world, &buyer, "b").await.lines, [(mug, 1)]);
@@ -451,16 +456,30 @@ async fn a_claim_that_comes_too_late_is_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_forgotten_has_no_checkouts_and_who_waits_for_a_claim_is_not_forgotten() {
-    let (world, mug, shoe) = shop_with_drop(5).await;
+    let (mut world, mug, shoe) = shop_with_drop(5).await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
     let ledger = &world.engine.ledger;
     let now = world.engine.clock.now();
     let buyer = fill(&world, 1, &[]).await;
     add_shoe(&world, &buyer, shoe, 1).await;
     let claim = place_only(&world, &buyer, "a").await.claim.unwrap().claim.id;
-    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), Erasure::Open(vec![claim.order_id()]));
+    let open = Erasure::Open(vec![claim.order_id()]);
+    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), open);
+    // Taken, and not yet an order: also then; but not for ever, should Redis have forgotten it.
+    assert!(matches!(check_out(&world, &buyer, "a").await, CheckedOut::Refused(CheckoutRefused::KeyReused)));
+    world.engine.clock.advance(SignedDuration::from_secs(3));
+    world.engine.finish_checkouts().await.unwrap();
+    let known = ledger.checkout_by_key(&buyer, &"a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(known.claim.unwrap().state, ClaimState::Taken);
+    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), open);
+    let later = now + SignedDuration::from_mins(61);
+    assert!(matches!(ledger.erase_buyer(&buyer, later).await.unwrap(), Erasure::Done(_)));
+
+    // Somebody was about to say that this one is over.
     let buyer = fill(&world, 2, &[(mug, 1)]).await;
-    let order = ordered(&world, &buyer, "a").await;
-    ledger.cancel_order(order, None, ("buyer", "a test"), now).await.unwrap();
+    let placed = place_only(&world, &buyer, "a").await;
+    ledger.cancel_order(placed.order.unwrap(), None, ("buyer", "a test"), now).await.unwrap();
     assert!(matches!(ledger.erase_buyer(&buyer, now).await.unwrap(), Erasure::Done(_)));
-    assert_eq!(world.count("select count(*) from checkouts").await, 1);
+    assert_eq!(world.count("select count(*) from checkouts").await, 0);
+    ledger.end_checkout(placed.id, now).await.unwrap();
 }
