@@ -40,6 +40,7 @@ ON_CLUSTER := counters:: sellout:: stalls:: lifecycle:: settlement:: payments:: 
 soak: setup ## the long suites, and the engine's tests on a cluster; they print counts and seeds
 	cargo test --release --locked -p doorbuster-engine -p doorbuster-protocol --lib --test engine -- --ignored --skip localstripe --nocapture
 	DOORBUSTER_TEST_ON=cluster cargo test --release --locked -p doorbuster-engine --test engine -- $(ON_CLUSTER)
+	cargo test --release --locked -p doorbuster --test gateway soak -- --ignored --nocapture
 
 crash: setup ## the program killed at every named step, and what is left: a table of steps, deaths and violations
 	cargo test --locked -p doorbuster --test gateway a_death_at_any_step -- --ignored --nocapture

@@ -6,6 +6,7 @@
 //! its durable defaults shares the machine.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use doorbuster_benches::sale;
@@ -19,7 +20,7 @@ use doorbuster_engine::domain::pricing::{Rate, Totals};
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
-use doorbuster_engine::ledger::checkouts::{NewCheckout, Placed};
+use doorbuster_engine::ledger::checkouts::{NewCheckout, Placed, Taken};
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::settle_all;
@@ -28,6 +29,8 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 const ROUNDS: usize = 3;
+/// More than can order in all turns, at the largest rate of docs/CHECKOUT.md; each orders once.
+const BUYERS: u64 = 400_000;
 const TURN: Duration = Duration::from_secs(2);
 const AT_ONCE: [usize; 3] = [1, 8, 32];
 const CONNECTIONS: usize = 32;
@@ -70,7 +73,9 @@ async fn main() {
          select nextval('warehouse_numbers')::smallint, 'ready', 'place-' || n from generate_series(1, 32) n;
          insert into products (name) select 'Mug ' || n from generate_series(1, {PRODUCTS}) n;
          insert into variants (product_id, sku, title, price_minor, currency)
-         select n, 'mug-' || n, 'Mug', 900, 'EUR' from generate_series(1, {PRODUCTS}) n"
+         select n, 'mug-' || n, 'Mug', 900, 'EUR' from generate_series(1, {PRODUCTS}) n;
+         insert into checkout_profiles
+         select 'b-' || n, 'pm_card_visa', 'b@example.com', '{{\"country\": \"DE\"}}', now() from generate_series(1, {BUYERS}) n"
     );
     sql.batch_execute(&shop).await.expect("a shop");
     engine.create_drop(&sale("drop", 8, engine.clock.now()), 42).await.expect("a drop").expect("a name that is free");
@@ -120,6 +125,7 @@ async fn main() {
 
 /// Checkouts a second, and how many tries had to be begun again.
 async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     let currency = "EUR".parse().expect("a currency");
     let profile = CheckoutProfile {
         payment_method: "pm_card_visa".parse().expect("a method"),
@@ -146,7 +152,9 @@ async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
         let (mut made, mut again) = (0_u64, 0_u64);
         while began.elapsed() < TURN {
             let id = Uuid::now_v7();
-            let buyer: BuyerId = format!("b-{}", id.simple()).parse().expect("a buyer");
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            assert!(number <= BUYERS, "there are more checkouts than buyers with a profile");
+            let buyer: BuyerId = format!("b-{number}").parse().expect("a buyer");
             let quote = &quotes[(client * 7 + made as usize) % quotes.len()];
             let new = NewCheckout {
                 id: CheckoutId(id),
@@ -155,20 +163,19 @@ async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
                 key: &"once".parse().expect("a key"),
                 digest: b"asked",
                 cart_version: CartVersion(1),
+                taken: Taken::default(),
                 quote,
                 profile: &profile,
                 pay_by: engine.clock.now(),
             };
             let mut tried = 1;
-            while engine
-                .ledger
-                .place_checkout(&new, tried < OPTIMISTIC_TRIES, engine.clock.now())
-                .await
-                .expect("an answer")
-                == Placed::Changed
-            {
-                tried += 1;
-                again += 1;
+            loop {
+                let placed = engine.ledger.place_checkout(&new, tried < OPTIMISTIC_TRIES, engine.clock.now());
+                match placed.await.expect("an answer") {
+                    Placed::Changed => (tried, again) = (tried + 1, again + 1),
+                    Placed::Now(_) => break,
+                    other => panic!("{other:?}"),
+                }
             }
             made += 1;
         }

@@ -115,14 +115,21 @@ impl Gateway {
 /// A router on a port of its own, served as the API is. Dropping it stops it.
 pub struct ServedRouter {
     pub addr: SocketAddr,
-    _listening: Listening,
+    listening: Listening,
+}
+
+impl ServedRouter {
+    /// Closes the port, for whoever listens there next.
+    pub async fn stop(self) {
+        self.listening.stop(Duration::from_millis(500)).await;
+    }
 }
 
 /// Serves another router than the gateway's, with the same listener, bounds and deadlines.
 pub fn serve_router(address: SocketAddr, router: Router) -> anyhow::Result<ServedRouter> {
     let listener = listen(address)?;
     let addr = listener.local_addr()?;
-    Ok(ServedRouter { addr, _listening: Listening::start(listener, router) })
+    Ok(ServedRouter { addr, listening: Listening::start(listener, router) })
 }
 
 fn start(

@@ -98,25 +98,27 @@ pub async fn run(arguments: VersusArguments) -> anyhow::Result<()> {
 }
 
 async fn crowd(stage: &Stage, way: Way, arguments: &VersusArguments) -> anyhow::Result<Told> {
-    // No profiles: orders wait for their payment, in all ways alike.
+    // Nobody charges: orders wait for their payment, in all ways alike.
     let provider = FakeProvider::start(FakeProviderOptions::bench(1)).await?;
     let server: Served = match way {
         Way::Tokens => stage.serve_with_workers(&provider, 1).await?,
         _ => stage.serve(way).await?,
     };
     let drop = stage.open_drop(arguments.buyers, way.rows()).await?;
-    if way.shelves().is_some() {
-        stage.put_on_shelves(&drop, way.rows(), arguments.buyers).await?;
-    }
     let skus = vec![drop.variants[0].sku.clone()];
     let within = Duration::from_secs_f64(arguments.within);
     let (plan, count) =
         Scenario::plain(Schedule::constant(f64::from(arguments.buyers) / arguments.within, within), skus).plan();
+    let buyers = stage.buyers(count);
+    if way.shelves().is_some() {
+        stage.put_on_shelves(&drop, way.rows(), arguments.buyers).await?;
+        stage.save_profiles(&buyers).await?;
+    }
     let watch = Duration::from_secs_f64(arguments.watch);
     let run = OpenRun {
         address: server.address,
         drops: vec![server.paths(&drop)],
-        buyers: stage.buyers(count),
+        buyers,
         plan,
         connections: CONNECTIONS,
         threads: 1,

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::CartError;
 use crate::domain::carts::{Addition, Cart, CartLine, CartOwner, CartSession, CartVersion};
-use crate::domain::ids::{CheckoutId, VariantId};
+use crate::domain::ids::{BuyerId, CheckoutId, VariantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::versions::Expected;
 
@@ -22,6 +22,16 @@ pub(super) fn key(owner: &CartOwner) -> String {
         CartOwner::Buyer(buyer) => format!("cart:{{u:{buyer}}}"),
         CartOwner::Guest(session) => format!("cart:{{g:{}}}", session.as_str()),
     }
+}
+
+/// Where a guest's lines are on their way to a buyer: in the slot of the guest's cart.
+pub(super) fn parcel(guest: &CartSession, buyer: &BuyerId) -> String {
+    format!("{}:{:016x}", key(&CartOwner::Guest(guest.clone())), xxh3_64(buyer.as_str().as_bytes()))
+}
+
+/// Variants alone, four bytes each.
+pub(super) fn variants(variants: &[VariantId]) -> Vec<u8> {
+    variants.iter().flat_map(|variant| variant.0.to_be_bytes()).collect()
 }
 
 pub(super) fn price(price: Money) -> Result<[u8; PRICE_BYTES], CartError> {

@@ -88,8 +88,26 @@ script!(
     [Done, Replayed]
 );
 script!(TAKE, "cart_take", ["cart"], [], ["now_ms", "ttl_s", "checkout", "lines"], ["code"], [Done, Replayed, NoCart]);
+script!(
+    HAND_OVER,
+    "cart_hand_over",
+    ["cart", "parcel"],
+    [],
+    ["now_ms", "ttl_s"],
+    ["code", "parcel"],
+    [Done, Replayed, NoCart]
+);
+script!(
+    HAND_BACK,
+    "cart_hand_back",
+    ["cart", "parcel"],
+    [],
+    ["now_ms", "ttl_s", "packed", "left_out", "max_quantity"],
+    ["code"],
+    [Done, NoCart]
+);
 
-pub static ALL: [&CartScript; 5] = [&ADD, &SET, &CLEAR, &MERGE, &TAKE];
+pub static ALL: [&CartScript; 7] = [&ADD, &SET, &CLEAR, &MERGE, &TAKE, &HAND_OVER, &HAND_BACK];
 
 #[cfg(test)]
 mod tests {

@@ -172,8 +172,17 @@ impl CartStore {
         owner: &CartOwner,
         args: Vec<Vec<u8>>,
     ) -> Result<(Code, Vec<Value>), CartError> {
+        self.call_with(script, vec![codec::key(owner)], args).await
+    }
+
+    pub(super) async fn call_with(
+        &self,
+        script: &'static CartScript,
+        keys: Vec<String>,
+        args: Vec<Vec<u8>>,
+    ) -> Result<(Code, Vec<Value>), CartError> {
         let mut connection = self.connection.clone();
-        let reply = connection.call(&script.with(vec![codec::key(owner)], args)).await?;
+        let reply = connection.call(&script.with(keys, args)).await?;
         let Some(Value::Int(number)) = reply.first() else { return Err(bad(script.name, "no code")) };
         match script.codes.iter().find(|code| **code as i64 == *number) {
             Some(code) => Ok((*code, reply)),

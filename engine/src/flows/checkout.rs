@@ -5,8 +5,10 @@
 //! makes an order of the claim. Refused: the goods are cancelled, and nothing was sold. Whoever dies in between leaves a row of
 //! `checkouts` that says how far it had come, and [`Engine::finish_checkouts`] goes on from there.
 //!
-//! Only what was ordered leaves the cart, behind everything else: a cart that was not told is told later, and a buyer who orders
-//! again meanwhile has the rest of his last order finished first.
+//! Only what was ordered leaves the cart, behind everything else: a cart that was not told is told later. So that nothing is
+//! ordered twice, whatever is added meanwhile, one buyer's checkouts run one after the other: one finishes what the last ones
+//! left, counts the checkouts whose units have left the cart, then reads the cart, and is placed only if there are no others by
+//! then. docs/CHECKOUT.md goes through the ways in which it may be interrupted.
 
 use std::time::Duration;
 
@@ -34,6 +36,11 @@ const UNPAID: SignedDuration = SignedDuration::from_mins(30);
 const OPTIMISTIC_TRIES: u32 = 8;
 /// The longest pause before the second try; it grows with each.
 const JITTER: Duration = Duration::from_millis(4);
+/// Readings of a cart while other checkouts of its buyer are under way. Each one that is in vain means that another one was placed,
+/// or waits for a drop: two seconds of the pauses below, on average.
+const CART_TRIES: u32 = 20;
+/// The longest pause before the cart is read again; it grows with each.
+const CART_JITTER: Duration = Duration::from_millis(20);
 /// A little longer than a claim looks for units elsewhere.
 const CLAIM_LEASE: SignedDuration = SignedDuration::from_secs(10);
 /// Younger checkouts are still being made by whoever was asked.
@@ -111,16 +118,43 @@ impl Engine {
         if let Some(known) = self.ledger.checkout_by_key(buyer, &asked.key).await? {
             return self.again(known, &digest).await;
         }
-        // Until his cart has lost what he ordered last, he would order it again.
-        for unfinished in self.ledger.unfinished_checkouts_of(buyer).await? {
-            self.follow(unfinished).await?;
+        let mut tried = 1;
+        loop {
+            match self.order_cart(buyer, asked, &digest).await? {
+                Some(ended) => return Ok(ended),
+                None if tried == CART_TRIES => return Err(EngineError::Moving),
+                // Another checkout of this buyer was faster.
+                None => {
+                    pause(CART_JITTER * tried).await;
+                    tried += 1;
+                }
+            }
+        }
+    }
+
+    /// Reads the cart once and orders it. `None`: another checkout has, or may have, units of the cart that was read.
+    async fn order_cart(
+        &self,
+        buyer: &BuyerId,
+        asked: &CheckoutAsked,
+        digest: &[u8],
+    ) -> Result<Option<CheckedOut>, EngineError> {
+        // Until the cart has lost what this buyer ordered last, it would be ordered again.
+        let (mut taken, is_unfinished) = self.ledger.checkouts_taken(buyer).await?;
+        if is_unfinished {
+            for unfinished in self.ledger.unfinished_checkouts_of(buyer).await? {
+                self.follow(unfinished).await?;
+            }
+            (taken, _) = self.ledger.checkouts_taken(buyer).await?;
         }
         let priced = match self.quote_cart(buyer).await?.and_then(|priced| priced.agrees_with(asked)) {
             Ok(priced) => priced,
             // The same request, made twice at once, may have emptied the cart in between.
             Err(refused) => match self.ledger.checkout_by_key(buyer, &asked.key).await? {
-                Some(known) => return self.again(known, &digest).await,
-                None => return Ok(CheckedOut::Refused(refused)),
+                Some(known) => return self.again(known, digest).await.map(Some),
+                // What is refused may be what the cart has lost by now.
+                None if self.ledger.checkouts_taken(buyer).await? != (taken, false) => return Ok(None),
+                None => return Ok(Some(CheckedOut::Refused(refused))),
             },
         };
         let now = self.clock.now();
@@ -129,22 +163,25 @@ impl Engine {
             order: OrderId(Uuid::now_v7()),
             buyer,
             key: &asked.key,
-            digest: &digest,
+            digest,
             cart_version: priced.cart.version,
+            taken,
             quote: &priced.quote,
             profile: &priced.profile,
             pay_by: now.checked_add(UNPAID).unwrap_or(jiff::Timestamp::MAX),
         };
-        match self.place(&new).await? {
-            Placed::Now(checkout) => Ok(match self.follow_or_leave(checkout).await {
+        let ended = match self.place(&new).await? {
+            Placed::Now(checkout) => match self.follow_or_leave(checkout).await {
                 Followed::Made(checkout) => CheckedOut::Now(checkout),
                 Followed::Refused(refused) => CheckedOut::Refused(refused),
-            }),
-            Placed::KeyKnown(known) => self.again(known, &digest).await,
-            Placed::CartKnown(known) => Ok(CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known)))),
-            Placed::Short(short) => Ok(CheckedOut::Refused(CheckoutRefused::OutOfStock(short))),
-            Placed::Changed => Err(EngineError::Moving),
-        }
+            },
+            Placed::KeyKnown(known) => self.again(known, digest).await?,
+            Placed::CartKnown(known) => CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known))),
+            Placed::Short(short) => CheckedOut::Refused(CheckoutRefused::OutOfStock(short)),
+            Placed::Changed => return Err(EngineError::Moving),
+            Placed::Outdated => return Ok(None),
+        };
+        Ok(Some(ended))
     }
 
     /// Reserves and orders what was priced, trying again where others were faster. `Changed` only if they were each time.
@@ -155,9 +192,7 @@ impl Engine {
                 // Without optimism only a checkout that was refused in between can make it change again.
                 Placed::Changed if tried < 2 * OPTIMISTIC_TRIES => {
                     metrics::counter!("doorbuster_checkout_conflicts_total").increment(1);
-                    let longest = JITTER * tried;
-                    let pause = rand::rng().random_range(Duration::ZERO..=longest);
-                    tokio::time::sleep(pause).await;
+                    pause(JITTER * tried).await;
                     tried += 1;
                 }
                 placed => return Ok(placed),
@@ -350,6 +385,12 @@ impl CartQuote {
         };
         if is_accepted { Ok(self) } else { Err(CheckoutRefused::PriceChanged { changes, total: self.quote.total }) }
     }
+}
+
+/// Lets others go first, for a while of chance.
+async fn pause(longest: Duration) {
+    let pause = rand::rng().random_range(Duration::ZERO..=longest);
+    tokio::time::sleep(pause).await;
 }
 
 /// The same key stands for the same request only.

@@ -99,7 +99,8 @@ pub struct ShelfFacts {
 impl Ledger {
     /// Every shelf of ordinary stock, by one statement and so of one instant. A shelf without a row holds nothing.
     pub async fn shelf_facts(&self) -> Result<Vec<ShelfFacts>, LedgerError> {
-        // Cancelling gives back what was sold or reserved, a failed payment what was reserved: those orders hold nothing.
+        // Cancelling gives back what was sold or reserved, a failed payment what was reserved: those orders hold nothing. Returns
+        // that a program of before has taken stand in no history.
         const SQL: &str = "-- audit.shelves
             with moves as (
                 select variant_id, warehouse_id, sum(delta) as units, 0 as reserved
@@ -112,7 +113,8 @@ impl Ledger {
                 where o.status not in ('PAYMENT_FAILED', 'CANCELLED') group by 1, 2
                 union all
                 select i.variant_id, i.warehouse_id, sum(l.quantity), 0
-                from return_lines l join order_items i using (order_id, line) where l.restocked group by 1, 2
+                from return_lines l join order_items i using (order_id, line)
+                where l.restocked and l.adjustment_id is null group by 1, 2
             ), expected as (
                 select variant_id, warehouse_id, sum(units) as units, sum(reserved) as reserved from moves group by 1, 2
             )

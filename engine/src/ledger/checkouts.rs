@@ -1,9 +1,13 @@
 //! Carts that were ordered.
 //!
+//! One buyer's checkouts are placed one after the other: [`Ledger::place_checkout`] locks the buyer, and places a cart only if
+//! everything that this buyer ordered before had left the cart when it was read. An erasure takes the same lock.
+//!
 //! [`Ledger::place_checkout`] is the only birth of an order of ordinary goods: the units are reserved and order, payment and
 //! checkout written in one transaction. Units of a drop are claimed behind it; who finds out how that ended holds the
 //! checkout's lease, and what he found is recorded only if the lease is still his.
 
+use futures_util::join;
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -13,7 +17,7 @@ use super::drops::inconsistent;
 use super::error::{LedgerError, expect_rows};
 use super::outbox;
 use super::pool::Ledger;
-use super::profiles::CheckoutProfile;
+use super::profiles::{CheckoutProfile, LOCK_BUYER};
 use super::reservations::{Demand, Portion, Reserved, Shortage as ShortOf, reserve};
 use super::tx::run_tx;
 use crate::domain::carts::CartVersion;
@@ -38,6 +42,8 @@ pub struct NewCheckout<'a> {
     /// Of what was asked under the key.
     pub digest: &'a [u8],
     pub cart_version: CartVersion,
+    /// From before the cart was read.
+    pub taken: Taken,
     pub quote: &'a Quote,
     pub profile: &'a CheckoutProfile,
     /// Until when the goods are kept for a payment that does not come.
@@ -88,6 +94,11 @@ impl ClaimState {
     }
 }
 
+/// How many checkouts of a buyer had left the cart at some moment. A cart that was read afterwards has none of their units, and
+/// one that is placed while this is still the number of all of the buyer's checkouts orders nothing twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken(i64);
+
 /// How placing a checkout ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placed {
@@ -100,6 +111,8 @@ pub enum Placed {
     Short(Vec<ShortOf>),
     /// Nothing was done; it may be tried again at once.
     Changed,
+    /// Nothing was done: the cart, or the profile, must be read again. It may still have had what another checkout has ordered.
+    Outdated,
 }
 
 /// Who finds out how a claim ends: recorded with this number, or not at all.
@@ -116,6 +129,7 @@ impl Ledger {
     ) -> Result<Placed, LedgerError> {
         run_tx!(self, "checkouts.place", tx, keep if Placed::Now(_), {
             // First: a second request waits here for the first one, and then sees what it has done instead of its shortage.
+            let is_current = lock_buyer_and_compare(tx, new).await?;
             if !insert(tx, new, now).await? {
                 let known = format!("{SELECT} where c.buyer = $1 and c.claim_state is distinct from 'REFUSED'
                     and (c.key = $2 or c.cart_version = $3) order by c.key = $2 desc limit 1");
@@ -126,6 +140,9 @@ impl Ledger {
                 let is_key = row.get::<_, &str>(13) == new.key.as_str();
                 let checkout = checkout(&row)?;
                 return Ok(if is_key { Placed::KeyKnown(checkout) } else { Placed::CartKnown(checkout) });
+            }
+            if !is_current {
+                return Ok(Placed::Outdated);
             }
             if let Some(goods) = &new.quote.goods {
                 match reserve(tx, &demands(goods), optimism).await? {
@@ -151,6 +168,18 @@ impl Ledger {
     ) -> Result<Option<Checkout>, LedgerError> {
         let condition = "c.buyer = $1 and c.key = $2 and c.claim_state is distinct from 'REFUSED'";
         Ok(self.checkouts_where(condition, &[&buyer.as_str(), &key.as_str()]).await?.pop())
+    }
+
+    /// How many of this buyer's checkouts have left the cart, and whether one has not. To be asked before the cart is read.
+    pub async fn checkouts_taken(&self, buyer: &BuyerId) -> Result<(Taken, bool), LedgerError> {
+        const SQL: &str = "-- checkouts.taken
+            select (select count(*) from checkouts
+                    where buyer = $1 and claim_state is distinct from 'REFUSED' and ended_at is not null),
+                   exists (select 1 from checkouts where buyer = $1 and ended_at is null)";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let row = connection.query_one(&statement, &[&buyer.as_str()]).await?;
+        Ok((Taken(row.get(0)), row.get(1)))
     }
 
     /// Checkouts of this buyer with something left to do.
@@ -225,14 +254,18 @@ impl Ledger {
         Ok(connection.execute(&statement, &[&id.0, &lease.0, &end.as_str()]).await? == 1)
     }
 
-    /// Nothing is left to do for a checkout.
+    /// Nothing is left to do for a checkout. One that is not there was over, and its buyer has been erased.
     pub async fn end_checkout(&self, id: CheckoutId, now: Timestamp) -> Result<(), LedgerError> {
         const SQL: &str = "-- checkouts.end
             update checkouts set ended_at = coalesce(ended_at, $2)
             where checkout_id = $1 and claim_state is distinct from 'PENDING'";
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
-        expect_rows("checkouts.end", 1, connection.execute(&statement, &[&id.0, /* now */ &now]).await?)
+        let changed = connection.execute(&statement, &[&id.0, /* now */ &now]).await?;
+        if changed == 0 && self.checkout(id).await?.is_none() {
+            return Ok(());
+        }
+        expect_rows("checkouts.end", 1, changed)
     }
 
     async fn checkouts_where(
@@ -283,6 +316,30 @@ fn checkout(row: &Row) -> Result<Checkout, LedgerError> {
         claim,
         is_over: row.get(15),
     })
+}
+
+/// Makes this buyer's checkouts, and an erasure, wait for each other; then says whether what was read before is still so: no
+/// other checkout may have taken units from the cart since, and the profile must be there as it was.
+async fn lock_buyer_and_compare(
+    tx: &deadpool_postgres::Transaction<'_>,
+    new: &NewCheckout<'_>,
+) -> Result<bool, LedgerError> {
+    const SQL: &str = "-- checkouts.compare
+        select (select count(*) from checkouts where buyer = $1 and claim_state is distinct from 'REFUSED') = $2,
+               exists (select 1 from checkout_profiles
+                       where buyer = $1 and payment_method = $3 and email = $4 and ship_to = $5)";
+    // Both first: what is prepared on the way would be sent behind the other's words.
+    let (lock, compare) = (tx.prepare_cached(LOCK_BUYER).await?, tx.prepare_cached(SQL).await?);
+    let (buyer, profile) = (new.buyer.as_str(), new.profile);
+    let method = profile.payment_method.as_str();
+    let arguments: [&(dyn ToSql + Sync); 5] =
+        [&buyer, /* taken */ &new.taken.0, &method, &profile.email, &profile.ship_to];
+    // Sent one behind the other: the second sees what was committed when the first had the lock.
+    let lock_arguments: [&(dyn ToSql + Sync); 1] = [&buyer];
+    let (locked, row) = join!(tx.query(&lock, &lock_arguments), tx.query_one(&compare, &arguments));
+    locked?;
+    let row = row?;
+    Ok(row.get::<_, bool>(0) && row.get::<_, bool>(1))
 }
 
 /// The row of a checkout. `false`: the key or the cart has one already.

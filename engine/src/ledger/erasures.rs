@@ -5,7 +5,7 @@
 //! they are his limit, which would begin anew otherwise. Archiving the drop finishes what waits for it, in its own transaction.
 
 use deadpool_postgres::Transaction;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio_postgres::Row;
 
@@ -14,6 +14,7 @@ use super::order_details::HistoryEntry;
 use super::order_pages::OrderPosition;
 use super::orders::OrderView;
 use super::pool::Ledger;
+use super::profiles::LOCK_BUYER;
 use super::returns::ReturnView;
 use super::tx::run_tx;
 use crate::domain::ids::{BuyerId, OrderId};
@@ -22,6 +23,10 @@ use crate::domain::payments::PaymentState;
 
 /// So many open orders are named; who has more is told of these.
 const OPEN_ORDERS_NAMED: i64 = 20;
+
+/// A checkout's claim that no settlement has seen by then was forgotten by Redis, and holds up no erasure. No claims are taken once
+/// settlement is a quarter of an hour behind.
+const SETTLED_WITHIN: SignedDuration = SignedDuration::from_hours(1);
 
 /// How an erasure ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +76,17 @@ impl Ledger {
     /// Erases a buyer from everything that is over. Nothing at all, while anything is open.
     pub async fn erase_buyer(&self, buyer: &BuyerId, now: Timestamp) -> Result<Erasure, LedgerError> {
         run_tx!(self, "erasures.erase_buyer", tx, keep if Erasure::Done(_), {
-            // Two erasures of one buyer at once: the second finds what the first has left.
-            const ALONE: &str = "-- erasures.alone
-                select pg_advisory_xact_lock(hashtextextended('doorbuster erasure ' || $1::text, 0))";
-            tx.query(ALONE, &[&buyer.as_str()]).await?;
+            // Of two erasures at once the second finds what the first has left. Of a checkout beside it one is first: then its
+            // order is open, or it finds no profile.
+            tx.query(LOCK_BUYER, &[&buyer.as_str()]).await?;
+            // A drop that is just being archived is waited for, and seen below; one that is archived later finds this erasure.
+            const DROPS: &str = "-- erasures.lock_drops
+                select 1 from drops where state <> 'archived' order by drop_id for share";
+            tx.query(DROPS, &[]).await?;
+            // A settlement that has read the profile is waited for, and its order is open; a later one finds no profile.
+            const PROFILE: &str = "-- erasures.lock_profile
+                select 1 from checkout_profiles where buyer = $1 for update";
+            tx.query(PROFILE, &[&buyer.as_str()]).await?;
             const ORDERS: &str = "-- erasures.lock_orders
                 select 1 from orders where order_id in (select order_id from orders_of($1)) order by order_id for update";
             tx.query(ORDERS, &[&buyer.as_str()]).await?;
@@ -82,11 +94,11 @@ impl Ledger {
             const LEAVE: &str = "-- erasures.leave_standby
                 update standby_places set state = 'LEFT', ended_at = $2 where buyer = $1 and state = 'WAITING'";
             let mut touched = tx.execute(LEAVE, &[&buyer.as_str(), /* now */ &now]).await?;
-            let open = open_orders(tx, buyer).await?;
+            let open = open_orders(tx, buyer, now).await?;
             if !open.is_empty() {
                 return Ok(Erasure::Open(open));
             }
-            const PROFILE: &str = "-- erasures.profile\ndelete from checkout_profiles where buyer = $1";
+            const FORGET: &str = "-- erasures.profile\ndelete from checkout_profiles where buyer = $1";
             const CHECKOUTS: &str = "-- erasures.checkouts\ndelete from checkouts where buyer = $1";
             const ADDRESSES: &str = "-- erasures.addresses
                 update orders set email = null, ship_to = null
@@ -95,11 +107,12 @@ impl Ledger {
                 update payments p set payment_method = null, next_action = null from orders_of($1) o
                 where p.order_id = o.order_id
                       and (p.payment_method is not null or p.next_action is not null)";
-            // A mail server's words may name the address.
+            // A mail server's words may name the address. What it says about a mail that is being sent now no longer counts.
             const ERRORS: &str = "-- erasures.errors
-                update outbox x set last_error = null from orders_of($1) o
-                where x.order_id = o.order_id and x.destination = 'mail' and x.last_error is not null";
-            for statement in [PROFILE, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
+                update outbox x set last_error = null, lease_number = lease_number + 1, leased_until = null from orders_of($1) o
+                where x.order_id = o.order_id and x.destination = 'mail'
+                      and (x.last_error is not null or (x.state = 'queued' and x.leased_until is not null))";
+            for statement in [FORGET, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }
             if !is_named(tx, buyer).await? {
@@ -158,7 +171,7 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
 }
 
 /// Orders that are not over, and claims that may become some.
-async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<OrderId>, LedgerError> {
+async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId, now: Timestamp) -> Result<Vec<OrderId>, LedgerError> {
     const SQL: &str = "-- erasures.open_orders
         select order_id from orders_of($1) o join payments p using (order_id)
         where not (o.status = any($2) and p.state = any($3))
@@ -167,13 +180,17 @@ async fn open_orders(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<OrderI
         union all
         select claim_id from standby_places where buyer = $1 and state = 'AWARDED'
         union all
-        select claim_id from checkouts where buyer = $1 and claim_state = 'PENDING'
+        select claim_id from checkouts c
+        where buyer = $1 and claim_state is distinct from 'REFUSED' and (claim_state = 'PENDING' or (
+            claim_state = 'TAKEN' and created_at > $5 and not exists (select 1 from orders o where o.order_id = c.claim_id)
+            and not exists (select 1 from rejected_claims r where r.claim_id = c.claim_id)))
         limit $4";
     let over = OrderState::ALL.into_iter().filter(|state| state.is_over()).map(OrderState::as_str);
     let settled = PaymentState::ALL.into_iter().filter(|state| state.is_settled()).map(PaymentState::as_str);
     let (over, settled) = (over.collect::<Vec<_>>(), settled.collect::<Vec<_>>());
+    let since = now.checked_sub(SETTLED_WITHIN).unwrap_or(Timestamp::MIN);
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&buyer.as_str(), &over, &settled, /* limit */ &OPEN_ORDERS_NAMED];
+        &[&buyer.as_str(), &over, &settled, /* limit */ &OPEN_ORDERS_NAMED, /* since */ &since];
     let rows = tx.query(SQL, arguments).await?;
     Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
 }

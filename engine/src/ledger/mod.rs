@@ -1,8 +1,8 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
-//! other: an operator's request, a checkout, drops, lines of standby (by variant), warehouses (by id), orders, payments, tokens (by serial), holdings, places in
-//! standby, inventory (by variant and warehouse), outbox.
+//! other: an operator's request, a buyer, a checkout, drops, lines of standby (by variant), warehouses (by id), checkout
+//! profiles, orders, payments, tokens (by serial), holdings, places in standby, inventory (by variant and warehouse), outbox.
 
 mod address;
 pub mod pool;

@@ -61,3 +61,8 @@ impl Ledger {
         Ok(Some(CheckoutProfile { payment_method, email: row.get(1), ship_to: row.get(2) }))
     }
 }
+
+/// One transaction of this buyer's at a time, until its end: a checkout that is placed, or an erasure. The words are those that
+/// erasures have always locked, so that a program of before waits too.
+pub(super) const LOCK_BUYER: &str = "-- profiles.lock_buyer
+    select pg_advisory_xact_lock(hashtextextended('doorbuster erasure ' || $1::text, 0))";

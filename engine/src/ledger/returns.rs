@@ -1,7 +1,7 @@
 //! Goods that came back after they had shipped. A return is a row of its own: the order stays as it is.
 //!
 //! What comes back is counted on its line, never above what was ordered. With `restock`, ordinary stock is available again where
-//! it had lain; a unit of a drop goes back to its drop through a grant, as long as the drop sells, and otherwise stays with its
+//! it had lain, and stands in the history of the stock; a unit of a drop goes back to its drop through a grant, as long as the drop sells, and otherwise stays with its
 //! order: nobody could buy it, and a closed drop's stock is history. The buyer's limit does not come back with it: he has had his
 //! unit. The money goes the way of every refund, in the same transaction.
 
@@ -21,10 +21,11 @@ use super::orders::by_order;
 use super::outbox;
 use super::pool::Ledger;
 use super::refunds::{RefundAsked, refund_in};
+use super::stock::{self, Shelf};
 use super::tx::run_tx;
 use super::{awards, grants};
 use crate::domain::fulfilment::{NewReturn, ReturnedLine};
-use crate::domain::ids::{DropId, OrderId, RefundId, ReturnId, Serial, VariantNumber, WarehouseId};
+use crate::domain::ids::{DropId, OrderId, RefundId, ReturnId, Serial, VariantId, VariantNumber, WarehouseId};
 use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
@@ -160,8 +161,10 @@ impl Ledger {
                 /* now */ &now,
             ];
             tx.execute(RETURN, arguments).await?;
+            // In the order of locks, whatever the order in which they were named.
+            lines.sort_by_key(|(of, ..)| (of.variant, of.warehouse, of.line));
             for (of, line, serials) in &lines {
-                take_line(tx, id, order, of, line, serials, now).await?;
+                take_line(tx, (id, order), of, line, serials, (by, reason), now).await?;
             }
             let units = lines.iter().map(|(_, line, _)| line.quantity).sum();
             let notice = Notice::OrderReturned { id, units, is_refunded: refund.is_some() };
@@ -271,11 +274,11 @@ fn units_that_come_back(of: &OrderedLine, asked: &ReturnedLine) -> Result<Vec<Se
 /// Counts a line as returned and, where it is to be sold again, makes it available.
 async fn take_line(
     tx: &Transaction<'_>,
-    id: ReturnId,
-    order: OrderId,
+    (id, order): (ReturnId, OrderId),
     of: &OrderedLine,
     line: &ReturnedLine,
     serials: &[Serial],
+    why: (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     let quantity = line.quantity as i32;
@@ -285,17 +288,30 @@ async fn take_line(
     let number = of.line as i32;
     let changed = tx.execute(&tx.prepare_cached(COUNT).await?, &[&order.0, &number, &quantity]).await?;
     expect_rows("returns.count", 1, changed)?;
+    let adjustment = match of.drop {
+        None if is_restocked => {
+            let shelf = Shelf { product: of.product, variant: VariantId(of.variant), warehouse: of.warehouse };
+            let (available, reserved) = stock::lock_shelf(tx, shelf).await?;
+            let delta = i64::from(line.quantity);
+            Some(stock::put(tx, shelf, delta, (available + delta, reserved), why, now).await?)
+        }
+        _ => None,
+    };
     const LINE: &str = "-- returns.insert_line
-        insert into return_lines (return_id, order_id, line, quantity, serials, restocked) values ($1, $2, $3, $4, $5, $6)";
+        insert into return_lines (return_id, order_id, line, quantity, serials, restocked, adjustment_id)
+        values ($1, $2, $3, $4, $5, $6, $7)";
     let numbers = of.drop.map(|_| serial_values(serials));
-    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&id.0, &order.0, &number, &quantity, &numbers, /* restocked */ &is_restocked];
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &id.0,
+        &order.0,
+        &number,
+        &quantity,
+        &numbers,
+        /* restocked */ &is_restocked,
+        /* adjustment */ &adjustment,
+    ];
     tx.execute(&tx.prepare_cached(LINE).await?, arguments).await?;
-    if !is_restocked {
-        return Ok(());
-    }
-    let mut awarded = None;
-    if let Some((drop, variant)) = of.drop {
+    if let Some((drop, variant)) = of.drop.filter(|_| is_restocked) {
         const TOKENS: &str = "-- returns.free_tokens
             update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
         let statement = tx.prepare_cached(TOKENS).await?;
@@ -306,16 +322,14 @@ async fn take_line(
         for (warehouse, serials) in &handed.rest {
             grants::insert(tx, *warehouse, "restock", serials, None, None).await?;
         }
-        awarded = Some((awards::Stock { drop, product: of.product, variant_id: of.variant }, handed.awards));
+        const INVENTORY: &str = "-- returns.restock
+            update inventory set quantity_available = quantity_available + $4, version = version + 1
+            where product_id = $1 and variant_id = $2 and warehouse_id = $3";
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&of.product, &of.variant, &of.warehouse.0, &quantity];
+        expect_rows("returns.restock", 1, tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?)?;
+        let stock = awards::Stock { drop, product: of.product, variant_id: of.variant };
+        awards::write(tx, stock, &handed.awards, now).await?;
     }
-    const INVENTORY: &str = "-- returns.restock
-        update inventory set quantity_available = quantity_available + $4, version = version + 1
-        where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&of.product, &of.variant, &of.warehouse.0, &quantity];
-    expect_rows("returns.restock", 1, tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?)?;
-    match awarded {
-        Some((stock, awards)) => awards::write(tx, stock, &awards, now).await,
-        None => Ok(()),
-    }
+    Ok(())
 }

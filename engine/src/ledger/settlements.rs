@@ -5,9 +5,10 @@
 //! | phase | statement | lock |
 //! |---|---|---|
 //! | refuse entries of another epoch | lock_warehouses | warehouses FOR SHARE; to reject claims, lines and warehouses FOR UPDATE |
+//! | how each buyer pays, and where to | profiles | checkout_profiles FOR KEY SHARE: an erasure waits, or is waited for |
 //! | drop what was seen before | seen | |
 //! | who holds the units now | lock_tokens | tokens FOR UPDATE, by serial |
-//! | units each buyer holds, his profile | holdings, profiles | |
+//! | units each buyer holds | holdings | |
 //! | classify in memory | | |
 //! | write (settlement_rows.rs) | orders, items, payments, events, holdings, history, tokens, inventory | inventory, in order |
 //!
@@ -303,7 +304,8 @@ async fn find(
         from (select distinct $1::int as drop_id, buyer from unnest($2::text[]) as buyer) asked
         join holdings using (drop_id, buyer)";
     const PROFILES: &str = "-- settlements.profiles
-        select buyer, payment_method, email, ship_to from checkout_profiles where buyer = any($1)";
+        select buyer, payment_method, email, ship_to from checkout_profiles where buyer = any($1)
+        for key share";
     let ids = claims.iter().map(|claim| claim.claim.id.0).collect::<Vec<_>>();
     let buyers = claims.iter().map(|claim| claim.claim.buyer.as_str()).collect::<Vec<_>>();
     let serials = claims.iter().flat_map(|claim| serial_values(&claim.serials)).collect::<Vec<_>>();
@@ -312,18 +314,20 @@ async fn find(
     // each claim (measured: 3,300 orders/s instead of 11,000). Not for the whole transaction, since the checks of foreign keys
     // would be planned anew for every row.
     tx.batch_execute("-- settlements.plan_for_these\nset local plan_cache_mode = force_custom_plan").await?;
-    let tokens = tx.query(&tx.prepare_cached(TOKENS).await?, &[&drop.id.0, &serials]).await?;
-    let (held, profiles) = (tx.prepare_cached(HELD).await?, tx.prepare_cached(PROFILES).await?);
+    let (tokens, held, profiles) =
+        (tx.prepare_cached(TOKENS).await?, tx.prepare_cached(HELD).await?, tx.prepare_cached(PROFILES).await?);
+    let token_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &serials];
     let held_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &buyers];
     let profile_arguments: [&(dyn ToSql + Sync); 1] = [&buyers];
+    let (profiles, tokens) = join!(tx.query(&profiles, &profile_arguments), tx.query(&tokens, &token_arguments));
+    let (profiles, tokens) = (profiles?, tokens?);
     // Sent after the token locks: whoever settled the same claims before us has committed by now.
-    let (seen, held, profiles, planned) = join!(
+    let (seen, held, planned) = join!(
         seen(tx, &ids),
         tx.query(&held, &held_arguments),
-        tx.query(&profiles, &profile_arguments),
         tx.batch_execute("-- settlements.plan_as_ever\nset local plan_cache_mode = auto"),
     );
-    let (seen, held, profiles) = (seen?, held?, profiles?);
+    let (seen, held) = (seen?, held?);
     planned?;
 
     let mut places: HashMap<String, Vec<i16>> = HashMap::new();

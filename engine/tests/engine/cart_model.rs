@@ -137,24 +137,24 @@ impl Model {
         Outcome::Done
     }
 
-    /// Whether everything had a place.
-    fn merge(&mut self, guest: &Self) -> bool {
+    /// What had no place.
+    fn merge(&mut self, guest: &Self) -> BTreeMap<i32, (u32, i64)> {
         let source = Once::Merge(guest.version.expect("a cart with lines has a version"));
+        let mut left_out = BTreeMap::new();
         if self.once.contains(&source) {
-            return true;
+            return left_out;
         }
-        let mut is_whole = true;
         for (variant, (quantity, price)) in &guest.lines {
             if self.is_full_for(*variant) {
-                is_whole = false;
+                left_out.insert(*variant, (*quantity, *price));
             } else if self.lines.get(variant).is_none_or(|line| line.0 < *quantity) {
                 self.lines.insert(*variant, (*quantity, *price));
             }
         }
-        if is_whole {
+        if left_out.is_empty() {
             last(&mut self.once, source);
         }
-        is_whole
+        left_out
     }
 
     fn take(&mut self, order: u8, lines: &[(i32, u32)]) {
@@ -256,11 +256,8 @@ impl Pair {
                 let merged = carts.merge_guest(&self.session, &self.buyer).await.unwrap();
                 let [buyers, guests] = &mut self.models;
                 if !guests.lines.is_empty() {
-                    let is_whole = buyers.merge(guests);
-                    assert_eq!(merged.left_out.is_empty(), is_whole);
-                    if is_whole {
-                        guests.lines.clear();
-                    }
+                    guests.lines = buyers.merge(guests);
+                    assert_eq!(merged.left_out.len(), guests.lines.len());
                 }
             }
             Step::Take { order, lines } => {

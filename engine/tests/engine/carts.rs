@@ -6,7 +6,7 @@ use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::carts::{
     Addition, Cart, CartChange, CartLimits, CartLine, CartOwner, CartSession, CartVersion, LineQuantity,
 };
-use doorbuster_engine::domain::ids::{CheckoutId, VariantId};
+use doorbuster_engine::domain::ids::{BuyerId, CheckoutId, VariantId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::versions::Expected;
 use futures_util::future::join_all;
@@ -326,11 +326,54 @@ async fn a_merge_that_is_too_large_says_what_it_left() {
     assert_eq!(merged.left_out.len(), 1, "{merged:?}");
     assert_eq!(merged.cart.lines.len(), 3);
     assert_eq!(merged.cart.lines.iter().find(|line| line.variant_id.0 == 1).unwrap().quantity, 10);
-    assert_eq!(read(carts, &guests).await.len(), 3, "what had no place is not lost");
+    let kept = carts.read(&guests).await.unwrap().unwrap();
+    let kept = kept.lines.iter().map(|line| line.variant_id).collect::<Vec<_>>();
+    assert_eq!(kept, merged.left_out, "what had no place is not lost, and the rest is not there twice");
     done(carts.remove(&owner, &Expected::Any, VariantId(9)).await.unwrap());
     let rest = small.merge_guest(&session, who).await.unwrap();
     assert_eq!((lines(&rest.cart), rest.left_out), (vec![(1, 10), (2, 1), (3, 1)], vec![]));
     assert_eq!(read(carts, &guests).await, []);
+}
+
+/// Where the lines of a guest's cart are while they are on their way to a buyer.
+fn parcel_key(session: &CartSession, buyer: &BuyerId) -> String {
+    format!("cart:{{g:{}}}:{:016x}", session.as_str(), xxhash_rust::xxh3::xxh3_64(buyer.as_str().as_bytes()))
+}
+
+/// Whoever asks first gets all of them, also when the process that asked has died before they were in the buyer's cart.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_buyers_who_merge_one_guests_cart_one_gets_the_lines() {
+    let world = World::new().await;
+    let carts = &world.engine.carts;
+    for round in 0..20 {
+        let (one, other) = (someone().0, someone().0);
+        let (CartOwner::Buyer(first), CartOwner::Buyer(second)) = (&one, &other) else { unreachable!("buyers") };
+        let session = guest();
+        let guests = CartOwner::Guest(session.clone());
+        add(carts, &guests, 1, 2).await;
+        add(carts, &guests, 2, 1).await;
+        if round == 0 {
+            let (key, parcel) = (format!("cart:{{g:{}}}", session.as_str()), parcel_key(&session, first));
+            let mut server = world.server_with(&key).await;
+            let mut script = redis::cmd("EVAL");
+            script.arg(include_str!("../../../lua/cart_hand_over.lua")).arg(2).arg(key).arg(&parcel).arg(0).arg(1000);
+            let _: redis::Value = script.query_async(&mut server).await.unwrap();
+            let nothing = carts.merge_guest(&session, second).await.unwrap();
+            assert!(nothing.cart.lines.is_empty() && read(carts, &guests).await.is_empty(), "{nothing:?}");
+            // What comes into the cart since is for whoever asks next; what was packed is for the first one alone.
+            add(carts, &guests, 3, 1).await;
+            assert_eq!(lines(&carts.merge_guest(&session, second).await.unwrap().cart), [(3, 1)]);
+            assert_eq!(lines(&carts.merge_guest(&session, first).await.unwrap().cart), [(1, 2), (2, 1)]);
+            let left: i64 = redis::cmd("EXISTS").arg(&parcel).query_async(&mut server).await.unwrap();
+            assert_eq!(left, 0);
+            continue;
+        }
+        let merge = async |buyer| carts.merge_guest(&session, buyer).await.unwrap();
+        tokio::join!(merge(first), merge(second));
+        let mut got = [read(carts, &one).await, read(carts, &other).await];
+        got.sort();
+        assert_eq!(got, [vec![], vec![(1, 2), (2, 1)]]);
+    }
 }
 
 /// Merges, and additions to both carts, all at once: nothing that was added is lost.

@@ -9,8 +9,8 @@ use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::domain::versions::Expected;
-use doorbuster_engine::flows::checkout::{CheckedOut, CheckoutAsked, CheckoutRefused};
-use doorbuster_engine::ledger::checkouts::{Checkout, ClaimState, NewCheckout, Placed};
+use doorbuster_engine::flows::checkout::{CartQuote, CheckedOut, CheckoutAsked, CheckoutRefused};
+use doorbuster_engine::ledger::checkouts::{Checkout, ClaimState, NewCheckout, Placed, Taken};
 use doorbuster_engine::ledger::erasures::Erasure;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 use futures_util::future::join_all;
@@ -46,7 +46,16 @@ async fn add_shoe(world: &World, buyer: &BuyerId, shoe: VariantId, units: i64) {
 
 /// As if whoever was asked had died right after the checkout was placed.
 async fn place_only(world: &World, buyer: &BuyerId, key: &str) -> Checkout {
+    let (taken, _) = world.engine.ledger.checkouts_taken(buyer).await.unwrap();
     let priced = world.engine.quote_cart(buyer).await.unwrap().unwrap();
+    match place_read(world, buyer, key, taken, &priced).await {
+        Placed::Now(checkout) => checkout,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Places a cart that was read a while ago.
+async fn place_read(world: &World, buyer: &BuyerId, key: &str, taken: Taken, priced: &CartQuote) -> Placed {
     let now = world.engine.clock.now();
     let key = key.parse().unwrap();
     let new = NewCheckout {
@@ -56,14 +65,12 @@ async fn place_only(world: &World, buyer: &BuyerId, key: &str) -> Checkout {
         key: &key,
         digest: b"as asked",
         cart_version: priced.cart.version,
+        taken,
         quote: &priced.quote,
         profile: &priced.profile,
         pay_by: now + SignedDuration::from_mins(30),
     };
-    match world.engine.ledger.place_checkout(&new, true, now).await.unwrap() {
-        Placed::Now(checkout) => checkout,
-        other => panic!("{other:?}"),
-    }
+    world.engine.ledger.place_checkout(&new, true, now).await.unwrap()
 }
 
 async fn state(world: &World, order: OrderId) -> (OrderState, PaymentState) {
@@ -229,6 +236,80 @@ async fn a_buyer_does_not_order_again_what_his_cart_still_shows() {
     assert_eq!((stock(&world, "mug").await, cart(&world, &buyer).await), ((10, 3), vec![]));
 }
 
+/// The second request read the cart before it had lost what the first one ordered, and after something was added: it is told
+/// to read again, whether the cart has been told meanwhile or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_that_was_read_before_another_checkout_took_its_units_is_read_again() {
+    let (world, mug, _) = shop().await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    let ledger = &world.engine.ledger;
+    let (taken, _) = ledger.checkouts_taken(&buyer).await.unwrap();
+    let first = world.engine.quote_cart(&buyer).await.unwrap().unwrap();
+    add(&world, &buyer, mug, 1, euros(900)).await;
+    let second = world.engine.quote_cart(&buyer).await.unwrap().unwrap();
+    let Placed::Now(placed) = place_read(&world, &buyer, "a", taken, &first).await else { panic!("not placed") };
+    assert_eq!(place_read(&world, &buyer, "b", taken, &second).await, Placed::Outdated);
+    let owner = CartOwner::Buyer(buyer.clone());
+    world.engine.carts.take_ordered(&owner, placed.id, &placed.lines).await.unwrap();
+    ledger.end_checkout(placed.id, world.engine.clock.now()).await.unwrap();
+    assert_eq!(place_read(&world, &buyer, "b", taken, &second).await, Placed::Outdated);
+    assert_eq!(made(&world, &buyer, "b").await.lines, [(mug, 1)]);
+    assert_eq!((stock(&world, "mug").await, cart(&world, &buyer).await), ((10, 3), vec![]));
+}
+
+/// While the drop has not answered, the cart still has what was ordered, and nobody may order it with what was added.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_more_is_ordered_while_an_earlier_checkout_waits_for_its_drop() {
+    let (world, mug, shoe) = shop_with_drop(5).await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    add_shoe(&world, &buyer, shoe, 1).await;
+    let placed = place_only(&world, &buyer, "a").await;
+    let lease = SignedDuration::from_secs(60);
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let lease = ledger.lease_claim(placed.id, lease, now).await.unwrap().unwrap();
+    add(&world, &buyer, mug, 1, euros(900)).await;
+    // Nor is anything refused for what it still has.
+    let wrong = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("c") };
+    let (right, wrong) = (asked("b"), wrong);
+    let errors = tokio::join!(world.engine.checkout(&buyer, &right), world.engine.checkout(&buyer, &wrong));
+    for error in [errors.0.unwrap_err(), errors.1.unwrap_err()] {
+        assert!(error.is_retryable(), "{error}");
+    }
+    assert_eq!(stock(&world, "mug").await, (10, 2));
+    ledger.give_back_claim(placed.id, lease).await.unwrap();
+    assert_eq!(made(&world, &buyer, "b").await.lines, [(mug, 1)]);
+    assert_eq!((stock(&world, "mug").await, cart(&world, &buyer).await), ((10, 3), vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn additions_and_checkouts_at_once_order_exactly_what_was_put_in() {
+    let world = World::new().await;
+    serve_everywhere(&world).await;
+    let mug = put_on_shelves(&world, "mug", StockWay::RowLock, &[100]).await;
+    let other = world.another_engine().await;
+    for who in 1..=4 {
+        let buyer = fill(&world, who, &[]).await;
+        let additions = join_all((0..10).map(|_| add(&world, &buyer, mug, 1, euros(900))));
+        let keys = (0..5).map(|number| format!("key-{number}")).collect::<Vec<_>>();
+        // Two gateways.
+        let checkouts = join_all(keys.iter().enumerate().map(async |(number, key)| {
+            let engine = if number % 2 == 0 { &world.engine } else { &other };
+            match engine.checkout(&buyer, &asked(key)).await.unwrap() {
+                CheckedOut::Now(checkout) => checkout.lines.iter().map(|(_, units)| *units).sum(),
+                CheckedOut::Refused(CheckoutRefused::CartEmpty | CheckoutRefused::CartOrdered(_)) => 0,
+                other => panic!("{other:?}"),
+            }
+        }));
+        let (_, ordered) = tokio::join!(additions, checkouts);
+        let left = cart(&world, &buyer).await.iter().map(|(_, units)| *units).sum::<u32>();
+        assert_eq!(ordered.iter().sum::<u32>() + left, 10, "{ordered:?}, and {left} are left");
+        let sql = format!("select sum(quantity) from order_items join orders using (order_id) where buyer = '{buyer}'");
+        let sold = world.sql.query_one(&sql, &[]).await.unwrap().get::<_, Option<i64>>(0).unwrap_or(0);
+        assert_eq!(sold + i64::from(left), 10);
+    }
+    audited(&world).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn goods_that_nobody_pays_for_come_back() {
     let (mut world, mug, shoe) = shop_with_drop(5).await;
@@ -375,16 +456,30 @@ async fn a_claim_that_comes_too_late_is_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_forgotten_has_no_checkouts_and_who_waits_for_a_claim_is_not_forgotten() {
-    let (world, mug, shoe) = shop_with_drop(5).await;
+    let (mut world, mug, shoe) = shop_with_drop(5).await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
     let ledger = &world.engine.ledger;
     let now = world.engine.clock.now();
     let buyer = fill(&world, 1, &[]).await;
     add_shoe(&world, &buyer, shoe, 1).await;
     let claim = place_only(&world, &buyer, "a").await.claim.unwrap().claim.id;
-    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), Erasure::Open(vec![claim.order_id()]));
+    let open = Erasure::Open(vec![claim.order_id()]);
+    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), open);
+    // Taken, and not yet an order: also then; but not for ever, should Redis have forgotten it.
+    assert!(matches!(check_out(&world, &buyer, "a").await, CheckedOut::Refused(CheckoutRefused::KeyReused)));
+    world.engine.clock.advance(SignedDuration::from_secs(3));
+    world.engine.finish_checkouts().await.unwrap();
+    let known = ledger.checkout_by_key(&buyer, &"a".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(known.claim.unwrap().state, ClaimState::Taken);
+    assert_eq!(ledger.erase_buyer(&buyer, now).await.unwrap(), open);
+    let later = now + SignedDuration::from_mins(61);
+    assert!(matches!(ledger.erase_buyer(&buyer, later).await.unwrap(), Erasure::Done(_)));
+
+    // Somebody was about to say that this one is over.
     let buyer = fill(&world, 2, &[(mug, 1)]).await;
-    let order = ordered(&world, &buyer, "a").await;
-    ledger.cancel_order(order, None, ("buyer", "a test"), now).await.unwrap();
+    let placed = place_only(&world, &buyer, "a").await;
+    ledger.cancel_order(placed.order.unwrap(), None, ("buyer", "a test"), now).await.unwrap();
     assert!(matches!(ledger.erase_buyer(&buyer, now).await.unwrap(), Erasure::Done(_)));
-    assert_eq!(world.count("select count(*) from checkouts").await, 1);
+    assert_eq!(world.count("select count(*) from checkouts").await, 0);
+    ledger.end_checkout(placed.id, now).await.unwrap();
 }

@@ -8,6 +8,7 @@ use doorbuster_engine::domain::ids::{OrderId, ReturnId, Serial};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
+use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::ledger::returns::ReturnTaken;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use futures_util::future::join_all;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use crate::fulfilment::bring;
 use crate::harness::{World, buyer, claim, provider, taken};
 use crate::refunds::{assert_audit_is_clean, owed_by_provider, until_nothing_is_due};
+use crate::shelves::{audited, fill, ordered, put_on_shelves, serve_everywhere, stock};
 
 const WHY: (&str, &str) = ("grace", "did not fit");
 
@@ -100,6 +102,28 @@ async fn what_came_back_is_still_free_after_a_rebuild() {
     let report = world.engine.audit(Some(&client)).await.unwrap();
     let rules = report.violations.iter().map(|violation| violation.rule).collect::<HashSet<_>>();
     assert!(rules.contains("returned_unit_held") && rules.contains("inventory_differs"), "{rules:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_counts_a_return_of_ordinary_goods_once() {
+    let world = World::new().await;
+    serve_everywhere(&world).await;
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    let mug = put_on_shelves(&world, "mug", StockWay::RowLock, &[10]).await;
+    let buyer = fill(&world, 1, &[(mug, 3)]).await;
+    let order = ordered(&world, &buyer, "a").await;
+    until_nothing_is_due(&world, &client).await;
+    bring(&world, order).await;
+    assert_eq!(take(&world, 1, order, &[line(1, 2, true)], None).await, ReturnTaken::Now);
+    assert_eq!(
+        (stock(&world, "mug").await, world.count("select sum(delta) from stock_adjustments").await),
+        ((9, 0), 12)
+    );
+    audited(&world).await;
+    // A program of before has left no row, and what came back is counted all the same.
+    let before = "update return_lines set adjustment_id = null; delete from stock_adjustments where delta = 2";
+    world.sql.batch_execute(before).await.unwrap();
+    audited(&world).await;
 }
 
 /// Hazard 9: nothing is given back twice, whoever asks, however often, at the same time.
@@ -211,4 +235,8 @@ async fn ordinary_stock_is_available_again_where_it_lay() {
     let lines = details.returns[0].lines.iter().map(|line| (line.line, line.quantity, line.restocked));
     assert_eq!(lines.collect::<Vec<_>>(), [(1, 3, true), (2, 2, false)]);
     assert_eq!((details.returns[0].taken_by.as_str(), details.returns[0].reason.as_str()), WHY);
+    // As every change that is no sale, it stands in the history.
+    let history = world.engine.ledger.stock_history(None, None, 10).await.unwrap();
+    let rows = history.iter().map(|row| (row.delta, row.available, (row.actor.as_str(), row.reason.as_str())));
+    assert_eq!(rows.collect::<Vec<_>>(), [(3, 8, WHY)]);
 }

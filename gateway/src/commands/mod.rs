@@ -19,7 +19,9 @@ pub mod demo;
 pub mod audit;
 pub mod outbox;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -31,6 +33,8 @@ use doorbuster_engine::tokens::store::TokenStore;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{BadConfig, ServeConfig, Stop, StoresConfig, WorkConfig};
+use crate::routes::ops;
+use crate::server;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -127,6 +131,9 @@ pub async fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
+/// How long after a try in vain Redis is looked for again at start. A try itself ends within some seconds.
+const REDIS_AGAIN: Duration = Duration::from_millis(250);
+
 /// The engine of a command, connected to Redis; Postgres is connected to on first use.
 async fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
     let ledger = ledger(stores)?;
@@ -137,6 +144,59 @@ async fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
         engine.carts = carts.context("the carts' Redis cannot be reached")?;
     }
     Ok(engine)
+}
+
+/// The engine of a process that serves or works. While Redis is away it waits, and says so once; operators find it alive and not
+/// ready. `None`: it was told to stop meanwhile.
+async fn engine_once_redis_answers(
+    stores: &StoresConfig,
+    ops_listen: SocketAddr,
+    signals: &mut StopSignals,
+) -> Result<Option<Engine>, Failure> {
+    // What is wrong with the configuration is not waited for.
+    drop(ledger(stores)?);
+    let mut waiting = None;
+    loop {
+        let answer = async {
+            let engine = engine(stores).await?;
+            engine.tokens.reach().await.context("Redis does not answer")?;
+            Ok::<_, Failure>(engine)
+        };
+        let error = tokio::select! {
+            () = signals.next() => {
+                tracing::info!("told to stop while waiting for Redis");
+                return Ok(None);
+            }
+            engine = answer => match engine {
+                Ok(engine) => {
+                    if let Some(waiting) = waiting {
+                        tracing::info!("Redis answers: going on");
+                        server::ServedRouter::stop(waiting).await;
+                    }
+                    return Ok(Some(engine));
+                }
+                Err(Failure::Other(error)) => error,
+                Err(bad) => return Err(bad),
+            },
+        };
+        if waiting.is_none() {
+            let listening =
+                server::serve_router(ops_listen, ops::waiting_for_redis()).context("the operators' listener")?;
+            tracing::warn!(
+                ops_addr = %listening.addr,
+                error = format!("{error:#}"),
+                "waiting for Redis: buyers get no answer, and nothing is settled, until it is there: {error:#}"
+            );
+            waiting = Some(listening);
+        }
+        tokio::select! {
+            () = signals.next() => {
+                tracing::info!("told to stop while waiting for Redis");
+                return Ok(None);
+            }
+            () = tokio::time::sleep(REDIS_AGAIN) => {}
+        }
+    }
 }
 
 fn ledger(stores: &StoresConfig) -> Result<Ledger, Failure> {

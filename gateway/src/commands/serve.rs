@@ -7,8 +7,9 @@ use crate::config::ServeConfig;
 
 pub async fn run(config: &ServeConfig) -> Result<(), Failure> {
     let (gateway, workers) = config.check()?;
-    let signals = StopSignals::listen()?;
-    let mut engine = super::engine(&config.stores).await?;
+    let mut signals = StopSignals::listen()?;
+    let engine = super::engine_once_redis_answers(&config.stores, gateway.ops_listen, &mut signals).await?;
+    let Some(mut engine) = engine else { return Ok(()) };
     engine.settlement_lag_limit = config.settlement_lag_limit;
     let applied = engine.ledger.migrate().await.context("the database cannot be brought up to date")?;
     for name in applied {

@@ -7,8 +7,9 @@ use crate::server::Gateway;
 pub async fn run(config: &WorkConfig) -> Result<(), Failure> {
     config.stores.check()?;
     let workers = config.workers.check()?;
-    let signals = StopSignals::listen()?;
-    let engine = super::engine(&config.stores).await?;
+    let mut signals = StopSignals::listen()?;
+    let engine = super::engine_once_redis_answers(&config.stores, config.ops_listen, &mut signals).await?;
+    let Some(engine) = engine else { return Ok(()) };
     let running = Gateway::start_workers(config.ops_listen, engine, workers).await?;
     signals.wait().await;
     if running.stop().await { Ok(()) } else { Err(anyhow::anyhow!("not everything ended in time").into()) }

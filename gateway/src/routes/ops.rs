@@ -59,6 +59,15 @@ pub fn router(ops: Ops) -> Router {
     middleware::around_operators(super::described(router, &description).with_state(ops), limits)
 }
 
+/// What operators find while a process that has been started waits for Redis: it is alive, and not ready.
+pub fn waiting_for_redis() -> Router {
+    let redis = "does not answer";
+    let readiness = || Readiness { status: "not_ready", redis, redis_away: Vec::new(), postgres: "not asked yet" };
+    Router::new()
+        .route("/healthz", get(async || Json(serde_json::json!({ "status": "alive" }))))
+        .route("/readyz", get(async move || (StatusCode::SERVICE_UNAVAILABLE, Json(readiness()))))
+}
+
 /// Ready to serve: not stopping, and both stores answer in time. One primary of a cluster is enough: what it has is sold, and
 /// a gateway that is taken away for the others' sake could not sell it.
 async fn readyz(State(ops): State<Ops>) -> Response {

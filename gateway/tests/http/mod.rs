@@ -12,6 +12,7 @@ mod webhooks;
 mod surface;
 mod described;
 mod matrix;
+mod pairs;
 mod schemathesis;
 mod standby;
 mod catalog;

@@ -80,13 +80,18 @@ async fn help_is_the_documentation_and_hides_secrets() {
 
 #[tokio::test]
 async fn a_store_that_is_not_there_is_a_failure_and_not_bad_configuration() {
-    let mut command = bare(&["serve"]);
-    command.env("DOORBUSTER_REDIS_URL", "redis://127.0.0.1:1").env("DOORBUSTER_JWT_SECRET", SECRET);
-    command.env("DOORBUSTER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
-    let output = output(command).await;
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("Redis cannot be reached"), "{said}");
+    for (arguments, redis, what) in [
+        (["audit"], "redis://127.0.0.1:1".to_owned(), "Redis cannot be reached"),
+        (["serve"], shared::redis_url().await, "the database cannot be brought up to date"),
+    ] {
+        let mut command = bare(&arguments);
+        command.env("DOORBUSTER_REDIS_URL", redis).env("DOORBUSTER_JWT_SECRET", SECRET);
+        command.env("DOORBUSTER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
+        let output = output(command).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(what), "{said}");
+    }
 }
 
 /// A sale by hand, as the README tells it.

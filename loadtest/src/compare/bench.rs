@@ -93,6 +93,7 @@ impl<'a> Bench<'a> {
                     _ => self.stage.open_drop_without_end(warehouses).await?,
                 };
                 if way.shelves().is_some() {
+                    self.stage.save_profiles(&buyers).await?;
                     self.stage.put_on_shelves(&drop, way.rows(), buyers.len()).await?;
                 }
                 self.stage.set_fsync(fsync).await?;

@@ -1,15 +1,16 @@
 //! The product's own ways to sell ordinary stock, behind the endpoint of claims: an order as checkout places it, of one line that
-//! has been priced. Reading and emptying the cart is left out, which favours them.
+//! has been priced. Reading the profile, reading and emptying the cart are left out, which favours them.
 
+use anyhow::Context as _;
 use doorbuster_engine::domain::carts::CartVersion;
 use doorbuster_engine::domain::checkout::{ForSale, Goods, Line, Quote, Source};
 use doorbuster_engine::domain::claims::Claim;
 use doorbuster_engine::domain::drops::SaleDrop;
-use doorbuster_engine::domain::ids::{CheckoutId, OrderId, VariantId};
+use doorbuster_engine::domain::ids::{BuyerId, CheckoutId, OrderId, VariantId};
 use doorbuster_engine::domain::pricing::Totals;
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::flows::Engine;
-use doorbuster_engine::ledger::checkouts::{NewCheckout, Placed};
+use doorbuster_engine::ledger::checkouts::{NewCheckout, Placed, Taken};
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use jiff::SignedDuration;
 
@@ -32,11 +33,7 @@ pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim
     };
     let line = Line { price_at_add: sale.price, sale, quantity: units };
     let quote = Quote { goods: Some(Goods { lines: vec![line], totals }), drop_line: None, total: totals.total };
-    let profile = CheckoutProfile {
-        payment_method: "pm_card_visa".parse()?,
-        email: "b@example.test".to_owned(),
-        ship_to: serde_json::json!({ "country": "DE" }),
-    };
+    let profile = profile_of(&claim.buyer)?;
     let key = claim.id.to_string().parse()?;
     let new = NewCheckout {
         id: CheckoutId(claim.id.0),
@@ -45,6 +42,8 @@ pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim
         key: &key,
         digest: claim.id.0.as_bytes(),
         cart_version: CartVersion(1),
+        // The buyer's first.
+        taken: Taken::default(),
         quote: &quote,
         profile: &profile,
         pay_by: engine.clock.now().checked_add(UNPAID)?,
@@ -54,5 +53,16 @@ pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim
         Placed::KeyKnown(_) | Placed::CartKnown(_) => Ordered::Before,
         Placed::Short(_) => Ordered::SoldOut,
         Placed::Changed => anyhow::bail!("others were faster each time"),
+        Placed::Outdated => anyhow::bail!("this buyer has no such profile, or has ordered before"),
+    })
+}
+
+/// As the stage has saved it.
+fn profile_of(buyer: &BuyerId) -> anyhow::Result<CheckoutProfile> {
+    let number = buyer.as_str().trim_start_matches("buyer-").parse::<u64>().context("a buyer of the crowd")?;
+    Ok(CheckoutProfile {
+        payment_method: "pm_card_visa".parse()?,
+        email: format!("b{number}@example.test"),
+        ship_to: serde_json::json!({ "name": "B", "line1": "Long Street 12", "city": "Berlin", "postal_code": "10115", "country": "DE" }),
     })
 }
