@@ -356,8 +356,13 @@ async fn of_two_buyers_who_merge_one_guests_cart_one_gets_the_lines() {
             let (key, parcel) = (format!("cart:{{g:{}}}", session.as_str()), parcel_key(&session, first));
             let mut server = world.server_with(&key).await;
             let mut script = redis::cmd("EVAL");
-            script.arg(include_str!("../../../lua/cart_hand_over.lua")).arg(2).arg(key).arg(&parcel).arg(0).arg(1000);
+            script.arg(include_str!("../../../lua/cart_hand_over.lua")).arg(2).arg(&key).arg(&parcel).arg(0).arg(1000);
             let _: redis::Value = script.query_async(&mut server).await.unwrap();
+            // One that slept since an earlier parcel of the same buyer ends that one only.
+            let mut late = redis::cmd("EVAL");
+            late.arg(include_str!("../../../lua/cart_hand_back.lua")).arg(2).arg(&key).arg(&parcel);
+            late.arg(0).arg(1000).arg("1").arg("").arg(999);
+            assert_eq!(late.query_async::<Vec<i64>>(&mut server).await.unwrap(), [7], "NO_CART");
             let nothing = carts.merge_guest(&session, second).await.unwrap();
             assert!(nothing.cart.lines.is_empty() && read(carts, &guests).await.is_empty(), "{nothing:?}");
             // What comes into the cart since is for whoever asks next; what was packed is for the first one alone.
