@@ -13,8 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Problem;
-use crate::openapi::codes_of;
+use crate::error::{PROBLEM_JSON, Problem};
 
 const STYLE: &str = "body{font:16px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}\
 h2{margin-top:3rem;border-bottom:2px solid}article{margin:2.2rem 0}h3{margin-bottom:.3rem}\
@@ -165,13 +164,13 @@ impl<'a> Operation<'a> {
 }
 
 fn write_response(page: &mut String, response: &Value) -> fmt::Result {
-    if response["content"].get("application/problem+json").is_some() {
-        let (codes, remark) = codes_of(text(&response["description"]));
-        for (position, code) in codes.into_iter().enumerate() {
+    if let Some(problem) = response["content"].get(PROBLEM_JSON) {
+        let codes = problem["examples"].as_object().into_iter().flat_map(Map::keys);
+        for (position, code) in codes.enumerate() {
             let comma = if position > 0 { ", " } else { "" };
             write!(page, "{comma}<a href=\"#code-{0}\"><code>{0}</code></a>", Escaped(code))?;
         }
-        return remark.map_or(Ok(()), |remark| write!(page, ": {}", Escaped(remark)));
+        return Ok(());
     }
     let contents = response["content"].as_object().into_iter().flatten();
     for (_, content) in contents {

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName};
 use doorbuster_engine::domain::ids::IdempotencyKey;
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use crate::config::Limits;
 use crate::error::Problem;
@@ -19,6 +20,21 @@ pub struct PathText(pub String);
 
 /// The header `Idempotency-Key`, without which nothing that has an effect is done.
 pub struct Key(pub IdempotencyKey);
+
+/// The header of [`Key`], for the descriptions.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct KeyHeader {
+    /// Made up by the client, one for each purchase or change. The same key and request are answered as the first time
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$",
+        example = "first-click"
+    )]
+    _key: String,
+}
 
 /// What stands behind the question mark.
 pub struct Params<T>(pub T);

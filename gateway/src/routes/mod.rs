@@ -18,7 +18,7 @@ pub mod admin;
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use doorbuster_engine::domain::money::Money;
 use serde::Serialize;
@@ -77,7 +77,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))
-        .routes(routes!(webhooks::receive_event))
+        .route("/v1/webhooks/stripe", post(webhooks::receive_event))
         .split_for_parts();
     (router, openapi::complete(description))
 }

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use doorbuster::error::Problem;
-use doorbuster::openapi::codes_of;
+use doorbuster::error::{PROBLEM_JSON, Problem};
 use serde_json::Value;
 
 use super::shop::{send, shop};
@@ -34,35 +33,47 @@ pub(super) fn operations(document: &Value) -> Vec<(String, String, Value)> {
 
 #[tokio::test]
 async fn every_error_of_a_route_names_codes_that_exist_with_that_status() {
-    let known = Problem::samples().iter().map(|problem| (problem.code(), problem.status())).collect::<BTreeMap<_, _>>();
+    let samples = Problem::samples();
+    let known = samples.iter().map(|problem| (problem.code(), problem)).collect::<BTreeMap<_, _>>();
     let mut named = BTreeSet::new();
     for document in both("/openapi.json").await {
         let document = document.json();
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1."), "{}", document["openapi"]);
         for (method, path, operation) in operations(&document) {
             for (status, response) in operation["responses"].as_object().unwrap() {
+                let what = format!("{method} {path} {status}");
+                let description = response["description"].as_str().unwrap_or_default();
+                assert!(!description.is_empty(), "{what} is not described: {response}");
                 let status: u16 = status.parse().unwrap();
                 if status < 400 {
                     continue;
                 }
-                let what = format!("{method} {path} {status}");
-                let description = response["description"].as_str().unwrap();
-                let (codes, _) = codes_of(description);
+                let problem = &response["content"][PROBLEM_JSON];
+                let refined = &problem["schema"]["allOf"];
+                assert_eq!(refined[0]["$ref"], "#/components/schemas/Problem", "{what}");
+                let codes = refined[1]["properties"]["code"]["enum"].as_array().unwrap();
+                let codes = codes.iter().map(|code| code.as_str().unwrap()).collect::<BTreeSet<_>>();
                 assert!(!codes.is_empty(), "{what} names no code: {response}");
                 for code in &codes {
-                    assert_eq!(known.get(code), Some(&status), "{what}: there is no code {code:?} of that status");
+                    let sample = known.get(code).unwrap_or_else(|| panic!("{what}: there is no code {code:?}"));
+                    assert_eq!(sample.status(), status, "{what} {code}");
+                    assert!(description.contains(&format!("`{code}`: {}", sample.title())), "{what}: {description}");
                     named.insert((*code).to_owned());
                 }
-                let schema = &response["content"]["application/problem+json"]["schema"];
-                let listed = schema["allOf"][1]["properties"]["code"]["enum"].as_array().unwrap();
-                assert_eq!(listed.iter().map(|code| code.as_str().unwrap()).collect::<Vec<_>>(), codes, "{what}");
+                let examples = problem["examples"].as_object().unwrap();
+                assert_eq!(examples.keys().map(String::as_str).collect::<BTreeSet<_>>(), codes, "{what}");
+                for (code, example) in examples {
+                    let place = example["$ref"].as_str().unwrap().strip_prefix('#').unwrap();
+                    let value = &document.pointer(place).unwrap_or_else(|| panic!("{what}: no {place}"))["value"];
+                    assert_eq!(*value, known[&**code].clone().to_json(), "{what} {code}");
+                }
             }
             assert!(operation["summary"].is_string() && operation["responses"]["500"].is_object(), "{method} {path}");
         }
     }
-    // No code is without a route; these are answers to what is none.
+    // No code is without a route, but for the answers to what is none, and to the payment provider.
     let unnamed = known.keys().filter(|code| !named.contains(**code)).copied().collect::<Vec<_>>();
-    assert_eq!(unnamed, ["method_not_allowed"]);
+    assert_eq!(unnamed, ["delivery_refused", "method_not_allowed", "webhooks_off"]);
 }
 
 #[tokio::test]
