@@ -3,8 +3,12 @@
 //! A route names the problems that are its own; [`complete`] adds those that come of the way in which it is asked. Each is
 //! described with its schema and an example by code, so that a program can hold an answer against them.
 
+pub(crate) mod examples;
+pub mod webhooks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::response::Response;
@@ -45,14 +49,16 @@ struct Base;
         (name = "operators", description = "Who is asking"),
         (name = "catalog", description = "What is sold"),
         (name = "stock", description = "What is there, and every change of it"),
-        (name = "orders", description = "What was bought, on its way to the buyer and back")
+        (name = "orders", description = "What was bought, on its way to the buyer and back"),
+        (name = "webhooks", description = "What we tell the shop's own systems, as Standard Webhooks has it")
     ),
-    components(schemas(crate::error::ProblemBody))
+    components(schemas(crate::error::ProblemBody, webhooks::WebhookEvent))
 )]
 struct OperatorsBase;
 
 pub(crate) fn operators_base() -> OpenApi {
     let mut description = OperatorsBase::openapi();
+    description.webhooks = Some(webhooks::all());
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
     let bearer = bearer.description(Some("A secret of DOORBUSTER_OPERATOR_TOKENS; its name is the actor")).build();
     description.components.get_or_insert_default().add_security_scheme("operator", SecurityScheme::Http(bearer));
@@ -76,10 +82,12 @@ pub(crate) fn complete(mut description: OpenApi) -> OpenApi {
     let mut named = BTreeSet::new();
     let mut schemas = std::mem::take(&mut description.components.get_or_insert_default().schemas);
     schemas.values_mut().for_each(lift_descriptions);
+    let bodies = examples::all().into_iter().map(|example| (example.name, example.value)).collect();
     for (path, item) in &mut description.paths.paths {
         let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in methods.into_iter().flatten() {
             let implied = implied(path, operation);
+            illustrate(operation, &bodies);
             let responses = &mut operation.responses.responses;
             sets::add(responses, &implied);
             responses.values_mut().for_each(|response| describe(response, &schemas));
@@ -141,6 +149,26 @@ fn describe(response: &mut RefOr<Response>, schemas: &BTreeMap<String, RefOr<Sch
         _ => None,
     });
     response.description = about.unwrap_or_default();
+}
+
+/// Gives each body of an operation the example of its schema.
+fn illustrate(operation: &mut Operation, bodies: &BTreeMap<String, Value>) {
+    let sent = operation.request_body.iter_mut().filter_map(|body| match body {
+        RefOr::T(body) => Some(body.content.values_mut()),
+        RefOr::Ref(_) => None,
+    });
+    let answered = operation.responses.responses.values_mut().filter_map(|response| match response {
+        RefOr::T(response) => Some(response.content.values_mut()),
+        RefOr::Ref(_) => None,
+    });
+    for content in sent.flatten().chain(answered.flatten()) {
+        let example = schema_name(content).and_then(|name| bodies.get(name)).cloned();
+        if let RefOr::T(content) = content
+            && example.is_some()
+        {
+            content.example = example;
+        }
+    }
 }
 
 /// The schema that a body refers to.

@@ -14,8 +14,10 @@ mod http {
     mod webhooks;
     mod surface;
     mod described;
+    mod schema;
     mod matrix;
     mod schemathesis;
+    mod clients;
     mod standby;
     mod catalog;
     mod stopping;

@@ -33,6 +33,10 @@ use crate::words;
 /// A claim names a SKU of at most 64 bytes and a number.
 pub const CLAIM_BODY_BYTES: usize = 4 * 1024;
 
+/// What is said of a claim that is not yet as safe as its drop promises.
+pub(crate) const PENDING: &str = "The claim was taken, and is not yet as safe as this drop promises. Look at links.claim, or send the \
+    same request with the same Idempotency-Key again: it is never taken twice.";
+
 /// What to claim
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -67,7 +71,7 @@ pub struct ClaimTaken {
     pub links: ClaimLinks,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ClaimLinks {
     pub claim: String,
     /// The order, once the claim has been settled
@@ -331,8 +335,7 @@ fn pending(id: ClaimId, acknowledgement: Acknowledgement, receipt: Option<String
         status: PendingStatus::Pending,
         acknowledgement: Some(acknowledgement),
         receipt,
-        detail: "The claim was taken, and is not yet as safe as this drop promises. Look at links.claim, or send the \
-                 same request with the same Idempotency-Key again: it is never taken twice.",
+        detail: PENDING,
         links: links(id, None),
     })
 }

@@ -21,7 +21,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use doorbuster_engine::domain::money::Money;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,7 +35,7 @@ use crate::openapi;
 use crate::state::Gate;
 
 /// An amount of money
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Amount {
     /// In the currency's smallest unit: cents for EUR, yen for JPY
     pub amount_minor: i64,

@@ -6,6 +6,7 @@ use std::path::Path;
 use doorbuster::error::{PROBLEM_JSON, Problem};
 use serde_json::Value;
 
+use super::schema;
 use super::shop::{send, shop};
 use crate::support::{Answer, Sale};
 
@@ -74,6 +75,37 @@ async fn every_error_of_a_route_names_codes_that_exist_with_that_status() {
     // No code is without a route, but for the answers to what is none, and to the payment provider.
     let unnamed = known.keys().filter(|code| !named.contains(**code)).copied().collect::<Vec<_>>();
     assert_eq!(unnamed, ["delivery_refused", "method_not_allowed", "webhooks_off"]);
+}
+
+#[tokio::test]
+async fn every_body_has_an_example_that_its_schema_allows() {
+    let mut tried = 0;
+    for document in both("/openapi.json").await {
+        let document = document.json();
+        let mut bodies = operations(&document);
+        for (event, item) in document["webhooks"].as_object().into_iter().flatten() {
+            bodies.push(("POST".to_owned(), event.clone(), item["post"].clone()));
+        }
+        for (method, path, operation) in bodies {
+            let answers = operation["responses"].as_object().unwrap().values();
+            let contents = answers.chain([&operation["requestBody"]]).filter_map(|body| body["content"].as_object());
+            for (media_type, content) in contents.flatten() {
+                let examples = content["examples"].as_object().into_iter().flatten().map(|(_, example)| {
+                    let place = example["$ref"].as_str().and_then(|place| place.strip_prefix('#'));
+                    &place.map_or(example, |place| document.pointer(place).unwrap())["value"]
+                });
+                let examples = examples.chain(content.get("example")).collect::<Vec<_>>();
+                let what = format!("{method} {path} {media_type} {}", content["schema"]);
+                assert!(!examples.is_empty(), "{what} has no example");
+                for example in examples {
+                    let faults = schema::faults(&document, &content["schema"], example);
+                    assert!(faults.is_empty(), "{what}: {faults:?} in {example}");
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert!(tried > 600, "{tried}");
 }
 
 #[tokio::test]

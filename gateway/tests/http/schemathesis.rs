@@ -31,7 +31,7 @@ const ANSWERS: &str = "[checks.missing_required_header]\nexpected-statuses = [40
 const NOT_CHECKED: &str = "positive_data_acceptance,ignored_auth";
 
 /// A gateway with workers and everything configured: nothing may answer that it is off.
-async fn working_shop(fake: &FakeProvider) -> Shop {
+pub(super) async fn working_shop(fake: &FakeProvider) -> Shop {
     let provider = ProviderClient::new(ProviderSettings {
         base_url: fake.url().to_owned(),
         secret_key: fake.secret_key().to_owned().into(),

@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::error::{Errors, FieldProblem, IDEMPOTENT_REPLAYED, Problem, kinds};
 use crate::extract::{CsvBody, Key, KeyHeader, Params};
 use crate::import::{self, FILE_BYTES};
+use crate::openapi::examples::{PRODUCTS_CSV, STOCK_CSV};
 use crate::operators::Operator;
 use crate::routes::ops::Ops;
 
@@ -65,7 +66,7 @@ pub struct FileImported {
 #[utoipa::path(
     post, path = "/v1/products/import", tag = "catalog",
     params(Trial, KeyHeader),
-    request_body(content = String, content_type = "text/csv"),
+    request_body(content = String, content_type = "text/csv", example = json!(PRODUCTS_CSV)),
     responses(
         (status = 200, body = FileImported, headers(("Idempotent-Replayed" = Option<bool>))),
         Errors<(kinds::ImportRefused, kinds::KeyReused)>,
@@ -91,7 +92,7 @@ pub async fn import_products(
 #[utoipa::path(
     post, path = "/v1/stock/import", tag = "stock",
     params(StockFile, KeyHeader),
-    request_body(content = String, content_type = "text/csv"),
+    request_body(content = String, content_type = "text/csv", example = json!(STOCK_CSV)),
     responses(
         (status = 200, body = FileImported, headers(("Idempotent-Replayed" = Option<bool>))),
         Errors<(kinds::ImportRefused, kinds::KeyReused)>,
