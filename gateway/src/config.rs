@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
 use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
@@ -160,9 +160,8 @@ pub struct OutboxConfig {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Gateway")]
 pub struct ServeConfig {
-    #[command(flatten)]
-    pub stores: StoresConfig,
     /// Where buyers reach the API
     #[arg(long, env = "DOORBUSTER_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub listen: SocketAddr,
@@ -192,6 +191,9 @@ pub struct ServeConfig {
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
+    // A heading holds for all that follows: these two have their own.
+    #[command(flatten)]
+    pub stores: StoresConfig,
     #[command(flatten)]
     pub workers: WorkersConfig,
 }
@@ -301,6 +303,41 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop>
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error),
         _ => Stop::Bad(BadConfig(sentence(&error))),
     })
+}
+
+/// What `doorbuster serve` can be told by a variable, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub heading: String,
+    pub name: String,
+    /// What it has to be, or what it is when nobody says.
+    pub value: String,
+    pub about: String,
+}
+
+/// Every variable of `doorbuster serve`, by heading. The flags are the only place that describes them.
+pub fn settings_of_serve() -> Vec<Setting> {
+    let mut cli = Cli::command();
+    cli.build();
+    let Some(serve) = cli.find_subcommand("serve") else { return Vec::new() };
+    let settings = serve.get_arguments().filter_map(|argument| {
+        let name = argument.get_env().filter(|_| !argument.is_hide_set())?.to_str()?.to_owned();
+        let defaults = argument.get_default_values().iter().filter_map(|value| value.to_str()).collect::<Vec<_>>();
+        let is_switch = !argument.get_action().takes_values();
+        let value = match defaults.as_slice() {
+            _ if argument.is_required_set() => "required".to_owned(),
+            _ if is_switch => "true or false".to_owned(),
+            [] => "not set".to_owned(),
+            defaults => defaults.join(","),
+        };
+        Some(Setting {
+            heading: argument.get_help_heading().unwrap_or("Gateway").to_owned(),
+            name,
+            value,
+            about: argument.get_help().map(ToString::to_string).unwrap_or_default(),
+        })
+    });
+    settings.collect()
 }
 
 /// What clap says in a paragraph, in one sentence.

@@ -52,7 +52,10 @@ struct Base;
         (name = "orders", description = "What was bought, on its way to the buyer and back"),
         (name = "webhooks", description = "What we tell the shop's own systems, as Standard Webhooks has it")
     ),
-    components(schemas(crate::error::ProblemBody, webhooks::WebhookEvent))
+    components(schemas(
+        crate::error::ProblemBody, webhooks::WebhookEvent, webhooks::PaymentFailedDetail, webhooks::OrderCancelledDetail,
+        webhooks::RefundIssuedDetail, webhooks::OrderShippedDetail, webhooks::OrderReturnedDetail
+    ))
 )]
 struct OperatorsBase;
 

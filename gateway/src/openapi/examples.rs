@@ -31,7 +31,7 @@ pub(crate) const PRODUCTS_CSV: &str =
     "product,sku,title,price_minor,currency\nDoorbuster One,one-42,Size 42,14900,EUR\n";
 pub(crate) const STOCK_CSV: &str = "sku,warehouse,quantity,reason\none-42,berlin,20,delivery 4711\n";
 
-pub(super) const ORDER: Uuid = Uuid::from_u128(0x01ab_3f2c_9d40_7e11_8a55_0c2d_4e6f_8091);
+pub(crate) const ORDER: Uuid = Uuid::from_u128(0x01ab_3f2c_9d40_7e11_8a55_0c2d_4e6f_8091);
 const REFUND: Uuid = Uuid::from_u128(0x01ab_3f2c_9d41_7c02_9b10_5d8e_7f90_a1b2);
 const RETURN: Uuid = Uuid::from_u128(0x01ab_3f2c_9d42_7d13_8c21_6e9f_80a1_b2c3);
 const CURSOR: &str = "WzE3OTU3NzM2MDAsIjAxYWIzZjJjIl0";

@@ -9,6 +9,7 @@ use doorbuster_engine::webhooks::Event;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem, Paths, PathsBuilder,
@@ -17,7 +18,6 @@ use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::response::Response;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required};
-use utoipa::{PartialSchema as _, ToSchema};
 use uuid::Uuid;
 
 use super::examples::ORDER;
@@ -105,20 +105,20 @@ pub struct OrderReturnedDetail {
     pub is_refunded: bool,
 }
 
-/// What an event says, and the schema of what only it has to say.
-fn about(notice: &Notice) -> (&'static str, Option<RefOr<Schema>>) {
+/// What an event says, and the name of the schema of what only it has to say.
+fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
     match notice {
         Notice::OrderCreated => ("A claim was settled, or a cart was ordered", None),
         Notice::PaymentRequired => ("The order waits for a payment method", None),
         Notice::PaymentActionRequired => ("The buyer's bank wants them to act", None),
         Notice::OrderConfirmed => ("The order is paid", None),
-        Notice::PaymentFailed { .. } => ("The payment failed", Some(PaymentFailedDetail::schema())),
-        Notice::OrderCancelled { .. } => ("The order was cancelled", Some(OrderCancelledDetail::schema())),
-        Notice::RefundIssued { .. } => ("Money goes back to the buyer", Some(RefundIssuedDetail::schema())),
+        Notice::PaymentFailed { .. } => ("The payment failed", Some("PaymentFailedDetail")),
+        Notice::OrderCancelled { .. } => ("The order was cancelled", Some("OrderCancelledDetail")),
+        Notice::RefundIssued { .. } => ("Money goes back to the buyer", Some("RefundIssuedDetail")),
         Notice::OrderProcessing => ("The order is being packed", None),
-        Notice::OrderShipped { .. } => ("The order was handed to its carrier", Some(OrderShippedDetail::schema())),
+        Notice::OrderShipped { .. } => ("The order was handed to its carrier", Some("OrderShippedDetail")),
         Notice::OrderDelivered => ("The order has been delivered", None),
-        Notice::OrderReturned { .. } => ("Goods came back", Some(OrderReturnedDetail::schema())),
+        Notice::OrderReturned { .. } => ("Goods came back", Some("OrderReturnedDetail")),
         Notice::StandbyAwarded => ("A unit that came back is set aside for a buyer who waited", None),
         Notice::ClaimLost => ("A claim was answered and then lost in a failure; its buyer is first in line", None),
     }
@@ -171,11 +171,14 @@ fn event_id() -> String {
     Notice::OrderConfirmed.event_id(OrderId(ORDER)).to_string()
 }
 
-fn body(notice: &Notice, detail: Option<RefOr<Schema>>, events: &[&Event]) -> RequestBody {
+fn body(notice: &Notice, detail: Option<&str>, events: &[&Event]) -> RequestBody {
     let kind = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([notice.event_type()]));
     let mut these = ObjectBuilder::new().property("type", kind);
     if let Some(detail) = detail {
-        these = these.property("data", ObjectBuilder::new().property("detail", detail).required("detail"));
+        these = these.property(
+            "data",
+            ObjectBuilder::new().property("detail", Ref::from_schema_name(detail)).required("detail"),
+        );
     }
     let schema = AllOfBuilder::new().item(Ref::from_schema_name("WebhookEvent")).item(these).build();
     let examples = events.iter().enumerate().map(|(position, event)| {

@@ -164,7 +164,7 @@ pub async fn add_item(
 /// A line that is not there is put in. `If-Match: "v0"` begins a cart that is not there.
 #[utoipa::path(
     put, path = "/v1/cart/items/{variant}", tag = "carts",
-    params(("variant" = i32, Path, description = "The variant's id"), IfMatchHeader),
+    params(("variant" = i32, Path, description = "The variant's id", example = 2), IfMatchHeader),
     request_body = ItemQuantity,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
@@ -192,7 +192,7 @@ pub async fn set_item(
 /// Take a line out
 #[utoipa::path(
     delete, path = "/v1/cart/items/{variant}", tag = "carts",
-    params(("variant" = i32, Path, description = "The variant's id"), IfMatchHeader),
+    params(("variant" = i32, Path, description = "The variant's id", example = 2), IfMatchHeader),
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
         Errors<kinds::CartLineNotFound>,
@@ -232,7 +232,7 @@ pub async fn clear_cart(
 /// changes nothing.
 #[utoipa::path(
     post, path = "/v1/cart/merge", tag = "carts",
-    params(("Cart-Session" = String, Header, description = "The guest's session"), KeyHeader),
+    params(("Cart-Session" = String, Header, description = "The guest's session", example = "kT3vQ9mZ1xW7bR5nL2pY8dFh"), KeyHeader),
     responses((status = 200, body = CartMergedFound, headers(("ETag", description = "For If-Match")))),
     security(("buyer" = []))
 )]

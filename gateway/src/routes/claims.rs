@@ -26,6 +26,7 @@ use crate::auth::Buyer;
 use crate::error::sets::ClaimRefused;
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
 use crate::extract::{JsonBody, Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::receipt::Receipt;
 use crate::state::Gate;
 use crate::words;
@@ -150,7 +151,7 @@ pub struct Held {
 /// Send the same Idempotency-Key when you try again: a claim that was taken is answered as it was taken, never twice.
 #[utoipa::path(
     post, path = "/v1/drops/{drop}/claims", tag = "claims",
-    params(("drop" = String, Path, description = "The drop's name"), KeyHeader),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), KeyHeader),
     request_body = NewClaim,
     responses(
         (status = 201, body = ClaimTaken, description = "Taken now or, with Idempotent-Replayed: true, before",
@@ -212,7 +213,7 @@ pub async fn make_claim(
 /// How far a claim has got
 #[utoipa::path(
     get, path = "/v1/claims/{id}", tag = "claims",
-    params(("id" = Uuid, Path, description = "The claim's id")),
+    params(("id" = Uuid, Path, description = "The claim's id", example = json!(ORDER))),
     responses(
         (status = 200, body = ClaimFound),
         Errors<kinds::ClaimNotFound>,

@@ -42,7 +42,7 @@ pub struct Variant {
 /// A drop and its variants
 #[utoipa::path(
     get, path = "/v1/drops/{drop}", tag = "drops",
-    params(("drop" = String, Path, description = "The drop's name")),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
     responses(
         (status = 200, body = DropFound),
         Errors<kinds::DropNotFound>,

@@ -27,7 +27,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, Setting};
 use crate::docs_page::DocsPage;
 use crate::error::Problem;
 use crate::middleware;
@@ -95,13 +95,17 @@ pub fn public_claiming(gate: Gate, config: &GatewayConfig, claims: MethodRouter<
 }
 
 fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gate>, OpenApi)) -> Router {
-    middleware::around(described(router, &description).with_state(gate), config)
+    middleware::around(described(router, &description, &[]).with_state(gate), config)
 }
 
 /// A listener's routes with their description, for programs and for people; whatever else is asked for is a problem.
-fn described<S: Clone + Send + Sync + 'static>(router: Router<S>, description: &OpenApi) -> Router<S> {
+fn described<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    description: &OpenApi,
+    settings: &[Setting],
+) -> Router<S> {
     let value = serde_json::to_value(description).expect("a description made of texts is JSON");
-    let page = DocsPage::new(&value, &Problem::samples());
+    let page = DocsPage::new(&value, &Problem::samples(), settings);
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
     router
         .route("/docs", get(async move || page.clone()))

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::admin;
-use crate::config::Limits;
+use crate::config::{Limits, settings_of_serve};
 use crate::operators::Operators;
 use crate::{middleware, operators, telemetry};
 
@@ -56,7 +56,7 @@ pub fn router(ops: Ops) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
     let limits = ops.limits;
-    middleware::around_operators(super::described(router, &description).with_state(ops), limits)
+    middleware::around_operators(super::described(router, &description, &settings_of_serve()).with_state(ops), limits)
 }
 
 /// Ready to serve: not stopping, and both stores answer in time. One primary of a cluster is enough: what it has is sold, and

@@ -14,6 +14,7 @@ use super::orders::{OrderFound, order_id};
 use crate::auth::Buyer;
 use crate::error::{Errors, Problem, kinds};
 use crate::extract::{Params, PathText};
+use crate::openapi::examples::ORDER;
 use crate::page::{Page, PageParams, Paged};
 use crate::state::Gate;
 use crate::words;
@@ -65,7 +66,7 @@ pub async fn list_orders(
 /// The history of an order
 #[utoipa::path(
     get, path = "/v1/orders/{id}/history", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id")),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER))),
     responses(
         (status = 200, body = OrderHistory),
         Errors<kinds::OrderNotFound>,

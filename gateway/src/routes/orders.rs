@@ -22,6 +22,7 @@ use super::Amount;
 use crate::auth::Buyer;
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
 use crate::extract::{Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::state::Gate;
 use crate::words;
 
@@ -123,7 +124,7 @@ pub struct OrderLinks {
 /// An order
 #[utoipa::path(
     get, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id")),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER))),
     responses(
         (status = 200, body = OrderFound),
         Errors<kinds::OrderNotFound>,
@@ -145,7 +146,7 @@ pub async fn get_order(
 /// marked `Idempotent-Replayed: true`.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/payment", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 202, body = OrderFound, description = "The payment is under way"),
         Errors<(kinds::OrderNotFound, kinds::PaymentNotRequired, kinds::ProfileMissing)>,
@@ -177,7 +178,7 @@ pub async fn pay_order(
 /// What was paid goes back. While a charge is under way the answer is 202: the order ends with the provider's word.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/cancel", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 200, body = OrderFound, description = "It is cancelled"),
         (status = 202, body = OrderFound, description = "Its charge may be under way: it is cancelled once that has ended"),

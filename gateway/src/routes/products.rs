@@ -76,7 +76,7 @@ pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<
 #[utoipa::path(
     get, path = "/v1/products/{id}", tag = "catalog",
     params(
-        ("id" = i32, Path, description = "The product's id"),
+        ("id" = i32, Path, description = "The product's id", example = 1),
         ("If-None-Match" = Option<String>, Header, description = "An ETag that is known already"),
     ),
     responses(

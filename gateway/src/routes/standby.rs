@@ -98,7 +98,7 @@ pub struct WhichLine {
 /// awarded units gets an order as if he had claimed them, and is told by mail; his payment method is charged.
 #[utoipa::path(
     post, path = "/v1/drops/{drop}/standby", tag = "standby",
-    params(("drop" = String, Path, description = "The drop's name"), KeyHeader),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), KeyHeader),
     request_body = NewStandby,
     responses(
         (status = 201, body = StandbyPlace, description = "In line now or, with Idempotent-Replayed: true, before",
@@ -146,7 +146,7 @@ pub async fn join_standby(
 /// Where one stands
 #[utoipa::path(
     get, path = "/v1/drops/{drop}/standby", tag = "standby",
-    params(("drop" = String, Path, description = "The drop's name")),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
     responses(
         (status = 200, body = StandbyPlaces, description = "Empty for who never waited"),
         Errors<kinds::DropNotFound>,
@@ -167,7 +167,7 @@ pub async fn get_standby(
 /// Leave the line
 #[utoipa::path(
     delete, path = "/v1/drops/{drop}/standby", tag = "standby",
-    params(("drop" = String, Path, description = "The drop's name"), WhichLine),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), WhichLine),
     responses(
         (status = 204, description = "In no such line any more"),
         Errors<(kinds::DropNotFound, kinds::VariantNotFound, kinds::UnitsOnTheirWay)>,

@@ -112,7 +112,7 @@ async fn every_body_has_an_example_that_its_schema_allows() {
 async fn the_page_for_people_lists_every_route_and_every_code() {
     let [public, operators] = both("/docs").await;
     let documents = both("/openapi.json").await;
-    for (page, document) in [public, operators].iter().zip(&documents) {
+    for (page, document) in [&public, &operators].into_iter().zip(&documents) {
         assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
         let policy = page.header("content-security-policy").unwrap();
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
@@ -120,7 +120,11 @@ async fn the_page_for_people_lists_every_route_and_every_code() {
             assert!(!page.text.contains(active), "{active}");
         }
         for (method, path, operation) in operations(&document.json()) {
-            assert!(page.text.contains(&format!("<code>{method} {path}</code>")), "{method} {path}");
+            let class = method.to_lowercase();
+            let heading = format!("<span class=\"{class}\">{method}</span> {path}</code>");
+            // Once in the list of routes, once at its own place.
+            assert_eq!(page.text.matches(&heading).count(), 2, "{heading}");
+            assert!(page.text.contains("$SHOP"), "{method} {path} has no example");
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let name = parameter["name"].as_str().unwrap();
                 assert!(page.text.contains(&format!("<td><code>{name}</code></td>")), "{method} {path} {name}");
@@ -138,6 +142,13 @@ async fn the_page_for_people_lists_every_route_and_every_code() {
         }
     }
     assert!(documents[1].json()["paths"].get("/v1/operator").is_some());
+    // Operators are told every variable of `serve`, and buyers none.
+    let settings = doorbuster::config::settings_of_serve();
+    assert!(settings.len() > 30 && settings.iter().all(|setting| !setting.about.is_empty()), "{settings:?}");
+    for setting in settings {
+        let row = format!("<tr id=\"env-{0}\"><td><code>{0}</code></td>", setting.name);
+        assert!(operators.text.contains(&row) && !public.text.contains(&row), "{row}");
+    }
 }
 
 /// The generated part of docs/API.md.

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::orders::{OperatorOrderDetails, details};
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
 use crate::extract::{JsonBody, Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::operators::Operator;
 use crate::routes::ops::Ops;
 use crate::routes::orders::order_id;
@@ -32,7 +33,7 @@ pub struct NewShipment {
 /// An order is being packed
 #[utoipa::path(
     post, path = "/v1/orders/{id}/process", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 200, body = OperatorOrderDetails),
         Errors<(kinds::OrderNotFound, kinds::WrongOrderState, kinds::CancelRequested, kinds::PaymentNotSettled)>,
@@ -53,7 +54,7 @@ pub async fn process_order(
 /// Whole orders ship; there are no parcels of a part. Its buyer gets a mail with carrier and number.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/ship", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewShipment,
     responses(
         (status = 200, body = OperatorOrderDetails),
@@ -79,7 +80,7 @@ pub async fn ship_order(
 /// An order has been delivered
 #[utoipa::path(
     post, path = "/v1/orders/{id}/deliver", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 200, body = OperatorOrderDetails),
         Errors<(kinds::OrderNotFound, kinds::WrongOrderState)>,

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use super::orders::{OperatorOrderDetails, details};
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
 use crate::extract::{JsonBody, Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::operators::Operator;
 use crate::routes::ops::Ops;
 use crate::routes::orders::order_id;
@@ -74,7 +75,7 @@ pub struct NewCancel {
 /// and never afterwards. The buyer's limit does not come back.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/returns", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewOrderReturn,
     responses(
         (status = 201, body = OperatorOrderDetails),
@@ -127,7 +128,7 @@ pub async fn take_return(
 /// The order stays as it is. Workers carry it out; never more goes back than was paid.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/refunds", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewOrderRefund,
     responses(
         (status = 202, body = OperatorOrderDetails, description = "It is on its way"),
@@ -167,7 +168,7 @@ pub async fn refund_order(
 /// provider's word.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/cancel", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id"), KeyHeader),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewCancel,
     responses(
         (status = 200, body = OperatorOrderDetails, description = "It is cancelled"),

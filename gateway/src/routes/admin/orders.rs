@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::error::{Errors, Problem, kinds};
 use crate::extract::{Params, PathText};
+use crate::openapi::examples::ORDER;
 use crate::page::{Page, PageParams, Paged};
 use crate::routes::Amount;
 use crate::routes::me::OrderReturnLine;
@@ -186,7 +187,7 @@ pub async fn find_orders(
 /// Everything about an order
 #[utoipa::path(
     get, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order's id")),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER))),
     responses(
         (status = 200, body = OperatorOrderDetails),
         Errors<kinds::OrderNotFound>,

@@ -184,7 +184,7 @@ pub async fn make_product(
 /// Give a product one more variant
 #[utoipa::path(
     post, path = "/v1/products/{id}/variants", tag = "catalog",
-    params(("id" = i32, Path, description = "The product's id"), KeyHeader),
+    params(("id" = i32, Path, description = "The product's id", example = 1), KeyHeader),
     request_body = NewVariant,
     responses(
         (status = 201, body = ProductFound, headers(("ETag" = String), ("Idempotent-Replayed" = Option<bool>))),
@@ -209,7 +209,7 @@ pub async fn add_variant(
 /// Send the ETag that you have seen in If-Match: of two changes made at once, one wins and the other is told.
 #[utoipa::path(
     patch, path = "/v1/products/{id}", tag = "catalog",
-    params(("id" = i32, Path, description = "The product's id"), IfMatchHeader),
+    params(("id" = i32, Path, description = "The product's id", example = 1), IfMatchHeader),
     request_body = ProductChange,
     responses(
         (status = 200, body = ProductFound, headers(("ETag" = String))),
@@ -241,7 +241,7 @@ pub async fn change_product(
 /// A product
 #[utoipa::path(
     get, path = "/v1/products/{id}", tag = "catalog",
-    params(("id" = i32, Path, description = "The product's id")),
+    params(("id" = i32, Path, description = "The product's id", example = 1)),
     responses(
         (status = 200, body = ProductFound, headers(("ETag" = String))),
         Errors<kinds::ProductNotFound>,
@@ -268,7 +268,7 @@ pub async fn list_products(State(ops): State<Ops>, page: Page<i32>) -> Result<Js
 /// What there is of a product, by SKU and place
 #[utoipa::path(
     get, path = "/v1/products/{id}/stock", tag = "stock",
-    params(("id" = i32, Path, description = "The product's id")),
+    params(("id" = i32, Path, description = "The product's id", example = 1)),
     responses(
         (status = 200, body = ProductStock),
         Errors<kinds::ProductNotFound>,
