@@ -170,6 +170,9 @@ pub struct ServeConfig {
     pub ops_listen: SocketAddr,
     #[command(flatten)]
     pub tokens: TokenSecret,
+    /// The audience (`aud`) that buyers' tokens must be for; without it their audience is not looked at
+    #[arg(long, env = "DOORBUSTER_JWT_AUDIENCE", value_name = "AUDIENCE")]
+    pub jwt_audience: Option<String>,
     #[command(flatten)]
     pub receipts: ReceiptSecrets,
     /// Secrets that sign the payment provider's webhooks, comma-separated: two while they rotate, at least 16 bytes each.
@@ -217,6 +220,8 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     pub ops_listen: SocketAddr,
     pub jwt_secret: Secret,
+    /// None: whatever a token says of its audience is not looked at.
+    pub jwt_audience: Option<String>,
     /// The first one signs. None: buyers get no receipts.
     pub receipt_keys: Vec<ReceiptKey>,
     /// None: no event of the payment provider's is taken.
@@ -253,6 +258,7 @@ impl GatewayConfig {
             listen: loopback,
             ops_listen: loopback,
             jwt_secret: Secret::from(jwt_secret.into()),
+            jwt_audience: None,
             receipt_keys: Vec::new(),
             provider_webhook_secrets: Vec::new(),
             operators: Operators::default(),
@@ -492,6 +498,7 @@ impl ServeConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
+            jwt_audience: self.jwt_audience.clone().filter(|audience| !audience.is_empty()),
             receipt_keys: self.receipts.check()?,
             provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
             operators,

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::Setting;
 use crate::error::{PROBLEM_JSON, Problem};
+use crate::etag::etag_of_bytes;
 
 const STYLE: &str = include_str!("../templates/docs.css");
 
@@ -28,6 +29,8 @@ const METHODS: [(&str, &str); 5] =
 pub struct DocsPage {
     html: Bytes,
     policy: HeaderValue,
+    /// Of the page's bytes: it changes with the program alone.
+    pub etag: HeaderValue,
 }
 
 impl DocsPage {
@@ -37,7 +40,8 @@ impl DocsPage {
             "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         );
         let policy = HeaderValue::from_str(&policy).expect("base64 is visible ASCII");
-        Self { html: render(description, problems, settings).into(), policy }
+        let html = Bytes::from(render(description, problems, settings));
+        Self { etag: etag_of_bytes(&html), html, policy }
     }
 }
 

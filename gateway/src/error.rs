@@ -204,6 +204,7 @@ impl IntoResponse for Problem {
             _ => None,
         };
         let is_replay = self == Self::ClaimReleased;
+        let is_encoded = self == Self::EncodedBody;
         let closes = matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow);
         let body = serde_json::to_vec(&self.body()).expect("a problem is made of texts and numbers only");
         let mut response = (status, body).into_response();
@@ -217,6 +218,9 @@ impl IntoResponse for Problem {
         }
         if is_replay {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        if is_encoded {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if closes {
             // What is left of the body will not be read.

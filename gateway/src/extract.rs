@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use doorbuster_engine::domain::ids::IdempotencyKey;
@@ -94,9 +94,7 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_of(request.headers(), "application/json") {
-            return Err(Problem::UnsupportedMediaType { wanted: "application/json" });
-        }
+        check_type(request.headers(), "application/json")?;
         parse(&read_bounded(request, Limits::from_ref(state), LIMIT).await?).map(Self)
     }
 }
@@ -108,9 +106,7 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_of(request.headers(), "text/csv") {
-            return Err(Problem::UnsupportedMediaType { wanted: "text/csv" });
-        }
+        check_type(request.headers(), "text/csv")?;
         let bytes = read_bounded(request, Limits::from_ref(state), LIMIT).await?;
         String::from_utf8(bytes).map(Self).map_err(|_| Problem::field("body", "must be UTF-8"))
     }
@@ -136,9 +132,17 @@ async fn read_bounded(request: Request, limits: Limits, limit: usize) -> Result<
     tokio::time::timeout(limits.body, reading).await.map_err(|_| Problem::BodyTooSlow)?
 }
 
-fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
+/// A body is of the type that is wanted, and not compressed.
+fn check_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem> {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type)
+    if !text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted) {
+        return Err(Problem::UnsupportedMediaType { wanted });
+    }
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Problem::EncodedBody);
+    }
+    Ok(())
 }
 
 async fn read(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {

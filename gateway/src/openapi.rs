@@ -133,7 +133,8 @@ fn implied(path: &str, operation: &Operation) -> Vec<Problem> {
     add_if(takes("guest") || has_header("Cart-Session"), sets::WithCartSession::problems());
     add_if(has_header("Idempotency-Key"), sets::WithIdempotencyKey::problems());
     add_if(has_header("If-Match"), sets::WithIfMatch::problems());
-    add_if(has_query, sets::WithQuery::problems());
+    // Operators are told of a parameter that is none.
+    add_if(has_query || takes("operator"), sets::WithQuery::problems());
     add_if(!body.is_empty(), sets::WithBody::problems());
     add_if(body.contains(&"application/json"), sets::WithJson::problems());
     problems

@@ -151,6 +151,8 @@ catalogue! {
     UnsupportedMediaType { wanted: &'static str = "application/json" } = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type",
         "The body has another media type",
         "Send Content-Type: {wanted}.";
+    EncodedBody = UNSUPPORTED_MEDIA_TYPE "unsupported_encoding", "The body is compressed",
+        "Send it as it is, without Content-Encoding.";
     BodyTooLarge { limit_bytes: usize = 4096 } = PAYLOAD_TOO_LARGE "body_too_large", "The body is too large",
         "At most {limit_bytes} bytes are read.";
     BodyTooSlow = REQUEST_TIMEOUT "body_too_slow", "The body did not arrive in time",

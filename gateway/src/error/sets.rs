@@ -66,7 +66,7 @@ sets! {
     WithIfMatch = PreconditionRequired PreconditionFailed;
     WithQuery = Invalid;
     /// A body of any kind.
-    WithBody = BodyTooSlow BodyTooLarge UnsupportedMediaType Invalid;
+    WithBody = BodyTooSlow BodyTooLarge UnsupportedMediaType EncodedBody Invalid;
     WithJson = MalformedJson;
 
     /// Why a claim took nothing, whether it was made by itself or out of a cart.

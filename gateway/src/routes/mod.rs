@@ -30,6 +30,7 @@ use utoipa_axum::routes;
 use crate::config::{GatewayConfig, Setting};
 use crate::docs_page::DocsPage;
 use crate::error::Problem;
+use crate::etag::{IfNoneMatch, etag_of_bytes};
 use crate::middleware;
 use crate::openapi;
 use crate::state::Gate;
@@ -107,9 +108,13 @@ fn described<S: Clone + Send + Sync + 'static>(
     let value = serde_json::to_value(description).expect("a description made of texts is JSON");
     let page = DocsPage::new(&value, &Problem::samples(), settings);
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
+    let etag = etag_of_bytes(&description);
+    // Kept, and asked for again each time: the next program may say something else.
+    let kept = || [(header::CACHE_CONTROL, "public, no-cache")];
+    let json = [(header::CONTENT_TYPE, "application/json")];
     router
-        .route("/docs", get(async move || page.clone()))
-        .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], description.clone())))
+        .route("/docs", get(async move |known: IfNoneMatch| known.answer(page.etag.clone(), (kept(), page))))
+        .route("/openapi.json", get(async move |known: IfNoneMatch| known.answer(etag, (kept(), json, description))))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())
 }
