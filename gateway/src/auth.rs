@@ -174,8 +174,7 @@ mod tests {
         // The right secret, and another algorithm of the same family.
         let other = jsonwebtoken::encode(&Header::new(Algorithm::HS512), &claims, &key).unwrap();
         assert_eq!(verifier.verify(&other), Err(Problem::TokenInvalid));
-        let mut critical = Header::default();
-        critical.crit = Some(vec!["b64".to_owned()]);
+        let critical = Header { crit: Some(vec!["b64".to_owned()]), ..Header::default() };
         let critical = jsonwebtoken::encode(&critical, &claims, &key).unwrap();
         assert_eq!(verifier.verify(&critical), Err(Problem::TokenInvalid));
         let no_end = jsonwebtoken::encode(&Header::default(), &serde_json::json!({ "sub": "ada" }), &key).unwrap();
