@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check localstripe schemathesis soak crash faults load-k6 compare versus bench deny
+.PHONY: help setup demo test check localstripe openapi clients schemathesis soak crash faults load-k6 compare versus bench deny
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,32 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 	  $(LOCALSTRIPE)/bin/pip install --quiet --disable-pip-version-check localstripe==1.15.10; }
 	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
 	  cargo test --locked -p doorbuster-engine --test engine localstripe -- --ignored --nocapture
+
+OPENAPI := target/openapi-spec-validator-0.9.0
+
+openapi: ## both descriptions held against OpenAPI 3.1, and their examples against JSON Schema (needs python3 with venv)
+	@test -x $(OPENAPI)/bin/openapi-spec-validator || { python3 -m venv $(OPENAPI) && \
+	  $(OPENAPI)/bin/pip install --quiet --disable-pip-version-check openapi-spec-validator==0.9.0; }
+	cargo run --quiet --locked -p doorbuster -- openapi > target/openapi-buyers.json
+	cargo run --quiet --locked -p doorbuster -- openapi --operators > target/openapi-operators.json
+	$(OPENAPI)/bin/openapi-spec-validator target/openapi-buyers.json target/openapi-operators.json
+	$(OPENAPI)/bin/python gateway/tests/clients/examples.py target/openapi-buyers.json target/openapi-operators.json
+
+CLIENTS := target/clients
+
+clients: setup ## clients generated in TypeScript and Python buy a pair (needs node 20 with npm, and python3 with venv)
+	@mkdir -p $(CLIENTS)/typescript $(CLIENTS)/python
+	cargo run --quiet --locked -p doorbuster -- openapi > $(CLIENTS)/openapi.json
+	cp gateway/tests/clients/package.json gateway/tests/clients/package-lock.json gateway/tests/clients/tsconfig.json \
+	  gateway/tests/clients/buy.ts $(CLIENTS)/typescript/
+	cd $(CLIENTS)/typescript && npm ci --no-audit --no-fund --loglevel=error && \
+	  npx openapi-typescript ../openapi.json -o api.d.ts && npx tsc -p tsconfig.json
+	@test -x $(CLIENTS)/python/env/bin/openapi-python-client || { python3 -m venv $(CLIENTS)/python/env && \
+	  $(CLIENTS)/python/env/bin/pip install --quiet --disable-pip-version-check openapi-python-client==0.29.1; }
+	cp gateway/tests/clients/buy.py $(CLIENTS)/python/
+	cd $(CLIENTS)/python && PATH="$$PWD/env/bin:$$PATH" openapi-python-client generate --path ../openapi.json --meta none \
+	  --output-path doorbuster_client --overwrite --fail-on-warning
+	cargo test --locked -p doorbuster --test gateway generated_clients -- --ignored --nocapture
 
 SCHEMATHESIS := target/schemathesis-4.32.5
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
 use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
@@ -160,9 +160,8 @@ pub struct OutboxConfig {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Gateway")]
 pub struct ServeConfig {
-    #[command(flatten)]
-    pub stores: StoresConfig,
     /// Where buyers reach the API
     #[arg(long, env = "DOORBUSTER_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub listen: SocketAddr,
@@ -171,6 +170,9 @@ pub struct ServeConfig {
     pub ops_listen: SocketAddr,
     #[command(flatten)]
     pub tokens: TokenSecret,
+    /// The audience (`aud`) that buyers' tokens must be for; without it their audience is not looked at
+    #[arg(long, env = "DOORBUSTER_JWT_AUDIENCE", value_name = "AUDIENCE")]
+    pub jwt_audience: Option<String>,
     #[command(flatten)]
     pub receipts: ReceiptSecrets,
     /// Secrets that sign the payment provider's webhooks, comma-separated: two while they rotate, at least 16 bytes each.
@@ -192,6 +194,9 @@ pub struct ServeConfig {
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
+    // A heading holds for all that follows: these two have their own.
+    #[command(flatten)]
+    pub stores: StoresConfig,
     #[command(flatten)]
     pub workers: WorkersConfig,
 }
@@ -215,6 +220,8 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     pub ops_listen: SocketAddr,
     pub jwt_secret: Secret,
+    /// None: whatever a token says of its audience is not looked at.
+    pub jwt_audience: Option<String>,
     /// The first one signs. None: buyers get no receipts.
     pub receipt_keys: Vec<ReceiptKey>,
     /// None: no event of the payment provider's is taken.
@@ -251,6 +258,7 @@ impl GatewayConfig {
             listen: loopback,
             ops_listen: loopback,
             jwt_secret: Secret::from(jwt_secret.into()),
+            jwt_audience: None,
             receipt_keys: Vec::new(),
             provider_webhook_secrets: Vec::new(),
             operators: Operators::default(),
@@ -301,6 +309,41 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop>
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error),
         _ => Stop::Bad(BadConfig(sentence(&error))),
     })
+}
+
+/// What `doorbuster serve` can be told by a variable, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub heading: String,
+    pub name: String,
+    /// What it has to be, or what it is when nobody says.
+    pub value: String,
+    pub about: String,
+}
+
+/// Every variable of `doorbuster serve`, by heading. The flags are the only place that describes them.
+pub fn settings_of_serve() -> Vec<Setting> {
+    let mut cli = Cli::command();
+    cli.build();
+    let Some(serve) = cli.find_subcommand("serve") else { return Vec::new() };
+    let settings = serve.get_arguments().filter_map(|argument| {
+        let name = argument.get_env().filter(|_| !argument.is_hide_set())?.to_str()?.to_owned();
+        let defaults = argument.get_default_values().iter().filter_map(|value| value.to_str()).collect::<Vec<_>>();
+        let is_switch = !argument.get_action().takes_values();
+        let value = match defaults.as_slice() {
+            _ if argument.is_required_set() => "required".to_owned(),
+            _ if is_switch => "true or false".to_owned(),
+            [] => "not set".to_owned(),
+            defaults => defaults.join(","),
+        };
+        Some(Setting {
+            heading: argument.get_help_heading().unwrap_or("Gateway").to_owned(),
+            name,
+            value,
+            about: argument.get_help().map(ToString::to_string).unwrap_or_default(),
+        })
+    });
+    settings.collect()
 }
 
 /// What clap says in a paragraph, in one sentence.
@@ -455,6 +498,7 @@ impl ServeConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
+            jwt_audience: self.jwt_audience.clone().filter(|audience| !audience.is_empty()),
             receipt_keys: self.receipts.check()?,
             provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
             operators,

@@ -1,9 +1,11 @@
 //! `/docs`: the description of a listener's API as one page for people. Made once, at the start, from the same document as
-//! /openapi.json; it loads nothing from anywhere, and works without script.
+//! /openapi.json; it loads nothing from anywhere, and works without script. How it looks is templates/docs.html.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
+use askama::Template;
+use askama::filters::HtmlSafe;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -13,34 +15,33 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Problem;
-use crate::openapi::codes_of;
+use crate::config::Setting;
+use crate::error::{PROBLEM_JSON, Problem};
+use crate::etag::etag_of_bytes;
 
-const STYLE: &str = "body{font:16px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}\
-h2{margin-top:3rem;border-bottom:2px solid}article{margin:2.2rem 0}h3{margin-bottom:.3rem}\
-code{font:.92em ui-monospace,monospace;background:#f2f2f0;padding:0 .2em}\
-table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem}td,th{border:1px solid #ccc;padding:.25rem .5rem;text-align:left;\
-vertical-align:top}th{background:#f2f2f0}nav ul{columns:2}a{color:#0645ad}\
-@media(prefers-color-scheme:dark){body{background:#161616;color:#e4e4e4}code,th{background:#2a2a2a}a{color:#8ab4f8}\
-td,th{border-color:#444}}";
+const STYLE: &str = include_str!("../templates/docs.css");
 
-const METHODS: [&str; 5] = ["get", "put", "post", "patch", "delete"];
+const METHODS: [(&str, &str); 5] =
+    [("get", "GET"), ("put", "PUT"), ("post", "POST"), ("patch", "PATCH"), ("delete", "DELETE")];
 
 /// The page, with the policy that allows its own style and nothing else.
 #[derive(Debug, Clone)]
 pub struct DocsPage {
     html: Bytes,
     policy: HeaderValue,
+    /// Of the page's bytes: it changes with the program alone.
+    pub etag: HeaderValue,
 }
 
 impl DocsPage {
-    pub fn new(description: &Value, problems: &[Problem]) -> Self {
+    pub fn new(description: &Value, problems: &[Problem], settings: &[Setting]) -> Self {
         let style = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         );
         let policy = HeaderValue::from_str(&policy).expect("base64 is visible ASCII");
-        Self { html: render(description, problems).into(), policy }
+        let html = Bytes::from(render(description, problems, settings));
+        Self { etag: etag_of_bytes(&html), html, policy }
     }
 }
 
@@ -51,209 +52,308 @@ impl IntoResponse for DocsPage {
     }
 }
 
-/// The page of an OpenAPI document and of the problems that its routes may answer with.
-pub fn render(description: &Value, problems: &[Problem]) -> String {
-    let mut page = String::new();
-    write_page(&mut page, description, problems).expect("a String takes all that is written");
-    page
-}
-
-fn write_page(page: &mut String, description: &Value, problems: &[Problem]) -> fmt::Result {
+/// The page of an OpenAPI document, of the problems that its routes may answer with, and of what `serve` can be told.
+pub fn render(description: &Value, problems: &[Problem], settings: &[Setting]) -> String {
     let info = &description["info"];
-    let title = Escaped(text(&info["title"]));
-    write!(page, "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>")?;
-    write!(page, "<meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>")?;
-    writeln!(page, "<h1>{title} {}</h1><p>{}</p>", Escaped(text(&info["version"])), Prose(&info["description"]))?;
-    writeln!(page, "<p>For programs: <a href=\"/openapi.json\">/openapi.json</a>, OpenAPI 3.1.</p>")?;
-    let operations = operations(description);
-    let tags = tags(description, &operations);
-    write!(page, "<nav><ul>")?;
-    for (name, _) in &tags {
-        write!(page, "<li><a href=\"#tag-{0}\">{0}</a></li>", Escaped(name))?;
-    }
-    writeln!(page, "<li><a href=\"#errors\">errors</a></li><li><a href=\"#schemas\">schemas</a></li></ul></nav>")?;
-    write_tokens(page, &description["components"]["securitySchemes"])?;
-    for (name, about) in &tags {
-        writeln!(page, "<section id=\"tag-{0}\"><h2>{0}</h2><p>{1}</p>", Escaped(name), Prose(about))?;
-        for operation in operations.iter().filter(|operation| operation.tag() == *name) {
-            operation.write(page)?;
-        }
-        writeln!(page, "</section>")?;
-    }
-    write_problems(page, problems)?;
-    write_schemas(page, &description["components"]["schemas"])?;
-    page.write_str("</body></html>\n")
+    let components = &description["components"];
+    let example = problems.iter().find(|problem| matches!(problem, Problem::LimitExceeded { .. }));
+    let page = Page {
+        style: STYLE,
+        title: text(&info["title"]),
+        version: text(&info["version"]),
+        about: prose(&info["description"]),
+        settings: Settings::grouped(settings),
+        tokens: components["securitySchemes"].as_object().into_iter().flatten().map(Token::new).collect(),
+        tags: tags(description),
+        problem_example: example.map(|problem| pretty(&problem.clone().to_json())),
+        problems,
+        schemas: components["schemas"].as_object().into_iter().flatten().map(SchemaShown::new).collect(),
+    };
+    page.render().expect("a String takes all that is written")
 }
 
-/// A method of a path.
+#[derive(Template)]
+#[template(path = "docs.html")]
+struct Page<'a> {
+    style: &'static str,
+    title: &'a str,
+    version: &'a str,
+    about: Prose<'a>,
+    settings: Vec<Settings<'a>>,
+    tokens: Vec<Token<'a>>,
+    tags: Vec<Tag<'a>>,
+    problem_example: Option<String>,
+    problems: &'a [Problem],
+    schemas: Vec<SchemaShown<'a>>,
+}
+
+/// Variables under one heading.
+struct Settings<'a> {
+    heading: &'a str,
+    settings: Vec<SettingShown<'a>>,
+}
+
+struct SettingShown<'a> {
+    name: &'a str,
+    value: &'a str,
+    about: Prose<'a>,
+}
+
+struct Token<'a> {
+    name: &'a str,
+    header: String,
+    about: Prose<'a>,
+}
+
+struct Tag<'a> {
+    name: &'a str,
+    about: Prose<'a>,
+    operations: Vec<Operation<'a>>,
+}
+
+/// A method of a path, or an event that we send.
 struct Operation<'a> {
-    method: &'a str,
+    id: &'a str,
+    /// Its colour.
+    class: &'static str,
+    method: &'static str,
     path: &'a str,
-    says: &'a Value,
+    summary: Prose<'a>,
+    description: Option<Prose<'a>>,
+    who: Option<String>,
+    parameters: Vec<Parameter<'a>>,
+    bodies: Vec<Body<'a>>,
+    curl: Option<String>,
+    answers: Vec<Answer<'a>>,
 }
 
-fn operations(description: &Value) -> Vec<Operation<'_>> {
-    let paths = description["paths"].as_object().into_iter().flatten();
-    let operations = paths.flat_map(|(path, item)| {
-        let methods = METHODS.iter().filter_map(move |method| Some((*method, item.get(method)?)));
-        methods.map(move |(method, says)| Operation { method, path, says })
-    });
-    operations.collect()
+struct Parameter<'a> {
+    name: &'a str,
+    place: &'a str,
+    is_required: bool,
+    shape: Shape<'a>,
+    about: Prose<'a>,
 }
 
-/// The tags in the document's order, then those that it forgot to list.
-fn tags<'a>(description: &'a Value, operations: &[Operation<'a>]) -> Vec<(&'a str, &'a Value)> {
+struct Body<'a> {
+    media_type: &'a str,
+    shape: Shape<'a>,
+    about: Prose<'a>,
+    examples: Vec<String>,
+}
+
+struct Answer<'a> {
+    status: &'a str,
+    /// Of a problem, whose descriptions stand under Errors.
+    codes: Vec<&'a str>,
+    bodies: Vec<Body<'a>>,
+    about: Prose<'a>,
+    headers: Vec<&'a str>,
+}
+
+struct SchemaShown<'a> {
+    name: &'a str,
+    about: Prose<'a>,
+    /// What it is, where it has no fields.
+    shapes: Vec<Shape<'a>>,
+    fields: Vec<Field<'a>>,
+}
+
+struct Field<'a> {
+    name: &'a str,
+    shape: Shape<'a>,
+    is_required: bool,
+    about: Prose<'a>,
+}
+
+impl<'a> Settings<'a> {
+    fn grouped(settings: &'a [Setting]) -> Vec<Self> {
+        let mut groups = Vec::<Self>::new();
+        for Setting { heading, name, value, about } in settings {
+            let shown = SettingShown { name, value, about: Prose(about) };
+            match groups.iter_mut().find(|group| group.heading == heading) {
+                Some(group) => group.settings.push(shown),
+                None => groups.push(Self { heading, settings: vec![shown] }),
+            }
+        }
+        groups
+    }
+}
+
+impl<'a> Token<'a> {
+    fn new((name, scheme): (&'a String, &'a Value)) -> Self {
+        let header = match scheme["name"].as_str() {
+            Some(header) => format!("{header}: …"),
+            None => "Authorization: Bearer …".to_owned(),
+        };
+        Self { name, header, about: prose(&scheme["description"]) }
+    }
+}
+
+/// The tags in the document's order, then those that it forgot to list, each with its operations.
+fn tags(description: &Value) -> Vec<Tag<'_>> {
     let listed = description["tags"].as_array().into_iter().flatten();
-    let mut tags = listed.map(|tag| (text(&tag["name"]), &tag["description"])).collect::<Vec<_>>();
-    for operation in operations {
-        if !tags.iter().any(|(name, _)| *name == operation.tag()) {
-            tags.push((operation.tag(), &Value::Null));
+    let mut tags = listed
+        .map(|tag| Tag { name: text(&tag["name"]), about: prose(&tag["description"]), operations: Vec::new() })
+        .collect::<Vec<_>>();
+    for (kind, is_ours) in [("paths", true), ("webhooks", false)] {
+        for (path, item) in description[kind].as_object().into_iter().flatten() {
+            for (class, method) in METHODS {
+                let Some(says) = item.get(class) else { continue };
+                let operation = Operation::new(class, method, path, says, is_ours);
+                let name = text(&says["tags"][0]);
+                match tags.iter_mut().find(|tag| tag.name == name) {
+                    Some(tag) => tag.operations.push(operation),
+                    None => tags.push(Tag { name, about: Prose(""), operations: vec![operation] }),
+                }
+            }
         }
     }
     tags
 }
 
 impl<'a> Operation<'a> {
-    fn tag(&self) -> &'a str {
-        text(&self.says["tags"][0])
-    }
-
-    fn write(&self, page: &mut String) -> fmt::Result {
-        let Self { method, path, says } = self;
-        let method = method.to_uppercase();
-        writeln!(page, "<article><h3><code>{method} {}</code> {}</h3>", Escaped(path), Prose(&says["summary"]))?;
-        if !says["description"].is_null() {
-            writeln!(page, "<p>{}</p>", Prose(&says["description"]))?;
-        }
-        let security = says["security"].as_array().into_iter().flatten().filter_map(Value::as_object);
-        let keys = security.flat_map(Map::keys).map(String::as_str).collect::<Vec<_>>();
+    fn new(class: &'static str, method: &'static str, path: &'a str, says: &'a Value, is_ours: bool) -> Self {
+        let keys = says["security"].as_array().into_iter().flatten().filter_map(Value::as_object).flat_map(Map::keys);
+        let keys = keys.map(String::as_str).collect::<Vec<_>>();
         let who = if keys.is_empty() { "anybody".to_owned() } else { keys.join(" or ") };
-        writeln!(page, "<p>For: {}</p>", Escaped(&who))?;
-        let parameters = says["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if !parameters.is_empty() {
-            write!(page, "<table><tr><th>parameter</th><th>in</th><th>type</th><th>what</th></tr>")?;
-            for parameter in parameters {
-                let (name, place) = (Escaped(text(&parameter["name"])), Escaped(text(&parameter["in"])));
-                let needed = if parameter["required"] == true { ", required" } else { "" };
-                write!(page, "<tr><td><code>{name}</code></td><td>{place}{needed}</td>")?;
-                writeln!(
-                    page,
-                    "<td>{}</td><td>{}</td></tr>",
-                    Shape(&parameter["schema"]),
-                    Prose(&parameter["description"])
-                )?;
+        let responses = says["responses"].as_object().into_iter().flatten();
+        Self {
+            id: text(&says["operationId"]),
+            class,
+            method,
+            path,
+            summary: prose(&says["summary"]),
+            description: says["description"].as_str().map(Prose),
+            who: is_ours.then_some(who),
+            parameters: says["parameters"].as_array().into_iter().flatten().map(Parameter::new).collect(),
+            bodies: Body::all(&says["requestBody"]),
+            curl: is_ours.then(|| curl(method, path, says, !keys.is_empty())),
+            answers: responses.map(Answer::new).collect(),
+        }
+    }
+}
+
+/// The request as it is typed. What it sends is the document's own example.
+fn curl(method: &str, path: &str, says: &Value, has_token: bool) -> String {
+    let parameters = says["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut filled = path.to_owned();
+    let mut headers = String::new();
+    if has_token {
+        headers += " \\\n  -H \"Authorization: Bearer $TOKEN\"";
+    }
+    for parameter in parameters.iter().filter(|parameter| parameter["required"] == true) {
+        let (name, example) = (text(&parameter["name"]), as_text(&parameter["example"]));
+        match text(&parameter["in"]) {
+            "path" => filled = filled.replace(&format!("{{{name}}}"), &example),
+            "header" => headers += &format!(" \\\n  -H {}", quoted(&format!("{name}: {example}"))),
+            _ => {}
+        }
+    }
+    let mut line = match method {
+        "GET" => format!("curl \"$SHOP{filled}\"{headers}"),
+        _ => format!("curl -X {method} \"$SHOP{filled}\"{headers}"),
+    };
+    for (media_type, content) in says["requestBody"]["content"].as_object().into_iter().flatten() {
+        let example = quoted(&as_text(&content["example"]));
+        line += &format!(" \\\n  -H 'Content-Type: {media_type}' \\\n  --data-binary {example}");
+    }
+    line
+}
+
+/// One word for a shell, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// A text as it is, anything else as JSON.
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn pretty(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        value => format!("{value:#}"),
+    }
+}
+
+impl<'a> Parameter<'a> {
+    fn new(parameter: &'a Value) -> Self {
+        Self {
+            name: text(&parameter["name"]),
+            place: text(&parameter["in"]),
+            is_required: parameter["required"] == true,
+            shape: Shape(&parameter["schema"]),
+            about: prose(&parameter["description"]),
+        }
+    }
+}
+
+impl<'a> Body<'a> {
+    /// The bodies that a request or an answer may have, by media type.
+    fn all(says: &'a Value) -> Vec<Self> {
+        let contents = says["content"].as_object().into_iter().flatten();
+        let bodies = contents.map(|(media_type, content)| {
+            let several = content["examples"].as_object().into_iter().flatten().map(|(_, example)| &example["value"]);
+            Self {
+                media_type,
+                shape: Shape(&content["schema"]),
+                about: prose(&says["description"]),
+                examples: content.get("example").into_iter().chain(several).map(pretty).collect(),
             }
-            writeln!(page, "</table>")?;
-        }
-        for (media_type, content) in says["requestBody"]["content"].as_object().into_iter().flatten() {
-            let about = Prose(&says["requestBody"]["description"]);
-            writeln!(
-                page,
-                "<p>Body: {} as <code>{}</code>. {about}</p>",
-                Shape(&content["schema"]),
-                Escaped(media_type)
-            )?;
-        }
-        write!(page, "<table><tr><th>status</th><th>answer</th></tr>")?;
-        for (status, response) in says["responses"].as_object().into_iter().flatten() {
-            write!(page, "<tr><td>{}</td><td>", Escaped(status))?;
-            write_response(page, response)?;
-            writeln!(page, "</td></tr>")?;
-        }
-        writeln!(page, "</table></article>")
+        });
+        bodies.collect()
     }
 }
 
-fn write_response(page: &mut String, response: &Value) -> fmt::Result {
-    if response["content"].get("application/problem+json").is_some() {
-        let (codes, remark) = codes_of(text(&response["description"]));
-        for (position, code) in codes.into_iter().enumerate() {
-            let comma = if position > 0 { ", " } else { "" };
-            write!(page, "{comma}<a href=\"#code-{0}\"><code>{0}</code></a>", Escaped(code))?;
+impl<'a> Answer<'a> {
+    fn new((status, says): (&'a String, &'a Value)) -> Self {
+        if let Some(problem) = says["content"].get(PROBLEM_JSON) {
+            let codes = problem["examples"].as_object().into_iter().flat_map(Map::keys).map(String::as_str);
+            return Self { status, codes: codes.collect(), bodies: Vec::new(), about: Prose(""), headers: Vec::new() };
         }
-        return remark.map_or(Ok(()), |remark| write!(page, ": {}", Escaped(remark)));
+        let headers = says["headers"].as_object().into_iter().flat_map(Map::keys).map(String::as_str);
+        let about = prose(&says["description"]);
+        Self { status, codes: Vec::new(), bodies: Body::all(says), about, headers: headers.collect() }
     }
-    let contents = response["content"].as_object().into_iter().flatten();
-    for (_, content) in contents {
-        write!(page, "{} ", Shape(&content["schema"]))?;
-    }
-    write!(page, "{}", Prose(&response["description"]))?;
-    let headers = response["headers"].as_object().into_iter().flatten();
-    for (position, (name, _)) in headers.enumerate() {
-        write!(page, "{} <code>{}</code>", if position > 0 { "," } else { " Headers:" }, Escaped(name))?;
-    }
-    Ok(())
 }
 
-fn write_tokens(page: &mut String, schemes: &Value) -> fmt::Result {
-    let Some(schemes) = schemes.as_object() else { return Ok(()) };
-    write!(page, "<table><tr><th>for</th><th>send</th><th>what</th></tr>")?;
-    for (name, scheme) in schemes {
-        let header = match scheme["name"].as_str() {
-            Some(header) => format!("{header}: …"),
-            None => "Authorization: Bearer …".to_owned(),
-        };
-        let (name, header) = (Escaped(name), Escaped(&header));
-        writeln!(
-            page,
-            "<tr><td>{name}</td><td><code>{header}</code></td><td>{}</td></tr>",
-            Prose(&scheme["description"])
-        )?;
-    }
-    writeln!(page, "</table>")
-}
-
-fn write_problems(page: &mut String, problems: &[Problem]) -> fmt::Result {
-    write!(page, "<section id=\"errors\"><h2>Errors</h2><p>What a detail names is made up here.</p>")?;
-    write!(page, "<table><tr><th>code</th><th>status</th><th>title</th><th>what to do</th></tr>")?;
-    for problem in problems {
-        let (code, detail) = (Escaped(problem.code()), problem.detail());
-        write!(page, "<tr id=\"code-{code}\"><td><code>{code}</code></td><td>{}</td>", problem.status())?;
-        writeln!(page, "<td>{}</td><td>{}</td></tr>", Escaped(problem.title()), Escaped(&detail))?;
-    }
-    writeln!(page, "</table></section>")
-}
-
-fn write_schemas(page: &mut String, schemas: &Value) -> fmt::Result {
-    writeln!(page, "<section id=\"schemas\"><h2>Schemas</h2>")?;
-    for (name, schema) in schemas.as_object().into_iter().flatten() {
-        writeln!(
-            page,
-            "<article id=\"schema-{0}\"><h3>{0}</h3><p>{1}</p>",
-            Escaped(name),
-            Prose(&schema["description"])
-        )?;
+impl<'a> SchemaShown<'a> {
+    fn new((name, schema): (&'a String, &'a Value)) -> Self {
         let parts = schema["allOf"].as_array().map_or_else(|| vec![schema], |parts| parts.iter().collect());
-        for part in parts {
-            match part["properties"].as_object() {
-                Some(properties) => write_properties(page, properties, &part["required"])?,
-                None => writeln!(page, "<p>{}</p>", Shape(part))?,
-            }
-        }
-        writeln!(page, "</article>")?;
+        let (with, without) = parts.into_iter().partition::<Vec<_>, _>(|part| part["properties"].is_object());
+        let fields = with.into_iter().flat_map(|part| {
+            let required = part["required"].as_array().into_iter().flatten().map(text).collect::<BTreeSet<_>>();
+            let properties = part["properties"].as_object().into_iter().flatten();
+            properties.map(move |(name, property)| Field {
+                name,
+                shape: Shape(property),
+                is_required: required.contains(name.as_str()),
+                about: prose(&property["description"]),
+            })
+        });
+        let shapes = without.into_iter().map(Shape).collect();
+        Self { name, about: prose(&schema["description"]), shapes, fields: fields.collect() }
     }
-    writeln!(page, "</section>")
 }
 
-fn write_properties(page: &mut String, properties: &Map<String, Value>, required: &Value) -> fmt::Result {
-    let required = required.as_array().into_iter().flatten().map(text).collect::<BTreeSet<_>>();
-    write!(page, "<table><tr><th>field</th><th>type</th><th>what</th></tr>")?;
-    for (name, property) in properties {
-        let needed = if required.contains(name.as_str()) { "" } else { ", may be left out" };
-        let (field, about) = (Escaped(name), Prose(&property["description"]));
-        writeln!(page, "<tr><td><code>{field}</code></td><td>{}{needed}</td><td>{about}</td></tr>", Shape(property))?;
-    }
-    writeln!(page, "</table>")
+fn prose(value: &Value) -> Prose<'_> {
+    Prose(text(value))
 }
 
-/// Text of others between tags, or between quotes.
+/// Text of others between tags.
 struct Escaped<'a>(&'a str);
 
 /// Sentences, with `code` between backticks; nothing for what is no text.
-struct Prose<'a>(&'a Value);
+struct Prose<'a>(&'a str);
 
 /// What a schema allows, in a few words.
 struct Shape<'a>(&'a Value);
+
+// Both escape all that is not theirs.
+impl HtmlSafe for Prose<'_> {}
+impl HtmlSafe for Shape<'_> {}
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -273,7 +373,7 @@ impl fmt::Display for Escaped<'_> {
 
 impl fmt::Display for Prose<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, piece) in text(self.0).split('`').enumerate() {
+        for (position, piece) in self.0.split('`').enumerate() {
             match position % 2 {
                 0 => write!(f, "{}", Escaped(piece))?,
                 _ => write!(f, "<code>{}</code>", Escaped(piece))?,
@@ -302,6 +402,13 @@ impl fmt::Display for Shape<'_> {
             Value::Array(kinds) => kinds.iter().map(text).collect::<Vec<_>>().join(" or "),
             kind => text(kind).to_owned(),
         };
+        if let Some(properties) = schema["properties"].as_object() {
+            f.write_str("{ ")?;
+            for (position, (name, property)) in properties.iter().enumerate() {
+                write!(f, "{}{}: {}", if position > 0 { "; " } else { "" }, Escaped(name), Shape(property))?;
+            }
+            return f.write_str(" }");
+        }
         f.write_str(if kinds.is_empty() { "anything" } else { "" })?;
         write!(f, "{}", Escaped(&kinds))?;
         if !schema["items"].is_null() {
@@ -312,8 +419,8 @@ impl fmt::Display for Shape<'_> {
             ("enum", ", one of "),
             ("minimum", ", from "),
             ("maximum", ", up to "),
-            ("minLength", ", characters from "),
-            ("maxLength", ", characters up to "),
+            ("minLength", ", length from "),
+            ("maxLength", ", length up to "),
             ("pattern", ", as "),
             ("default", ", by default "),
             ("example", ", for example "),
@@ -345,9 +452,10 @@ mod tests {
     fn whatever_a_description_says_it_is_text() {
         let evil = "<script>alert('\"&`x`')</script>";
         let says = json!({
-            "tags": [evil], "summary": evil, "description": evil,
-            "parameters": [{ "name": evil, "in": evil, "description": evil, "schema": { "type": evil, "enum": [evil] } }],
-            "requestBody": { "description": evil, "content": { evil: { "schema": { "$ref": evil } } } },
+            "tags": [evil], "summary": evil, "description": evil, "operationId": evil,
+            "parameters": [{ "name": evil, "in": evil, "description": evil, "required": true,
+                "example": evil, "schema": { "type": evil, "enum": [evil] } }],
+            "requestBody": { "description": evil, "content": { evil: { "schema": { "$ref": evil }, "example": { evil: evil } } } },
             "responses": {
                 evil: { "description": evil, "headers": { evil: {} }, "content": { evil: { "schema": {} } } },
                 "404": { "description": evil, "content": { "application/problem+json": {} } }
@@ -368,14 +476,17 @@ mod tests {
                 }
             }),
             &[Problem::SkuTaken { sku: evil.to_owned() }],
+            &[Setting { heading: evil.into(), name: evil.into(), value: evil.into(), about: evil.into() }],
         );
         assert!(!page.contains("<script") && !page.contains("</script"), "{page}");
-        assert!(page.matches("&lt;script&gt;").count() > 30, "{page}");
+        // As we escape it, and as the template does.
+        let escaped = page.matches("&lt;script&gt;").count() + page.matches("&#60;script&#62;").count();
+        assert!(escaped > 40, "{escaped}: {page}");
         // No quote of a description ends an attribute.
         for attribute in page.split("href=\"").skip(1).chain(page.split("id=\"").skip(1)) {
             let (inside, after) = attribute.split_once('"').unwrap();
             assert!(!inside.contains('<') && after.starts_with('>'), "{attribute}");
         }
-        render(&Value::Null, &[]);
+        render(&Value::Null, &[], &[]);
     }
 }

@@ -10,11 +10,21 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use doorbuster_engine::domain::versions::{Expected, Version};
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use crate::error::Problem;
 
 /// The header `If-Match`, without which nothing is edited.
 pub struct IfMatch(pub Expected);
+
+/// The header of [`IfMatch`], for the descriptions.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IfMatchHeader {
+    /// The ETag of what was seen; `*` is whatever is there
+    #[param(rename = "If-Match", example = "\"v7\"")]
+    _tag: String,
+}
 
 /// The header `If-None-Match`.
 pub struct IfNoneMatch(Vec<String>);

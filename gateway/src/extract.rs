@@ -2,12 +2,13 @@
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use doorbuster_engine::domain::ids::IdempotencyKey;
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use crate::config::Limits;
 use crate::error::Problem;
@@ -19,6 +20,21 @@ pub struct PathText(pub String);
 
 /// The header `Idempotency-Key`, without which nothing that has an effect is done.
 pub struct Key(pub IdempotencyKey);
+
+/// The header of [`Key`], for the descriptions.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct KeyHeader {
+    /// Made up by the client, one for each purchase or change. The same key and request are answered as the first time
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$",
+        example = "first-click"
+    )]
+    _key: String,
+}
 
 /// What stands behind the question mark.
 pub struct Params<T>(pub T);
@@ -78,9 +94,7 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_of(request.headers(), "application/json") {
-            return Err(Problem::UnsupportedMediaType { wanted: "application/json" });
-        }
+        check_type(request.headers(), "application/json")?;
         parse(&read_bounded(request, Limits::from_ref(state), LIMIT).await?).map(Self)
     }
 }
@@ -92,9 +106,7 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_of(request.headers(), "text/csv") {
-            return Err(Problem::UnsupportedMediaType { wanted: "text/csv" });
-        }
+        check_type(request.headers(), "text/csv")?;
         let bytes = read_bounded(request, Limits::from_ref(state), LIMIT).await?;
         String::from_utf8(bytes).map(Self).map_err(|_| Problem::field("body", "must be UTF-8"))
     }
@@ -120,9 +132,17 @@ async fn read_bounded(request: Request, limits: Limits, limit: usize) -> Result<
     tokio::time::timeout(limits.body, reading).await.map_err(|_| Problem::BodyTooSlow)?
 }
 
-fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
+/// A body is of the type that is wanted, and not compressed.
+fn check_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem> {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type)
+    if !text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted) {
+        return Err(Problem::UnsupportedMediaType { wanted });
+    }
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Problem::EncodedBody);
+    }
+    Ok(())
 }
 
 async fn read(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {

@@ -22,6 +22,7 @@ pub mod page;
 pub mod routes;
 pub mod import;
 mod middleware;
+pub mod words;
 pub mod openapi;
 pub mod docs_page;
 pub mod telemetry;

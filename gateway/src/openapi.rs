@@ -1,21 +1,22 @@
 //! What `/openapi.json` says beside the routes, which describe themselves.
 //!
-//! A response that is a problem is described as `code, code: a remark`. [`complete`] adds what lies around every route, and turns
-//! the codes into a schema, so that a program can hold an answer against them.
+//! A route names the problems that are its own; [`complete`] adds those that come of the way in which it is asked. Each is
+//! described with its schema and an example by code, so that a program can hold an answer against them.
 
+pub(crate) mod examples;
+pub mod webhooks;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 use utoipa::OpenApi as _;
-use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Schema, Type};
-use utoipa::openapi::security::{
-    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
-};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr};
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::response::Response;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, OpenApi, RefOr, Schema};
 
 use crate::error::Problem;
-
-const PROBLEM_JSON: &str = "application/problem+json";
+use crate::error::sets::{self, Problems as _};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -31,10 +32,9 @@ const PROBLEM_JSON: &str = "application/problem+json";
         (name = "carts", description = "What is meant to be bought"),
         (name = "orders", description = "What was bought, and what became of it"),
         (name = "me", description = "What is kept of a buyer, and its end"),
-        (name = "checkout", description = "From the cart to an order: how a buyer pays, and where to"),
-        (name = "webhooks", description = "What the payment provider tells us")
+        (name = "checkout", description = "From the cart to an order: how a buyer pays, and where to")
     ),
-    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem, crate::error::LineProblem))
+    components(schemas(crate::error::ProblemBody))
 )]
 struct Base;
 
@@ -49,14 +49,19 @@ struct Base;
         (name = "operators", description = "Who is asking"),
         (name = "catalog", description = "What is sold"),
         (name = "stock", description = "What is there, and every change of it"),
-        (name = "orders", description = "What was bought, on its way to the buyer and back")
+        (name = "orders", description = "What was bought, on its way to the buyer and back"),
+        (name = "webhooks", description = "What we tell the shop's own systems, as Standard Webhooks has it")
     ),
-    components(schemas(crate::error::ProblemBody, crate::error::FieldProblem, crate::error::LineProblem))
+    components(schemas(
+        crate::error::ProblemBody, webhooks::WebhookEvent, webhooks::PaymentFailedDetail, webhooks::OrderCancelledDetail,
+        webhooks::RefundIssuedDetail, webhooks::OrderShippedDetail, webhooks::OrderReturnedDetail
+    ))
 )]
 struct OperatorsBase;
 
 pub(crate) fn operators_base() -> OpenApi {
     let mut description = OperatorsBase::openapi();
+    description.webhooks = Some(webhooks::all());
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
     let bearer = bearer.description(Some("A secret of DOORBUSTER_OPERATOR_TOKENS; its name is the actor")).build();
     description.components.get_or_insert_default().add_security_scheme("operator", SecurityScheme::Http(bearer));
@@ -75,78 +80,123 @@ pub(crate) fn base() -> OpenApi {
     description
 }
 
-/// Adds to every route what its handler does not decide: tokens, bodies, paths, deadlines, and what a problem looks like.
+/// Adds to every route what its handler does not decide, by what the route declares: path, token, headers, query and body.
 pub(crate) fn complete(mut description: OpenApi) -> OpenApi {
+    let mut named = BTreeSet::new();
+    let mut schemas = std::mem::take(&mut description.components.get_or_insert_default().schemas);
+    schemas.values_mut().for_each(lift_descriptions);
+    let bodies = examples::all().into_iter().map(|example| (example.name, example.value)).collect();
     for (path, item) in &mut description.paths.paths {
         let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in methods.into_iter().flatten() {
-            if path.contains('{') {
-                add(operation, &[Problem::NotFound]);
-            }
-            let is_open = operation.security.iter().flatten().all(|one| *one == SecurityRequirement::default());
-            if !is_open {
-                add(operation, &[Problem::TokenMissing, Problem::TokenInvalid]);
-            }
-            if operation.request_body.is_some() {
-                add(operation, &[Problem::BodyTooSlow]);
-            }
-            add(operation, &[Problem::Internal]);
-            add(operation, &[Problem::Unavailable, Problem::TimedOut]);
-            with_schemas(operation);
+            let implied = implied(path, operation);
+            illustrate(operation, &bodies);
+            let responses = &mut operation.responses.responses;
+            sets::add(responses, &implied);
+            responses.values_mut().for_each(|response| describe(response, &schemas));
+            let problems = responses.values().filter_map(|response| match response {
+                RefOr::T(response) => Some(sets::codes_of(response)),
+                RefOr::Ref(_) => None,
+            });
+            named.extend(problems.flatten());
         }
     }
+    let examples = sets::examples().filter(|(code, _)| named.contains(code));
+    let components = description.components.get_or_insert_default();
+    components.schemas = schemas;
+    components.examples.extend(examples.map(|(code, example)| (code, example.into())));
     description
 }
 
-/// The codes of a described problem, and the remark behind them.
-pub fn codes_of(description: &str) -> (Vec<&str>, Option<&str>) {
-    let (head, remark) = match description.split_once(": ") {
-        Some((head, remark)) => (head, Some(remark)),
-        None => (description, None),
+/// The problems that come of the way in which an operation is asked.
+fn implied(path: &str, operation: &Operation) -> Vec<Problem> {
+    let schemes = operation.security.iter().flatten().filter_map(|one| serde_json::to_value(one).ok());
+    let schemes = schemes.filter_map(|one| Some(one.as_object()?.keys().cloned().collect::<Vec<_>>()));
+    let schemes = schemes.flatten().collect::<Vec<_>>();
+    let takes = |scheme: &str| schemes.iter().any(|name| name == scheme);
+    let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+        RefOr::T(parameter) => Some(parameter),
+        RefOr::Ref(_) => None,
+    });
+    let parameters = parameters.collect::<Vec<_>>();
+    let has_header = |name: &str| parameters.iter().any(|parameter| parameter.name == name);
+    let has_query = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Query);
+    let body = match &operation.request_body {
+        Some(RefOr::T(body)) => body.content.keys().map(String::as_str).collect::<Vec<_>>(),
+        _ => Vec::new(),
     };
-    (head.split(", ").filter(|code| !code.is_empty()).collect(), remark)
+    let mut problems = sets::EveryRoute::problems();
+    let mut add_if = |holds, set: Vec<Problem>| problems.extend(set.into_iter().filter(|_| holds));
+    add_if(path.contains('{'), sets::WithPath::problems());
+    add_if(!schemes.is_empty(), sets::WithToken::problems());
+    add_if(takes("operator"), sets::WithOperator::problems());
+    add_if(takes("guest") || has_header("Cart-Session"), sets::WithCartSession::problems());
+    add_if(has_header("Idempotency-Key"), sets::WithIdempotencyKey::problems());
+    add_if(has_header("If-Match"), sets::WithIfMatch::problems());
+    // Operators are told of a parameter that is none.
+    add_if(has_query || takes("operator"), sets::WithQuery::problems());
+    add_if(!body.is_empty(), sets::WithBody::problems());
+    add_if(body.contains(&"application/json"), sets::WithJson::problems());
+    problems
 }
 
-/// Adds problems of one status to an operation, behind those that it names itself.
-fn add(operation: &mut Operation, problems: &[Problem]) {
-    let status = problems[0].status().to_string();
-    let entry = operation.responses.responses.entry(status);
-    let entry = entry.or_insert_with(|| {
-        RefOr::T(ResponseBuilder::new().content(PROBLEM_JSON, ContentBuilder::new().build()).build())
+/// An answer that says nothing of itself is what its body is.
+fn describe(response: &mut RefOr<Response>, schemas: &BTreeMap<String, RefOr<Schema>>) {
+    let RefOr::T(response) = response else { return };
+    if !response.description.is_empty() {
+        return;
+    }
+    let body = response.content.values().find_map(|content| schema_name(content));
+    let about = body.and_then(|name| schemas.get(name)).and_then(|schema| match schema {
+        RefOr::T(Schema::Object(object)) => object.description.clone(),
+        RefOr::T(Schema::AllOf(all)) => all.description.clone(),
+        _ => None,
     });
-    let RefOr::T(response) = entry else { return };
-    let (mut codes, remark) = codes_of(&response.description);
-    for problem in problems {
-        if !codes.contains(&problem.code()) {
-            codes.push(problem.code());
+    response.description = about.unwrap_or_default();
+}
+
+/// Gives each body of an operation the example of its schema.
+fn illustrate(operation: &mut Operation, bodies: &BTreeMap<String, Value>) {
+    let sent = operation.request_body.iter_mut().filter_map(|body| match body {
+        RefOr::T(body) => Some(body.content.values_mut()),
+        RefOr::Ref(_) => None,
+    });
+    let answered = operation.responses.responses.values_mut().filter_map(|response| match response {
+        RefOr::T(response) => Some(response.content.values_mut()),
+        RefOr::Ref(_) => None,
+    });
+    for content in sent.flatten().chain(answered.flatten()) {
+        let example = schema_name(content).and_then(|name| bodies.get(name)).cloned();
+        if let RefOr::T(content) = content
+            && example.is_some()
+        {
+            content.example = example;
         }
     }
-    let codes = codes.join(", ");
-    response.description = remark.map_or(codes.clone(), |remark| format!("{codes}: {remark}"));
 }
 
-/// Gives every problem of an operation its schema, with the codes that it can have, and its headers.
-fn with_schemas(operation: &mut Operation) {
-    for (status, response) in &mut operation.responses.responses {
-        let RefOr::T(response) = response else { continue };
-        if !response.content.contains_key(PROBLEM_JSON) {
-            continue;
+/// The schema that a body refers to.
+fn schema_name(content: &RefOr<Content>) -> Option<&str> {
+    let RefOr::T(Content { schema: Some(RefOr::Ref(reference)), .. }) = content else { return None };
+    reference.ref_location.strip_prefix("#/components/schemas/")
+}
+
+/// utoipa hangs the description of a field that may be null on one of the alternatives, where no reader looks for it.
+fn lift_descriptions(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.properties.values_mut().for_each(lift_description),
+        RefOr::T(Schema::AllOf(all)) => all.items.iter_mut().for_each(lift_descriptions),
+        _ => {}
+    }
+}
+
+fn lift_description(property: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::OneOf(alternatives)) = property else { return };
+    for alternative in &mut alternatives.items {
+        if let RefOr::Ref(reference) = alternative
+            && !reference.description.is_empty()
+        {
+            alternatives.description = Some(std::mem::take(&mut reference.description));
         }
-        let text = || ObjectBuilder::new().schema_type(Type::String);
-        let code = text().enum_values(Some(codes_of(&response.description).0));
-        let these = ObjectBuilder::new().property("code", code);
-        let schema = AllOfBuilder::new().item(Ref::from_schema_name("Problem")).item(these);
-        let content = ContentBuilder::new().schema(Some(Schema::AllOf(schema.build()))).build();
-        response.content.insert(PROBLEM_JSON.to_owned(), content.into());
-        let header = match status.as_str() {
-            "401" => HeaderBuilder::new().schema(Some(text())).description(Some("How to prove who you are")),
-            "503" => {
-                let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
-                HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds until it is worth trying again"))
-            }
-            _ => continue,
-        };
-        let name = if status == "401" { "WWW-Authenticate" } else { "Retry-After" };
-        response.headers.insert(name.to_owned(), header.build().into());
     }
 }

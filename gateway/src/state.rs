@@ -44,7 +44,8 @@ pub struct GateState {
 impl GateState {
     pub fn new(config: &GatewayConfig, engine: Engine) -> Self {
         Self {
-            verifier: Verifier::new(&config.jwt_secret, engine.clock.clone()),
+            verifier: Verifier::new(&config.jwt_secret, engine.clock.clone())
+                .for_audience(config.jwt_audience.as_deref()),
             receipts: Receipts::new(&config.receipt_keys),
             webhooks: WebhookVerifier::new(
                 config

@@ -110,8 +110,9 @@ impl FromStr for BuyerId {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         match text.len() {
-            1..=64 if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Self(text.to_owned())),
-            _ => Err(InvalidId { what: "a buyer's id", rule: "1 to 64 visible ASCII characters" }),
+            // As long as OpenID Connect lets a `sub` be.
+            1..=255 if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Self(text.to_owned())),
+            _ => Err(InvalidId { what: "a buyer's id", rule: "1 to 255 visible ASCII characters" }),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod review;
 pub mod settlement;
 pub mod token;
+pub mod openapi;
 pub mod receipt;
 pub mod check_config;
 pub mod demo;
@@ -62,6 +63,8 @@ pub enum Command {
     Rates(rates::RatesArguments),
     /// Shows and retries what settlement had to set aside
     Settlement(settlement::SettlementArguments),
+    /// Prints the API's description (OpenAPI 3.1); needs no server and no configuration
+    Openapi(openapi::OpenapiArguments),
     /// Mints a token for a test buyer
     Token(token::TokenArguments),
     /// Says whether a buyer's receipt is ours, and what it says
@@ -122,6 +125,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Warehouse(arguments) => catalog::warehouse(arguments).await,
         Command::Rates(arguments) => rates::run(arguments).await,
         Command::Settlement(arguments) => settlement::run(&arguments).await,
+        Command::Openapi(arguments) => openapi::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Demo(options) => Box::pin(demo::run(options)).await,

@@ -11,7 +11,7 @@ use crate::config::{BadConfig, TokenSecret};
 
 #[derive(Debug, Args)]
 pub struct TokenArguments {
-    /// The buyer: 1 to 64 visible ASCII characters
+    /// The buyer: 1 to 255 visible ASCII characters
     #[arg(long, value_name = "ID")]
     buyer: String,
     /// How long the token is good for

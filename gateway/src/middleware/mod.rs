@@ -3,11 +3,12 @@
 mod observe;
 mod headers;
 mod guard;
+pub(crate) mod query;
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderName, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -41,13 +42,22 @@ fn layered(router: Router, limits: Limits, cors: Option<CorsLayer>) -> Router {
     router.layer(from_fn(headers::secure)).layer(from_fn(observe::observe))
 }
 
+/// What browsers' tracing adds to requests by itself: a page that uses it could not call us otherwise.
+const TRACING: [HeaderName; 3] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("baggage"),
+    HeaderName::from_static("sentry-trace"),
+];
+
 /// Nobody but the configured origins; no cookies, so no credentials.
 fn cors(config: &GatewayConfig) -> CorsLayer {
-    let exposed: [HeaderName; 5] = [LOCATION, RETRY_AFTER, ETAG, IDEMPOTENT_REPLAYED, X_REQUEST_ID];
+    // With Date a page can count down by our clock.
+    let exposed: [HeaderName; 6] = [LOCATION, RETRY_AFTER, DATE, ETAG, IDEMPOTENT_REPLAYED, X_REQUEST_ID];
+    let own = [AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY, CART_SESSION, X_REQUEST_ID];
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(config.cors_origins.iter().cloned()))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY, CART_SESSION])
+        .allow_headers(own.into_iter().chain(TRACING).collect::<Vec<_>>())
         .expose_headers(exposed)
         .max_age(PREFLIGHT_AGE)
 }

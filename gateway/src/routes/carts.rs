@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 
 use super::Amount;
 use crate::auth::Buyer;
-use crate::error::{FieldProblem, IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::etag::{IfMatch, etag};
-use crate::extract::{JsonBody, Key, PathText};
+use crate::error::{Errors, FieldProblem, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::etag::{IfMatch, IfMatchHeader, etag};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
 use crate::shopper::{Guest, Shopper};
 use crate::showcase::Shown;
 use crate::state::Gate;
@@ -113,10 +113,7 @@ pub async fn begin_guest() -> Response {
 /// The cart
 #[utoipa::path(
     get, path = "/v1/cart", tag = "carts",
-    responses(
-        (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "cart_session_invalid"),
-    ),
+    responses((status = 200, body = CartFound, headers(("ETag", description = "For If-Match")))),
     security(("buyer" = []), ("guest" = []))
 )]
 pub async fn get_cart(State(gate): State<Gate>, Shopper(owner): Shopper) -> Result<Response, Problem> {
@@ -129,20 +126,11 @@ pub async fn get_cart(State(gate): State<Gate>, Shopper(owner): Shopper) -> Resu
 /// They come on top of what the line has. The price is ours, of now.
 #[utoipa::path(
     post, path = "/v1/cart/items", tag = "carts",
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters; the cart knows the last eight")),
+    params(KeyHeader),
     request_body = NewItem,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed_json, idempotency_key_missing, idempotency_key_invalid, cart_session_invalid"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "variant_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "not_for_sale, cart_full, quantity_limit"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(kinds::VariantNotFound, kinds::NotForSale, kinds::CartFull, kinds::QuantityLimit, kinds::KeyReused)>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -176,25 +164,11 @@ pub async fn add_item(
 /// A line that is not there is put in. `If-Match: "v0"` begins a cart that is not there.
 #[utoipa::path(
     put, path = "/v1/cart/items/{variant}", tag = "carts",
-    params(
-        ("variant" = i32, Path, description = "The variant's id"),
-        ("If-Match" = String, Header, description = "The ETag of the cart that was seen, or *"),
-    ),
+    params(("variant" = i32, Path, description = "The variant's id", example = 2), IfMatchHeader),
     request_body = ItemQuantity,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "malformed_json, cart_session_invalid"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "variant_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "not_for_sale, cart_full, quantity_limit"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json", description = "precondition_failed"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 428, body = ProblemBody, content_type = "application/problem+json",
-            description = "precondition_required"),
+        Errors<(kinds::VariantNotFound, kinds::NotForSale, kinds::CartFull, kinds::QuantityLimit)>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -218,17 +192,10 @@ pub async fn set_item(
 /// Take a line out
 #[utoipa::path(
     delete, path = "/v1/cart/items/{variant}", tag = "carts",
-    params(
-        ("variant" = i32, Path, description = "The variant's id"),
-        ("If-Match" = String, Header, description = "The ETag of the cart that was seen, or *"),
-    ),
+    params(("variant" = i32, Path, description = "The variant's id", example = 2), IfMatchHeader),
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "cart_session_invalid"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "cart_line_not_found"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json", description = "precondition_failed"),
-        (status = 428, body = ProblemBody, content_type = "application/problem+json",
-            description = "precondition_required"),
+        Errors<kinds::CartLineNotFound>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -246,14 +213,8 @@ pub async fn remove_item(
 /// Empty the cart
 #[utoipa::path(
     delete, path = "/v1/cart", tag = "carts",
-    params(("If-Match" = String, Header, description = "The ETag of the cart that was seen, or *")),
-    responses(
-        (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "cart_session_invalid"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json", description = "precondition_failed"),
-        (status = 428, body = ProblemBody, content_type = "application/problem+json",
-            description = "precondition_required"),
-    ),
+    params(IfMatchHeader),
+    responses((status = 200, body = CartFound, headers(("ETag", description = "For If-Match")))),
     security(("buyer" = []), ("guest" = []))
 )]
 pub async fn clear_cart(
@@ -271,15 +232,8 @@ pub async fn clear_cart(
 /// changes nothing.
 #[utoipa::path(
     post, path = "/v1/cart/merge", tag = "carts",
-    params(
-        ("Cart-Session" = String, Header, description = "The guest's session"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
-    responses(
-        (status = 200, body = CartMergedFound, headers(("ETag", description = "For If-Match"))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, cart_session_invalid"),
-    ),
+    params(("Cart-Session" = String, Header, description = "The guest's session", example = "kT3vQ9mZ1xW7bR5nL2pY8dFh"), KeyHeader),
+    responses((status = 200, body = CartMergedFound, headers(("ETag", description = "For If-Match")))),
     security(("buyer" = []))
 )]
 pub async fn merge_cart(

@@ -24,8 +24,9 @@ use super::Amount;
 use super::claims::refusal as claim_refusal;
 use super::orders::OrderFound;
 use crate::auth::Buyer;
-use crate::error::{FieldProblem, IDEMPOTENT_REPLAYED, LineProblem, Problem, ProblemBody};
-use crate::extract::{JsonBody, Key};
+use crate::error::sets::{CartUnpriced, ClaimRefused};
+use crate::error::{Errors, FieldProblem, IDEMPOTENT_REPLAYED, LineCode, LineProblem, Problem, kinds};
+use crate::extract::{JsonBody, Key, KeyHeader};
 use crate::state::Gate;
 
 /// Two numbers and a currency.
@@ -96,11 +97,17 @@ pub struct CheckoutMade {
 pub struct CheckoutClaimFound {
     pub claim_id: Uuid,
     /// `pending`: the drop has not answered yet. Should it refuse, the order is cancelled and nothing was sold
-    #[schema(example = "taken")]
-    pub status: &'static str,
+    pub status: CheckoutClaimStatus,
     pub quantity: u32,
     /// Where to look for the claim: /v1/claims/{claim_id}
     pub link: String,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckoutClaimStatus {
+    Taken,
+    Pending,
 }
 
 /// What the cart would cost
@@ -110,8 +117,7 @@ pub struct CheckoutClaimFound {
     get, path = "/v1/checkout", tag = "checkout",
     responses(
         (status = 200, body = CheckoutQuote),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "cart_empty, checkout_profile_missing, lines_refused, region_not_served, not_chargeable"),
+        Errors<CartUnpriced>,
     ),
     security(("buyer" = []))
 )]
@@ -126,25 +132,15 @@ pub async fn quote_cart(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result
 /// the same Idempotency-Key when you try again: a cart is ordered once.
 #[utoipa::path(
     post, path = "/v1/checkout", tag = "checkout",
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters, one per purchase")),
+    params(KeyHeader),
     request_body = NewCheckout,
     responses(
         (status = 201, body = CheckoutMade, description = "Ordered now or, with Idempotent-Replayed: true, before",
             headers(("Location" = String), ("Idempotent-Replayed" = Option<bool>))),
         (status = 202, body = CheckoutMade, description = "Ordered, and the drop has not answered yet: ask again", headers(("Location" = String), ("Retry-After" = u32))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "cart_empty, cart_changed, cart_ordered, checkout_profile_missing, lines_refused, price_changed, \
-                out_of_stock, region_not_served, not_chargeable, sold_out, not_enough, limit_exceeded, not_open, claim_rejected"),
-        (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "closed"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "overloaded, warehouse_rebuilding, units_moving: ask again with the same key"),
+        Errors<(
+            CartUnpriced, kinds::CartChanged, kinds::CartOrdered, kinds::PriceChanged, kinds::OutOfStock, ClaimRefused
+        )>,
     ),
     security(("buyer" = []))
 )]
@@ -217,7 +213,10 @@ impl From<CheckoutClaim> for CheckoutClaimFound {
         let id = claim.claim.id;
         Self {
             claim_id: id.0,
-            status: if claim.state == ClaimState::Taken { "taken" } else { "pending" },
+            status: match claim.state {
+                ClaimState::Taken => CheckoutClaimStatus::Taken,
+                ClaimState::Pending | ClaimState::Refused => CheckoutClaimStatus::Pending,
+            },
             quantity: claim.claim.quantity.units(),
             link: format!("/v1/claims/{id}"),
         }
@@ -263,10 +262,10 @@ fn refusal(refused: CheckoutRefused) -> Problem {
                 LineProblem::new(
                     variant.0,
                     match fault {
-                        LineFault::NotForSale => "not_for_sale",
-                        LineFault::OtherCurrency => "other_currency",
-                        LineFault::SecondOfDrop => "second_of_drop",
-                        LineFault::OverClaim => "over_claim",
+                        LineFault::NotForSale => LineCode::NotForSale,
+                        LineFault::OtherCurrency => LineCode::OtherCurrency,
+                        LineFault::SecondOfDrop => LineCode::SecondOfDrop,
+                        LineFault::OverClaim => LineCode::OverClaim,
                     },
                 )
             };
@@ -278,14 +277,14 @@ fn refusal(refused: CheckoutRefused) -> Problem {
             let line = |change: doorbuster_engine::domain::checkout::PriceChange| LineProblem {
                 old_price: Some(change.old.into()),
                 price: Some(change.new.into()),
-                ..LineProblem::new(change.variant_id.0, "price_changed")
+                ..LineProblem::new(change.variant_id.0, LineCode::PriceChanged)
             };
             Problem::PriceChanged { lines: changes.into_iter().map(line).collect(), total: total.into() }
         }
         CheckoutRefused::OutOfStock(short) => {
             let line = |short: doorbuster_engine::ledger::checkouts::Shortage| LineProblem {
                 available: Some(short.available),
-                ..LineProblem::new(short.variant_id.0, "out_of_stock")
+                ..LineProblem::new(short.variant_id.0, LineCode::OutOfStock)
             };
             Problem::OutOfStock(short.into_iter().map(line).collect())
         }

@@ -23,13 +23,20 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::Buyer;
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{JsonBody, Key, PathText};
+use crate::error::sets::ClaimRefused;
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::receipt::Receipt;
 use crate::state::Gate;
+use crate::words;
 
 /// A claim names a SKU of at most 64 bytes and a number.
 pub const CLAIM_BODY_BYTES: usize = 4 * 1024;
+
+/// What is said of a claim that is not yet as safe as its drop promises.
+pub(crate) const PENDING: &str = "The claim was taken, and is not yet as safe as this drop promises. Look at links.claim, or send the \
+    same request with the same Idempotency-Key again: it is never taken twice.";
 
 /// What to claim
 #[derive(Debug, Deserialize, ToSchema)]
@@ -56,9 +63,8 @@ pub struct ClaimTaken {
     pub quantity: u32,
     /// The units, by number
     pub serials: Vec<u32>,
-    /// How safe the claim is: `accepted` is on Redis' disk, `replicated` on those of its replicas too, `settled` is an order
-    /// in Postgres. The drop says which
-    #[schema(value_type = String, example = "accepted")]
+    /// How safe the claim is. The drop says which
+    #[schema(value_type = words::Acknowledgement)]
     pub acknowledgement: Acknowledgement,
     /// This answer, signed (JWS): evidence, should anybody doubt it
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +72,7 @@ pub struct ClaimTaken {
     pub links: ClaimLinks,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ClaimLinks {
     pub claim: String,
     /// The order, once the claim has been settled
@@ -79,11 +85,10 @@ pub struct ClaimLinks {
 pub struct ClaimPending {
     pub claim_id: Uuid,
     /// `unknown`: it may have been taken; `pending`: it was, and is on its way to what the drop promises
-    #[schema(example = "unknown")]
-    pub status: &'static str,
+    pub status: PendingStatus,
     /// How safe a pending claim is so far
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "accepted")]
+    #[schema(value_type = Option<words::Acknowledgement>)]
     pub acknowledgement: Option<Acknowledgement>,
     /// What is said of a pending claim, signed
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,6 +96,13 @@ pub struct ClaimPending {
     /// Where to look
     pub detail: &'static str,
     pub links: ClaimLinks,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PendingStatus {
+    Unknown,
+    Pending,
 }
 
 /// A claim, and how far it has got
@@ -139,10 +151,7 @@ pub struct Held {
 /// Send the same Idempotency-Key when you try again: a claim that was taken is answered as it was taken, never twice.
 #[utoipa::path(
     post, path = "/v1/drops/{drop}/claims", tag = "claims",
-    params(
-        ("drop" = String, Path, description = "The drop's name"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters, one per purchase"),
-    ),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), KeyHeader),
     request_body = NewClaim,
     responses(
         (status = 201, body = ClaimTaken, description = "Taken now or, with Idempotent-Replayed: true, before",
@@ -150,20 +159,7 @@ pub struct Held {
         (status = 202, body = ClaimPending, description = "Not known yet, or not yet as safe as the drop promises: look at \
             Location, or ask again",
             headers(("Location" = String), ("Retry-After" = u32))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "drop_not_found, variant_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "sold_out, not_enough, limit_exceeded, not_open, claim_released, claim_rejected"),
-        (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "closed"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "overloaded, warehouse_rebuilding, units_moving, unavailable: nothing was taken, ask again"),
+        Errors<(kinds::DropNotFound, kinds::VariantNotFound, ClaimRefused, kinds::ClaimReleased)>,
     ),
     security(("buyer" = []))
 )]
@@ -217,11 +213,10 @@ pub async fn make_claim(
 /// How far a claim has got
 #[utoipa::path(
     get, path = "/v1/claims/{id}", tag = "claims",
-    params(("id" = String, Path, description = "The claim's id")),
+    params(("id" = Uuid, Path, description = "The claim's id", example = json!(ORDER))),
     responses(
         (status = 200, body = ClaimFound),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "claim_not_found: not there, or not yours"),
+        Errors<kinds::ClaimNotFound>,
     ),
     security(("buyer" = []))
 )]
@@ -326,7 +321,7 @@ fn created(taken: ClaimTaken, is_replay: bool) -> Response {
 fn unknown(id: ClaimId) -> Response {
     accepted(ClaimPending {
         claim_id: id.0,
-        status: "unknown",
+        status: PendingStatus::Unknown,
         acknowledgement: None,
         receipt: None,
         detail: "We could not find out in time whether the claim was taken. Look at links.claim, or send the same \
@@ -338,11 +333,10 @@ fn unknown(id: ClaimId) -> Response {
 fn pending(id: ClaimId, acknowledgement: Acknowledgement, receipt: Option<String>) -> Response {
     accepted(ClaimPending {
         claim_id: id.0,
-        status: "pending",
+        status: PendingStatus::Pending,
         acknowledgement: Some(acknowledgement),
         receipt,
-        detail: "The claim was taken, and is not yet as safe as this drop promises. Look at links.claim, or send the \
-                 same request with the same Idempotency-Key again: it is never taken twice.",
+        detail: PENDING,
         links: links(id, None),
     })
 }

@@ -10,9 +10,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Amount;
-use crate::error::{Problem, ProblemBody};
+use crate::error::{Errors, Problem, kinds};
 use crate::extract::PathText;
 use crate::state::Gate;
+use crate::words;
 
 /// A drop
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,7 +21,7 @@ pub struct DropFound {
     pub name: String,
     pub product: String,
     /// `draft` and `opening` come before `open`, `closed` after it
-    #[schema(value_type = String, example = "open")]
+    #[schema(value_type = words::DropState)]
     pub state: DropState,
     #[schema(example = "EUR")]
     pub currency: String,
@@ -41,10 +42,10 @@ pub struct Variant {
 /// A drop and its variants
 #[utoipa::path(
     get, path = "/v1/drops/{drop}", tag = "drops",
-    params(("drop" = String, Path, description = "The drop's name")),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
     responses(
         (status = 200, body = DropFound),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "drop_not_found"),
+        Errors<kinds::DropNotFound>,
     ),
     security(())
 )]

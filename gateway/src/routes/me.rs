@@ -18,8 +18,8 @@ use super::carts::{self, CartFound};
 use super::order_lists::{OrderStep, step};
 use super::orders::OrderFound;
 use crate::auth::Buyer;
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::Key;
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{Key, KeyHeader};
 use crate::page::{Page, PageParams, Paged};
 use crate::state::Gate;
 
@@ -79,10 +79,7 @@ pub struct BuyerErased {
 #[utoipa::path(
     get, path = "/v1/me/export", tag = "me",
     params(PageParams),
-    responses(
-        (status = 200, body = BuyerExport),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = BuyerExport)),
     security(("buyer" = []))
 )]
 pub async fn export_buyer(
@@ -108,13 +105,10 @@ pub async fn export_buyer(
 /// again it erases what has come since; when there was nothing, the answer is marked `Idempotent-Replayed: true`.
 #[utoipa::path(
     delete, path = "/v1/me", tag = "me",
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters")),
+    params(KeyHeader),
     responses(
         (status = 200, body = BuyerErased),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "orders_open: with the orders"),
+        Errors<kinds::OrdersOpen>,
     ),
     security(("buyer" = []))
 )]

@@ -18,24 +18,25 @@ pub mod admin;
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use doorbuster_engine::domain::money::Money;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, Setting};
 use crate::docs_page::DocsPage;
 use crate::error::Problem;
+use crate::etag::{IfNoneMatch, etag_of_bytes};
 use crate::middleware;
 use crate::openapi;
 use crate::state::Gate;
 
 /// An amount of money
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Amount {
     /// In the currency's smallest unit: cents for EUR, yen for JPY
     pub amount_minor: i64,
@@ -77,7 +78,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))
-        .routes(routes!(webhooks::receive_event))
+        .route("/v1/webhooks/stripe", post(webhooks::receive_event))
         .split_for_parts();
     (router, openapi::complete(description))
 }
@@ -95,17 +96,25 @@ pub fn public_claiming(gate: Gate, config: &GatewayConfig, claims: MethodRouter<
 }
 
 fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gate>, OpenApi)) -> Router {
-    middleware::around(described(router, &description).with_state(gate), config)
+    middleware::around(described(router, &description, &[]).with_state(gate), config)
 }
 
 /// A listener's routes with their description, for programs and for people; whatever else is asked for is a problem.
-fn described<S: Clone + Send + Sync + 'static>(router: Router<S>, description: &OpenApi) -> Router<S> {
+fn described<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    description: &OpenApi,
+    settings: &[Setting],
+) -> Router<S> {
     let value = serde_json::to_value(description).expect("a description made of texts is JSON");
-    let page = DocsPage::new(&value, &Problem::samples());
+    let page = DocsPage::new(&value, &Problem::samples(), settings);
     let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
+    let etag = etag_of_bytes(&description);
+    // Kept, and asked for again each time: the next program may say something else.
+    let kept = || [(header::CACHE_CONTROL, "public, no-cache")];
+    let json = [(header::CONTENT_TYPE, "application/json")];
     router
-        .route("/docs", get(async move || page.clone()))
-        .route("/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], description.clone())))
+        .route("/docs", get(async move |known: IfNoneMatch| known.answer(page.etag.clone(), (kept(), page))))
+        .route("/openapi.json", get(async move |known: IfNoneMatch| known.answer(etag, (kept(), json, description))))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())
 }

@@ -15,7 +15,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::admin;
-use crate::config::Limits;
+use crate::config::{Limits, settings_of_serve};
+use crate::middleware::query::{KnownQueries, refuse_unknown};
 use crate::operators::Operators;
 use crate::{middleware, operators, telemetry};
 
@@ -51,12 +52,14 @@ struct Readiness {
 pub fn router(ops: Ops) -> Router {
     let (router, description) = admin::api();
     let router = router
+        .route_layer(from_fn_with_state(KnownQueries::of(&description), refuse_unknown))
+        // Outside of it: who is not an operator learns nothing of the routes.
         .route_layer(from_fn_with_state(ops.clone(), operators::require))
         .route("/healthz", get(async || Json(serde_json::json!({ "status": "alive" }))))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
     let limits = ops.limits;
-    middleware::around_operators(super::described(router, &description).with_state(ops), limits)
+    middleware::around_operators(super::described(router, &description, &settings_of_serve()).with_state(ops), limits)
 }
 
 /// What operators find while a process that has been started waits for Redis: it is alive, and not ready.

@@ -12,10 +12,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::orders::{OrderFound, order_id};
 use crate::auth::Buyer;
-use crate::error::{Problem, ProblemBody};
+use crate::error::{Errors, Problem, kinds};
 use crate::extract::{Params, PathText};
+use crate::openapi::examples::ORDER;
 use crate::page::{Page, PageParams, Paged};
 use crate::state::Gate;
+use crate::words;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -37,7 +39,7 @@ pub struct OrderHistory {
 pub struct OrderStep {
     pub at: Timestamp,
     /// What the order was from then on
-    #[schema(value_type = String, example = "SHIPPED")]
+    #[schema(value_type = words::OrderState)]
     pub status: OrderState,
     #[schema(example = "handed over to the carrier")]
     pub reason: String,
@@ -47,10 +49,7 @@ pub struct OrderStep {
 #[utoipa::path(
     get, path = "/v1/orders", tag = "orders",
     params(StatusParams, PageParams),
-    responses(
-        (status = 200, body = Paged<OrderFound>),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = Paged<OrderFound>)),
     security(("buyer" = []))
 )]
 pub async fn list_orders(
@@ -67,10 +66,10 @@ pub async fn list_orders(
 /// The history of an order
 #[utoipa::path(
     get, path = "/v1/orders/{id}/history", tag = "orders",
-    params(("id" = String, Path, description = "The order's id")),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER))),
     responses(
         (status = 200, body = OrderHistory),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
+        Errors<kinds::OrderNotFound>,
     ),
     security(("buyer" = []))
 )]

@@ -20,9 +20,11 @@ use uuid::Uuid;
 
 use super::Amount;
 use crate::auth::Buyer;
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{Key, PathText};
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::state::Gate;
+use crate::words;
 
 /// An order
 #[derive(Debug, Serialize, ToSchema)]
@@ -30,10 +32,10 @@ pub struct OrderFound {
     /// For an order of a drop, also the id of its claim
     pub order_id: Uuid,
     pub drop: Option<String>,
-    #[schema(value_type = String, example = "PENDING_PAYMENT")]
+    #[schema(value_type = words::OrderState)]
     pub status: OrderState,
     /// `REQUIRED` waits for POST /v1/orders/{id}/payment
-    #[schema(value_type = String, example = "IN_FLIGHT")]
+    #[schema(value_type = words::PaymentState)]
     pub payment: PaymentState,
     pub items: Vec<OrderItem>,
     pub subtotal: Amount,
@@ -103,7 +105,7 @@ pub struct OrderShipment {
 pub struct OrderRefund {
     pub amount: Amount,
     /// `PENDING` is on its way; banks take days
-    #[schema(value_type = String, example = "PENDING")]
+    #[schema(value_type = words::RefundState)]
     pub status: RefundState,
     pub created_at: Timestamp,
 }
@@ -122,11 +124,10 @@ pub struct OrderLinks {
 /// An order
 #[utoipa::path(
     get, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = String, Path, description = "The order's id")),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER))),
     responses(
         (status = 200, body = OrderFound),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "order_not_found: not there, not yet settled, or not yours"),
+        Errors<kinds::OrderNotFound>,
     ),
     security(("buyer" = []))
 )]
@@ -145,17 +146,10 @@ pub async fn get_order(
 /// marked `Idempotent-Replayed: true`.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/payment", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 202, body = OrderFound, description = "The payment is under way"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "payment_not_required, checkout_profile_missing"),
+        Errors<(kinds::OrderNotFound, kinds::PaymentNotRequired, kinds::ProfileMissing)>,
     ),
     security(("buyer" = []))
 )]
@@ -184,17 +178,11 @@ pub async fn pay_order(
 /// What was paid goes back. While a charge is under way the answer is 202: the order ends with the provider's word.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/cancel", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 200, body = OrderFound, description = "It is cancelled"),
         (status = 202, body = OrderFound, description = "Its charge may be under way: it is cancelled once that has ended"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "not_cancellable"),
+        Errors<(kinds::OrderNotFound, kinds::NotCancellable)>,
     ),
     security(("buyer" = []))
 )]

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::Amount;
 use super::admin::products::product_id;
-use crate::error::{Problem, ProblemBody};
+use crate::error::{Errors, Problem, kinds};
 use crate::etag::{IfNoneMatch, etag_of_bytes};
 use crate::extract::PathText;
 use crate::page::{Page, PageParams, Paged};
@@ -56,10 +56,7 @@ impl From<Shown> for ProductOnSale {
 #[utoipa::path(
     get, path = "/v1/products", tag = "catalog",
     params(PageParams),
-    responses(
-        (status = 200, body = Paged<ProductOnSale>),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = Paged<ProductOnSale>)),
     security(())
 )]
 pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<Json<Paged<ProductOnSale>>, Problem> {
@@ -79,13 +76,13 @@ pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<
 #[utoipa::path(
     get, path = "/v1/products/{id}", tag = "catalog",
     params(
-        ("id" = String, Path, description = "The product's id"),
+        ("id" = i32, Path, description = "The product's id", example = 1),
         ("If-None-Match" = Option<String>, Header, description = "An ETag that is known already"),
     ),
     responses(
         (status = 200, body = ProductOnSale, headers(("ETag" = String))),
         (status = 304, description = "As known"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
+        Errors<kinds::ProductNotFound>,
     ),
     security(())
 )]

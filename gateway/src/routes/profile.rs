@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::auth::Buyer;
-use crate::error::{FieldProblem, Problem, ProblemBody};
+use crate::error::{Errors, FieldProblem, Problem, kinds};
 use crate::extract::JsonBody;
 use crate::state::Gate;
 
@@ -67,7 +67,7 @@ pub struct ShipTo {
     get, path = "/v1/me/checkout-profile", tag = "checkout",
     responses(
         (status = 200, body = Profile),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "profile_not_found"),
+        Errors<kinds::ProfileNotFound>,
     ),
     security(("buyer" = []))
 )]
@@ -88,14 +88,7 @@ pub async fn get_profile(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Resul
 #[utoipa::path(
     put, path = "/v1/me/checkout-profile", tag = "checkout",
     request_body = Profile,
-    responses(
-        (status = 200, body = Profile, description = "As it was saved"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed_json"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = Profile, description = "As it was saved")),
     security(("buyer" = []))
 )]
 pub async fn put_profile(

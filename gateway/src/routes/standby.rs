@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use super::claims::variant_of;
 use crate::auth::Buyer;
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{JsonBody, Key, PathText};
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
 use crate::receipt::Receipt;
 use crate::state::Gate;
 
@@ -98,26 +98,15 @@ pub struct WhichLine {
 /// awarded units gets an order as if he had claimed them, and is told by mail; his payment method is charged.
 #[utoipa::path(
     post, path = "/v1/drops/{drop}/standby", tag = "standby",
-    params(
-        ("drop" = String, Path, description = "The drop's name"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters, one per place"),
-    ),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), KeyHeader),
     request_body = NewStandby,
     responses(
         (status = 201, body = StandbyPlace, description = "In line now or, with Idempotent-Replayed: true, before",
             headers(("Idempotent-Replayed" = Option<bool>))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "drop_not_found, variant_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "already_in_line, line_full, limit_exceeded, not_open, claim_not_lost"),
-        (status = 410, body = ProblemBody, content_type = "application/problem+json", description = "closed"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(
+            kinds::DropNotFound, kinds::VariantNotFound, kinds::AlreadyInLine, kinds::LineFull, kinds::LimitExceeded,
+            kinds::NotOpen, kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
+        )>,
     ),
     security(("buyer" = []))
 )]
@@ -157,10 +146,10 @@ pub async fn join_standby(
 /// Where one stands
 #[utoipa::path(
     get, path = "/v1/drops/{drop}/standby", tag = "standby",
-    params(("drop" = String, Path, description = "The drop's name")),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
     responses(
         (status = 200, body = StandbyPlaces, description = "Empty for who never waited"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "drop_not_found"),
+        Errors<kinds::DropNotFound>,
     ),
     security(("buyer" = []))
 )]
@@ -178,14 +167,10 @@ pub async fn get_standby(
 /// Leave the line
 #[utoipa::path(
     delete, path = "/v1/drops/{drop}/standby", tag = "standby",
-    params(("drop" = String, Path, description = "The drop's name"), WhichLine),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), WhichLine),
     responses(
         (status = 204, description = "In no such line any more"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "drop_not_found, variant_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "units_on_their_way: cancel the order instead"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
+        Errors<(kinds::DropNotFound, kinds::VariantNotFound, kinds::UnitsOnTheirWay)>,
     ),
     security(("buyer" = []))
 )]

@@ -1,5 +1,6 @@
 //! `POST /v1/webhooks/stripe`: what the payment provider tells by itself. No bearer: the signature over the raw bytes is the
-//! credential, and what it is about is read back before anything moves.
+//! credential, and what it is about is read back before anything moves. The buyers' description does not have it: it is nobody's
+//! but the provider's.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,9 +8,8 @@ use axum::http::HeaderMap;
 use doorbuster_engine::ledger::news::EventStored;
 use doorbuster_engine::provider::{SIGNATURE_HEADER, WebhookError};
 use serde::Serialize;
-use utoipa::ToSchema;
 
-use crate::error::{Problem, ProblemBody};
+use crate::error::Problem;
 use crate::extract::RawBody;
 use crate::state::Gate;
 
@@ -17,27 +17,12 @@ use crate::state::Gate;
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 
 /// The event is kept
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub struct EventReceived {
     pub received: bool,
 }
 
-/// Tell us what happened at the payment provider
-///
-/// For the provider only. The event is kept before this is answered; one that was kept before is answered alike.
-#[utoipa::path(
-    post, path = "/v1/webhooks/stripe", tag = "webhooks",
-    params(("Stripe-Signature" = String, Header, description = "t=…,v1=…, over the body's bytes")),
-    request_body(content = String, content_type = "application/json", description = "An event, as the provider signed it"),
-    responses(
-        (status = 200, body = EventReceived, description = "It is kept, now or before"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "delivery_refused"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 503, body = ProblemBody, content_type = "application/problem+json",
-            description = "webhooks_off, unavailable: send it again later"),
-    ),
-    security(())
-)]
+/// The event is kept before this is answered; one that was kept before is answered alike.
 pub async fn receive_event(
     State(gate): State<Gate>,
     headers: HeaderMap,

@@ -75,6 +75,19 @@ async fn without_configured_operators_every_route_says_what_to_set() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_a_route_does_not_have_is_refused() {
+    let shop = shop_with_operators().await;
+    for (method, path) in routes(&shop).await {
+        let answer = send(shop.ada(method.clone(), &format!("{path}?email=nobody%40example.com"))).await;
+        let problem = answer.is_problem(422, "invalid_request");
+        assert_eq!(problem["errors"][0]["field"], "email", "{method} {path}");
+        let stranger = shop.http.request(method, shop.ops_url(&format!("{path}?email=x")));
+        send(stranger).await.is_problem(401, "token_missing");
+    }
+    assert_eq!(send(shop.ada(Method::GET, "/v1/orders?buyer=ada&limit=1")).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_only_operators_may_do_is_absent_from_the_public_listener() {
     let shop = shop_with_operators().await;
     let public = send(shop.http.get(shop.url("/openapi.json"))).await.json();

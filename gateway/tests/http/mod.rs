@@ -11,6 +11,8 @@ mod fulfilment;
 mod webhooks;
 mod surface;
 mod described;
+mod schema;
+mod clients;
 mod matrix;
 mod pairs;
 mod schemathesis;

@@ -1,11 +1,12 @@
 //! Everything a claim can get wrong: each has its code, and none of it changes anything anywhere.
 
+use doorbuster::GatewayConfig;
 use doorbuster_engine::domain::clock::Clock;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use super::shop::{Shop, send, shop};
+use super::shop::{Shop, send, shop, shop_with};
 use crate::support::{SECRET, Sale, token};
 
 type Change = fn(&Shop, RequestBuilder) -> RequestBuilder;
@@ -51,6 +52,14 @@ async fn a_claim_that_does_not_fit_is_refused_and_changes_nothing() {
         (r#"{"sku":"shoe-99"}"#, 404, "variant_not_found", None),
         (r#"{"sku":""}"#, 404, "variant_not_found", None),
     ];
+    for (encoding, is_taken) in [("gzip", false), ("identity, br", false), ("Identity", true)] {
+        let request =
+            shop.claim_request("ada", "k").header("content-encoding", encoding).json(&json!({ "sku": "none" }));
+        let answer = send(request).await;
+        let (status, code) = if is_taken { (404, "variant_not_found") } else { (415, "unsupported_encoding") };
+        answer.is_problem(status, code);
+        assert_eq!(answer.header("accept-encoding"), (!is_taken).then_some("identity"), "{encoding}");
+    }
     for (body, status, code, field) in bodies.iter().filter(|row| row.1 != 201) {
         let request = shop.claim_request("ada", "k").header("content-type", json_body).body(*body);
         let problem = send(request).await.is_problem(*status, code);
@@ -114,9 +123,10 @@ async fn a_claim_that_does_not_fit_is_refused_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_claim_without_a_good_token_is_refused_and_changes_nothing() {
-    let shop = shop(Sale::default()).await;
+    let config = GatewayConfig { jwt_audience: Some("shop".to_owned()), ..GatewayConfig::on_free_ports(SECRET) };
+    let shop = shop_with(Sale::default(), config).await;
     let before = shop.picture().await;
-    let good = json!({ "sub": "ada", "exp": in_seconds(3600) });
+    let good = json!({ "sub": "ada", "exp": in_seconds(3600), "aud": ["another", "shop"] });
     let with = |name: &str, value: Value| {
         let mut claims = good.clone();
         claims[name] = value;
@@ -139,8 +149,9 @@ async fn a_claim_without_a_good_token_is_refused_and_changes_nothing() {
         ("without a buyer", format!("Bearer {}", hs256(&json!({ "exp": in_seconds(3600) }))), "token_invalid"),
         ("not yet good", format!("Bearer {}", hs256(&with("nbf", json!(in_seconds(3600))))), "token_invalid"),
         ("a buyer that is no id", format!("Bearer {}", hs256(&with("sub", json!("a b")))), "token_invalid"),
-        ("a buyer too long", format!("Bearer {}", hs256(&with("sub", json!("a".repeat(65))))), "token_invalid"),
+        ("a buyer too long", format!("Bearer {}", hs256(&with("sub", json!("a".repeat(256))))), "token_invalid"),
         ("meant for somebody else", format!("Bearer {}", hs256(&with("aud", json!("another")))), "token_invalid"),
+        ("meant for nobody", format!("Bearer {}", token("ada")), "token_invalid"),
         ("another secret", format!("Bearer {}", signed(&"x".repeat(44), Algorithm::HS256, &good)), "token_invalid"),
         ("another algorithm", format!("Bearer {}", signed(SECRET, Algorithm::HS384, &good)), "token_invalid"),
         ("alg none", format!("Bearer {unsigned}"), "token_invalid"),

@@ -26,12 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where its rule is not ours: 428 (RFC 6585) for a missing If-Match.
 const ANSWERS: &str = "[checks.missing_required_header]\nexpected-statuses = [400, 401, 403, 406, 415, 422, 428]\n";
+/// A number in a path that is filled with one that is there is sent even where one too large was made up, and then taken. The phase
+/// that makes such numbers up goes over these routes in the runs that fill nothing.
+const NUMBERS_THAT_ARE_THERE: &str =
+    "[[operations]]\ninclude-path-regex = \"/(products|items)/\"\nphases.coverage.enabled = false\n";
 /// What is not asked: whether good data is always taken (a drop is sold out some time), and whether every bad token is 401, since
 /// a Cart-Session that cannot be one is 400; matrix.rs tries tokens at every route.
 const NOT_CHECKED: &str = "positive_data_acceptance,ignored_auth";
 
 /// A gateway with workers and everything configured: nothing may answer that it is off.
-async fn working_shop(fake: &FakeProvider) -> Shop {
+pub(super) async fn working_shop(fake: &FakeProvider) -> Shop {
     let provider = ProviderClient::new(ProviderSettings {
         base_url: fake.url().to_owned(),
         secret_key: fake.secret_key().to_owned().into(),
@@ -74,16 +78,18 @@ struct Found {
 }
 
 /// Runs it; `known` are ids that paths are filled with, so that requests find something.
-fn run(url: &str, bearer: &str, known: &[(&str, &str)]) -> Found {
+fn run(url: &str, bearer: &str, known: &[(&str, &str)], paths: &str) -> Found {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
     let config = folder.path().join("schemathesis.toml");
+    let numbers = if known.is_empty() { "" } else { NUMBERS_THAT_ARE_THERE };
     let known = known.iter().map(|(name, value)| format!("\"{name}\" = \"{value}\"\n")).collect::<String>();
-    std::fs::write(&config, format!("[parameters]\n{known}\n{ANSWERS}")).unwrap();
+    std::fs::write(&config, format!("[parameters]\n{known}\n{ANSWERS}\n{numbers}")).unwrap();
     let mut process = Command::new("schemathesis")
         .arg("--config-file")
         .arg(&config)
         .args(["run", &format!("{url}/openapi.json"), "--header", &format!("Authorization: Bearer {bearer}")])
+        .args(["--include-path-regex", paths])
         .args(["--seed", SEED, "--max-examples", EXAMPLES, "--generation-database", "none", "--workers", "1"])
         .args(["--checks", "all", "--exclude-checks", NOT_CHECKED, "--no-color"])
         .args(["--continue-on-failure", "--no-shrink", "--warnings", "off", "--report", "json", "--report-json-path"])
@@ -128,15 +134,15 @@ async fn schemathesis_finds_nothing_that_is_not_described() {
     let products = [("path.id", "2")];
     let (public, operators) = (shop.url(""), shop.ops_url(""));
     let mut failures = 0;
-    for (what, url, bearer, known) in [
-        ("operators, any path", &operators, ADA, &[][..]),
-        ("operators, products that are there", &operators, ADA, &products[..]),
-        ("operators, an order that is there", &operators, ADA, &known[1..2]),
-        ("buyers, any path", &public, &*token(&buyer), &[][..]),
-        ("buyers, an order that is there", &public, &*token(&buyer), &known[..]),
+    for (what, url, bearer, known, paths) in [
+        ("operators, any path", &operators, ADA, &[][..], "/"),
+        ("operators, products that are there", &operators, ADA, &products[..], "/(products|stock|warehouses)"),
+        ("operators, an order that is there", &operators, ADA, &known[1..2], "/orders"),
+        ("buyers, any path", &public, &*token(&buyer), &[][..], "/"),
+        ("buyers, an order that is there", &public, &*token(&buyer), &known[..], "/"),
     ] {
         let began = Instant::now();
-        let found = tokio::task::block_in_place(|| run(url, bearer, known));
+        let found = tokio::task::block_in_place(|| run(url, bearer, known, paths));
         let Found { operations, cases, failures: failed } = found;
         println!(
             "{what}: {operations} operations, {cases} test cases, {failed} failures, {} s",

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::orders::{OperatorOrderDetails, details};
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{JsonBody, Key, PathText};
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::operators::Operator;
 use crate::routes::ops::Ops;
 use crate::routes::orders::order_id;
@@ -32,18 +33,10 @@ pub struct NewShipment {
 /// An order is being packed
 #[utoipa::path(
     post, path = "/v1/orders/{id}/process", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 200, body = OperatorOrderDetails),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "wrong_order_state, cancel_requested, payment_not_settled"),
+        Errors<(kinds::OrderNotFound, kinds::WrongOrderState, kinds::CancelRequested, kinds::PaymentNotSettled)>,
     ),
     security(("operator" = []))
 )]
@@ -61,23 +54,14 @@ pub async fn process_order(
 /// Whole orders ship; there are no parcels of a part. Its buyer gets a mail with carrier and number.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/ship", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewShipment,
     responses(
         (status = 200, body = OperatorOrderDetails),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "wrong_order_state, cancel_requested, payment_not_settled, shipped_otherwise"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
+        Errors<(
+            kinds::OrderNotFound, kinds::WrongOrderState, kinds::CancelRequested, kinds::PaymentNotSettled,
+            kinds::ShippedOtherwise
+        )>,
     ),
     security(("operator" = []))
 )]
@@ -96,18 +80,10 @@ pub async fn ship_order(
 /// An order has been delivered
 #[utoipa::path(
     post, path = "/v1/orders/{id}/deliver", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
         (status = 200, body = OperatorOrderDetails),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "wrong_order_state"),
+        Errors<(kinds::OrderNotFound, kinds::WrongOrderState)>,
     ),
     security(("operator" = []))
 )]

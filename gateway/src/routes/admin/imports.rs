@@ -8,9 +8,10 @@ use doorbuster_engine::domain::requests::{Done, OperatorRequest, RequestId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::error::{FieldProblem, IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{CsvBody, Key, Params};
+use crate::error::{Errors, FieldProblem, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{CsvBody, Key, KeyHeader, Params};
 use crate::import::{self, FILE_BYTES};
+use crate::openapi::examples::{PRODUCTS_CSV, STOCK_CSV};
 use crate::operators::Operator;
 use crate::routes::ops::Ops;
 
@@ -64,18 +65,11 @@ pub struct FileImported {
 /// new one made; so are products, by their names. At most 10,000 rows.
 #[utoipa::path(
     post, path = "/v1/products/import", tag = "catalog",
-    params(Trial, ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters")),
-    request_body(content = String, content_type = "text/csv"),
+    params(Trial, KeyHeader),
+    request_body(content = String, content_type = "text/csv", example = json!(PRODUCTS_CSV)),
     responses(
         (status = 200, body = FileImported, headers(("Idempotent-Replayed" = Option<bool>))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "import_refused, invalid_request, key_reused: errors names lines and columns"),
+        Errors<(kinds::ImportRefused, kinds::KeyReused)>,
     ),
     security(("operator" = []))
 )]
@@ -97,18 +91,11 @@ pub async fn import_products(
 /// `sku,warehouse,quantity,reason`, with a header. Every change is one of the history. At most 10,000 rows.
 #[utoipa::path(
     post, path = "/v1/stock/import", tag = "stock",
-    params(StockFile, ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters")),
-    request_body(content = String, content_type = "text/csv"),
+    params(StockFile, KeyHeader),
+    request_body(content = String, content_type = "text/csv", example = json!(STOCK_CSV)),
     responses(
         (status = 200, body = FileImported, headers(("Idempotent-Replayed" = Option<bool>))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "import_refused, invalid_request, key_reused: errors names lines and columns"),
+        Errors<(kinds::ImportRefused, kinds::KeyReused)>,
     ),
     security(("operator" = []))
 )]

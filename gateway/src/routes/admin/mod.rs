@@ -16,7 +16,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ops::Ops;
-use crate::error::ProblemBody;
 use crate::openapi;
 use crate::operators::Operator;
 
@@ -55,10 +54,7 @@ pub struct OperatorFound {
 /// Whose token this is
 #[utoipa::path(
     get, path = "/v1/operator", tag = "operators",
-    responses(
-        (status = 200, body = OperatorFound),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-    ),
+    responses((status = 200, body = OperatorFound)),
     security(("operator" = []))
 )]
 pub async fn get_operator(operator: Operator) -> Json<OperatorFound> {

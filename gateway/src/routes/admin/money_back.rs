@@ -15,8 +15,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::orders::{OperatorOrderDetails, details};
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{JsonBody, Key, PathText};
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
+use crate::openapi::examples::ORDER;
 use crate::operators::Operator;
 use crate::routes::ops::Ops;
 use crate::routes::orders::order_id;
@@ -74,24 +75,14 @@ pub struct NewCancel {
 /// and never afterwards. The buyer's limit does not come back.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/returns", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewOrderReturn,
     responses(
         (status = 201, body = OperatorOrderDetails),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "wrong_order_state, return_exceeds_order, unit_not_out, refund_exceeds_payment"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(
+            kinds::OrderNotFound, kinds::WrongOrderState, kinds::ReturnExceedsOrder, kinds::UnitNotOut,
+            kinds::RefundExceedsPayment, kinds::KeyReused
+        )>,
     ),
     security(("operator" = []))
 )]
@@ -137,24 +128,11 @@ pub async fn take_return(
 /// The order stays as it is. Workers carry it out; never more goes back than was paid.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/refunds", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewOrderRefund,
     responses(
         (status = 202, body = OperatorOrderDetails, description = "It is on its way"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "not_paid, refund_exceeds_payment"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(kinds::OrderNotFound, kinds::NotPaid, kinds::RefundExceedsPayment, kinds::KeyReused)>,
     ),
     security(("operator" = []))
 )]
@@ -190,23 +168,12 @@ pub async fn refund_order(
 /// provider's word.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/cancel", tag = "orders",
-    params(
-        ("id" = String, Path, description = "The order's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     request_body = NewCancel,
     responses(
         (status = 200, body = OperatorOrderDetails, description = "It is cancelled"),
         (status = 202, body = OperatorOrderDetails, description = "Its charge may be under way"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "not_cancellable"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
+        Errors<(kinds::OrderNotFound, kinds::NotCancellable)>,
     ),
     security(("operator" = []))
 )]

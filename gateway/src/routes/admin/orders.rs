@@ -15,14 +15,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::error::{Problem, ProblemBody};
+use crate::error::{Errors, Problem, kinds};
 use crate::extract::{Params, PathText};
+use crate::openapi::examples::ORDER;
 use crate::page::{Page, PageParams, Paged};
 use crate::routes::Amount;
 use crate::routes::me::OrderReturnLine;
 use crate::routes::ops::Ops;
 use crate::routes::order_lists::statuses;
 use crate::routes::orders::{OrderItem, OrderShipment, order_id};
+use crate::words;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -46,9 +48,9 @@ pub struct OperatorOrder {
     pub order_id: Uuid,
     pub buyer: String,
     pub drop: Option<String>,
-    #[schema(value_type = String, example = "CONFIRMED")]
+    #[schema(value_type = words::OrderState)]
     pub status: OrderState,
-    #[schema(value_type = String, example = "SUCCEEDED")]
+    #[schema(value_type = words::PaymentState)]
     pub payment: PaymentState,
     pub items: Vec<OrderItem>,
     pub total: Amount,
@@ -88,9 +90,9 @@ pub struct OperatorOrderDetails {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OperatorStep {
     pub at: Timestamp,
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<words::OrderState>)]
     pub from: Option<OrderState>,
-    #[schema(value_type = String)]
+    #[schema(value_type = words::OrderState)]
     pub to: OrderState,
     /// `buyer`, a part of the program, or an operator
     pub by: String,
@@ -101,8 +103,10 @@ pub struct OperatorStep {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PaymentAttempt {
     pub number: u32,
+    #[schema(value_type = words::AttemptOperation)]
     pub operation: String,
     pub idempotency_key: String,
+    #[schema(value_type = words::AttemptState)]
     pub state: String,
     pub detail: Option<String>,
     pub prepared_at: Timestamp,
@@ -114,7 +118,7 @@ pub struct PaymentAttempt {
 pub struct OperatorRefund {
     pub refund_id: Uuid,
     pub amount: Amount,
-    #[schema(value_type = String, example = "PENDING")]
+    #[schema(value_type = words::RefundState)]
     pub status: RefundState,
     pub reason: String,
     pub asked_by: String,
@@ -148,6 +152,7 @@ pub struct OrderDelivery {
     pub event: String,
     /// `mail`, or `webhook:` and the endpoint's name
     pub destination: String,
+    #[schema(value_type = words::DeliveryState)]
     pub state: String,
     pub attempts: i32,
     pub last_error: Option<String>,
@@ -158,11 +163,7 @@ pub struct OrderDelivery {
 #[utoipa::path(
     get, path = "/v1/orders", tag = "orders",
     params(OrderParams, PageParams),
-    responses(
-        (status = 200, body = Paged<OperatorOrder>),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = Paged<OperatorOrder>)),
     security(("operator" = []))
 )]
 pub async fn find_orders(
@@ -186,11 +187,10 @@ pub async fn find_orders(
 /// Everything about an order
 #[utoipa::path(
     get, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = String, Path, description = "The order's id")),
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER))),
     responses(
         (status = 200, body = OperatorOrderDetails),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "order_not_found"),
+        Errors<kinds::OrderNotFound>,
     ),
     security(("operator" = []))
 )]

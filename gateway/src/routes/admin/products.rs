@@ -13,13 +13,14 @@ use doorbuster_engine::domain::stock::{Place, Stock, StockWay};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::etag::{IfMatch, etag};
-use crate::extract::{JsonBody, Key, PathText};
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::etag::{IfMatch, IfMatchHeader, etag};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
 use crate::operators::Operator;
 use crate::page::{Page, PageParams, Paged};
 use crate::routes::Amount;
 use crate::routes::ops::Ops;
+use crate::words;
 
 /// A hundred variants, each with a SKU and a title.
 const BODY_BYTES: usize = 128 * 1024;
@@ -56,7 +57,7 @@ pub struct ProductChange {
     pub name: Option<String>,
     pub active: Option<bool>,
     /// How its units are taken at checkout: `row_lock`, `warehouses`, `optimistic`, or `tokens` for what only drops sell
-    #[schema(value_type = Option<String>, example = "warehouses")]
+    #[schema(value_type = Option<words::StockWay>)]
     pub reservation: Option<StockWay>,
     #[serde(default)]
     pub variants: Vec<VariantChange>,
@@ -81,7 +82,7 @@ pub struct ProductFound {
     /// Shown and sold to buyers
     pub active: bool,
     /// How its units are taken at checkout
-    #[schema(value_type = String, example = "row_lock")]
+    #[schema(value_type = words::StockWay)]
     pub reservation: StockWay,
     /// Counts its edits; the ETag is made of it
     pub version: i64,
@@ -159,19 +160,11 @@ impl NewVariant {
 /// Drops may sell it later under the same SKUs, from stock and at prices of their own.
 #[utoipa::path(
     post, path = "/v1/products", tag = "catalog",
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters")),
+    params(KeyHeader),
     request_body = NewProduct,
     responses(
         (status = 201, body = ProductFound, headers(("ETag" = String), ("Idempotent-Replayed" = Option<bool>))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "sku_taken"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(kinds::SkuTaken, kinds::KeyReused)>,
     ),
     security(("operator" = []))
 )]
@@ -191,23 +184,11 @@ pub async fn make_product(
 /// Give a product one more variant
 #[utoipa::path(
     post, path = "/v1/products/{id}/variants", tag = "catalog",
-    params(
-        ("id" = String, Path, description = "The product's id"),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters"),
-    ),
+    params(("id" = i32, Path, description = "The product's id", example = 1), KeyHeader),
     request_body = NewVariant,
     responses(
         (status = 201, body = ProductFound, headers(("ETag" = String), ("Idempotent-Replayed" = Option<bool>))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json", description = "sku_taken"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(kinds::ProductNotFound, kinds::SkuTaken, kinds::KeyReused)>,
     ),
     security(("operator" = []))
 )]
@@ -228,25 +209,11 @@ pub async fn add_variant(
 /// Send the ETag that you have seen in If-Match: of two changes made at once, one wins and the other is told.
 #[utoipa::path(
     patch, path = "/v1/products/{id}", tag = "catalog",
-    params(
-        ("id" = String, Path, description = "The product's id"),
-        ("If-Match" = String, Header, description = "The ETag of GET; * for whatever is there"),
-    ),
+    params(("id" = i32, Path, description = "The product's id", example = 1), IfMatchHeader),
     request_body = ProductChange,
     responses(
         (status = 200, body = ProductFound, headers(("ETag" = String))),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "product_not_found, sku_not_found"),
-        (status = 412, body = ProblemBody, content_type = "application/problem+json",
-            description = "precondition_failed: somebody else has changed it"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-        (status = 428, body = ProblemBody, content_type = "application/problem+json",
-            description = "precondition_required"),
+        Errors<(kinds::ProductNotFound, kinds::SkuNotFound)>,
     ),
     security(("operator" = []))
 )]
@@ -274,11 +241,10 @@ pub async fn change_product(
 /// A product
 #[utoipa::path(
     get, path = "/v1/products/{id}", tag = "catalog",
-    params(("id" = String, Path, description = "The product's id")),
+    params(("id" = i32, Path, description = "The product's id", example = 1)),
     responses(
         (status = 200, body = ProductFound, headers(("ETag" = String))),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
+        Errors<kinds::ProductNotFound>,
     ),
     security(("operator" = []))
 )]
@@ -291,11 +257,7 @@ pub async fn get_product(State(ops): State<Ops>, PathText(id): PathText) -> Resu
 #[utoipa::path(
     get, path = "/v1/products", tag = "catalog",
     params(PageParams),
-    responses(
-        (status = 200, body = Paged<ProductFound>),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = Paged<ProductFound>)),
     security(("operator" = []))
 )]
 pub async fn list_products(State(ops): State<Ops>, page: Page<i32>) -> Result<Json<Paged<ProductFound>>, Problem> {
@@ -306,11 +268,10 @@ pub async fn list_products(State(ops): State<Ops>, page: Page<i32>) -> Result<Js
 /// What there is of a product, by SKU and place
 #[utoipa::path(
     get, path = "/v1/products/{id}/stock", tag = "stock",
-    params(("id" = String, Path, description = "The product's id")),
+    params(("id" = i32, Path, description = "The product's id", example = 1)),
     responses(
         (status = 200, body = ProductStock),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "product_not_found"),
+        Errors<kinds::ProductNotFound>,
     ),
     security(("operator" = []))
 )]

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::error::{IDEMPOTENT_REPLAYED, Problem, ProblemBody};
-use crate::extract::{JsonBody, Key, Params};
+use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
+use crate::extract::{JsonBody, Key, KeyHeader, Params};
 use crate::operators::Operator;
 use crate::page::{Page, PageParams, Paged};
 use crate::routes::ops::Ops;
@@ -92,12 +92,6 @@ pub struct HistoryParams {
     responses(
         (status = 201, body = Warehouse),
         (status = 200, body = Warehouse, description = "It was there already"),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json", description = "malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
     ),
     security(("operator" = []))
 )]
@@ -114,11 +108,7 @@ pub async fn make_warehouse(
 #[utoipa::path(
     get, path = "/v1/warehouses", tag = "stock",
     params(PageParams),
-    responses(
-        (status = 200, body = Paged<Warehouse>),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
-    ),
+    responses((status = 200, body = Paged<Warehouse>)),
     security(("operator" = []))
 )]
 pub async fn list_warehouses(
@@ -135,22 +125,13 @@ pub async fn list_warehouses(
 /// `Idempotent-Replayed: true`. What unpaid orders have reserved cannot go. What was refused may be tried again under its key.
 #[utoipa::path(
     post, path = "/v1/stock/adjustments", tag = "stock",
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 visible ASCII characters")),
+    params(KeyHeader),
     request_body = NewStockAdjustment,
     responses(
         (status = 201, body = StockAdjustment),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json",
-            description = "idempotency_key_missing, idempotency_key_invalid, malformed_json"),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json",
-            description = "sku_not_found, warehouse_not_found"),
-        (status = 409, body = ProblemBody, content_type = "application/problem+json",
-            description = "below_reserved, stock_of_drop"),
-        (status = 413, body = ProblemBody, content_type = "application/problem+json", description = "body_too_large"),
-        (status = 415, body = ProblemBody, content_type = "application/problem+json",
-            description = "unsupported_media_type"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json",
-            description = "invalid_request, key_reused"),
+        Errors<(
+            kinds::SkuNotFound, kinds::WarehouseNotFound, kinds::BelowReserved, kinds::StockOfDrop, kinds::KeyReused
+        )>,
     ),
     security(("operator" = []))
 )]
@@ -175,9 +156,7 @@ pub async fn adjust_stock(
     params(HistoryParams, PageParams),
     responses(
         (status = 200, body = Paged<StockAdjustment>),
-        (status = 403, body = ProblemBody, content_type = "application/problem+json", description = "operators_off"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json", description = "sku_not_found"),
-        (status = 422, body = ProblemBody, content_type = "application/problem+json", description = "invalid_request"),
+        Errors<kinds::SkuNotFound>,
     ),
     security(("operator" = []))
 )]

@@ -1,0 +1,243 @@
+//! The events that the shop's own systems get, as OpenAPI's `webhooks`. What they look like is the engine's: each example is an
+//! event that it made, and the types here only describe it. A test holds one against the other.
+
+use doorbuster_engine::domain::ids::{OrderId, RefundId};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::notices::{ItemFacts, Notice, OrderFacts};
+use doorbuster_engine::domain::pricing::Totals;
+use doorbuster_engine::webhooks::Event;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::example::{Example, ExampleBuilder};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem, Paths, PathsBuilder,
+};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::response::Response;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required};
+use uuid::Uuid;
+
+use super::examples::ORDER;
+use crate::routes::Amount;
+
+/// An event of an order
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct WebhookEvent {
+    /// As `webhook-id` has it: the same for every delivery of this event
+    pub id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it happened. Events may come out of order: go by this
+    pub timestamp: Timestamp,
+    pub data: WebhookData,
+}
+
+/// The order that an event is about
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct WebhookData {
+    /// The order's id. For `claim.lost` the id that it would have had
+    pub order_id: Uuid,
+    pub buyer: String,
+    pub drop: Option<String>,
+    pub items: Vec<WebhookItem>,
+    pub total: Amount,
+    /// What only this type of event has to say; each type has its own fields here, or none
+    #[schema(value_type = Option<Object>)]
+    pub detail: Option<Value>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct WebhookItem {
+    pub sku: String,
+    pub quantity: u32,
+    pub unit_price: Amount,
+}
+
+/// Why a payment failed
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct PaymentFailedDetail {
+    /// The payment provider's code, or one of ours
+    pub reason: String,
+}
+
+/// Whether a cancelled order was paid
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct OrderCancelledDetail {
+    /// Money was taken, and comes back in a refund of its own
+    pub is_refunded: bool,
+}
+
+/// A refund
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct RefundIssuedDetail {
+    /// The refund's id
+    pub refund: Uuid,
+    pub amount: Amount,
+    pub is_full: bool,
+}
+
+/// How an order travels
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct OrderShippedDetail {
+    pub carrier: String,
+    pub tracking_number: String,
+}
+
+/// What came back
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct OrderReturnedDetail {
+    /// The return's id
+    #[serde(rename = "return")]
+    pub id: Uuid,
+    pub units: u32,
+    /// Money goes back with it, in a refund of its own
+    pub is_refunded: bool,
+}
+
+/// What an event says, and the name of the schema of what only it has to say.
+fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
+    match notice {
+        Notice::OrderCreated => ("A claim was settled, or a cart was ordered", None),
+        Notice::PaymentRequired => ("The order waits for a payment method", None),
+        Notice::PaymentActionRequired => ("The buyer's bank wants them to act", None),
+        Notice::OrderConfirmed => ("The order is paid", None),
+        Notice::PaymentFailed { .. } => ("The payment failed", Some("PaymentFailedDetail")),
+        Notice::OrderCancelled { .. } => ("The order was cancelled", Some("OrderCancelledDetail")),
+        Notice::RefundIssued { .. } => ("Money goes back to the buyer", Some("RefundIssuedDetail")),
+        Notice::OrderProcessing => ("The order is being packed", None),
+        Notice::OrderShipped { .. } => ("The order was handed to its carrier", Some("OrderShippedDetail")),
+        Notice::OrderDelivered => ("The order has been delivered", None),
+        Notice::OrderReturned { .. } => ("Goods came back", Some("OrderReturnedDetail")),
+        Notice::StandbyAwarded => ("A unit that came back is set aside for a buyer who waited", None),
+        Notice::ClaimLost => ("A claim was answered and then lost in a failure; its buyer is first in line", None),
+    }
+}
+
+pub(super) fn all() -> Paths {
+    let samples = samples();
+    let mut paths = PathsBuilder::new();
+    for (position, (notice, _)) in samples.iter().enumerate() {
+        let of_type = |other: &&(Notice, Event)| other.0.event_type() == notice.event_type();
+        if samples.iter().position(|other| of_type(&other)) != Some(position) {
+            continue;
+        }
+        let events = samples.iter().filter(of_type).map(|(_, event)| event).collect::<Vec<_>>();
+        let (summary, detail) = about(notice);
+        let operation = OperationBuilder::new()
+            .tag("webhooks")
+            .operation_id(Some(notice.kind()))
+            .summary(Some(summary))
+            .parameters(Some(headers()))
+            .request_body(Some(body(notice, detail, &events)))
+            .security(utoipa::openapi::security::SecurityRequirement::default())
+            .response("2XX", Response::new("Taken: this event is not sent again, but for a replay"))
+            .response("410", Response::new("No more events for this endpoint, until `doorbuster outbox enable`"))
+            .response("default", Response::new("Not taken: it comes again, for three days"));
+        paths = paths.path(notice.event_type(), PathItem::new(HttpMethod::Post, operation));
+    }
+    paths.build()
+}
+
+fn headers() -> Vec<Parameter> {
+    let header = |name: &str, about: &str, kind, example: Value| {
+        let schema = ObjectBuilder::new().schema_type(kind);
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).required(Required::True);
+        parameter.description(Some(about)).schema(Some(schema)).example(Some(example)).build()
+    };
+    vec![
+        header("webhook-id", "The event's id: keep those that you have handled", Type::String, event_id().into()),
+        header("webhook-timestamp", "When it was sent, in seconds since 1970", Type::Integer, 1_795_773_605.into()),
+        header(
+            "webhook-signature",
+            "`v1,` and the HMAC-SHA256 of id, timestamp and body in base64; one for each secret, with a space between",
+            Type::String,
+            "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=".into(),
+        ),
+    ]
+}
+
+fn event_id() -> String {
+    Notice::OrderConfirmed.event_id(OrderId(ORDER)).to_string()
+}
+
+fn body(notice: &Notice, detail: Option<&str>, events: &[&Event]) -> RequestBody {
+    let kind = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([notice.event_type()]));
+    let mut these = ObjectBuilder::new().property("type", kind);
+    if let Some(detail) = detail {
+        these = these.property(
+            "data",
+            ObjectBuilder::new().property("detail", Ref::from_schema_name(detail)).required("detail"),
+        );
+    }
+    let schema = AllOfBuilder::new().item(Ref::from_schema_name("WebhookEvent")).item(these).build();
+    let examples = events.iter().enumerate().map(|(position, event)| {
+        let value = serde_json::from_str(&event.body).expect("an event's body is JSON");
+        let example: RefOr<Example> = ExampleBuilder::new().value(Some(value)).build().into();
+        (format!("{}_{}", notice.kind(), position + 1), example)
+    });
+    let content = ContentBuilder::new().schema(Some(Schema::AllOf(schema))).examples_from_iter(examples);
+    RequestBodyBuilder::new().content("application/json", content.build()).required(Some(Required::True)).build()
+}
+
+/// An event of each kind, as the engine makes it.
+fn samples() -> Vec<(Notice, Event)> {
+    let euros = |minor| Money::new(minor, "EUR".parse().expect("three capital letters"));
+    let item = ItemFacts {
+        sku: "shoe-42".to_owned(),
+        product: "Doorbuster One".to_owned(),
+        variant: "Size 42".to_owned(),
+        quantity: 1,
+        unit_price: euros(14_900),
+    };
+    let order = OrderFacts {
+        id: OrderId(ORDER),
+        buyer: "ada".parse().expect("a buyer's id"),
+        drop_name: Some("shoe".to_owned()),
+        buyer_name: Some("Ada Lovelace".to_owned()),
+        email: Some("ada@example.com".to_owned()),
+        items: vec![item],
+        totals: Totals { subtotal: euros(14_900), tax: euros(2_831), shipping: euros(490), total: euros(18_221) },
+        pay_by: None,
+    };
+    let at: Timestamp = "2026-11-23T10:00:05Z".parse().expect("a time of RFC 3339");
+    let notices = Notice::samples(RefundId(Uuid::from_u128(0x01ab_3f2c_9d41_7c02_9b10_5d8e_7f90_a1b2)), euros(18_221));
+    notices.into_iter().map(|notice| (notice.clone(), Event::new(&order, &notice, at))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_the_engine_is_what_is_described() {
+        fn reads<T: for<'de> Deserialize<'de>>(detail: Option<Value>) -> bool {
+            serde_json::from_value::<T>(detail.unwrap_or_default()).is_ok()
+        }
+        for (notice, event) in samples() {
+            let read = serde_json::from_str::<WebhookEvent>(&event.body).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((read.kind.as_str(), read.id.as_str()), (notice.event_type(), event.id.as_str()));
+            let detail = read.data.detail;
+            let is_read = match notice {
+                Notice::PaymentFailed { .. } => reads::<PaymentFailedDetail>(detail),
+                Notice::OrderCancelled { .. } => reads::<OrderCancelledDetail>(detail),
+                Notice::RefundIssued { .. } => reads::<RefundIssuedDetail>(detail),
+                Notice::OrderShipped { .. } => reads::<OrderShippedDetail>(detail),
+                Notice::OrderReturned { .. } => reads::<OrderReturnedDetail>(detail),
+                _ => detail.is_none(),
+            };
+            assert!(is_read, "{}", event.body);
+        }
+        assert_eq!(all().paths.len(), 13);
+    }
+}
