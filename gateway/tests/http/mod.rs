@@ -16,3 +16,5 @@ mod schemathesis;
 mod standby;
 mod catalog;
 mod stopping;
+mod stores;
+mod connections;
