@@ -60,7 +60,7 @@ pub(crate) enum Connection {
 /// A cluster, found through some of its nodes on first use.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    client: ClusterClient,
+    client: Arc<ClusterClient>,
     /// Where they are, for whoever hears that none can be reached.
     nodes: Arc<str>,
     found: Arc<OnceCell<ClusterConnection<Node>>>,
@@ -152,7 +152,7 @@ fn open_cluster(address: Address) -> Result<Cluster, ScriptError> {
     if let Some(certificates) = address.certificates {
         client = client.certs(certificates);
     }
-    Ok(Cluster { client: client.build()?, nodes: nodes.into(), found: Arc::default() })
+    Ok(Cluster { client: Arc::new(client.build()?), nodes: nodes.into(), found: Arc::default() })
 }
 
 /// The client leaves Nagle's algorithm on, which costs 40 ms on a lone small command.

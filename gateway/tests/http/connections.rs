@@ -20,7 +20,7 @@ async fn connect(shop: &Shop) -> TcpStream {
 /// The status of one answer, read to the end of its body.
 async fn ask(socket: &mut TcpStream) -> String {
     socket.write_all(REQUEST).await.unwrap();
-    let (mut read, mut piece) = (Vec::new(), [0; 65_536]);
+    let (mut read, mut piece) = (Vec::new(), vec![0; 65_536]);
     loop {
         let length = socket.read(&mut piece).await.unwrap();
         assert!(length > 0, "closed in the middle: {}", String::from_utf8_lossy(&read));

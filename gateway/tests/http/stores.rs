@@ -57,12 +57,12 @@ async fn a_postgres_that_takes_no_writes_is_503_and_the_gateway_is_not_ready() {
     let shop = shop(Sale::default()).await;
     let (sql, connection) = tokio_postgres::connect(&shop.database_url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let read_only = format!(
-        "do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); end $$;
+    let read_only = "do $$ begin
+           execute format('alter database %I set default_transaction_read_only = on', current_database());
+         end $$;
          select pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and pid <> pg_backend_pid()"
-    );
-    sql.batch_execute(&read_only).await.unwrap();
+         where datname = current_database() and pid <> pg_backend_pid()";
+    sql.batch_execute(read_only).await.unwrap();
     until("its old connections are gone", async || shop.ops("/readyz").await.json()["postgres"] == "refuses").await;
     is_not_ready(&shop, "postgres", "refuses", "default_transaction_read_only is on").await;
     let profile = json!({ "payment_method": "pm_card_visa", "email": "ada@example.test", "ship_to": {
