@@ -45,7 +45,8 @@ async fn an_idle_connection_is_kept_as_long_as_configured() {
     ask(&mut socket).await;
     let idle = Instant::now();
     assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0, "it is closed without a word");
-    assert!(idle.elapsed() >= Duration::from_millis(350), "{:?}", idle.elapsed());
+    let idle = idle.elapsed();
+    assert!((Duration::from_millis(350)..Duration::from_secs(3)).contains(&idle), "{idle:?}");
     assert_eq!(Limits::default().keep_alive, Duration::from_secs(75), "above the 60 s of most proxies");
 }
 
