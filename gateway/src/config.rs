@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -77,7 +78,9 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Stores")]
 pub struct StoresConfig {
-    /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or redis-cluster://host:port,host:port…
+    /// Redis, which holds the tokens of open drops: redis://[user:password@]host:port[/number], or
+    /// redis-cluster://host:port,host:port…; over a network rediss:// and rediss-cluster://, with ?ca=file.pem for an
+    /// authority of your own
     #[arg(long, env = "DOORBUSTER_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Secret,
     /// The Redis of the carts, should it be another one: written by the second instead of by the claim, and much larger
@@ -185,8 +188,12 @@ pub struct ServeConfig {
     #[arg(long, env = "DOORBUSTER_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGINS")]
     pub cors_origins: Vec<String>,
     /// How long readiness fails before the port closes, so that a load balancer can look away
-    #[arg(long, env = "DOORBUSTER_STOP_WAIT", default_value = "0s", value_name = "DURATION")]
+    #[arg(long, env = "DOORBUSTER_STOP_WAIT", default_value = "5s", value_name = "DURATION")]
     pub stop_wait: SignedDuration,
+    /// How long a connection may be idle before we close it: longer than the proxy in front keeps it (nginx 60s), or a
+    /// request that it sends at this moment fails
+    #[arg(long, env = "DOORBUSTER_KEEP_ALIVE", default_value = "75s", value_name = "DURATION")]
+    pub keep_alive: SignedDuration,
     /// How old the oldest unsettled claim of a drop may be before new claims are told to come back: while Postgres is away
     /// claims go on for so long
     #[arg(long, env = "DOORBUSTER_SETTLEMENT_LAG_LIMIT", default_value = "15m", value_name = "DURATION")]
@@ -231,6 +238,8 @@ pub struct GatewayConfig {
     pub cors_origins: Vec<HeaderValue>,
     pub stop_wait: Duration,
     pub limits: Limits,
+    /// Connections to Postgres, which need places beside those of buyers.
+    pub pool_connections: usize,
 }
 
 /// Bounds of one request, shortened by tests only.
@@ -240,13 +249,20 @@ pub struct Limits {
     pub body: Duration,
     /// How long an answer about a claim is waited for; past it the outcome is unknown to the buyer, and the claim goes on.
     pub claim: Duration,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive: Duration,
     /// A whole request. More than body and claim together, so that a claim is never answered with "timed out".
     pub request: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body: Duration::from_secs(3), claim: Duration::from_secs(6), request: Duration::from_secs(10) }
+        Self {
+            body: Duration::from_secs(3),
+            claim: Duration::from_secs(6),
+            keep_alive: Duration::from_secs(75),
+            request: Duration::from_secs(10),
+        }
     }
 }
 
@@ -265,6 +281,7 @@ impl GatewayConfig {
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
+            pool_connections: 16,
         }
     }
 }
@@ -288,7 +305,6 @@ impl From<BadConfig> for Stop {
 }
 
 impl Stop {
-    #[expect(clippy::print_stderr, reason = "the sentence on stderr is this program's answer to bad configuration")]
     pub fn exit(self) -> ExitCode {
         match self {
             Self::Text(text) => {
@@ -297,7 +313,8 @@ impl Stop {
                 ExitCode::SUCCESS
             }
             Self::Bad(bad) => {
-                eprintln!("doorbuster: {bad}");
+                // Who has closed stderr wants no sentence; the exit code says it too.
+                let _ = writeln!(std::io::stderr(), "doorbuster: {bad}");
                 ExitCode::from(EXIT_BAD_CONFIG)
             }
         }
@@ -365,10 +382,21 @@ fn sentence(error: &clap::Error) -> String {
 
 impl StoresConfig {
     pub fn check(&self) -> Result<(), BadConfig> {
-        let schemes = ["redis://", "redis-cluster://", "rediss://", "unix://", "redis+unix://"];
+        for (url, name) in
+            [(Some(&self.redis_url), "--redis-url"), (self.carts_redis_url.as_ref(), "--carts-redis-url")]
+        {
+            if url.is_some_and(|url| url.expose().contains("sentinel://")) {
+                return bad(format!(
+                    "{name}: Sentinel is not asked for the primary. Put a TCP proxy before Redis that leads to the \
+                     primary alone (HAProxy with `tcp-check expect string role:master`), name it as redis://, and give \
+                     drops the level replicated"
+                ));
+            }
+        }
+        let schemes = ["redis://", "redis-cluster://", "rediss://", "rediss-cluster://", "unix://", "redis+unix://"];
         let is_redis = |url: &Secret| schemes.iter().any(|scheme| url.expose().starts_with(scheme));
         if !is_redis(&self.redis_url) {
-            return bad("--redis-url (DOORBUSTER_REDIS_URL) must begin with redis://");
+            return bad("--redis-url (DOORBUSTER_REDIS_URL) must begin with redis:// or rediss://");
         }
         if !self.carts_redis_url.as_ref().is_none_or(is_redis) {
             return bad("--carts-redis-url (DOORBUSTER_CARTS_REDIS_URL) must begin with redis://");
@@ -509,7 +537,11 @@ impl ServeConfig {
                 .map(origin)
                 .collect::<Result<_, _>>()?,
             stop_wait: duration("--stop-wait (DOORBUSTER_STOP_WAIT)", self.stop_wait)?,
-            limits: Limits::default(),
+            limits: Limits {
+                keep_alive: duration("--keep-alive (DOORBUSTER_KEEP_ALIVE)", self.keep_alive)?,
+                ..Limits::default()
+            },
+            pool_connections: self.stores.database_connections.into(),
         };
         Ok((config, workers))
     }

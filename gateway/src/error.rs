@@ -236,7 +236,7 @@ impl From<EngineError> for Problem {
             EngineError::Tokens(tokens) => match **tokens {
                 TokenError::Overloaded => Self::Overloaded,
                 TokenError::NotLoaded | TokenError::Fenced | TokenError::Stale => Self::WarehouseRebuilding,
-                TokenError::Redis(_) | TokenError::Gap => Self::Unavailable,
+                TokenError::Refused { .. } | TokenError::Redis(_) | TokenError::Gap => Self::Unavailable,
                 TokenError::BadReply { .. } => Self::Internal,
             },
             EngineError::Moving => Self::UnitsMoving,
@@ -245,7 +245,10 @@ impl From<EngineError> for Problem {
         };
         match problem {
             Self::Internal => tracing::error!(%error, "a request failed: {error}"),
-            // One line a request would be a flood when a store is away; the stores' own lines say that they are.
+            // What is refused of claims is said where they are sent.
+            _ if error.is_refusal() && !matches!(error, EngineError::Tokens(_)) => {
+                tracing::warn!(%error, "requests are refused: {error}");
+            }
             _ => tracing::debug!(%error, code = problem.code(), "a request got no answer: {error}"),
         }
         problem

@@ -6,6 +6,7 @@
 mod secret;
 pub mod config;
 pub mod logging;
+pub mod files;
 pub mod steps;
 pub mod commands;
 pub mod server;

@@ -21,7 +21,9 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return commands::Failure::from(anyhow::Error::from(error)).exit(),
     };
-    match runtime.block_on(commands::run(cli.command)) {
+    let outcome = runtime.block_on(commands::run(cli.command));
+    logging::finish();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.exit(),
     }

@@ -6,8 +6,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -21,28 +21,37 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::config::{GatewayConfig, Limits};
+use crate::files;
 use crate::operators::Operators;
 use crate::routes::{self, ops};
 use crate::state::{Gate, GateState};
 use crate::telemetry;
 
-/// After the wait for load balancers, everything is over in this time, as most supervisors expect.
+/// Everything is over in this time, as most supervisors expect, the wait for load balancers with it.
 const STOP_DEADLINE: Duration = Duration::from_secs(28);
+/// What is left of it after a long wait: for the requests in flight, and for workers to finish their step.
+const STOP_DEADLINE_MIN: Duration = Duration::from_secs(15);
 /// Requests in flight when the port closes: longer than the longest request.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(12);
 /// Connections that wait to be accepted: the kernel cuts this to net.core.somaxconn, 4096 on Linux.
 const BACKLOG: u32 = 4096;
 /// One connection costs some 20 KiB with its buffers: 200 MiB at most. Those on top wait in the backlog.
 const CONNECTIONS: usize = 10_000;
-/// From the end of one request to the end of the next one's header: bounds slow senders and idle connections alike.
-const HEADER_DEADLINE: Duration = Duration::from_secs(15);
+/// Operators, probes and scrapes: they must not be kept out by buyers, nor take what is reserved for the stores.
+const OPERATORS_CONNECTIONS: usize = 32;
+/// From the beginning of a connection to the end of its first header; later ones may be idle, see
+/// [`Limits::keep_alive`].
+const FIRST_HEADER_DEADLINE: Duration = Duration::from_secs(15);
+/// While all places are taken, connections that have been idle for so long are closed, so often.
+const IDLE_MAKES_ROOM: Duration = Duration::from_secs(1);
+const MAKE_ROOM_EVERY: Duration = Duration::from_millis(100);
 /// A client that takes no byte of its answer for so long is cut off; it would keep its place among the connections.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// Our largest header is a token of some hundred bytes.
@@ -93,7 +102,9 @@ impl Gateway {
         let public = listen(config.listen).context("the public listener")?;
         let public_addr = public.local_addr()?;
         let mut running = start(config.ops_listen, engine, workers, config.operators.clone(), config.limits)?;
-        running.public = Listening::start(public, routes::public(Arc::clone(&gate), &config));
+        let places = files::places(CONNECTIONS, config.pool_connections);
+        let router = routes::public(Arc::clone(&gate), &config);
+        running.public = Listening::start(public, router, places, config.limits.keep_alive);
         (running.public_addr, running.stop_wait, running.gate) = (public_addr, config.stop_wait, Some(gate));
         tracing::info!(%public_addr, ops_addr = %running.ops_addr, "serving on http://{public_addr}");
         Ok(running)
@@ -115,21 +126,14 @@ impl Gateway {
 /// A router on a port of its own, served as the API is. Dropping it stops it.
 pub struct ServedRouter {
     pub addr: SocketAddr,
-    listening: Listening,
-}
-
-impl ServedRouter {
-    /// Closes the port, for whoever listens there next.
-    pub async fn stop(self) {
-        self.listening.stop(Duration::from_millis(500)).await;
-    }
+    _listening: Listening,
 }
 
 /// Serves another router than the gateway's, with the same listener, bounds and deadlines.
 pub fn serve_router(address: SocketAddr, router: Router) -> anyhow::Result<ServedRouter> {
     let listener = listen(address)?;
     let addr = listener.local_addr()?;
-    Ok(ServedRouter { addr, listening: Listening::start(listener, router) })
+    Ok(ServedRouter { addr, _listening: Listening::start(listener, router, CONNECTIONS, Limits::default().keep_alive) })
 }
 
 fn start(
@@ -139,7 +143,10 @@ fn start(
     operators: Operators,
     limits: Limits,
 ) -> anyhow::Result<RunningGateway> {
-    let ops_listener = listen(ops_listen).context("the operators' listener")?;
+    let ops_listener = listen(ops_listen).with_context(|| {
+        "the operators' listener: each process needs one of its own; where `serve` and `work` have one environment, \
+         give DOORBUSTER_OPS_LISTEN to neither, or --ops-listen to one"
+    })?;
     let ops_addr = ops_listener.local_addr()?;
     let stopping = CancellationToken::new();
     let work = CancellationToken::new();
@@ -150,7 +157,7 @@ fn start(
     }
     tasks.close();
     let ops = ops::Ops { engine, stopping: stopping.clone(), operators, limits };
-    let ops = Listening::start(ops_listener, ops::router(ops));
+    let ops = Listening::start(ops_listener, ops::router(ops), OPERATORS_CONNECTIONS, limits.keep_alive);
     Ok(RunningGateway {
         public_addr: ops_addr,
         ops_addr,
@@ -170,7 +177,7 @@ impl RunningGateway {
         self.stopping.cancel();
         tracing::info!("stopping: readiness fails, then the port closes");
         tokio::time::sleep(self.stop_wait).await;
-        let ending = tokio::time::timeout(STOP_DEADLINE, async {
+        let ending = tokio::time::timeout(STOP_DEADLINE.saturating_sub(self.stop_wait).max(STOP_DEADLINE_MIN), async {
             let is_drained = self.public.stop(DRAIN_DEADLINE).await;
             if let Some(gate) = &self.gate {
                 // Nobody waits for these any more, but what they take must be in the log before the last settlement.
@@ -216,12 +223,18 @@ impl Listening {
         listening
     }
 
-    fn start(listener: TcpListener, router: Router) -> Self {
+    fn start(listener: TcpListener, router: Router, places: usize, keep_alive: Duration) -> Self {
         let listening =
             Self { close: CancellationToken::new(), cut: CancellationToken::new(), tasks: TaskTracker::new() };
-        let accepting =
-            accept(listener, router, listening.close.clone(), listening.cut.clone(), listening.tasks.clone());
-        listening.tasks.spawn(accepting);
+        let port = Port {
+            router,
+            places: Arc::new(Semaphore::new(places)),
+            idle: Arc::new(Notify::new()),
+            keep_alive,
+            close: listening.close.clone(),
+            cut: listening.cut.clone(),
+        };
+        listening.tasks.spawn(accept(listener, port, listening.tasks.clone()));
         listening
     }
 
@@ -252,24 +265,29 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     open().with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What the connections of a port share.
+#[derive(Clone)]
+struct Port {
     router: Router,
+    places: Arc<Semaphore>,
+    /// Told when all places are taken: who is idle makes room.
+    idle: Arc<Notify>,
+    keep_alive: Duration,
     close: CancellationToken,
     cut: CancellationToken,
-    tasks: TaskTracker,
-) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+}
+
+async fn accept(listener: TcpListener, port: Port, tasks: TaskTracker) {
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await.expect("this semaphore is never closed");
+            let place = place(&port).await;
             (listener.accept().await, place)
         };
-        let Some((accepted, place)) = close.run_until_cancelled(next).await else { return };
+        let Some((accepted, place)) = port.close.run_until_cancelled(next).await else { return };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), close.clone());
-                let cut = cut.clone();
+                let connection = connection(stream, port.clone());
+                let cut = port.cut.clone();
                 tasks.spawn(async move {
                     cut.run_until_cancelled(connection).await;
                     drop(place);
@@ -283,7 +301,26 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, close: CancellationToken) {
+/// A place for the next connection. While there is none, those who have asked for nothing for a while make room.
+async fn place(port: &Port) -> OwnedSemaphorePermit {
+    loop {
+        let place = Arc::clone(&port.places).acquire_owned();
+        match tokio::time::timeout(MAKE_ROOM_EVERY, place).await {
+            Ok(place) => return place.expect("this semaphore is never closed"),
+            Err(_) => port.idle.notify_waiters(),
+        }
+    }
+}
+
+/// What a connection is doing: nothing since then, or a request.
+#[derive(Clone, Copy)]
+enum Doing {
+    NothingYet,
+    Request,
+    NothingSince(Instant),
+}
+
+async fn connection(stream: TcpStream, port: Port) {
     metrics::counter!("doorbuster_connections_total").increment(1);
     let open = metrics::gauge!("doorbuster_connections_open");
     open.increment(1.0);
@@ -292,18 +329,49 @@ async fn connection(stream: TcpStream, router: Router, close: CancellationToken)
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_DEADLINE));
     let stream = Box::pin(stream);
+    let (accepted, doing) = (Instant::now(), Arc::new(Mutex::new(Doing::NothingYet)));
+    let now_doing = |doing: &Mutex<Doing>| *doing.lock().unwrap_or_else(PoisonError::into_inner);
+    let (router, of_service) = (port.router, Arc::clone(&doing));
     let service = service_fn(move |request: Request<Incoming>| {
-        let router = router.clone();
+        let (router, doing) = (router.clone(), Arc::clone(&of_service));
+        let set = move |what| *doing.lock().unwrap_or_else(PoisonError::into_inner) = what;
         async move {
-            Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {}))
+            set(Doing::Request);
+            let answer = router.oneshot(request.map(Body::new)).await;
+            set(Doing::NothingSince(Instant::now()));
+            Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(HEADER_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(port.keep_alive).max_buf_size(HEADER_BYTES_MAX);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = match close.run_until_cancelled(serving.as_mut()).await {
-        Some(ended) => ended,
-        None => {
+    let useless = async {
+        let mut first_header = std::pin::pin!(tokio::time::sleep(FIRST_HEADER_DEADLINE));
+        loop {
+            tokio::select! {
+                () = &mut first_header, if !first_header.is_elapsed() => {
+                    if matches!(now_doing(&doing), Doing::NothingYet) {
+                        return;
+                    }
+                }
+                () = port.idle.notified() => {
+                    let idle = match now_doing(&doing) {
+                        Doing::NothingYet => accepted.elapsed(),
+                        Doing::NothingSince(at) => at.elapsed(),
+                        Doing::Request => Duration::ZERO,
+                    };
+                    if idle >= IDLE_MAKES_ROOM {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        // A request that begins at this very moment is lost with it, as on every idle connection that is closed.
+        () = useless => Ok(()),
+        () = port.close.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

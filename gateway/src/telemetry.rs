@@ -60,6 +60,11 @@ const COUNTERS: &[(&str, &str)] = &[
         "What the payment provider's list and our payments disagreed about, by kind",
     ),
     ("doorbuster_tx_retries_total", "Transactions run again after a conflict, by name"),
+    ("doorbuster_log_lines_lost_total", "Lines of the log that could not be written"),
+    (
+        "doorbuster_log_lines_held_back_total",
+        "Lines of the log that came as a count: each place says each cause once a second",
+    ),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
 ];
 const LABELLED: &[&str] = &[

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 
+use crate::certificate::Certificate;
 use crate::error::{SandboxError, While as _};
 use crate::group::Launch;
 use crate::programs;
@@ -35,6 +36,7 @@ pub struct RedisOptions {
     append_fsync: AppendFsync,
     settings: Vec<(String, String)>,
     has_bus: bool,
+    certificate: Option<Certificate>,
 }
 
 impl RedisOptions {
@@ -50,6 +52,14 @@ impl RedisOptions {
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Opens a second port, over TLS in the name of `certificate`; the nodes of a cluster speak to each other over TLS
+    /// too. `CONFIG GET tls-port` says which it is: another one with each start.
+    #[must_use]
+    pub fn tls(mut self, certificate: &Certificate) -> Self {
+        self.certificate = Some(certificate.clone());
         self
     }
 
@@ -128,7 +138,18 @@ impl Program for RedisProgram {
     const NAME: &'static str = "redis-server";
 
     fn launch(&self, folder: &Path, port: u16) -> Result<Launch, SandboxError> {
-        let configuration = self.options.configuration(port, self.bus_port(port)?);
+        let mut configuration = self.options.configuration(port, self.bus_port(port)?);
+        if let Some(certificate) = &self.options.certificate {
+            fs::write(folder.join("key.pem"), certificate.key_pem()).during("writing a key")?;
+            let file = certificate.path().display();
+            // Writing to a String cannot fail.
+            let _ = write!(
+                configuration,
+                "tls-port {}\ntls-cert-file {file}\ntls-key-file key.pem\ntls-ca-cert-file {file}\ntls-auth-clients no\n\
+                 tls-cluster yes\ntls-replication yes\n",
+                free_port()?
+            );
+        }
         fs::write(folder.join("redis.conf"), configuration).during("writing redis.conf")?;
         Ok(Launch {
             program: self.redis_server.clone(),

@@ -26,6 +26,11 @@ impl CartStore {
         Ok(Self::over(crate::scripting::connect(url).await?, clock))
     }
 
+    /// As [`Self::connect`], but it connects on first use.
+    pub fn open(url: &str, clock: Clock) -> Result<Self, CartError> {
+        Ok(Self::over(crate::scripting::open(url)?, clock))
+    }
+
     /// Carts in a Redis that this process is connected to already.
     pub(crate) fn over(connection: Connection, clock: Clock) -> Self {
         Self { connection, clock, limits: CartLimits::default() }
@@ -49,7 +54,7 @@ impl CartStore {
     /// The cart as it is; `None` if there is none. Reading changes nothing, not even how long it lives.
     pub async fn read(&self, owner: &CartOwner) -> Result<Option<Cart>, CartError> {
         let mut connection = self.connection.clone();
-        let reply: Value = redis::cmd("HGETALL").arg(codec::key(owner)).query_async(&mut connection).await?;
+        let reply: Value = connection.ask(redis::cmd("HGETALL").arg(codec::key(owner))).await?;
         cart("HGETALL", reply)
     }
 
@@ -133,7 +138,7 @@ impl CartStore {
     /// Deletes a cart with all that is known of it: for a buyer who wants to be forgotten.
     pub async fn forget(&self, owner: &CartOwner) -> Result<(), CartError> {
         let mut connection = self.connection.clone();
-        Ok(redis::cmd("UNLINK").arg(codec::key(owner)).query_async::<()>(&mut connection).await?)
+        Ok(connection.ask(redis::cmd("UNLINK").arg(codec::key(owner))).await?)
     }
 
     pub(super) fn limits(&self) -> CartLimits {

@@ -71,6 +71,16 @@ impl EngineError {
         }
     }
 
+    /// A store refused: nothing was done, and nothing is as long as it refuses.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Tokens(error) => matches!(**error, TokenError::Refused { .. }),
+            Self::Carts(error) => matches!(**error, CartError::Refused { .. }),
+            Self::Ledger(error) => error.is_refusal(),
+            Self::Moving | Self::SettlementBehind | Self::Provider(_) => false,
+        }
+    }
+
     /// Redis does not have this warehouse as Postgres knows it: our epoch is old, or a rebuild is due.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Tokens(error) if matches!(**error, TokenError::Fenced | TokenError::NotLoaded))

@@ -1,13 +1,24 @@
 //! What can go wrong between us and Postgres, in three kinds: the driver, a row that cannot be, a count that is off.
 
+use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error("Postgres: {}", describe(.0))]
     Database(#[from] tokio_postgres::Error),
-    #[error("no connection to Postgres: {0}")]
+    #[error("no connection to Postgres: {}", describe_pool(.0))]
     Pool(#[from] deadpool_postgres::PoolError),
+    /// It answers, and would refuse whatever we write.
+    #[error("Postgres takes no writes: {}", if *.is_replica { "it is a replica: point us at the primary" } else {
+        "default_transaction_read_only is on" })]
+    ReadOnly { is_replica: bool },
+    /// What we set for a session does not hold for it: somebody in between hands sessions about.
+    #[error(
+        "a pooler such as PgBouncer stands between us and Postgres and shares sessions ({0}): give the address of \
+        Postgres itself, or of a pooler in session mode that passes `options` on; we keep a pool of our own"
+    )]
+    Pooler(String),
     #[error("{table}.{column} of {row} holds {value:?}, which cannot be")]
     Inconsistent { table: &'static str, column: &'static str, row: String, value: String },
     /// Somebody else changed the row first, or it is not there.
@@ -29,11 +40,33 @@ pub enum LedgerError {
     SchemaNewer { found: i32, known: i32 },
 }
 
-/// The driver prints "db error" for everything the server says; its own words are one level deeper.
+/// The driver prints "db error" for everything the server says, and "error connecting to server" for every reason: the
+/// words that help are one level deeper.
 fn describe(error: &tokio_postgres::Error) -> String {
-    error
-        .as_db_error()
-        .map_or_else(|| error.to_string(), |server| format!("{}: {}", server.code().code(), server.message()))
+    match error.as_db_error() {
+        Some(server) => format!("{}: {}", server.code().code(), server.message()),
+        None => with_causes(error),
+    }
+}
+
+fn describe_pool(error: &deadpool_postgres::PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => describe(error),
+        PoolError::Timeout(TimeoutType::Wait) => "all of them were busy for too long".to_owned(),
+        PoolError::Timeout(_) => "it took too long to make one".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// An error with what is behind it.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
 }
 
 impl LedgerError {
@@ -69,11 +102,23 @@ impl LedgerError {
         }
     }
 
-    /// Whether the same call may succeed later: the server was not there, was busy, or gave no answer.
+    /// Whether nothing was done, and nothing would be whatever is asked for: no connection could be had (too many, or
+    /// nobody there), or the server takes no writes. A statement that is refused undoes its transaction.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Pool(_) | Self::ReadOnly { .. } => true,
+            Self::Group(error) => error.is_refusal(),
+            _ => self.sql_state().is_some_and(|state| *state == SqlState::READ_ONLY_SQL_TRANSACTION),
+        }
+    }
+
+    /// Whether the same call may succeed later: the server was not there, was busy, took no writes, or gave no answer.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Database(error) => error.code().is_none() || self.is_conflict() || self.is_passing(),
-            Self::Pool(_) | Self::CutOff => true,
+            Self::Database(error) => {
+                error.code().is_none() || self.is_conflict() || self.is_passing() || self.is_refusal()
+            }
+            Self::Pool(_) | Self::ReadOnly { .. } | Self::CutOff => true,
             Self::Group(error) => error.is_retryable(),
             _ => false,
         }

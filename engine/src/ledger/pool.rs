@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
-use tokio_postgres::Config;
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address;
@@ -60,9 +60,47 @@ impl Ledger {
         })
     }
 
+    /// Whether it is there and would take what we write.
     pub async fn ping(&self) -> Result<(), LedgerError> {
-        self.connection().await?.simple_query("-- pool.ping\nselect 1").await?;
-        Ok(())
+        const SQL: &str = "-- pool.ping
+            select current_setting('transaction_read_only') = 'on', pg_is_in_recovery()";
+        let answers = self.connection().await?.simple_query(SQL).await?;
+        let row = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        match row.map(|row| (row.get(0), row.get(1))) {
+            Some((Some("t"), is_replica)) => {
+                // The address may lead to another server by now: whoever comes next connects anew.
+                self.pool.retain(|_, _| false);
+                Err(LedgerError::ReadOnly { is_replica: is_replica == Some("t") })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a pooler that hands sessions about: prepared statements, locks and settings would be those of others.
+    /// One session is marked, and looked at from a second one while that is in a transaction, and then again.
+    pub async fn check_no_pooler(&self) -> Result<(), LedgerError> {
+        const MARK: &str = "-- pool.mark
+            select set_config('doorbuster.session', 'ours', false)";
+        const MARKED: &str = "-- pool.marked
+            select coalesce(current_setting('doorbuster.session', true), '') = 'ours'";
+        let (first, connection) = self.config.connect(self.tls.clone()).await.map_err(pooler_or)?;
+        tokio::spawn(connection);
+        check_session(&first, "statement_timeout", "30s").await?;
+        let (second, connection) = self.config.connect(self.tls.clone()).await.map_err(pooler_or)?;
+        tokio::spawn(connection);
+        first.simple_query(MARK).await?;
+        second.simple_query("-- pool.begin\nbegin").await?;
+        let is_marked =
+            async |client: &Client| Ok::<_, LedgerError>(answer(client, MARKED).await?.as_deref() == Some("t"));
+        let (other, own) = (is_marked(&second).await?, is_marked(&first).await?);
+        second.simple_query("-- pool.end\nrollback").await?;
+        match (own, other) {
+            (true, false) => Ok(()),
+            _ => Err(LedgerError::Pooler("what one session set was seen in another".to_owned())),
+        }
     }
 
     pub async fn version(&self) -> Result<String, LedgerError> {
@@ -86,4 +124,32 @@ impl Ledger {
     pub(super) async fn connection(&self) -> Result<Object, LedgerError> {
         Ok(self.pool.get().await?)
     }
+}
+
+/// A pooler that takes no settings for a session says so when it is connected to.
+pub(super) fn pooler_or(error: tokio_postgres::Error) -> LedgerError {
+    match error.as_db_error() {
+        Some(said) if said.message().contains("unsupported startup parameter") => {
+            LedgerError::Pooler(said.message().to_owned())
+        }
+        _ => error.into(),
+    }
+}
+
+/// Whether a setting that we have given the session holds.
+pub(super) async fn check_session(client: &Client, setting: &'static str, ours: &str) -> Result<(), LedgerError> {
+    let holds = answer(client, &format!("-- pool.setting\nshow {setting}")).await?.unwrap_or_default();
+    if holds == ours {
+        return Ok(());
+    }
+    Err(LedgerError::Pooler(format!("{setting} is {holds:?}, we had asked for {ours}")))
+}
+
+/// The first column of the first row.
+async fn answer(client: &Client, sql: &str) -> Result<Option<String>, LedgerError> {
+    let answers = client.simple_query(sql).await?;
+    Ok(answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        _ => None,
+    }))
 }

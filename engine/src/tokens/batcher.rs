@@ -61,7 +61,8 @@ impl Batcher {
         Self { queue }
     }
 
-    /// An error other than `Overloaded` means that the outcome is unknown; the same claim may be submitted again.
+    /// `Overloaded` and `Refused` mean that nothing was done; after any other error nobody knows. The same claim may be
+    /// submitted again in any case.
     pub async fn submit(&self, store: &Arc<WarehouseStore>, claim: Claim) -> Result<BatchOutcome, Arc<TokenError>> {
         let (answer, outcome) = oneshot::channel();
         let waiting = Waiting { store: Arc::clone(store), claim, since: Instant::now(), answer };
@@ -135,19 +136,50 @@ impl Batch<WarehouseStore> {
 
 async fn send(store: &WarehouseStore, clock: &Clock, claims: &[Claim]) -> Result<Vec<BatchOutcome>, Arc<TokenError>> {
     let mut sends = 1;
+    // An earlier send got no answer.
+    let mut may_be_done = false;
     loop {
-        match store.claim(clock.now().as_millisecond(), claims).await {
+        let error = match store.claim(clock.now().as_millisecond(), claims).await {
             Ok(outcomes) => return Ok(outcomes),
-            Err(error @ TokenError::Redis(_)) if error.is_retryable() && sends < SENDS => {
-                metrics::counter!("doorbuster_claim_batches_resent_total").increment(1);
-                tokio::time::sleep(BETWEEN_SENDS).await;
-                sends += 1;
-            }
-            Err(error) => {
-                tracing::warn!(%error, claims = claims.len(), "a batch of {} claims got no answer: {error}", claims.len());
-                return Err(Arc::new(error));
-            }
+            Err(error) => error,
+        };
+        if sends < SENDS && goes_again(&error, may_be_done) {
+            metrics::counter!("doorbuster_claim_batches_resent_total").increment(1);
+            tokio::time::sleep(BETWEEN_SENDS).await;
+            (sends, may_be_done) = (sends + 1, true);
+            continue;
         }
+        let error = of_all_sends(error, may_be_done);
+        let count = claims.len();
+        match &error {
+            TokenError::Refused { .. } => {
+                tracing::warn!(%error, count, "a batch of {count} claims was refused: {error}")
+            }
+            TokenError::Redis(_) | TokenError::BadReply { .. } => {
+                tracing::warn!(%error, count, "a batch of {count} claims got no answer: {error}");
+            }
+            // Whoever opens or rebuilds the warehouse says so; every click before that would be a line.
+            _ => tracing::debug!(%error, count, "a batch of {count} claims has to come again: {error}"),
+        }
+        return Err(Arc::new(error));
+    }
+}
+
+/// Whether claims are sent once more. What was refused is told at once: the buyers come again, and to them it matters
+/// that nothing was done. What may have been done is worth another try, for a stored answer is better than none.
+fn goes_again(error: &TokenError, may_be_done: bool) -> bool {
+    match error {
+        TokenError::Redis(_) => error.is_retryable(),
+        TokenError::Refused { .. } => may_be_done,
+        _ => false,
+    }
+}
+
+/// What the error of the last send says of all of them: that this one was refused proves nothing about one before it.
+fn of_all_sends(error: TokenError, may_be_done: bool) -> TokenError {
+    match error {
+        TokenError::Refused { error, .. } if may_be_done => TokenError::Redis(error),
+        error => error,
     }
 }
 
@@ -190,5 +222,37 @@ mod tests {
         let batches = batches(round, |max_batch| *max_batch);
         let stores = batches.iter().map(|batch| (Arc::ptr_eq(&batch.store, &one), batch.claims.len()));
         assert_eq!(stores.collect::<Vec<_>>(), [(true, 3), (false, 8)]);
+    }
+
+    #[test]
+    fn a_refusal_is_one_only_if_it_answers_the_first_send() {
+        let refused = || TokenError::Refused {
+            why: crate::scripting::Refusal::OutOfMemory,
+            error: redis::make_extension_error("OOM".to_owned(), None),
+        };
+        let lost = || TokenError::Redis(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        let failed = || TokenError::Redis(redis::make_extension_error("ERR".to_owned(), None));
+        type Case = (fn() -> TokenError, bool, bool, &'static str);
+        let cases: [Case; 8] = [
+            (refused, false, false, "refused"),
+            (refused, true, true, "unknown"),
+            (lost, false, true, "unknown"),
+            (lost, true, true, "unknown"),
+            (failed, false, false, "unknown"),
+            (failed, true, false, "unknown"),
+            (|| TokenError::Fenced, false, false, "fenced"),
+            (|| TokenError::Fenced, true, false, "fenced"),
+        ];
+        for (error, may_be_done, again, told) in cases {
+            let what = format!("{} after a lost send: {may_be_done}", error());
+            assert_eq!(goes_again(&error(), may_be_done), again, "{what}");
+            let said = match of_all_sends(error(), may_be_done) {
+                TokenError::Refused { .. } => "refused",
+                TokenError::Redis(_) => "unknown",
+                TokenError::Fenced => "fenced",
+                other => panic!("{other}"),
+            };
+            assert_eq!(said, told, "{what}");
+        }
     }
 }

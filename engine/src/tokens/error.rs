@@ -2,7 +2,7 @@
 
 use redis::RedisError;
 
-use crate::scripting::{ScriptError, is_retryable};
+use crate::scripting::{Refusal, ScriptError, describe, is_retryable};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -18,7 +18,10 @@ pub enum TokenError {
     /// An earlier grant or chunk is missing.
     #[error("an earlier grant or chunk is missing in Redis")]
     Gap,
-    /// Redis gave no answer, or refused. What was sent may have been executed.
+    /// Nothing was done: every send was refused, or none was made.
+    #[error("{}", describe("Redis", *.why, .error))]
+    Refused { why: Refusal, error: RedisError },
+    /// Redis gave no answer, or one that proves nothing. What was sent may have been executed.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
     #[error("Redis answered {script} with something that is not in the contract: {what}")]
@@ -33,7 +36,7 @@ impl TokenError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Redis(error) => is_retryable(error),
-            Self::NotLoaded | Self::Fenced | Self::Gap | Self::Overloaded => true,
+            Self::Refused { .. } | Self::NotLoaded | Self::Fenced | Self::Gap | Self::Overloaded => true,
             Self::Stale | Self::BadReply { .. } => false,
         }
     }
@@ -42,6 +45,7 @@ impl TokenError {
 impl From<ScriptError> for TokenError {
     fn from(error: ScriptError) -> Self {
         match error {
+            ScriptError::Refused { why, error } => Self::Refused { why, error },
             ScriptError::Redis(error) => Self::Redis(error),
             ScriptError::BadReply { script, what } => Self::BadReply { script, what },
         }

@@ -41,21 +41,16 @@ impl WarehouseStore {
     pub async fn settled_mark(&self) -> Result<StreamId, TokenError> {
         let mut connection = self.connection.clone();
         let settled: Option<String> =
-            redis::cmd("HGET").arg(self.keys.fixed("meta")).arg("settled").query_async(&mut connection).await?;
+            connection.ask(redis::cmd("HGET").arg(self.keys.fixed("meta")).arg("settled")).await?;
         settled.as_deref().and_then(StreamId::parse).ok_or(TokenError::NotLoaded)
     }
 
     /// Up to `count` entries of the claim log behind `mark`.
     pub async fn log_after(&self, mark: StreamId, count: usize) -> Result<Vec<LogEntry>, TokenError> {
         let mut connection = self.connection.clone();
-        let entries: Value = redis::cmd("XRANGE")
-            .arg(self.keys.fixed("claims"))
-            .arg(format!("({mark}"))
-            .arg("+")
-            .arg("COUNT")
-            .arg(count)
-            .query_async(&mut connection)
-            .await?;
+        let (key, after) = (self.keys.fixed("claims"), format!("({mark}"));
+        let entries: Value =
+            connection.ask(redis::cmd("XRANGE").arg(key).arg(after).arg("+").arg("COUNT").arg(count)).await?;
         self.log_entries(entries)
     }
 

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Value};
+use redis::{ConnectionAddr, ConnectionInfo, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::contract::{Code, TOUCH};
@@ -61,7 +61,7 @@ struct Rounds {
 
 impl ReplicaWaits {
     pub(super) fn new(url: &str, connection: Connection) -> Result<Self, TokenError> {
-        let info = scripting::first_node(url).into_connection_info()?;
+        let info = scripting::first_node(url)?;
         Ok(Self { shared: Arc::new(Shared { info, connection, found: Mutex::default() }) })
     }
 
@@ -72,7 +72,7 @@ impl ReplicaWaits {
         let (number, queue) = self.queue_of(keys.slot()).await?;
         queue.try_send(waiting).map_err(|_| TokenError::Overloaded)?;
         let reached = reached.await.unwrap_or_else(|_| Err(Arc::new(TokenError::Overloaded)));
-        if matches!(&reached, Err(error) if matches!(**error, TokenError::Redis(_))) {
+        if matches!(&reached, Err(error) if matches!(**error, TokenError::Redis(_) | TokenError::Refused { .. })) {
             let mut found = self.shared.found.lock().await;
             if found.number == number {
                 found.rounds = None;
@@ -103,12 +103,12 @@ impl ReplicaWaits {
 
     async fn find(&self) -> Result<Vec<Rounds>, TokenError> {
         let Some(primaries) = self.shared.connection.clone().primaries().await? else {
-            return Ok(vec![self.start(None).await?]);
+            return Ok(vec![self.start(None)?]);
         };
         let mut found = Vec::new();
         for primary in primaries {
             // One that cannot be reached must not keep the others from it.
-            match self.start(Some(primary)).await {
+            match self.start(Some(primary)) {
                 Ok(rounds) => found.push(rounds),
                 Err(error) => tracing::warn!(%error, "a primary cannot be asked about its replicas: {error}"),
             }
@@ -116,7 +116,7 @@ impl ReplicaWaits {
         Ok(found)
     }
 
-    async fn start(&self, primary: Option<Primary>) -> Result<Rounds, TokenError> {
+    fn start(&self, primary: Option<Primary>) -> Result<Rounds, TokenError> {
         let mut info = self.shared.info.clone();
         if let Some(primary) = &primary {
             let addr = match info.addr() {
@@ -130,7 +130,7 @@ impl ReplicaWaits {
             };
             info = info.set_addr(addr);
         }
-        let connection = Connection::Server(scripting::connect_server(info).await?);
+        let connection = Connection::Server(scripting::open_server(info)?);
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(run(connection, waiting));
         Ok(Rounds { primary, queue })

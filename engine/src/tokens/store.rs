@@ -21,7 +21,7 @@ pub use super::codec::{
 };
 pub use super::log::{LogEntry, Unreadable};
 pub use crate::domain::ids::StreamId;
-pub use crate::scripting::{Reach, ServerFacts};
+pub use crate::scripting::{Reach, Refusal, ServerFacts};
 
 /// The door to Redis. Cheap to clone; all clones share one connection.
 #[derive(Clone)]
@@ -32,7 +32,15 @@ pub struct TokenStore {
 
 impl TokenStore {
     pub async fn connect(url: &str) -> Result<Self, TokenError> {
-        let connection = crate::scripting::connect(url).await?;
+        Self::over(url, crate::scripting::connect(url).await?)
+    }
+
+    /// As [`Self::connect`], but it connects on first use: an error is about the address.
+    pub fn open(url: &str) -> Result<Self, TokenError> {
+        Self::over(url, crate::scripting::open(url)?)
+    }
+
+    fn over(url: &str, connection: Connection) -> Result<Self, TokenError> {
         Ok(Self { replicas: ReplicaWaits::new(url, connection.clone())?, connection })
     }
 
@@ -383,14 +391,14 @@ impl WarehouseStore {
         for variant in &self.variants {
             unlink.arg(self.keys.of_variant("tokens", *variant)).arg(self.keys.of_variant("spare", *variant));
         }
-        Ok(unlink.query_async::<()>(&mut connection).await?)
+        Ok(connection.ask(&unlink).await?)
     }
 
     /// What this buyer holds here, as far as Redis knows.
     pub async fn record_of(&self, buyer: &BuyerId) -> Result<Vec<RecordedClaim>, TokenError> {
         let mut connection = self.connection.clone();
         let record: Option<Vec<u8>> =
-            redis::cmd("HGET").arg(self.keys.fixed("buyers")).arg(buyer.as_str()).query_async(&mut connection).await?;
+            connection.ask(redis::cmd("HGET").arg(self.keys.fixed("buyers")).arg(buyer.as_str())).await?;
         record.map_or_else(|| Ok(Vec::new()), |record| codec::unpack_record(self.drop, &record))
     }
 
@@ -402,13 +410,9 @@ impl WarehouseStore {
         let mut holders = Vec::new();
         let mut cursor = 0_u64;
         loop {
-            let (next, piece): (u64, Vec<Vec<u8>>) = redis::cmd("HSCAN")
-                .arg(self.keys.fixed("buyers"))
-                .arg(cursor)
-                .arg("COUNT")
-                .arg(PIECE)
-                .query_async(&mut connection)
-                .await?;
+            let key = self.keys.fixed("buyers");
+            let (next, piece): (u64, Vec<Vec<u8>>) =
+                connection.ask(redis::cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(PIECE)).await?;
             // Field, value, field, value; the field of no name is the sentinel.
             for name in piece.into_iter().step_by(2).filter(|name| !name.is_empty()) {
                 holders.push(codec::buyer(&name)?);

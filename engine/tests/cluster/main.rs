@@ -14,5 +14,8 @@ mod forgetting;
 #[path = "../engine/carts.rs"]
 mod carts;
 mod failover;
+#[path = "../engine/wire.rs"]
+mod wire;
+mod refusals;
 
 const IS_FOR_CLUSTERS: bool = true;

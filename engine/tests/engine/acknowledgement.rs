@@ -135,7 +135,9 @@ async fn until_connected(live: &LiveDrop) -> Arc<TokenError> {
     let began = Instant::now();
     loop {
         match live.store(&live.drop.warehouses[0]).replicated(1).await {
-            Err(error) if matches!(*error, TokenError::Redis(_) | TokenError::Overloaded) => {
+            Err(error)
+                if matches!(*error, TokenError::Redis(_) | TokenError::Refused { .. } | TokenError::Overloaded) =>
+            {
                 assert!(began.elapsed() < Duration::from_secs(10), "{error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

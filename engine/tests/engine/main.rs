@@ -11,6 +11,8 @@ mod acknowledgement;
 mod pulls;
 mod sellout;
 mod stalls;
+mod wire;
+mod refusals;
 mod standby;
 mod tls;
 mod lifecycle;

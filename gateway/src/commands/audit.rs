@@ -33,7 +33,7 @@ pub async fn run(arguments: &AuditArguments) -> Result<(), Failure> {
         _ => None,
     };
     let provider = provider.transpose().context("the provider's settings cannot be used")?;
-    let engine = super::engine(&arguments.stores).await?;
+    let engine = super::engine(&arguments.stores)?;
     let report = engine.audit(provider.as_ref()).await.context("the audit could not read everything")?;
     if arguments.json {
         print(serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?);

@@ -35,7 +35,7 @@ struct BuyerArgument {
 }
 
 pub async fn run(arguments: BuyerArguments) -> Result<(), Failure> {
-    let engine = super::engine(&arguments.stores).await?;
+    let engine = super::engine(&arguments.stores)?;
     match &arguments.command {
         BuyerCommand::Export(BuyerArgument { buyer }) => export(&engine, buyer).await,
         BuyerCommand::Erase(BuyerArgument { buyer }) => erase(&engine, buyer).await,

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use doorbuster_engine::flows::outbox::Lane;
+use doorbuster_engine::ledger::LedgerError;
 
 use super::{Failure, print};
 use crate::config::{OutboxConfig, StoresConfig};
@@ -17,10 +18,14 @@ pub struct CheckArguments {
 
 pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let lanes = arguments.outbox.check()?;
-    let engine = super::engine(&arguments.stores).await?;
+    let engine = super::engine(&arguments.stores)?;
+    let pooler = engine.ledger.check_no_pooler().await;
+    if let Err(error @ LedgerError::Pooler(_)) = pooler {
+        return Err(anyhow!(error).into());
+    }
     let postgres = engine.ledger.version().await.context("Postgres cannot be reached")?;
     print(format_args!("Postgres {postgres}"));
-    let redis = engine.tokens.server_facts().await.context("Redis cannot be reached")?;
+    let redis = engine.tokens.server_facts().await.context("Redis cannot be asked")?;
     print(format_args!("Redis {}", redis.version));
 
     let mut wrong = 0;
@@ -28,6 +33,19 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         print(format_args!("{} {}", if is_good { "  ok   " } else { "  WRONG" }, if is_good { good } else { bad }));
         wrong += usize::from(!is_good);
     };
+    match pooler {
+        Ok(()) => check(true, "no pooler shares our sessions with Postgres", ""),
+        Err(error) => check(false, "", &error.to_string()),
+    }
+    match engine.ledger.ping().await {
+        Ok(()) => check(true, "Postgres takes what is written", ""),
+        Err(error) => check(false, "", &error.to_string()),
+    }
+    let reach = engine.tokens.reach().await.context("Redis cannot be asked")?;
+    match [reach.away, reach.refusing].concat() {
+        wrong if wrong.is_empty() => check(true, "Redis takes what is written", ""),
+        wrong => check(false, "", &wrong.join("; ")),
+    }
     check(
         redis.maxmemory_policy == "noeviction",
         "maxmemory-policy is noeviction",
@@ -47,7 +65,7 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         None => print("  note  appendfsync cannot be read with this user: it should be always"),
     }
     if arguments.stores.carts_redis_url.is_some() {
-        let carts = engine.carts.server_facts().await.context("the carts' Redis cannot be reached")?;
+        let carts = engine.carts.server_facts().await.context("the carts' Redis cannot be asked")?;
         print(format_args!("Redis of the carts {}", carts.version));
         check(carts.is_primary, "it is a primary", "it is a replica: carts must go to the primary");
         check(carts.appendonly, "appendonly is on", "appendonly must be yes: without it a restart forgets every cart");

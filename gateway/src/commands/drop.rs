@@ -133,7 +133,7 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         DropCommand::Create(create) => Some(create.new_drop()?),
         _ => None,
     };
-    let engine = super::engine(&arguments.stores).await?;
+    let engine = super::engine(&arguments.stores)?;
     let mut restocked = None;
     let (name, done) = match arguments.command {
         DropCommand::Create(_) => {

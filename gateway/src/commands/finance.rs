@@ -58,7 +58,7 @@ struct DropArgument {
 }
 
 pub async fn run(arguments: FinanceArguments) -> Result<(), Failure> {
-    let engine = super::engine(&arguments.stores).await?;
+    let engine = super::engine(&arguments.stores)?;
     match &arguments.command {
         FinanceCommand::Close(close) => close_day(&engine, close, arguments.json).await,
         FinanceCommand::Drop(DropArgument { name }) => show_drop(&engine, name, arguments.json).await,

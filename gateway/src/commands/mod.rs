@@ -20,22 +20,18 @@ pub mod demo;
 pub mod audit;
 pub mod outbox;
 
-use std::net::SocketAddr;
+use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use doorbuster_engine::carts::CartStore;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::flows::Engine;
-use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::ledger::{Ledger, LedgerError};
 use doorbuster_engine::tokens::store::TokenStore;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{BadConfig, ServeConfig, Stop, StoresConfig, WorkConfig};
-use crate::routes::ops;
-use crate::server;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -99,16 +95,29 @@ impl From<anyhow::Error> for Failure {
 }
 
 impl Failure {
-    #[expect(clippy::print_stderr, reason = "the sentence on stderr is the command's answer")]
     pub fn exit(self) -> ExitCode {
         match self {
             Self::Config(bad) => Stop::from(bad).exit(),
             Self::Other(error) => {
-                eprintln!("doorbuster: {error:#}");
+                // Who has closed stderr wants no sentence; the exit code says it too.
+                let _ = writeln!(std::io::stderr(), "doorbuster: {}", sentence(&error));
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// The error and its causes, each said once: many of them say those below them already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 pub async fn run(command: Command) -> Result<(), Failure> {
@@ -135,72 +144,34 @@ pub async fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// How long after a try in vain Redis is looked for again at start. A try itself ends within some seconds.
-const REDIS_AGAIN: Duration = Duration::from_millis(250);
-
-/// The engine of a command, connected to Redis; Postgres is connected to on first use.
-async fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
+/// The engine of a command. Both stores are connected to on first use: whoever asks for orders needs no Redis.
+fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
     let ledger = ledger(stores)?;
-    let tokens = TokenStore::connect(stores.redis_url.expose()).await.context("Redis cannot be reached")?;
+    let bad = |name: &str, error: &dyn std::fmt::Display| BadConfig(format!("{name}: {error}"));
+    let tokens = TokenStore::open(stores.redis_url.expose());
+    let tokens = tokens.map_err(|error| bad("--redis-url (DOORBUSTER_REDIS_URL)", &error))?;
     let mut engine = Engine::new(ledger, tokens, Clock::System);
     if let Some(url) = &stores.carts_redis_url {
-        let carts = CartStore::connect(url.expose(), Clock::System).await;
-        engine.carts = carts.context("the carts' Redis cannot be reached")?;
+        let carts = CartStore::open(url.expose(), Clock::System);
+        engine.carts = carts.map_err(|error| bad("--carts-redis-url (DOORBUSTER_CARTS_REDIS_URL)", &error))?;
     }
     Ok(engine)
 }
 
-/// The engine of a process that serves or works. While Redis is away it waits, and says so once; operators find it alive and not
-/// ready. `None`: it was told to stop meanwhile.
-async fn engine_once_redis_answers(
-    stores: &StoresConfig,
-    ops_listen: SocketAddr,
-    signals: &mut StopSignals,
-) -> Result<Option<Engine>, Failure> {
-    // What is wrong with the configuration is not waited for.
-    drop(ledger(stores)?);
-    let mut waiting = None;
-    loop {
-        let answer = async {
-            let engine = engine(stores).await?;
-            engine.tokens.reach().await.context("Redis does not answer")?;
-            Ok::<_, Failure>(engine)
-        };
-        let error = tokio::select! {
-            () = signals.next() => {
-                tracing::info!("told to stop while waiting for Redis");
-                return Ok(None);
-            }
-            engine = answer => match engine {
-                Ok(engine) => {
-                    if let Some(waiting) = waiting {
-                        tracing::info!("Redis answers: going on");
-                        server::ServedRouter::stop(waiting).await;
-                    }
-                    return Ok(Some(engine));
-                }
-                Err(Failure::Other(error)) => error,
-                Err(bad) => return Err(bad),
-            },
-        };
-        if waiting.is_none() {
-            let listening =
-                server::serve_router(ops_listen, ops::waiting_for_redis()).context("the operators' listener")?;
-            tracing::warn!(
-                ops_addr = %listening.addr,
-                error = format!("{error:#}"),
-                "waiting for Redis: buyers get no answer, and nothing is settled, until it is there: {error:#}"
-            );
-            waiting = Some(listening);
-        }
-        tokio::select! {
-            () = signals.next() => {
-                tracing::info!("told to stop while waiting for Redis");
-                return Ok(None);
-            }
-            () = tokio::time::sleep(REDIS_AGAIN) => {}
-        }
+/// What is to be known before a process serves or works: it never runs behind a pooler that shares sessions. A store
+/// that is away is said once and waited for; `/readyz` fails meanwhile.
+async fn check_stores(engine: &Engine) -> Result<(), Failure> {
+    match engine.ledger.check_no_pooler().await {
+        Err(error @ LedgerError::Pooler(_)) => return Err(anyhow::Error::new(error).into()),
+        Err(error) => tracing::warn!(%error, "not ready until Postgres is there: {error}"),
+        Ok(()) => {}
     }
+    match engine.tokens.reach().await {
+        Ok(reach) if reach.answering > 0 => {}
+        Ok(reach) => tracing::warn!("not ready until Redis is: {}", reach.refusing.join("; ")),
+        Err(error) => tracing::warn!(%error, "not ready until Redis is there: {error}"),
+    }
+    Ok(())
 }
 
 fn ledger(stores: &StoresConfig) -> Result<Ledger, Failure> {
@@ -213,19 +184,23 @@ fn ledger(stores: &StoresConfig) -> Result<Ledger, Failure> {
 struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// The terminal is gone. Unheard it would end the process at once.
+    hang_up: tokio::signal::unix::Signal,
 }
 
 impl StopSignals {
     fn listen() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { terminate, interrupt })
+        let hang_up = signal(SignalKind::hangup())?;
+        Ok(Self { terminate, interrupt, hang_up })
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 
@@ -244,4 +219,24 @@ impl StopSignals {
 #[expect(clippy::print_stdout, reason = "this is the one place where commands print")]
 fn print(text: impl std::fmt::Display) {
     println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_its_cause_once() {
+        let cause = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        #[derive(Debug, thiserror::Error)]
+        #[error("Redis: {0}")]
+        struct Says(#[source] std::io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("Redis")]
+        struct SaysNot(#[source] std::io::Error);
+        let refused = cause().to_string();
+        let said = |error: anyhow::Error| sentence(&error.context("no orders"));
+        assert_eq!(said(anyhow::Error::new(Says(cause()))), format!("no orders: Redis: {refused}"));
+        assert_eq!(said(anyhow::Error::new(SaysNot(cause()))), format!("no orders: Redis: {refused}"));
+    }
 }

@@ -111,7 +111,7 @@ struct RefundArguments {
 }
 
 pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
-    let engine = super::engine(&arguments.stores).await?;
+    let engine = super::engine(&arguments.stores)?;
     let by = arguments.by.as_str();
     let order = match &arguments.command {
         OrderCommand::List(list) => return list_orders(&engine, list, arguments.json).await,

@@ -1,17 +1,23 @@
-//! `doorbuster serve`: check, connect, migrate, open the ports, wait for a signal, drain.
+//! `doorbuster serve`: check, migrate, open the ports, wait for a signal, drain.
 
 use anyhow::Context as _;
 
 use super::{Failure, StopSignals};
 use crate::config::ServeConfig;
+use crate::files;
 
 pub async fn run(config: &ServeConfig) -> Result<(), Failure> {
     let (gateway, workers) = config.check()?;
     let mut signals = StopSignals::listen()?;
-    let engine = super::engine_once_redis_answers(&config.stores, gateway.ops_listen, &mut signals).await?;
-    let Some(mut engine) = engine else { return Ok(()) };
+    files::raise_limit();
+    let mut engine = super::engine(&config.stores)?;
     engine.settlement_lag_limit = config.settlement_lag_limit;
-    let applied = engine.ledger.migrate().await.context("the database cannot be brought up to date")?;
+    super::check_stores(&engine).await?;
+    // It waits for whoever migrates already, and that may take long.
+    let applied = tokio::select! {
+        applied = engine.ledger.migrate() => applied.context("the database cannot be brought up to date")?,
+        () = signals.next() => return Ok(()),
+    };
     for name in applied {
         tracing::info!(%name, "applied the migration {name}");
     }

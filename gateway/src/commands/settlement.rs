@@ -57,7 +57,7 @@ pub async fn run(arguments: &SettlementArguments) -> Result<(), Failure> {
             Ok(())
         }
         SettlementCommand::Retry(of) => {
-            let engine = super::engine(&arguments.stores).await?;
+            let engine = super::engine(&arguments.stores)?;
             let report = engine.retry_poisoned(of.drop.as_ref()).await.context("the retry could not finish")?;
             let left = report.left.iter().map(|(id, error)| json!({ "id": id, "error": error })).collect::<Vec<_>>();
             if arguments.json {

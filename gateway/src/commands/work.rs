@@ -2,14 +2,16 @@
 
 use super::{Failure, StopSignals};
 use crate::config::WorkConfig;
+use crate::files;
 use crate::server::Gateway;
 
 pub async fn run(config: &WorkConfig) -> Result<(), Failure> {
     config.stores.check()?;
     let workers = config.workers.check()?;
-    let mut signals = StopSignals::listen()?;
-    let engine = super::engine_once_redis_answers(&config.stores, config.ops_listen, &mut signals).await?;
-    let Some(engine) = engine else { return Ok(()) };
+    let signals = StopSignals::listen()?;
+    files::raise_limit();
+    let engine = super::engine(&config.stores)?;
+    super::check_stores(&engine).await?;
     let running = Gateway::start_workers(config.ops_listen, engine, workers).await?;
     signals.wait().await;
     if running.stop().await { Ok(()) } else { Err(anyhow::anyhow!("not everything ended in time").into()) }

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use doorbuster_engine::flows::Engine;
+use doorbuster_engine::ledger::LedgerError;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,9 @@ struct Readiness {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     redis_away: Vec<String>,
     postgres: &'static str,
+    /// What is wrong, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
 }
 
 pub fn router(ops: Ops) -> Router {
@@ -62,33 +66,80 @@ pub fn router(ops: Ops) -> Router {
     middleware::around_operators(super::described(router, &description, &settings_of_serve()).with_state(ops), limits)
 }
 
-/// What operators find while a process that has been started waits for Redis: it is alive, and not ready.
-pub fn waiting_for_redis() -> Router {
-    let redis = "does not answer";
-    let readiness = || Readiness { status: "not_ready", redis, redis_away: Vec::new(), postgres: "not asked yet" };
-    Router::new()
-        .route("/healthz", get(async || Json(serde_json::json!({ "status": "alive" }))))
-        .route("/readyz", get(async move || (StatusCode::SERVICE_UNAVAILABLE, Json(readiness()))))
-}
-
-/// Ready to serve: not stopping, and both stores answer in time. One primary of a cluster is enough: what it has is sold, and
-/// a gateway that is taken away for the others' sake could not sell it.
+/// Ready to serve: not stopping, and both stores take what is written. One primary of a cluster is enough: what it has
+/// is sold, and a gateway that is taken away for the others' sake could not sell it.
 async fn readyz(State(ops): State<Ops>) -> Response {
     let redis = tokio::time::timeout(PING_DEADLINE, ops.engine.tokens.reach());
     let postgres = tokio::time::timeout(PING_DEADLINE, ops.engine.ledger.ping());
     let (redis, postgres) = tokio::join!(redis, postgres);
-    let (redis, postgres) = (redis.ok().and_then(Result::ok), matches!(postgres, Ok(Ok(()))));
-    let has_redis = redis.as_ref().is_some_and(|reach| reach.answering > 0);
-    let redis_away = redis.map_or_else(Vec::new, |reach| reach.away);
-    let status = match (ops.stopping.is_cancelled(), has_redis && postgres) {
+    let mut reasons = Vec::new();
+    let (redis, redis_away) = match redis {
+        Ok(Ok(reach)) => {
+            let word = match (reach.answering, reach.away.is_empty() && reach.refusing.is_empty()) {
+                (0, _) if reach.refusing.is_empty() => Word::Silent,
+                (0, _) => Word::Refuses,
+                (_, true) => Word::Answers,
+                (_, false) => Word::AnswersInPart,
+            };
+            reasons.extend(reach.away.iter().map(|primary| format!("Redis {primary} does not answer")));
+            reasons.extend(reach.refusing);
+            (word, reach.away)
+        }
+        Ok(Err(error)) => {
+            reasons.push(error.to_string());
+            (Word::Silent, Vec::new())
+        }
+        Err(_) => {
+            reasons.push("Redis gives no answer in time".to_owned());
+            (Word::Silent, Vec::new())
+        }
+    };
+    let postgres = match postgres {
+        Ok(Ok(())) => Word::Answers,
+        Ok(Err(error)) => {
+            reasons.push(error.to_string());
+            if matches!(error, LedgerError::ReadOnly { .. }) { Word::Refuses } else { Word::Silent }
+        }
+        Err(_) => {
+            reasons.push("Postgres gives no answer in time".to_owned());
+            Word::Silent
+        }
+    };
+    let status = match (ops.stopping.is_cancelled(), redis.is_good() && postgres.is_good()) {
         (true, _) => "stopping",
         (false, false) => "not_ready",
         (false, true) => "ready",
     };
-    let word = |is_there| if is_there { "answers" } else { "does not answer" };
-    let redis_word = if has_redis && !redis_away.is_empty() { "answers in part" } else { word(has_redis) };
+    if status == "not_ready" {
+        tracing::warn!("not ready: {}", reasons.join("; "));
+    }
     let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(Readiness { status, redis: redis_word, redis_away, postgres: word(postgres) })).into_response()
+    let (redis, postgres) = (redis.text(), postgres.text());
+    (code, Json(Readiness { status, redis, redis_away, postgres, reasons })).into_response()
+}
+
+/// How a store is, in a word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Answers,
+    AnswersInPart,
+    Refuses,
+    Silent,
+}
+
+impl Word {
+    fn is_good(self) -> bool {
+        matches!(self, Self::Answers | Self::AnswersInPart)
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Answers => "answers",
+            Self::AnswersInPart => "answers in part",
+            Self::Refuses => "refuses",
+            Self::Silent => "does not answer",
+        }
+    }
 }
 
 async fn metrics() -> impl IntoResponse {

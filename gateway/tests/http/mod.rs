@@ -19,3 +19,5 @@ mod schemathesis;
 mod standby;
 mod catalog;
 mod stopping;
+mod stores;
+mod connections;

@@ -6,6 +6,8 @@ mod signals;
 mod killed;
 mod finance;
 mod settlement;
+mod logs;
+mod neighbours;
 mod crash {
     mod stage;
     mod judge;

@@ -48,6 +48,8 @@ pub(crate) async fn configured(arguments: &[&str], database_url: &str) -> Comman
         .env("DOORBUSTER_JWT_SECRET", SECRET)
         .env("DOORBUSTER_LISTEN", "127.0.0.1:0")
         .env("DOORBUSTER_OPS_LISTEN", "127.0.0.1:0")
+        // No load balancer looks on.
+        .env("DOORBUSTER_STOP_WAIT", "0s")
         .env("DOORBUSTER_LOG_FORMAT", "json");
     command
 }
@@ -91,6 +93,11 @@ impl Running {
         let (public_addr, ops_addr) = tokio::time::timeout(PATIENCE, listening).await.expect("it starts");
         // A full pipe would stop it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child, public_addr, ops_addr }
+    }
+
+    /// One that was started otherwise.
+    pub(crate) fn of(child: Child, public_addr: SocketAddr, ops_addr: SocketAddr) -> Self {
         Self { child, public_addr, ops_addr }
     }
 
