@@ -13,7 +13,7 @@ use crate::Sandbox;
 use crate::error::SandboxError;
 use crate::postgres::{Postgres, PostgresAddress, PostgresOptions};
 use crate::programs::variable;
-use crate::redis::Redis;
+use crate::redis::{AppendFsync, Redis, RedisOptions};
 use crate::redis_cluster::{self, RedisCluster, RedisClusterOptions};
 
 const REDIS: &str = "DOORBUSTER_TEST_REDIS_URL";
@@ -97,13 +97,18 @@ pub fn unique() -> String {
 }
 
 async fn start_redis(sandbox: &Sandbox) -> Result<Redis, SandboxError> {
-    sandbox.redis().await
+    sandbox.redis_with(unhurried()).await
 }
 
 async fn start_cluster(sandbox: &Sandbox) -> Result<RedisCluster, SandboxError> {
-    sandbox.redis_cluster(RedisClusterOptions::default()).await
+    sandbox.redis_cluster(RedisClusterOptions::default().redis(unhurried())).await
 }
 
 async fn start_postgres(sandbox: &Sandbox) -> Result<Postgres, SandboxError> {
     sandbox.postgres_with(PostgresOptions::default().connections_max(CONNECTIONS_MAX)).await
+}
+
+/// Nobody kills them, so no command waits for the disk. A drop opens on no weaker setting than this.
+fn unhurried() -> RedisOptions {
+    RedisOptions::default().append_fsync(AppendFsync::EverySecond)
 }
