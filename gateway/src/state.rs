@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
 use crate::receipt::Receipts;
+use crate::routes::webhooks::BODIES_MAX;
 use crate::showcase::Showcase;
 
 /// How old a drop's public state may be.
@@ -33,6 +34,8 @@ pub struct GateState {
     pub receipts: Option<Receipts>,
     /// `None`: no secret is configured, and no event is taken.
     pub webhooks: Option<WebhookVerifier>,
+    /// Bodies of events that are in memory at the same time.
+    pub webhook_bodies: Semaphore,
     pub drops: Drops,
     /// What variants are called and cost, for those who fill carts.
     pub showcase: Showcase,
@@ -54,6 +57,7 @@ impl GateState {
                     .map(|secret| SecretKey::from(secret.expose().to_owned()))
                     .collect(),
             ),
+            webhook_bodies: Semaphore::new(BODIES_MAX),
             drops: Drops::new(engine.clone()),
             showcase: Showcase::new(engine.ledger.clone()),
             engine,
