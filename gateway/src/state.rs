@@ -15,6 +15,7 @@ use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
 use crate::receipt::Receipts;
 use crate::routes::webhooks::BODIES_MAX;
+use crate::shopper::Sessions;
 use crate::showcase::Showcase;
 
 /// How old a drop's public state may be.
@@ -30,6 +31,7 @@ pub type Gate = Arc<GateState>;
 pub struct GateState {
     pub engine: Engine,
     pub verifier: Verifier,
+    pub sessions: Sessions,
     /// `None`: buyers get no receipts.
     pub receipts: Option<Receipts>,
     /// `None`: no secret is configured, and no event is taken.
@@ -49,6 +51,7 @@ impl GateState {
         Self {
             verifier: Verifier::new(&config.jwt_secret, engine.clock.clone())
                 .for_audience(config.jwt_audience.as_deref()),
+            sessions: Sessions::new(&config.jwt_secret),
             receipts: Receipts::new(&config.receipt_keys),
             webhooks: WebhookVerifier::new(
                 config

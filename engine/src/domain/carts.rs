@@ -42,7 +42,8 @@ pub struct CartSession(String);
 impl CartSession {
     /// 144 bits of chance: nobody finds a cart by trying.
     pub const RANDOM_BYTES: usize = 18;
-    const TEXT_BYTES: usize = 24;
+    /// Of its text.
+    pub const TEXT_BYTES: usize = 24;
 
     pub fn from_random(bytes: [u8; Self::RANDOM_BYTES]) -> Self {
         Self(URL_SAFE_NO_PAD.encode(bytes))

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use doorbuster_engine::domain::carts::{Addition, Cart, CartChange, CartOwner, CartSession, LineQuantity};
+use doorbuster_engine::domain::carts::{Addition, Cart, CartChange, CartOwner, LineQuantity};
 use doorbuster_engine::domain::ids::VariantId;
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::EngineError;
@@ -29,7 +29,7 @@ const SKU_BYTES_MAX: usize = 128;
 /// A guest's session
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GuestSession {
-    /// Send it as the header `Cart-Session`. Whoever knows it has the cart
+    /// Send it as the header `Cart-Session`, as it is. Whoever knows it has the cart
     pub cart_session: String,
 }
 
@@ -105,9 +105,8 @@ pub struct CartMergedFound {
     responses((status = 201, body = GuestSession)),
     security(())
 )]
-pub async fn begin_guest() -> Response {
-    let session = CartSession::from_random(rand::random());
-    (StatusCode::CREATED, Json(GuestSession { cart_session: session.as_str().to_owned() })).into_response()
+pub async fn begin_guest(State(gate): State<Gate>) -> Response {
+    (StatusCode::CREATED, Json(GuestSession { cart_session: gate.sessions.begin() })).into_response()
 }
 
 /// The cart
@@ -232,7 +231,7 @@ pub async fn clear_cart(
 /// changes nothing.
 #[utoipa::path(
     post, path = "/v1/cart/merge", tag = "carts",
-    params(("Cart-Session" = String, Header, description = "The guest's session", example = "kT3vQ9mZ1xW7bR5nL2pY8dFh"), KeyHeader),
+    params(("Cart-Session" = String, Header, description = "The guest's session", example = "kT3vQ9mZ1xW7bR5nL2pY8dFhQ4sV6uX0yA2cE4gI6kM8oQ"), KeyHeader),
     responses((status = 200, body = CartMergedFound, headers(("ETag", description = "For If-Match")))),
     security(("buyer" = []))
 )]
