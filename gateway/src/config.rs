@@ -568,7 +568,9 @@ impl ServeConfig {
 impl ServeConfig {
     fn sharing(&self) -> Result<Sharing, BadConfig> {
         if self.connections == 0 || self.connections_per_peer == Some(0) {
-            return bad("--connections and --connections-per-peer (DOORBUSTER_CONNECTIONS, …_PER_PEER) must be above zero");
+            return bad(
+                "--connections and --connections-per-peer (DOORBUSTER_CONNECTIONS, …_PER_PEER) must be above zero",
+            );
         }
         let networks = self.trusted_proxies.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
         let networks = networks.map(|text| {

@@ -430,7 +430,8 @@ mod tests {
         let warned = |seconds: u64| {
             let now = begin + Duration::from_secs(seconds);
             assert!(take(&places, "192.0.2.1", now).is_none());
-            (lock(&places.table).warned == Some(now), lock(&places.table).refused)
+            let table = lock(&places.table);
+            (table.warned == Some(now), table.refused)
         };
         assert_eq!([warned(0), warned(1), warned(59), warned(60)], [(true, 0), (false, 1), (false, 2), (true, 0)]);
         let said = |seconds: u64| places.news(begin + Duration::from_secs(seconds)).concat();

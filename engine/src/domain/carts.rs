@@ -163,6 +163,8 @@ pub enum CartChange {
     },
     /// The cart has no such line.
     NoSuchLine,
+    /// A guest has no cart yet, and so many have begun this second that no other may.
+    TooManyBegin,
 }
 
 /// How a guest's cart came into a buyer's.

@@ -129,7 +129,14 @@ pub async fn get_cart(State(gate): State<Gate>, Shopper(owner): Shopper) -> Resu
     request_body = NewItem,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        Errors<(kinds::VariantNotFound, kinds::NotForSale, kinds::CartFull, kinds::QuantityLimit, kinds::KeyReused)>,
+        Errors<(
+            kinds::VariantNotFound,
+            kinds::NotForSale,
+            kinds::CartFull,
+            kinds::QuantityLimit,
+            kinds::KeyReused,
+            kinds::Overloaded,
+        )>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -167,7 +174,13 @@ pub async fn add_item(
     request_body = ItemQuantity,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        Errors<(kinds::VariantNotFound, kinds::NotForSale, kinds::CartFull, kinds::QuantityLimit)>,
+        Errors<(
+            kinds::VariantNotFound,
+            kinds::NotForSale,
+            kinds::CartFull,
+            kinds::QuantityLimit,
+            kinds::Overloaded,
+        )>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -263,6 +276,7 @@ async fn changed(gate: &Gate, change: CartChange) -> Result<Response, Problem> {
         CartChange::Full { limit } => Err(Problem::CartFull { limit: limit.into() }),
         CartChange::OverLimit { limit } => Err(Problem::QuantityLimit { limit: limit.into() }),
         CartChange::NoSuchLine => Err(Problem::CartLineNotFound),
+        CartChange::TooManyBegin => Err(Problem::Overloaded),
     }
 }
 

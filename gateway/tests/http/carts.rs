@@ -178,11 +178,13 @@ async fn a_cart_is_its_owners_and_nobody_elses() {
 async fn a_session_that_was_never_given_out_fills_no_cart_and_is_merged_into_none() {
     let shop = shop(two_variants()).await;
     let given = begin_guest(&shop).await;
-    let of_another_shop = Sessions::new(&Secret::from("the secret of another shop, as long as ours".to_owned())).begin();
+    let of_another_shop =
+        Sessions::new(&Secret::from("the secret of another shop, as long as ours".to_owned())).begin();
     let name = buyer(&shop);
     // The part that names the cart alone is what an earlier program gave out.
     let (cart, signature) = given.split_at(24);
-    for made_up in [cart, &format!("{}{signature}", "x".repeat(24)), &format!("{cart}{}", "A".repeat(22)), &of_another_shop]
+    for made_up in
+        [cart, &format!("{}{signature}", "x".repeat(24)), &format!("{cart}{}", "A".repeat(22)), &of_another_shop]
     {
         let item = json!({ "sku": "shoe-42", "quantity": 1 });
         add(&shop, &Guest(made_up), "key", item).await.is_problem(400, "cart_session_invalid");

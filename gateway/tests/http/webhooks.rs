@@ -164,10 +164,8 @@ async fn thirty_two_bodies_are_held_at_a_time_and_the_next_delivery_is_told_to_c
     // What is refused by its header needs no place.
     send(delivery(&shop, "nonsense", &body)).await.is_problem(400, "delivery_refused");
     slow.pop();
-    until("the place of the one that hung up is free", async || {
-        deliver(&shop, SECRETS[0], &body).await.status == 200
-    })
-    .await;
+    until("the place of the one that hung up is free", async || deliver(&shop, SECRETS[0], &body).await.status == 200)
+        .await;
 }
 
 #[tokio::test]
