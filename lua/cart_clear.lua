@@ -2,16 +2,17 @@
 -- cart_clear: takes every line out of the expected cart.
 --
 -- KEYS  cart
--- ARGV  now_ms ttl_s expected
+-- ARGV  now_ms ttl_s first_s expected
 -- REPLY code cart
 -- CODES OK STALE
 --
+-- first_s   as in cart_add
 -- expected  as in cart_set
 -- cart      HGETALL after the change; absent unless the code is OK
 -- Invariant: version, requests and what was done once stay, so that nothing that was done before is done again.
 local cart = KEYS[1]
-local now_ms, ttl_s, expected = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-assert(#KEYS == 1 and #ARGV == 3, 'cart_clear: wrong number of keys or arguments')
+local now_ms, ttl_s, first_s, expected = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4]
+assert(#KEYS == 1 and #ARGV == 4, 'cart_clear: wrong number of keys or arguments')
 local OK, STALE = 0, 3
 
 -- Decide.
@@ -23,6 +24,10 @@ elseif not string.find(expected, ',' .. (version or '0') .. ',', 1, true) then
     return { STALE }
 end
 if not version then return { OK, {} } end
+if first_s > 0 then
+    local left = redis.call('TTL', cart)
+    if left < 0 then ttl_s = first_s elseif left <= first_s and 4 * left > 3 * first_s then ttl_s = left end
+end
 
 -- Write.
 redis.call('DEL', cart)

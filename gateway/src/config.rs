@@ -22,6 +22,7 @@ use jiff::SignedDuration;
 
 use crate::commands::Command;
 use crate::operators::{OperatorTokens, Operators};
+use crate::places::{CONNECTIONS, Network, Proxies, Sharing};
 use crate::receipt::ReceiptKey;
 use crate::secret::provider_webhook_secrets;
 pub use crate::secret::{ReceiptSecrets, Secret, TokenSecret};
@@ -194,6 +195,16 @@ pub struct ServeConfig {
     /// request that it sends at this moment fails
     #[arg(long, env = "DOORBUSTER_KEEP_ALIVE", default_value = "75s", value_name = "DURATION")]
     pub keep_alive: SignedDuration,
+    /// Connections of buyers at the same time, at most; fewer if the limit of open files is lower
+    #[arg(long, env = "DOORBUSTER_CONNECTIONS", default_value_t = CONNECTIONS, value_name = "N")]
+    pub connections: usize,
+    /// Connections of one address at the same time, at most; without it a tenth of all. An IPv6 address stands for its /64
+    #[arg(long, env = "DOORBUSTER_CONNECTIONS_PER_PEER", value_name = "N")]
+    pub connections_per_peer: Option<usize>,
+    /// Addresses and networks of the proxies in front, comma-separated, which may have all connections: 10.0.0.0/8,192.0.2.7.
+    /// Without it whoever comes from this machine or from a private network is taken for one
+    #[arg(long, env = "DOORBUSTER_TRUSTED_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
+    pub trusted_proxies: Vec<String>,
     /// How old the oldest unsettled claim of a drop may be before new claims are told to come back: while Postgres is away
     /// claims go on for so long
     #[arg(long, env = "DOORBUSTER_SETTLEMENT_LAG_LIMIT", default_value = "15m", value_name = "DURATION")]
@@ -238,6 +249,8 @@ pub struct GatewayConfig {
     pub cors_origins: Vec<HeaderValue>,
     pub stop_wait: Duration,
     pub limits: Limits,
+    /// How many connections buyers may have, and one peer of them.
+    pub sharing: Sharing,
     /// Connections to Postgres, which need places beside those of buyers.
     pub pool_connections: usize,
 }
@@ -249,6 +262,8 @@ pub struct Limits {
     pub body: Duration,
     /// How long an answer about a claim is waited for; past it the outcome is unknown to the buyer, and the claim goes on.
     pub claim: Duration,
+    /// From the beginning of a connection to the end of its first header.
+    pub first_header: Duration,
     /// How long a connection may be idle between two requests.
     pub keep_alive: Duration,
     /// A whole request. More than body and claim together, so that a claim is never answered with "timed out".
@@ -260,6 +275,7 @@ impl Default for Limits {
         Self {
             body: Duration::from_secs(3),
             claim: Duration::from_secs(6),
+            first_header: Duration::from_secs(3),
             keep_alive: Duration::from_secs(75),
             request: Duration::from_secs(10),
         }
@@ -281,6 +297,7 @@ impl GatewayConfig {
             cors_origins: Vec::new(),
             stop_wait: Duration::ZERO,
             limits: Limits::default(),
+            sharing: Sharing::default(),
             pool_connections: 16,
         }
     }
@@ -541,9 +558,28 @@ impl ServeConfig {
                 keep_alive: duration("--keep-alive (DOORBUSTER_KEEP_ALIVE)", self.keep_alive)?,
                 ..Limits::default()
             },
+            sharing: self.sharing()?,
             pool_connections: self.stores.database_connections.into(),
         };
         Ok((config, workers))
+    }
+}
+
+impl ServeConfig {
+    fn sharing(&self) -> Result<Sharing, BadConfig> {
+        if self.connections == 0 || self.connections_per_peer == Some(0) {
+            return bad(
+                "--connections and --connections-per-peer (DOORBUSTER_CONNECTIONS, …_PER_PEER) must be above zero",
+            );
+        }
+        let networks = self.trusted_proxies.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let networks = networks.map(|text| {
+            let network = text.parse::<Network>();
+            network.map_err(|no| BadConfig(format!("--trusted-proxies (DOORBUSTER_TRUSTED_PROXIES): {text:?} {no}")))
+        });
+        let networks = networks.collect::<Result<Vec<_>, _>>()?;
+        let proxies = if networks.is_empty() { Proxies::Neighbours } else { Proxies::Named(networks) };
+        Ok(Sharing { connections: self.connections, of_a_peer: self.connections_per_peer, proxies })
     }
 }
 

@@ -45,9 +45,6 @@ pub struct JsonBody<T, const LIMIT: usize>(pub T);
 /// A file of CSV in UTF-8, of at most `LIMIT` bytes.
 pub struct CsvBody<const LIMIT: usize>(pub String);
 
-/// The bytes of a body of at most `LIMIT`, as they came.
-pub struct RawBody<const LIMIT: usize>(pub Vec<u8>);
-
 impl<S: Send + Sync> FromRequestParts<S> for PathText {
     type Rejection = Problem;
 
@@ -112,18 +109,8 @@ where
     }
 }
 
-impl<S: Sync, const LIMIT: usize> FromRequest<S> for RawBody<LIMIT>
-where
-    Limits: FromRef<S>,
-{
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        read_bounded(request, Limits::from_ref(state), LIMIT).await.map(Self)
-    }
-}
-
-async fn read_bounded(request: Request, limits: Limits, limit: usize) -> Result<Vec<u8>, Problem> {
+/// The bytes of a body of at most `limit`, as they came.
+pub(crate) async fn read_bounded(request: Request, limits: Limits, limit: usize) -> Result<Vec<u8>, Problem> {
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: u64| bytes > limit as u64) {
         return Err(Problem::BodyTooLarge { limit_bytes: limit });

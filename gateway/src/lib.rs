@@ -9,6 +9,7 @@ pub mod logging;
 pub mod files;
 pub mod steps;
 pub mod commands;
+pub mod places;
 pub mod server;
 pub mod state;
 pub mod auth;

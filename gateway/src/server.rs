@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -21,7 +21,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +29,7 @@ use tower::ServiceExt as _;
 use crate::config::{GatewayConfig, Limits};
 use crate::files;
 use crate::operators::Operators;
+use crate::places::{CONNECTIONS, Doing, Place, Places, Sharing};
 use crate::routes::{self, ops};
 use crate::state::{Gate, GateState};
 use crate::telemetry;
@@ -42,16 +42,8 @@ const STOP_DEADLINE_MIN: Duration = Duration::from_secs(15);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(12);
 /// Connections that wait to be accepted: the kernel cuts this to net.core.somaxconn, 4096 on Linux.
 const BACKLOG: u32 = 4096;
-/// One connection costs some 20 KiB with its buffers: 200 MiB at most. Those on top wait in the backlog.
-const CONNECTIONS: usize = 10_000;
 /// Operators, probes and scrapes: they must not be kept out by buyers, nor take what is reserved for the stores.
 const OPERATORS_CONNECTIONS: usize = 32;
-/// From the beginning of a connection to the end of its first header; later ones may be idle, see
-/// [`Limits::keep_alive`].
-const FIRST_HEADER_DEADLINE: Duration = Duration::from_secs(15);
-/// While all places are taken, connections that have been idle for so long are closed, so often.
-const IDLE_MAKES_ROOM: Duration = Duration::from_secs(1);
-const MAKE_ROOM_EVERY: Duration = Duration::from_millis(100);
 /// A client that takes no byte of its answer for so long is cut off; it would keep its place among the connections.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// Our largest header is a token of some hundred bytes.
@@ -101,10 +93,16 @@ impl Gateway {
         let gate = Arc::new(GateState::new(&config, engine.clone()));
         let public = listen(config.listen).context("the public listener")?;
         let public_addr = public.local_addr()?;
-        let mut running = start(config.ops_listen, engine, workers, config.operators.clone(), config.limits)?;
-        let places = files::places(CONNECTIONS, config.pool_connections);
+        let places = Places::new(files::places(config.sharing.connections, config.pool_connections), &config.sharing);
+        let operators = OperatorsPort {
+            listen: config.ops_listen,
+            operators: config.operators.clone(),
+            limits: config.limits,
+            places: Some(Arc::clone(&places)),
+        };
+        let mut running = start(operators, engine, workers)?;
         let router = routes::public(Arc::clone(&gate), &config);
-        running.public = Listening::start(public, router, places, config.limits.keep_alive);
+        running.public = Listening::start(public, router, places, config.limits);
         (running.public_addr, running.stop_wait, running.gate) = (public_addr, config.stop_wait, Some(gate));
         tracing::info!(%public_addr, ops_addr = %running.ops_addr, "serving on http://{public_addr}");
         Ok(running)
@@ -117,7 +115,13 @@ impl Gateway {
         workers: Workers,
     ) -> anyhow::Result<RunningGateway> {
         telemetry::recorder();
-        let running = start(ops_listen, engine, Some(workers), Operators::default(), Limits::default())?;
+        let operators = OperatorsPort {
+            listen: ops_listen,
+            operators: Operators::default(),
+            limits: Limits::default(),
+            places: None,
+        };
+        let running = start(operators, engine, Some(workers))?;
         tracing::info!(ops_addr = %running.ops_addr, "working; operators find http://{}/readyz", running.ops_addr);
         Ok(running)
     }
@@ -133,17 +137,22 @@ pub struct ServedRouter {
 pub fn serve_router(address: SocketAddr, router: Router) -> anyhow::Result<ServedRouter> {
     let listener = listen(address)?;
     let addr = listener.local_addr()?;
-    Ok(ServedRouter { addr, _listening: Listening::start(listener, router, CONNECTIONS, Limits::default().keep_alive) })
+    let places = Places::new(CONNECTIONS, &Sharing::default());
+    Ok(ServedRouter { addr, _listening: Listening::start(listener, router, places, Limits::default()) })
 }
 
-fn start(
-    ops_listen: SocketAddr,
-    engine: Engine,
-    workers: Option<Workers>,
+/// What the operators' listener is made of.
+struct OperatorsPort {
+    listen: SocketAddr,
     operators: Operators,
     limits: Limits,
-) -> anyhow::Result<RunningGateway> {
-    let ops_listener = listen(ops_listen).with_context(|| {
+    /// Of the public listener, whose crowd they want to know of; a lone worker has none.
+    places: Option<Arc<Places>>,
+}
+
+fn start(port: OperatorsPort, engine: Engine, workers: Option<Workers>) -> anyhow::Result<RunningGateway> {
+    let OperatorsPort { listen: address, operators, limits, places } = port;
+    let ops_listener = listen(address).with_context(|| {
         "the operators' listener: each process needs one of its own; where `serve` and `work` have one environment, \
          give DOORBUSTER_OPS_LISTEN to neither, or --ops-listen to one"
     })?;
@@ -156,8 +165,8 @@ fn start(
         tasks.spawn(workers::run(engine.clone(), provider, settings, work.clone()));
     }
     tasks.close();
-    let ops = ops::Ops { engine, stopping: stopping.clone(), operators, limits };
-    let ops = Listening::start(ops_listener, ops::router(ops), OPERATORS_CONNECTIONS, limits.keep_alive);
+    let ops = ops::Ops { engine, stopping: stopping.clone(), operators, limits, places };
+    let ops = Listening::start(ops_listener, ops::router(ops), Places::unshared(OPERATORS_CONNECTIONS), limits);
     Ok(RunningGateway {
         public_addr: ops_addr,
         ops_addr,
@@ -223,17 +232,11 @@ impl Listening {
         listening
     }
 
-    fn start(listener: TcpListener, router: Router, places: usize, keep_alive: Duration) -> Self {
+    fn start(listener: TcpListener, router: Router, places: Arc<Places>, limits: Limits) -> Self {
         let listening =
             Self { close: CancellationToken::new(), cut: CancellationToken::new(), tasks: TaskTracker::new() };
-        let port = Port {
-            router,
-            places: Arc::new(Semaphore::new(places)),
-            idle: Arc::new(Notify::new()),
-            keep_alive,
-            close: listening.close.clone(),
-            cut: listening.cut.clone(),
-        };
+        let (close, cut) = (listening.close.clone(), listening.cut.clone());
+        let port = Port { router, places, limits, close, cut };
         listening.tasks.spawn(accept(listener, port, listening.tasks.clone()));
         listening
     }
@@ -269,10 +272,8 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 #[derive(Clone)]
 struct Port {
     router: Router,
-    places: Arc<Semaphore>,
-    /// Told when all places are taken: who is idle makes room.
-    idle: Arc<Notify>,
-    keep_alive: Duration,
+    places: Arc<Places>,
+    limits: Limits,
     close: CancellationToken,
     cut: CancellationToken,
 }
@@ -280,18 +281,17 @@ struct Port {
 async fn accept(listener: TcpListener, port: Port, tasks: TaskTracker) {
     loop {
         let next = async {
-            let place = place(&port).await;
-            (listener.accept().await, place)
+            let free = port.places.free().await;
+            (listener.accept().await, free)
         };
-        let Some((accepted, place)) = port.close.run_until_cancelled(next).await else { return };
+        let Some((accepted, free)) = port.close.run_until_cancelled(next).await else { return };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, port.clone());
+            Ok((stream, peer)) => {
+                // Who has their share already is hung up on: an answer would cost us what they are after.
+                let Some(place) = port.places.take(free, peer.ip(), Instant::now()) else { continue };
+                let connection = connection(stream, place, port.clone());
                 let cut = port.cut.clone();
-                tasks.spawn(async move {
-                    cut.run_until_cancelled(connection).await;
-                    drop(place);
-                });
+                tasks.spawn(async move { cut.run_until_cancelled(connection).await });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted: {error}");
@@ -301,66 +301,39 @@ async fn accept(listener: TcpListener, port: Port, tasks: TaskTracker) {
     }
 }
 
-/// A place for the next connection. While there is none, those who have asked for nothing for a while make room.
-async fn place(port: &Port) -> OwnedSemaphorePermit {
-    loop {
-        let place = Arc::clone(&port.places).acquire_owned();
-        match tokio::time::timeout(MAKE_ROOM_EVERY, place).await {
-            Ok(place) => return place.expect("this semaphore is never closed"),
-            Err(_) => port.idle.notify_waiters(),
-        }
-    }
-}
-
-/// What a connection is doing: nothing since then, or a request.
-#[derive(Clone, Copy)]
-enum Doing {
-    NothingYet,
-    Request,
-    NothingSince(Instant),
-}
-
-async fn connection(stream: TcpStream, port: Port) {
+async fn connection(stream: TcpStream, place: Place, port: Port) {
     metrics::counter!("doorbuster_connections_total").increment(1);
-    let open = metrics::gauge!("doorbuster_connections_open");
-    open.increment(1.0);
+    let gauge = metrics::gauge!("doorbuster_connections_open");
+    gauge.increment(1.0);
     // A small answer must not wait for the acknowledgement of the one before it. Fails only when the peer is gone.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_DEADLINE));
     let stream = Box::pin(stream);
-    let (accepted, doing) = (Instant::now(), Arc::new(Mutex::new(Doing::NothingYet)));
-    let now_doing = |doing: &Mutex<Doing>| *doing.lock().unwrap_or_else(PoisonError::into_inner);
-    let (router, of_service) = (port.router, Arc::clone(&doing));
+    let (router, open) = (port.router, Arc::clone(place.open()));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, doing) = (router.clone(), Arc::clone(&of_service));
-        let set = move |what| *doing.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        let (router, open) = (router.clone(), Arc::clone(&open));
         async move {
-            set(Doing::Request);
+            open.now_does(Doing::Request);
             let answer = router.oneshot(request.map(Body::new)).await;
-            set(Doing::NothingSince(Instant::now()));
+            open.now_does(Doing::NothingSince(Instant::now()));
             Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(port.keep_alive).max_buf_size(HEADER_BYTES_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(port.limits.keep_alive).max_buf_size(HEADER_BYTES_MAX);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let useless = async {
-        let mut first_header = std::pin::pin!(tokio::time::sleep(FIRST_HEADER_DEADLINE));
+        let mut first_header = std::pin::pin!(tokio::time::sleep(port.limits.first_header));
         loop {
             tokio::select! {
                 () = &mut first_header, if !first_header.is_elapsed() => {
-                    if matches!(now_doing(&doing), Doing::NothingYet) {
+                    if matches!(place.open().doing(), Doing::NothingYet(_)) {
                         return;
                     }
                 }
-                () = port.idle.notified() => {
-                    let idle = match now_doing(&doing) {
-                        Doing::NothingYet => accepted.elapsed(),
-                        Doing::NothingSince(at) => at.elapsed(),
-                        Doing::Request => Duration::ZERO,
-                    };
-                    if idle >= IDLE_MAKES_ROOM {
+                () = place.open().wanted() => {
+                    if place.open().doing() != Doing::Request {
                         return;
                     }
                 }
@@ -380,5 +353,5 @@ async fn connection(stream: TcpStream, port: Port) {
         // The client's side, always: it hung up, was too slow, or did not speak HTTP.
         tracing::debug!(%error, "a connection ended: {error}");
     }
-    open.decrement(1.0);
+    gauge.decrement(1.0);
 }

@@ -14,6 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
 use crate::receipt::Receipts;
+use crate::routes::webhooks::BODIES_MAX;
+use crate::shopper::Sessions;
 use crate::showcase::Showcase;
 
 /// How old a drop's public state may be.
@@ -29,10 +31,13 @@ pub type Gate = Arc<GateState>;
 pub struct GateState {
     pub engine: Engine,
     pub verifier: Verifier,
+    pub sessions: Sessions,
     /// `None`: buyers get no receipts.
     pub receipts: Option<Receipts>,
     /// `None`: no secret is configured, and no event is taken.
     pub webhooks: Option<WebhookVerifier>,
+    /// Bodies of events that are in memory at the same time.
+    pub webhook_bodies: Semaphore,
     pub drops: Drops,
     /// What variants are called and cost, for those who fill carts.
     pub showcase: Showcase,
@@ -46,6 +51,7 @@ impl GateState {
         Self {
             verifier: Verifier::new(&config.jwt_secret, engine.clock.clone())
                 .for_audience(config.jwt_audience.as_deref()),
+            sessions: Sessions::new(&config.jwt_secret),
             receipts: Receipts::new(&config.receipt_keys),
             webhooks: WebhookVerifier::new(
                 config
@@ -54,6 +60,7 @@ impl GateState {
                     .map(|secret| SecretKey::from(secret.expose().to_owned()))
                     .collect(),
             ),
+            webhook_bodies: Semaphore::new(BODIES_MAX),
             drops: Drops::new(engine.clone()),
             showcase: Showcase::new(engine.ledger.clone()),
             engine,

@@ -17,11 +17,14 @@ pub enum Code {
     /// More units than a line may have.
     OverLimit = 5,
     NoSuchLine = 6,
+    /// And none may begin now, where one could.
     NoCart = 7,
+    /// As [`Self::Ok`], and there was no cart before.
+    Begun = 8,
 }
 
 impl Code {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ok,
         Self::Replayed,
         Self::KeyReused,
@@ -30,6 +33,7 @@ impl Code {
         Self::OverLimit,
         Self::NoSuchLine,
         Self::NoCart,
+        Self::Begun,
     ];
 }
 
@@ -48,14 +52,18 @@ impl ReplyCode for Code {
             Self::OverLimit => "OVER_LIMIT",
             Self::NoSuchLine => "NO_SUCH_LINE",
             Self::NoCart => "NO_CART",
+            Self::Begun => "BEGUN",
         }
     }
 }
 
 /// Thirty days: how long a cart lives after its last change. Set by the script that changes it, in the same step.
 pub const TTL_SECONDS: u32 = 2_592_000;
+/// One hour: how long a guest's cart lives at first. A change that comes a quarter of an hour after the first one, or later, is a
+/// second visit, and the cart is one as any other from then on.
+pub const FIRST_SECONDS: u32 = 3_600;
 
-use Code::{Full, KeyReused, NoCart, NoSuchLine, Ok as Done, OverLimit, Replayed, Stale};
+use Code::{Begun, Full, KeyReused, NoCart, NoSuchLine, Ok as Done, OverLimit, Replayed, Stale};
 
 pub type CartScript = ScriptContract<Code>;
 
@@ -64,20 +72,20 @@ script!(
     "cart_add",
     ["cart"],
     [],
-    ["now_ms", "ttl_s", "variant", "quantity", "price", "request", "max_lines", "max_quantity"],
+    ["now_ms", "ttl_s", "first_s", "may_begin", "variant", "quantity", "price", "request", "max_lines", "max_quantity"],
     ["code", "cart"],
-    [Done, Replayed, KeyReused, Full, OverLimit]
+    [Done, Replayed, KeyReused, Full, OverLimit, NoCart, Begun]
 );
 script!(
     SET,
     "cart_set",
     ["cart"],
     [],
-    ["now_ms", "ttl_s", "expected", "variant", "quantity", "price", "max_lines"],
+    ["now_ms", "ttl_s", "first_s", "may_begin", "expected", "variant", "quantity", "price", "max_lines"],
     ["code", "cart"],
-    [Done, Stale, Full, NoSuchLine]
+    [Done, Stale, Full, NoSuchLine, NoCart, Begun]
 );
-script!(CLEAR, "cart_clear", ["cart"], [], ["now_ms", "ttl_s", "expected"], ["code", "cart"], [Done, Stale]);
+script!(CLEAR, "cart_clear", ["cart"], [], ["now_ms", "ttl_s", "first_s", "expected"], ["code", "cart"], [Done, Stale]);
 script!(
     MERGE,
     "cart_merge",

@@ -5,6 +5,7 @@
 
 pub mod contract;
 mod codec;
+mod beginnings;
 pub mod store;
 mod merge;
 pub mod error;

@@ -1,9 +1,12 @@
 //! One method an operation, typed on both sides: one round trip each, a merge takes three.
 
+use std::time::Instant;
+
 use redis::{FromRedisValue, Value};
 
+use super::beginnings::{Beginnings, GUEST_CARTS_PER_SECOND};
 use super::codec::{self, Fields, PRICE_BYTES};
-use super::contract::{self, CartScript, Code, TTL_SECONDS};
+use super::contract::{self, CartScript, Code, FIRST_SECONDS, TTL_SECONDS};
 use super::error::CartError;
 use crate::domain::carts::{Addition, Cart, CartChange, CartLimits, CartOwner, LineQuantity};
 use crate::domain::clock::Clock;
@@ -19,6 +22,7 @@ pub struct CartStore {
     /// Where the versions of new carts begin.
     clock: Clock,
     limits: CartLimits,
+    beginnings: Beginnings,
 }
 
 impl CartStore {
@@ -33,7 +37,14 @@ impl CartStore {
 
     /// Carts in a Redis that this process is connected to already.
     pub(crate) fn over(connection: Connection, clock: Clock) -> Self {
-        Self { connection, clock, limits: CartLimits::default() }
+        let beginnings = Beginnings::new(GUEST_CARTS_PER_SECOND);
+        Self { connection, clock, limits: CartLimits::default(), beginnings }
+    }
+
+    /// So many carts of guests may begin a second. Only carts of guests: buyers are known.
+    #[must_use]
+    pub fn beginning(self, per_second: u32) -> Self {
+        Self { beginnings: Beginnings::new(per_second), ..self }
     }
 
     #[must_use]
@@ -61,8 +72,6 @@ impl CartStore {
     /// Adds units to a line, or a line; once for each key.
     pub async fn add(&self, owner: &CartOwner, addition: &Addition) -> Result<CartChange, CartError> {
         let args = vec![
-            self.now_ms(),
-            text(TTL_SECONDS),
             text(addition.variant_id.0),
             text(addition.quantity.units()),
             codec::price(addition.price)?.to_vec(),
@@ -70,7 +79,7 @@ impl CartStore {
             text(self.limits.lines),
             text(self.limits.quantity),
         ];
-        self.change(&contract::ADD, owner, args).await
+        self.change_or_begin(&contract::ADD, owner, args).await
     }
 
     /// Gives a line this many units; `price` is what the buyer is shown now, should the line be new.
@@ -106,21 +115,14 @@ impl CartStore {
         units: u16,
         price: [u8; PRICE_BYTES],
     ) -> Result<CartChange, CartError> {
-        let args = vec![
-            self.now_ms(),
-            text(TTL_SECONDS),
-            codec::expected(expected),
-            text(variant.0),
-            text(units),
-            price.to_vec(),
-            text(self.limits.lines),
-        ];
-        self.change(&contract::SET, owner, args).await
+        let args =
+            vec![codec::expected(expected), text(variant.0), text(units), price.to_vec(), text(self.limits.lines)];
+        self.change_or_begin(&contract::SET, owner, args).await
     }
 
     /// Takes every line out. The version stays and grows, so that nobody takes the cart for another one.
     pub async fn clear(&self, owner: &CartOwner, expected: &Expected) -> Result<CartChange, CartError> {
-        let args = vec![self.now_ms(), text(TTL_SECONDS), codec::expected(expected)];
+        let args = vec![self.now_ms(), text(TTL_SECONDS), first_seconds(owner), codec::expected(expected)];
         self.change(&contract::CLEAR, owner, args).await
     }
 
@@ -149,19 +151,44 @@ impl CartStore {
         text(self.clock.now().as_millisecond())
     }
 
+    /// A change that begins a cart where there is none, unless too many guests do.
+    async fn change_or_begin(
+        &self,
+        script: &'static CartScript,
+        owner: &CartOwner,
+        args: Vec<Vec<u8>>,
+    ) -> Result<CartChange, CartError> {
+        let is_guest = matches!(owner, CartOwner::Guest(_));
+        let takes_one = is_guest && self.beginnings.take(Instant::now());
+        let may_begin = u8::from(takes_one || !is_guest);
+        let first = vec![self.now_ms(), text(TTL_SECONDS), first_seconds(owner), text(may_begin)];
+        let (code, reply) = self.call(script, owner, [first, args].concat()).await?;
+        if takes_one && code != Code::Begun {
+            self.beginnings.give_back();
+        }
+        match code {
+            Code::NoCart => Ok(CartChange::TooManyBegin),
+            code => self.changed(script, code, reply),
+        }
+    }
+
     async fn change(
         &self,
         script: &'static CartScript,
         owner: &CartOwner,
         args: Vec<Vec<u8>>,
     ) -> Result<CartChange, CartError> {
-        let (code, mut reply) = self.call(script, owner, args).await?;
+        let (code, reply) = self.call(script, owner, args).await?;
+        self.changed(script, code, reply)
+    }
+
+    fn changed(&self, script: &'static CartScript, code: Code, mut reply: Vec<Value>) -> Result<CartChange, CartError> {
         let mut cart = || match reply.len() {
             2 => Ok(cart(script.name, reply.swap_remove(1))?.unwrap_or(Cart::none())),
             _ => Err(bad(script.name, "no cart")),
         };
         Ok(match code {
-            Code::Ok => CartChange::Done(cart()?),
+            Code::Ok | Code::Begun => CartChange::Done(cart()?),
             Code::Replayed => CartChange::Replayed(cart()?),
             Code::KeyReused => CartChange::KeyReused,
             Code::Stale => CartChange::Stale,
@@ -193,6 +220,14 @@ impl CartStore {
             Some(code) => Ok((*code, reply)),
             None => Err(bad(script.name, format!("code {number}"))),
         }
+    }
+}
+
+/// How long a cart lives that has just begun: a guest's not for long, before there is a second visit.
+fn first_seconds(owner: &CartOwner) -> Vec<u8> {
+    match owner {
+        CartOwner::Buyer(_) => text(0),
+        CartOwner::Guest(_) => text(FIRST_SECONDS),
     }
 }
 

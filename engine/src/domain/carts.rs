@@ -42,7 +42,8 @@ pub struct CartSession(String);
 impl CartSession {
     /// 144 bits of chance: nobody finds a cart by trying.
     pub const RANDOM_BYTES: usize = 18;
-    const TEXT_BYTES: usize = 24;
+    /// Of its text.
+    pub const TEXT_BYTES: usize = 24;
 
     pub fn from_random(bytes: [u8; Self::RANDOM_BYTES]) -> Self {
         Self(URL_SAFE_NO_PAD.encode(bytes))
@@ -162,6 +163,8 @@ pub enum CartChange {
     },
     /// The cart has no such line.
     NoSuchLine,
+    /// A guest has no cart yet, and so many have begun this second that no other may.
+    TooManyBegin,
 }
 
 /// How a guest's cart came into a buyer's.

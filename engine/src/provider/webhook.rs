@@ -83,6 +83,12 @@ impl WebhookVerifier {
         usable.then_some(Self { secrets })
     }
 
+    /// Whether the body behind this header may be read at all: the header has the form that the provider gives it, and a
+    /// time within the tolerance around `now`. Anybody can write such a header; [`Self::verify`] believes none.
+    pub fn check_header(&self, header: Option<&str>, now: Timestamp) -> Result<(), SignatureError> {
+        SignedHeader::parse(header.ok_or(SignatureError::Missing)?)?.check_time(now)
+    }
+
     /// The event in `body`, if the provider signed these very bytes within the tolerance around `now`.
     pub fn verify(&self, header: Option<&str>, body: &[u8], now: Timestamp) -> Result<Event, WebhookError> {
         self.check(header, body, now)?;
@@ -100,13 +106,7 @@ impl WebhookVerifier {
             return Err(SignatureError::NoMatch { signatures: signed.signatures.len(), secrets: self.secrets.len() });
         }
         // After the signature: before it, the time is only what somebody claims.
-        let (now, signed_at) = (now.as_second(), signed.time);
-        let distance = now.abs_diff(signed_at);
-        match distance > TOLERANCE_SECONDS {
-            true if signed_at < now => Err(SignatureError::TooOld { age_seconds: distance }),
-            true => Err(SignatureError::TooNew { ahead_seconds: distance }),
-            false => Ok(()),
-        }
+        signed.check_time(now)
     }
 }
 
@@ -136,6 +136,16 @@ impl<'a> SignedHeader<'a> {
             0 => Err(SignatureError::Malformed("no signature of the scheme v1")),
             1..=SIGNATURES_MAX => Ok(Self { time_text, time, signatures }),
             _ => Err(SignatureError::Malformed("too many signatures")),
+        }
+    }
+
+    fn check_time(&self, now: Timestamp) -> Result<(), SignatureError> {
+        let (now, signed_at) = (now.as_second(), self.time);
+        let distance = now.abs_diff(signed_at);
+        match distance > TOLERANCE_SECONDS {
+            true if signed_at < now => Err(SignatureError::TooOld { age_seconds: distance }),
+            true => Err(SignatureError::TooNew { ahead_seconds: distance }),
+            false => Ok(()),
         }
     }
 }
@@ -305,6 +315,27 @@ mod tests {
         let rotated_out =
             verifier(&["whsec_golden_3"]).verify(Some(&good), BODY.as_bytes(), SIGNED_AT.parse().unwrap());
         assert_eq!(rotated_out, Err(NoMatch { signatures: 1, secrets: 1 }.into()));
+    }
+
+    #[test]
+    fn a_header_is_worth_a_body_when_its_form_and_its_time_are_right() {
+        use SignatureError::{Malformed, Missing, TooNew, TooOld};
+        let (forged, no_v1) = (header(&[&"0".repeat(64)]), Malformed("no signature of the scheme v1"));
+        let table = [
+            (Some(forged.as_str()), 0, Ok(())),
+            (Some(&forged), 300, Ok(())),
+            (Some(&forged), -300, Ok(())),
+            (Some(&forged), 301, Err(TooOld { age_seconds: 301 })),
+            (Some(&forged), -301, Err(TooNew { ahead_seconds: 301 })),
+            (Some("t=1795773600,v1=00"), 0, Err(no_v1)),
+            (Some("v1=00"), 0, Err(Malformed("no time"))),
+            (None, 0, Err(Missing)),
+        ];
+        let signed_at: Timestamp = SIGNED_AT.parse().unwrap();
+        for (header, seconds_later, expected) in table {
+            let now = Timestamp::from_second(signed_at.as_second() + seconds_later).unwrap();
+            assert_eq!(verifier(&[NEW_SECRET]).check_header(header, now), expected, "{header:?} {seconds_later}");
+        }
     }
 
     #[test]

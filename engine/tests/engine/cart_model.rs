@@ -72,6 +72,7 @@ fn outcome(change: &CartChange) -> Outcome {
         CartChange::Full { .. } => Outcome::Full,
         CartChange::OverLimit { .. } => Outcome::OverLimit,
         CartChange::NoSuchLine => Outcome::NoSuchLine,
+        CartChange::TooManyBegin => unreachable!("as many carts as this may begin"),
     }
 }
 

@@ -153,8 +153,6 @@ async fn every_change_gives_the_cart_thirty_days_and_reading_does_not() {
     let (session, CartOwner::Buyer(buyer)) = (guest(), &owner) else { unreachable!("someone is a buyer") };
     add(carts, &CartOwner::Guest(session.clone()), 3, 1).await;
     let guest_key = format!("cart:{{g:{}}}", session.as_str());
-    let left = life_ms(&world, &guest_key).await;
-    assert!((THIRTY_DAYS_MS - 60_000..=THIRTY_DAYS_MS).contains(&left), "a guest's: {left} ms");
     carts.merge_guest(&session, buyer).await.unwrap();
     checked("merge", true).await;
     assert!(life_ms(&world, &guest_key).await > 0);
@@ -162,6 +160,79 @@ async fn every_change_gives_the_cart_thirty_days_and_reading_does_not() {
     checked("clear", true).await;
     carts.forget(&owner).await.unwrap();
     assert_eq!(carts.read(&owner).await.unwrap(), None);
+}
+
+/// SEC-H1: a cart that nobody comes back to does not fill Redis for a month.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guests_cart_lives_one_hour_until_there_is_a_second_visit() {
+    const HOUR_MS: i64 = 3_600_000;
+    let world = World::new().await;
+    let carts = &world.engine.carts;
+    for later in ["add", "set", "clear"] {
+        let session = guest();
+        let (owner, key) = (CartOwner::Guest(session.clone()), format!("cart:{{g:{}}}", session.as_str()));
+        let mut server = world.server_with(&key).await;
+        let change = async |what| match what {
+            "add" => drop(add(carts, &owner, 1, 1).await),
+            "set" => {
+                let expected = Expected::OneOf(vec![
+                    CartVersion::NONE.into(),
+                    carts.read(&owner).await.unwrap().unwrap_or(Cart::none()).version.into(),
+                ]);
+                drop(done(carts.set(&owner, &expected, VariantId(1), units(5), euros(1)).await.unwrap()));
+            }
+            _ => drop(done(carts.clear(&owner, &Expected::Any).await.unwrap())),
+        };
+        change(if later == "clear" { "add" } else { later }).await;
+        let begun = life_ms(&world, &key).await;
+        assert!((HOUR_MS - 60_000..=HOUR_MS).contains(&begun), "{later}: {begun} ms");
+        // Ten minutes later it is the same visit, and the end stays where it was; at twenty it is another one.
+        let at = async |minutes: i64, server: &mut redis::aio::MultiplexedConnection| {
+            let left = HOUR_MS - minutes * 60_000;
+            let _: () = redis::cmd("PEXPIRE").arg(&key).arg(left).query_async(server).await.unwrap();
+            left
+        };
+        let left = at(10, &mut server).await;
+        change(later).await;
+        let same_visit = life_ms(&world, &key).await;
+        assert!((left - 60_000..=left + 1_000).contains(&same_visit), "{later}: {same_visit} ms");
+        at(20, &mut server).await;
+        change(later).await;
+        let second_visit = life_ms(&world, &key).await;
+        assert!((THIRTY_DAYS_MS - 60_000..=THIRTY_DAYS_MS).contains(&second_visit), "{later}: {second_visit} ms");
+        change(later).await;
+        assert!(life_ms(&world, &key).await > THIRTY_DAYS_MS - 120_000, "{later}: it stays one of thirty days");
+    }
+}
+
+/// SEC-H1: guests who do not exist cannot fill Redis faster than this.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_guests_begin_a_cart_a_second_and_those_who_have_one_and_buyers_go_on() {
+    let world = World::new().await;
+    let begun = guest();
+    add(&world.engine.carts, &CartOwner::Guest(begun.clone()), 1, 1).await;
+    let carts = &world.engine.carts.clone().beginning(0);
+    let new = CartOwner::Guest(guest());
+    assert_eq!(carts.add(&new, &addition(1, 1, 1, "a")).await.unwrap(), CartChange::TooManyBegin);
+    let none = Expected::OneOf(vec![CartVersion::NONE.into()]);
+    let set = async |owner| carts.set(owner, &none, VariantId(1), units(1), euros(1)).await.unwrap();
+    assert_eq!(set(&new).await, CartChange::TooManyBegin);
+    assert_eq!(carts.read(&new).await.unwrap(), None);
+    add(carts, &CartOwner::Guest(begun.clone()), 2, 1).await;
+    done(set(&someone().0).await);
+    add(carts, &someone().0, 1, 1).await;
+    // Changes of carts that are there use up nothing.
+    let carts = &world.engine.carts.clone().beginning(1);
+    for _ in 0..5 {
+        add(carts, &CartOwner::Guest(begun.clone()), 1, 1).await;
+    }
+    let outcomes = join_all((0..20).map(async |_| {
+        let owner = CartOwner::Guest(guest());
+        carts.add(&owner, &addition(1, 1, 1, "a")).await.unwrap()
+    }));
+    let outcomes = outcomes.await;
+    assert!(matches!(outcomes[0], CartChange::Done(_)), "{:?}", outcomes[0]);
+    assert!(outcomes.contains(&CartChange::TooManyBegin), "{outcomes:?}");
 }
 
 /// C23: a write for a cart that is over finds another version, or none.

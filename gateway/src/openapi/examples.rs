@@ -126,7 +126,7 @@ fn buyers_answers() -> Vec<Example> {
         }),
         answered(product_on_sale()),
         page(product_on_sale()),
-        answered(carts::GuestSession { cart_session: "kT3vQ9mZ1xW7bR5nL2pY8dFh".to_owned() }),
+        answered(carts::GuestSession { cart_session: "kT3vQ9mZ1xW7bR5nL2pY8dFhQ4sV6uX0yA2cE4gI6kM8oQ".to_owned() }),
         answered(cart()),
         answered(carts::CartMergedFound { cart: cart(), clamped: Vec::new(), left_out: Vec::new() }),
         answered(checkout::CheckoutQuote {

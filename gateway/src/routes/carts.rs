@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use doorbuster_engine::domain::carts::{Addition, Cart, CartChange, CartOwner, CartSession, LineQuantity};
+use doorbuster_engine::domain::carts::{Addition, Cart, CartChange, CartOwner, LineQuantity};
 use doorbuster_engine::domain::ids::VariantId;
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::EngineError;
@@ -29,7 +29,7 @@ const SKU_BYTES_MAX: usize = 128;
 /// A guest's session
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GuestSession {
-    /// Send it as the header `Cart-Session`. Whoever knows it has the cart
+    /// Send it as the header `Cart-Session`, as it is. Whoever knows it has the cart
     pub cart_session: String,
 }
 
@@ -105,9 +105,8 @@ pub struct CartMergedFound {
     responses((status = 201, body = GuestSession)),
     security(())
 )]
-pub async fn begin_guest() -> Response {
-    let session = CartSession::from_random(rand::random());
-    (StatusCode::CREATED, Json(GuestSession { cart_session: session.as_str().to_owned() })).into_response()
+pub async fn begin_guest(State(gate): State<Gate>) -> Response {
+    (StatusCode::CREATED, Json(GuestSession { cart_session: gate.sessions.begin() })).into_response()
 }
 
 /// The cart
@@ -130,7 +129,14 @@ pub async fn get_cart(State(gate): State<Gate>, Shopper(owner): Shopper) -> Resu
     request_body = NewItem,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        Errors<(kinds::VariantNotFound, kinds::NotForSale, kinds::CartFull, kinds::QuantityLimit, kinds::KeyReused)>,
+        Errors<(
+            kinds::VariantNotFound,
+            kinds::NotForSale,
+            kinds::CartFull,
+            kinds::QuantityLimit,
+            kinds::KeyReused,
+            kinds::Overloaded,
+        )>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -168,7 +174,13 @@ pub async fn add_item(
     request_body = ItemQuantity,
     responses(
         (status = 200, body = CartFound, headers(("ETag", description = "For If-Match"))),
-        Errors<(kinds::VariantNotFound, kinds::NotForSale, kinds::CartFull, kinds::QuantityLimit)>,
+        Errors<(
+            kinds::VariantNotFound,
+            kinds::NotForSale,
+            kinds::CartFull,
+            kinds::QuantityLimit,
+            kinds::Overloaded,
+        )>,
     ),
     security(("buyer" = []), ("guest" = []))
 )]
@@ -232,7 +244,7 @@ pub async fn clear_cart(
 /// changes nothing.
 #[utoipa::path(
     post, path = "/v1/cart/merge", tag = "carts",
-    params(("Cart-Session" = String, Header, description = "The guest's session", example = "kT3vQ9mZ1xW7bR5nL2pY8dFh"), KeyHeader),
+    params(("Cart-Session" = String, Header, description = "The guest's session", example = "kT3vQ9mZ1xW7bR5nL2pY8dFhQ4sV6uX0yA2cE4gI6kM8oQ"), KeyHeader),
     responses((status = 200, body = CartMergedFound, headers(("ETag", description = "For If-Match")))),
     security(("buyer" = []))
 )]
@@ -264,6 +276,7 @@ async fn changed(gate: &Gate, change: CartChange) -> Result<Response, Problem> {
         CartChange::Full { limit } => Err(Problem::CartFull { limit: limit.into() }),
         CartChange::OverLimit { limit } => Err(Problem::QuantityLimit { limit: limit.into() }),
         CartChange::NoSuchLine => Err(Problem::CartLineNotFound),
+        CartChange::TooManyBegin => Err(Problem::Overloaded),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The operators' listener: `/healthz`, `/readyz`, `/metrics`, and their API in [`super::admin`]. Never reachable from the
 //! public one.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRef, State};
 use axum::http::StatusCode;
@@ -19,6 +20,7 @@ use super::admin;
 use crate::config::{Limits, settings_of_serve};
 use crate::middleware::query::{KnownQueries, refuse_unknown};
 use crate::operators::Operators;
+use crate::places::Places;
 use crate::{middleware, operators, telemetry};
 
 /// Less than the second that most load balancers wait.
@@ -32,6 +34,8 @@ pub struct Ops {
     /// Who may use the API; nobody with a lone worker.
     pub operators: Operators,
     pub limits: Limits,
+    /// Of the public listener; none with a lone worker.
+    pub places: Option<Arc<Places>>,
 }
 
 impl FromRef<Ops> for Limits {
@@ -114,6 +118,8 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         tracing::warn!("not ready: {}", reasons.join("; "));
     }
     let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // Ready all the same: a balancer that looks away sends the crowd to the next gateway, and from there to none.
+    reasons.extend(ops.places.iter().flat_map(|places| places.news(Instant::now())));
     let (redis, postgres) = (redis.text(), postgres.text());
     (code, Json(Readiness { status, redis, redis_away, postgres, reasons })).into_response()
 }

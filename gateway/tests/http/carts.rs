@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::shop::{Shop, send, shop, shop_with_own_redis};
 use crate::support::{Answer, SECRET, Sale, token, until};
-use doorbuster::GatewayConfig;
+use doorbuster::shopper::Sessions;
+use doorbuster::{GatewayConfig, Secret};
 
 const CART: &str = "/v1/cart";
 const ITEMS: &str = "/v1/cart/items";
@@ -171,6 +172,27 @@ async fn a_cart_is_its_owners_and_nobody_elses() {
     }
     let twice = request(&shop, &Guest(&session), Method::GET, CART).header("Cart-Session", &other);
     send(twice).await.is_problem(400, "cart_session_invalid");
+}
+
+#[tokio::test]
+async fn a_session_that_was_never_given_out_fills_no_cart_and_is_merged_into_none() {
+    let shop = shop(two_variants()).await;
+    let given = begin_guest(&shop).await;
+    let of_another_shop =
+        Sessions::new(&Secret::from("the secret of another shop, as long as ours".to_owned())).begin();
+    let name = buyer(&shop);
+    // The part that names the cart alone is what an earlier program gave out.
+    let (cart, signature) = given.split_at(24);
+    for made_up in
+        [cart, &format!("{}{signature}", "x".repeat(24)), &format!("{cart}{}", "A".repeat(22)), &of_another_shop]
+    {
+        let item = json!({ "sku": "shoe-42", "quantity": 1 });
+        add(&shop, &Guest(made_up), "key", item).await.is_problem(400, "cart_session_invalid");
+        get(&shop, &Guest(made_up)).await.is_problem(400, "cart_session_invalid");
+        let merge = request(&shop, &Buyer(&name), Method::POST, "/v1/cart/merge").header("Cart-Session", made_up);
+        send(merge.header("Idempotency-Key", "login")).await.is_problem(400, "cart_session_invalid");
+    }
+    assert_eq!(get(&shop, &Guest(&given)).await.status, 200);
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use doorbuster::Secret;
+use doorbuster::shopper::Sessions;
 use doorbuster_engine::domain::carts::{Addition, CartOwner, CartSession, LineQuantity};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
@@ -27,7 +29,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::fulfilment::PaidShop;
 use super::shop::send;
-use crate::support::{Answer, token};
+use crate::support::{Answer, SECRET, token};
 
 /// In the gate, in four of the worlds, each pair with one of these is done at once one time: these have lost races, and did so in
 /// most tries. `make soak` does every pair in every world twenty times.
@@ -438,7 +440,8 @@ impl Trial<'_> {
     async fn merge(&self, side: Side, other: &str) -> String {
         let shop = &self.stage.paid.shop;
         let request = shop.http.post(shop.url("/v1/cart/merge")).bearer_auth(token(&format!("{}{other}", self.buyer)));
-        let request = request.header("Idempotency-Key", side.0).header("Cart-Session", self.session.as_str());
+        let session = Sessions::new(&Secret::from(SECRET.to_owned())).signed(&self.session);
+        let request = request.header("Idempotency-Key", side.0).header("Cart-Session", session);
         told(&send(request).await)
     }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use doorbuster::config::Limits;
 use doorbuster::{GatewayConfig, Secret};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::{BuyerId, OrderId, PaymentMethodId};
@@ -16,6 +17,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::shop::{Shop, send, shop, shop_with};
 use crate::support::{Answer, SECRET, Sale, count, token, until};
@@ -109,11 +112,60 @@ async fn what_is_not_signed_is_refused_alike_and_not_kept() {
 #[tokio::test]
 async fn a_body_is_bounded_before_it_is_read() {
     let shop = shop_with(Sale::default(), config()).await;
-    let body = "x".repeat(256 * 1024 + 1);
+    let body = "x".repeat(64 * 1024 + 1);
     deliver(&shop, SECRETS[0], &body).await.is_problem(413, "body_too_large");
-    let chunks = futures_util::stream::iter((0..300).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 1024])));
-    let request = shop.http.post(shop.url(PATH)).header("stripe-signature", "t=1,v1=00");
+    deliver(&shop, SECRETS[0], &body[1..]).await.is_problem(400, "delivery_refused");
+    let chunks = futures_util::stream::iter((0..65).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 1024])));
+    let request = shop.http.post(shop.url(PATH)).header("stripe-signature", signature(SECRETS[0], now(), ""));
     send(request.body(reqwest::Body::wrap_stream(chunks))).await.is_problem(413, "body_too_large");
+}
+
+/// A connection that announces a body of 1,000 bytes and has sent none of them.
+async fn announce(shop: &Shop, signature: Option<&str>) -> TcpStream {
+    let mut socket = TcpStream::connect(shop.gateway.public_addr).await.unwrap();
+    let signature = signature.map(|text| format!("stripe-signature: {text}\r\n")).unwrap_or_default();
+    let head = format!("POST {PATH} HTTP/1.1\r\nhost: shop\r\ncontent-length: 1000\r\n{signature}\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket
+}
+
+/// No request of these ends because it is slow.
+fn patient_config() -> GatewayConfig {
+    let patience = Duration::from_secs(120);
+    GatewayConfig { limits: Limits { body: patience, request: patience, ..Limits::default() }, ..config() }
+}
+
+#[tokio::test]
+async fn a_body_is_not_waited_for_behind_a_header_that_cannot_be_the_providers() {
+    let shop = shop_with(Sale::default(), patient_config()).await;
+    let old = signature(SECRETS[0], now() - 301, "x");
+    let new = signature(SECRETS[0], now() + 310, "x");
+    for header in [None, Some("nonsense"), Some("t=1,v1=00"), Some(&*old), Some(&*new)] {
+        let mut socket = announce(&shop, header).await;
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(20), socket.read_exact(&mut answer)).await;
+        read.unwrap_or_else(|_| panic!("{header:?}: the body is waited for")).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 400", "{header:?}");
+    }
+}
+
+#[tokio::test]
+async fn thirty_two_bodies_are_held_at_a_time_and_the_next_delivery_is_told_to_come_again() {
+    let shop = shop_with(Sale::default(), patient_config()).await;
+    let forged = signature("whsec_of_somebody_else", now(), "");
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        slow.push(announce(&shop, Some(&forged)).await);
+    }
+    let body = event("evt_1", "pi_1", false).to_string();
+    // All of them are being waited for once a whole delivery is not taken any more.
+    until("no body is taken any more", async || deliver(&shop, SECRETS[0], &body).await.status == 503).await;
+    deliver(&shop, SECRETS[0], &body).await.is_problem(503, "overloaded");
+    // What is refused by its header needs no place.
+    send(delivery(&shop, "nonsense", &body)).await.is_problem(400, "delivery_refused");
+    slow.pop();
+    until("the place of the one that hung up is free", async || deliver(&shop, SECRETS[0], &body).await.status == 200)
+        .await;
 }
 
 #[tokio::test]

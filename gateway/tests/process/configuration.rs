@@ -32,6 +32,8 @@ async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
         (&["serve", "--log", "doorbuster=loud"], &all, "log filter"),
         (&["serve", "--log-format", "xml"], &all, "xml"),
         (&["serve", "--database-connections", "1"], &all, "at least 2"),
+        (&["serve", "--connections", "0"], &all, "above zero"),
+        (&["serve", "--trusted-proxies", "10.0.0.0/8,proxy.example"], &all, "neither an address nor a network"),
         (with_workers, &all, "--provider-url"),
         (&["work"], &[redis, database], "--provider-url"),
         (&["work", "--provider-url", "nonsense", "--provider-key", "sk"], &all, "not a URL"),
