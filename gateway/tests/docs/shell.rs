@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -22,13 +23,16 @@ const ENDED: char = '\u{1f}';
 
 pub(super) struct Reader {
     folder: TempDir,
+    /// Of the readers of this process.
+    number: u16,
 }
 
 impl Reader {
     pub(super) fn new() -> Self {
         // Started by root, Postgres runs as somebody else, who has to be able to walk through this folder.
         let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir().unwrap();
-        let reader = Self { folder };
+        static READERS: AtomicU16 = AtomicU16::new(0);
+        let reader = Self { folder, number: READERS.fetch_add(1, Ordering::Relaxed) };
         for name in ["bin", "tmp", "work"] {
             fs::create_dir(reader.path(name)).unwrap();
         }
@@ -54,8 +58,8 @@ impl Reader {
         let mut command = Command::new(program);
         command.env_clear().envs(std::env::vars().filter(|(name, _)| !is_ours(name)));
         command.env("PATH", path.unwrap()).env("TMPDIR", self.path("tmp")).current_dir(self.path("work"));
-        let host = own_host();
-        command.env("DOORBUSTER_LISTEN", format!("{host}:8080")).env("DOORBUSTER_OPS_LISTEN", format!("{host}:9090"));
+        let own = |port: u16| format!("{}:{}", own_host(), port + self.number);
+        command.env("DOORBUSTER_LISTEN", own(8080)).env("DOORBUSTER_OPS_LISTEN", own(9090));
         command.stdin(Stdio::null());
         command
     }
@@ -138,8 +142,8 @@ fn wrong(commands: &[(String, ShellCommand)], said: &str) -> Vec<String> {
     wrong
 }
 
-/// Documents name ports 8080 and 9090. Each process of tests has them to itself, at an address of this machine that nobody else
-/// uses; where there is but one such address, the sandbox finds other ports.
+/// An address of this machine that no other process of tests uses, so that no two gateways want one port; where there is but
+/// one such address, the sandbox finds other ports.
 fn own_host() -> String {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let host = format!("127.{}.{middle}.{low}", 64 + (high & 63));
