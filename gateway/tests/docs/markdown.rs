@@ -7,7 +7,7 @@ pub(super) struct Block {
     pub(super) text: String,
     /// Where it begins, counted from 1.
     pub(super) line: usize,
-    /// The block right behind it, if that is ```text: what this one prints.
+    /// The next block under the same heading, if that is ```text: what this one prints.
     shown: Vec<String>,
 }
 
@@ -22,11 +22,11 @@ pub(super) struct ShellCommand {
 pub(super) fn blocks(document: &str) -> Vec<Block> {
     let mut found = Vec::<Block>::new();
     let mut lines = document.lines().enumerate();
-    // Whether nothing but empty lines lies behind the last block.
+    // Whether no heading lies behind the last block.
     let mut follows = false;
     while let Some((number, line)) = lines.next() {
         let Some(language) = line.strip_prefix("```") else {
-            follows &= line.is_empty();
+            follows &= !line.starts_with('#');
             continue;
         };
         let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| !line.starts_with("```"));
@@ -166,7 +166,7 @@ fn masked(text: &str) -> String {
 
 #[test]
 fn commands_are_read_as_a_shell_reads_them() {
-    let text = "```sh\necho \"a\n b\" 'c # → d' # → e\ncat > f <<END\nit's\nEND\nfor x in 1 2; do\n  echo $x\ndone\na \\\n  b\n```\n\n\
+    let text = "```sh\necho \"a\n b\" 'c # → d' # → e\ncat > f <<END\nit's\nEND\nfor x in 1 2; do\n  echo $x\ndone\na \\\n  b\n```\n\nIt prints:\n\n\
                 ```text\nshown …\n```\n";
     let [block] = &blocks(text)[..] else { panic!("one block") };
     let commands = block.commands();
