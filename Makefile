@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup demo test check localstripe openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench deny
+.PHONY: help setup build install demo test check localstripe openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench deny
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -7,8 +7,23 @@ help: ## this list
 setup: ## look for redis-server and Postgres, install them where that is allowed
 	@sandbox/setup.sh
 
-demo: setup ## the first drop, end to end: make demo ARGS="--exit --report out.json"
-	@cargo run --quiet --release --locked -p doorbuster -- demo $(ARGS)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROGRAMS := doorbuster doorbuster-sandbox
+# Where cargo installs programs, and where rustup has put it on PATH.
+BIN := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Both at once, for demo and install: another choice of packages would compile the libraries again.
+build:
+	@echo "Compiling, which takes some minutes the first time:"
+	@cargo build --release --locked $(addprefix -p ,$(PROGRAMS))
+
+install: build ## doorbuster and doorbuster-sandbox where cargo puts programs: make install BIN=~/bin
+	@mkdir -p "$(BIN)" && install -m 755 $(addprefix $(TARGET)/release/,$(PROGRAMS)) "$(BIN)"
+	@echo "Installed $(PROGRAMS) in $(BIN)."
+	@case ":$$PATH:" in *":$(BIN):"*) ;; *) echo "That folder is not on PATH yet: export PATH=\"$(BIN):\$$PATH\"" ;; esac
+
+demo: setup build ## the first drop, end to end: make demo ARGS="--exit --report out.json"
+	@$(TARGET)/release/doorbuster demo $(ARGS)
 
 test: setup ## all tests, on private servers: make test ARGS="-E 'test(sell_out)'"
 	@sandbox/test.sh $(ARGS)

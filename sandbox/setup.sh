@@ -6,10 +6,27 @@ set -eu
 
 say() { printf '%s\n' "$*" >&2; }
 
-has_redis() { [ -x "${DOORBUSTER_REDIS_BIN:-}" ] || command -v redis-server >/dev/null 2>&1 || [ -x /usr/bin/redis-server ]; }
+is_program() { [ -f "$1" ] && [ -x "$1" ]; }
+# What a variable says is not second-guessed: the sandbox looks nowhere else either.
+has_redis() {
+    if [ -n "${DOORBUSTER_REDIS_BIN:-}" ]; then
+        is_program "$DOORBUSTER_REDIS_BIN" || is_program "$DOORBUSTER_REDIS_BIN/redis-server"
+        return
+    fi
+    command -v redis-server >/dev/null 2>&1 && return 0
+    for folder in /opt/homebrew/opt/redis*/bin /usr/local/opt/redis*/bin; do
+        is_program "$folder/redis-server" && return 0
+    done
+    return 1
+}
 
 has_postgres() {
-    [ -n "${DOORBUSTER_POSTGRES_BIN:-}" ] && return 0
+    if [ -n "${DOORBUSTER_POSTGRES_BIN:-}" ]; then
+        folder=$DOORBUSTER_POSTGRES_BIN
+        [ -d "$folder" ] || folder=$(dirname "$folder")
+        is_program "$folder/postgres" && is_program "$folder/initdb"
+        return
+    fi
     for folder in $(printf '%s' "$PATH" | tr ':' ' ') /usr/lib/postgresql/*/bin \
         /opt/homebrew/opt/postgresql*/bin /usr/local/opt/postgresql*/bin; do
         [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] && return 0
@@ -20,29 +37,40 @@ has_postgres() {
 command -v cargo >/dev/null 2>&1 || { say "Rust is missing: install it from https://rustup.rs and run this again."; exit 1; }
 command -v cc >/dev/null 2>&1 || { say "A C compiler is missing: install gcc (apt-get install build-essential, or xcode-select --install)."; exit 1; }
 
+# Nothing that is installed would mend a variable that leads nowhere.
+if [ -n "${DOORBUSTER_REDIS_BIN:-}" ] && ! has_redis; then
+    say "There is no redis-server at $DOORBUSTER_REDIS_BIN, where DOORBUSTER_REDIS_BIN points: correct the variable or unset it."
+    exit 1
+fi
+if [ -n "${DOORBUSTER_POSTGRES_BIN:-}" ] && ! has_postgres; then
+    say "There are no postgres and initdb at $DOORBUSTER_POSTGRES_BIN, where DOORBUSTER_POSTGRES_BIN points:"
+    say "correct the variable or unset it."
+    exit 1
+fi
+
 missing=""
 has_redis || missing="redis"
-has_postgres || missing="$missing postgres"
+has_postgres || missing="${missing:+$missing and }postgres"
 [ -z "$missing" ] && exit 0
 
 if command -v apt-get >/dev/null 2>&1; then
     packages=""
     case "$missing" in *redis*) packages="redis-server" ;; esac
-    case "$missing" in *postgres*) packages="$packages postgresql" ;; esac
+    case "$missing" in *postgres*) packages="${packages:+$packages }postgresql" ;; esac
     install="apt-get install -y --no-install-recommends $packages"
     if [ "$(id -u)" = 0 ]; then root=""; elif sudo -n true 2>/dev/null; then root="sudo -n"; else
         say "Missing: $missing. Run this, then again what you ran:"
         say "    sudo apt-get update && sudo $install"
         exit 1
     fi
-    say "Installing$missing ($packages) with apt-get. Only the programs are used; their system services never are."
+    say "Installing $missing ($packages) with apt-get. Only the programs are used; their system services never are."
     $root apt-get update -qq
     # shellcheck disable=SC2086 # the packages are words on purpose
     DEBIAN_FRONTEND=noninteractive $root $install >/dev/null
 elif command -v brew >/dev/null 2>&1; then
     packages=""
     case "$missing" in *redis*) packages="redis" ;; esac
-    case "$missing" in *postgres*) packages="$packages postgresql@17" ;; esac
+    case "$missing" in *postgres*) packages="${packages:+$packages }postgresql@17" ;; esac
     say "Installing $packages with brew. Only the programs are used; no service is started."
     # shellcheck disable=SC2086
     brew install $packages

@@ -1,5 +1,7 @@
 //! `doorbuster-load`: sends crowds, compares ways to sell, sustains checkouts, and proves what buyers were told.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 
@@ -38,8 +40,19 @@ enum Command {
     Serve(served::ServeArguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    let command = Options::parse().command;
+#[expect(clippy::print_stderr, reason = "a command: what it prints is its answer")]
+fn main() -> ExitCode {
+    match run_command(Options::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // In one line: a backtrace would hide what to do.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command(command: Command) -> anyhow::Result<()> {
     match &command {
         // Has threads of its own.
         Command::Run(arguments) => return run::run(arguments),

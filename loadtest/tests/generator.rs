@@ -186,3 +186,15 @@ fn the_closed_loop_counts_only_what_was_answered_in_its_time() {
     assert!(result.tally.count(Outcome::Ok) > 0 && result.tally.total() <= result.all);
     assert!((result.per_s() - result.tally.answered() as f64 / 0.3).abs() < 1.0);
 }
+
+/// What is missing is said before minutes of measuring, in a line.
+#[test]
+fn a_comparison_with_wrk_says_first_that_wrk_is_missing() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorbuster-load"));
+    // Nor is there a Redis on this PATH: whatever would be started first fails otherwise.
+    let output = command.arg("compare").env("PATH", "/nonexistent").env("RUST_BACKTRACE", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said.starts_with("error: wrk is missing: install it") && said.lines().count() == 1, "{said}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+}

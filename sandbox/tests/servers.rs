@@ -1,7 +1,7 @@
 //! Real servers, killed, paused and abandoned.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -111,6 +111,59 @@ fn servers_last_as_long_as_the_command_they_are_for() {
     assert_eq!(urls.len(), 4, "{urls:?}");
     for url in urls {
         assert!(TcpStream::connect(address(url)).is_err(), "{url} is still there");
+    }
+}
+
+/// `doorbuster-sandbox servers --background`: up when it returns, and gone when `stop` does.
+#[test]
+fn servers_in_the_background_are_there_until_they_are_stopped() {
+    let program = || Command::new(env!("CARGO_BIN_EXE_doorbuster-sandbox"));
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let wanted = taken.local_addr().unwrap().to_string();
+    let started = program().args(["servers", "--background", "--listen", &wanted]).output().unwrap();
+    assert!(started.status.success(), "{started:?}");
+    let settings = String::from_utf8(started.stdout).unwrap();
+    let setting = |name: &str| {
+        let found = settings.lines().find_map(|line| line.strip_prefix(&format!("export DOORBUSTER_{name}='")));
+        found.unwrap_or_else(|| panic!("no {name}: {settings}")).trim_end_matches('\'').to_owned()
+    };
+    // A shell reads it, also one to which a comment is a command.
+    assert!(settings.lines().all(|line| line.starts_with("export DOORBUSTER_") && line.ends_with('\'')), "{settings}");
+    assert_ne!(setting("LISTEN"), wanted, "somebody else listens there");
+    let (redis, folder) = (setting("REDIS_URL"), setting("SANDBOX"));
+    let address = redis.trim_start_matches("redis://");
+    assert!(TcpStream::connect(address).is_ok(), "{redis}");
+    assert_eq!(std::fs::read_to_string(Path::new(&folder).join("env")).unwrap(), settings);
+
+    let stop = || program().arg("stop").env("DOORBUSTER_SANDBOX", &folder).output().unwrap();
+    let stopped = stop();
+    assert!(stopped.status.success(), "{stopped:?}");
+    wait_until("the folder is gone", || !Path::new(&folder).exists());
+    assert!(TcpStream::connect(address).is_err(), "{redis} is still there");
+    let again = stop();
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("no servers"), "{again:?}");
+}
+
+#[test]
+fn servers_that_cannot_start_in_the_background_say_why() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorbuster-sandbox"));
+    let output =
+        command.args(["servers", "--background"]).env("DOORBUSTER_REDIS_BIN", "/nonexistent").output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("redis-server was not found at /nonexistent"),
+        "{output:?}"
+    );
+}
+
+/// The set-up must not say that all is there when a variable leads nowhere: the sandbox would look nowhere else.
+#[test]
+fn the_set_up_refuses_a_variable_that_leads_nowhere() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup.sh");
+    for variable in ["DOORBUSTER_REDIS_BIN", "DOORBUSTER_POSTGRES_BIN"] {
+        let output = Command::new(&script).env(variable, "/nonexistent").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("where {variable} points")), "{output:?}");
     }
 }
 

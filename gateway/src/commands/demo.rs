@@ -20,6 +20,9 @@ pub async fn run(options: DemoOptions) -> Result<(), Failure> {
             demo.shop.ops_addr(),
             demo.drop
         ));
+        let program = std::env::current_exe().context("this program does not know where it lies")?;
+        print("look at it from another terminal, for example so:");
+        print(format!(". {}\n{} order list", demo.leave_settings()?.display(), program.display()));
         signals.wait().await;
     }
     let unclean = (!clean).then(|| with_logs(&demo, anyhow::anyhow!("the audit is not clean")));

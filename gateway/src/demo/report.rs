@@ -1,6 +1,7 @@
 //! The report: figures, and zeros that are computed from the buyers' own log and the stores, never from the engine's counters.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use doorbuster_engine::flows::audit::AuditReport;
 use doorbuster_sandbox::crowd::{Latencies, OrderFact, Verdict, judge};
@@ -10,6 +11,9 @@ use serde::Serialize;
 use super::facts::store_facts;
 use super::sale::{Demo, MAIL_FROM};
 use super::timeline::Timeline;
+
+/// A buyer who waits longer notices it.
+const SLOW: Duration = Duration::from_millis(250);
 
 /// What the demo found. Its JSON form is what `--report` writes.
 #[derive(Debug, Serialize)]
@@ -24,10 +28,15 @@ pub struct DemoReport {
     pub verdict: Verdict,
     /// Answers that asked a buyer to come back (503), and calls without an answer.
     pub asked_to_come_back: u64,
+    /// Clicks that were answered 503.
+    pub unavailable: u64,
     #[serde(flatten)]
     pub mails: MailsReport,
     pub audit_violations: usize,
+    /// Of every click, whatever it was answered.
     pub claim_latency_ms: Quantiles,
+    /// Of every click: the share that waited longer than [`SLOW`].
+    pub share_over_250ms: f64,
     /// How late clicks were sent after the moment they were meant for: the crowd's own limit, not the gateway's.
     pub click_lateness_ms: Quantiles,
     pub claims_per_s: f64,
@@ -115,8 +124,10 @@ impl Demo {
             verdict: judge(&self.log, &facts),
             mails: MailsReport::new(&facts.orders, &self.mailbox.mails()),
             asked_to_come_back: self.log.undecided(),
+            unavailable: self.log.unavailable(),
             audit_violations: audit.violations.len(),
             claim_latency_ms: self.log.latencies().into(),
+            share_over_250ms: self.log.share_over(SLOW),
             click_lateness_ms: self.log.lateness().into(),
             claims_per_s: self.log.claims_per_s(),
             settle_per_s: self.shop.settled_per_s().await,

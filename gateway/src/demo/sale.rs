@@ -253,6 +253,26 @@ impl Demo {
         self.options.chaos.then(|| Timeline::new(self.events.clone(), &self.log))
     }
 
+    /// Writes a file of settings that lead to this sale, for a shell: `. FILE`. It goes with the sale.
+    pub fn leave_settings(&self) -> anyhow::Result<PathBuf> {
+        let settings = [
+            ("REDIS_URL", self.redis.url()),
+            ("DATABASE_URL", self.database_url.clone()),
+            ("PROVIDER_URL", self.provider.url().to_owned()),
+            ("PROVIDER_KEY", self.provider.secret_key().to_owned()),
+            ("SMTP_URL", self.mailbox.url()),
+            ("MAIL_FROM", MAIL_FROM.to_owned()),
+            ("JWT_SECRET", JWT_SECRET.to_owned()),
+            ("RECEIPT_KEYS", RECEIPT_KEYS.to_owned()),
+            ("LISTEN", self.shop.public_addr().to_string()),
+            ("OPS_LISTEN", self.shop.ops_addr().to_string()),
+        ];
+        let lines = settings.map(|(name, value)| format!("export DOORBUSTER_{name}='{value}'\n")).concat();
+        let path = self.sandbox.folder().join("env");
+        std::fs::write(&path, lines).context("the file of the settings")?;
+        Ok(path)
+    }
+
     /// Copies the logs of servers and processes to a folder that stays when this sale goes. `None`: they were one process,
     /// or the logs cannot be copied.
     pub fn keep_logs(&self) -> Option<PathBuf> {

@@ -147,8 +147,9 @@ fn table(report: &DemoReport) -> String {
     row("claims accepted", verdict.claims_accepted.to_string());
     row("clicks answered again", verdict.replayed_clicks.to_string());
     row("told sold out", verdict.sold_out_answers.to_string());
-    row("asked to come back", report.asked_to_come_back.to_string());
-    row("claim latency p50 / p99 / max", format!("{:.1} / {:.1} / {:.1} ms", latency.p50, latency.p99, latency.max));
+    row("asked to come back", format!("{}, {} by a 503", report.asked_to_come_back, report.unavailable));
+    row("all clicks p50 / p99 / max", format!("{:.1} / {:.1} / {:.1} ms", latency.p50, latency.p99, latency.max));
+    row("of them above 250 ms", format!("{:.1} %", report.share_over_250ms * 100.0));
     row("claims per second", format!("{:.0}", report.claims_per_s));
     row(
         "settled per second of settling",

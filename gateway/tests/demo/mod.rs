@@ -78,6 +78,8 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
         "captures_per_order_max",
         "audit_violations",
         "claim_latency_ms",
+        "share_over_250ms",
+        "unavailable",
         "claims_per_s",
         "settle_per_s",
         "elapsed_s",
@@ -134,6 +136,21 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     assert!(report.verdict.oversold > 0, "{:#?}", report.verdict);
     assert_eq!(report.mails.mails_missing, 1, "nobody has told its buyer");
     assert!(demo.shop.stop().await);
+}
+
+/// With what the demo leaves behind, the program finds the sale that is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_served_sale_can_be_looked_at_from_another_terminal() {
+    let demo = sold(DemoOptions { buyers: 20, stock: 2, warehouses: 1, decline_rate: 0.0, ..options() }).await;
+    let script = format!(
+        ". '{}' && '{}' order list",
+        demo.leave_settings().unwrap().display(),
+        env!("CARGO_BIN_EXE_doorbuster")
+    );
+    let output = tokio::task::spawn_blocking(move || Command::new("sh").args(["-c", &script]).env_clear().output());
+    let output = output.await.unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("CONFIRMED"), "{output:?}");
 }
 
 /// Units, warehouses and the limit of a sale that comes out even all the same.

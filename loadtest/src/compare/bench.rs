@@ -279,6 +279,15 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// An error if wrk is not on PATH.
+pub(super) fn find_wrk() -> anyhow::Result<()> {
+    let quiet = || std::process::Stdio::null();
+    let started = std::process::Command::new("wrk").arg("-v").stdout(quiet()).stderr(quiet()).status();
+    started
+        .map(drop)
+        .context("wrk is missing: install it (apt-get install wrk, or brew install wrk), or name figures with --only")
+}
+
 impl Used {
     fn between(before: Self, after: Self) -> Self {
         Self {

@@ -68,11 +68,15 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     let wanted = figures::wanted(&arguments.only)?;
     ensure!(arguments.rounds > 0, "--rounds must be at least 1");
     let length = std::time::Duration::try_from(arguments.sample).context("--sample cannot be negative")?;
+    let mut probes = figures::probes_of(&wanted);
+    // Before anything is measured: what is missing would be found out minutes later.
+    if probes.contains(&Probe::Wrk) {
+        bench::find_wrk()?;
+    }
     let stage = Stage::start(std::env::current_exe()?).await?;
     let machine = Machine::look(stage.folder(), stage.redis.version(), stage.postgres.version())?;
     output::print(machine.sentence());
 
-    let mut probes = figures::probes_of(&wanted);
     if arguments.only.is_empty() && !arguments.figures_only {
         let others = Probe::table_only().into_iter().filter(|probe| !probes.contains(probe)).collect::<Vec<_>>();
         probes.extend(others);

@@ -86,10 +86,21 @@ pub(super) struct WallClock {
 }
 
 impl BuyersLog {
-    /// From sending a first click to its answer, for those that were decided. The wait for a free connection is not in
-    /// it: see [`Self::lateness`].
+    /// From sending a click to its answer, for every click: the second ones too, those sent again, and those that were
+    /// answered 503 or not at all. The wait for a free connection is not in it: see [`Self::lateness`].
     pub fn latencies(&self) -> Latencies {
-        Latencies::of(self.first_clicks().filter(|call| call.outcome.is_decided()).map(|c| c.ended_us - c.started_us))
+        Latencies::of(self.calls.iter().map(Call::took_us))
+    }
+
+    /// Of all clicks, the share that waited longer than this for their answer; 0 if there are none.
+    pub fn share_over(&self, patience: Duration) -> f64 {
+        let over = self.calls.iter().filter(|call| call.took_us() > microseconds(patience)).count();
+        over as f64 / self.calls.len().max(1) as f64
+    }
+
+    /// Clicks that were answered 503 or 429: nothing was decided, come back later.
+    pub fn unavailable(&self) -> u64 {
+        self.calls.iter().filter(|call| call.outcome == CallOutcome::Overloaded).count() as u64
     }
 
     /// How long after they were due first clicks were sent. More than a few milliseconds say that the crowd was held up
@@ -117,6 +128,12 @@ impl BuyersLog {
 
     fn first_clicks(&self) -> impl Iterator<Item = &Call> {
         self.calls.iter().filter(|call| call.visit == Visit::FirstClick)
+    }
+}
+
+impl Call {
+    fn took_us(&self) -> i64 {
+        self.ended_us - self.started_us
     }
 }
 
@@ -182,6 +199,35 @@ fn microseconds(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_click_is_in_the_latencies_also_one_that_was_asked_to_come_back() {
+        let call = |visit, took_ms: i64, outcome| Call {
+            buyer: "ada".to_owned(),
+            key: "key".to_owned(),
+            sku: "shoe".to_owned(),
+            quantity: 1,
+            visit,
+            due_us: 0,
+            started_us: 0,
+            ended_us: took_ms * 1_000,
+            outcome,
+        };
+        let log = BuyersLog {
+            calls: vec![
+                call(Visit::FirstClick, 2_500, CallOutcome::Overloaded),
+                call(Visit::Retry, 251, CallOutcome::SoldOut),
+                call(Visit::DoubleClick, 250, CallOutcome::SoldOut),
+                call(Visit::Return, 10, CallOutcome::Unknown("cut off".to_owned())),
+            ],
+        };
+        let latencies = log.latencies();
+        assert_eq!(latencies.calls, 4);
+        assert!((2_500.0..2_510.0).contains(&latencies.max_ms), "{latencies:?}");
+        assert!((log.share_over(Duration::from_millis(250)) - 0.5).abs() < f64::EPSILON);
+        assert_eq!((log.unavailable(), log.undecided()), (1, 2));
+        assert!(BuyersLog::default().share_over(Duration::ZERO).abs() < f64::EPSILON);
+    }
 
     #[test]
     fn latencies_are_what_was_measured() {

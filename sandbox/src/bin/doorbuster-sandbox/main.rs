@@ -23,6 +23,8 @@ enum Program {
     Provider(Box<provider::Provider>),
     /// Redis, Postgres, a payment provider and a mail server on free ports of this machine, until Ctrl-C
     Servers(servers::Servers),
+    /// Ends what `servers --background` has started, and waits until it is gone
+    Stop(servers::Stop),
 }
 
 #[tokio::main]
@@ -39,6 +41,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     match command.program {
         Program::Servers(options) => servers::run(&options, told_to_stop).await,
+        Program::Stop(options) => servers::stop(&options),
         Program::Provider(options) => {
             let provider = FakeProvider::start(options.options()).await?;
             println!("{} with key {}", provider.url(), provider.secret_key());
