@@ -111,6 +111,8 @@ pub const NO_STEPS: &[&str] = &[
     "catalog.add_variant",
     "catalog.edit_product",
     "catalog.make_product",
+    "drafts.delete_draft",
+    "drafts.write_draft",
     "drops.archive",
     "drops.create_drop",
     "drops.warehouse_contents",

@@ -3,7 +3,7 @@
 //! Everything is checked before anything is connected or opened. What is secret cannot be printed, not even in the
 //! sentence that says what is wrong with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
 
 use crate::commands::Command;
+use crate::exit::{self, Exit};
 use crate::operators::{OperatorTokens, Operators};
 use crate::places::{CONNECTIONS, Network, Proxies, Sharing};
 use crate::receipt::ReceiptKey;
@@ -29,8 +30,6 @@ pub use crate::secret::{ReceiptSecrets, Secret, TokenSecret};
 use crate::server::Workers;
 use crate::steps::StepsConfig;
 
-/// `EX_USAGE` of sysexits.h: what the operator gave us cannot be used.
-const EXIT_BAD_CONFIG: u8 = 64;
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
 pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
@@ -46,8 +45,7 @@ const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
     name = "doorbuster",
     version,
     about = "Sells a limited stock to a crowd: no unit twice, nobody refused while a unit is free, one charge per order",
-    after_help = "Every flag with an [env: …] is also read from that variable; a flag wins over its variable. \
-                  Exit codes: 0 done, 1 failed, 64 unusable configuration."
+    after_help = exit::help()
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -308,11 +306,23 @@ impl GatewayConfig {
 #[error("{0}")]
 pub struct BadConfig(pub String);
 
-/// The program ends before it begins: help was asked for, or the configuration is bad.
+/// Why the command line cannot be used, in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadUsage(pub String);
+
+/// The program ends before it begins: help was asked for, or what it was told cannot be used.
 #[derive(Debug)]
 pub enum Stop {
     Text(clap::Error),
+    Usage(BadUsage),
     Bad(BadConfig),
+}
+
+impl From<BadUsage> for Stop {
+    fn from(bad: BadUsage) -> Self {
+        Self::Usage(bad)
+    }
 }
 
 impl From<BadConfig> for Stop {
@@ -329,20 +339,50 @@ impl Stop {
                 let _ = text.print();
                 ExitCode::SUCCESS
             }
-            Self::Bad(bad) => {
-                // Who has closed stderr wants no sentence; the exit code says it too.
-                let _ = writeln!(std::io::stderr(), "doorbuster: {bad}");
-                ExitCode::from(EXIT_BAD_CONFIG)
-            }
+            Self::Usage(bad) => said(&bad, Exit::Usage),
+            Self::Bad(bad) => said(&bad, Exit::Configuration),
         }
     }
+}
+
+fn said(bad: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
+    // Who has closed stderr wants no sentence; the exit code says it too.
+    let _ = writeln!(std::io::stderr(), "doorbuster: {bad}");
+    exit.into()
 }
 
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
     Cli::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Text(error),
-        _ => Stop::Bad(BadConfig(sentence(&error))),
+        _ if is_about_settings(&error) => Stop::Bad(BadConfig(sentence(&error))),
+        _ => Stop::Usage(BadUsage(sentence(&error))),
     })
+}
+
+/// A setting is whatever has a variable. One that is missing or wrong is a matter of configuration, wherever it stands;
+/// everything else is a matter of what was typed.
+fn is_about_settings(error: &clap::Error) -> bool {
+    let is_about_values = [ErrorKind::MissingRequiredArgument, ErrorKind::ValueValidation, ErrorKind::InvalidValue]
+        .contains(&error.kind());
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(one)) => std::slice::from_ref(one),
+        Some(ContextValue::Strings(several)) => several.as_slice(),
+        _ => &[],
+    };
+    let settings = settings_of(&Cli::command());
+    // As `--listen <ADDRESS>`.
+    let is_setting = |named: &String| {
+        let flag = named.split_whitespace().next().and_then(|flag| flag.strip_prefix("--"));
+        flag.is_some_and(|flag| settings.contains(flag))
+    };
+    is_about_values && !named.is_empty() && named.iter().all(is_setting)
+}
+
+/// The long names of all flags that have a variable, of this command and those below it.
+fn settings_of(command: &clap::Command) -> BTreeSet<String> {
+    let with_variable = command.get_arguments().filter(|argument| argument.get_env().is_some());
+    let own = with_variable.filter_map(|argument| argument.get_long().map(ToOwned::to_owned));
+    own.chain(command.get_subcommands().flat_map(settings_of)).collect()
 }
 
 /// What `doorbuster serve` can be told by a variable, for people.
@@ -386,15 +426,29 @@ fn sentence(error: &clap::Error) -> String {
         (error.kind(), error.get(ContextKind::InvalidArg))
     {
         let flags = missing.join(", ");
-        return format!("{flags} must be given, as a flag or as its DOORBUSTER_… variable (see --help)");
+        let variable = if is_about_settings(error) { ", as a flag or as its DOORBUSTER_… variable" } else { "" };
+        return format!("{flags} must be given{variable} (see --help)");
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "say what to do: serve, work, migrate, drop, token, audit, outbox, check-config or demo (see --help)"
-            .to_owned();
+        return "say what to do: --help lists the commands".to_owned();
     }
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or(&text).trim_start_matches("error: ");
-    format!("{} (see --help)", first.split_whitespace().collect::<Vec<_>>().join(" "))
+    let first = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    match meant(error) {
+        Some(meant) => format!("{first}: did you mean {meant}? (see --help)"),
+        None => format!("{first} (see --help)"),
+    }
+}
+
+/// The word that a misspelt one is most like.
+fn meant(error: &clap::Error) -> Option<String> {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    kinds.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(one) => Some(one.clone()),
+        ContextValue::Strings(several) => several.last().cloned(),
+        _ => None,
+    })
 }
 
 impl StoresConfig {

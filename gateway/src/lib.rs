@@ -5,6 +5,7 @@
 
 mod secret;
 pub mod config;
+pub mod exit;
 pub mod logging;
 pub mod files;
 pub mod steps;

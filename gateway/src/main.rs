@@ -1,4 +1,4 @@
-//! The program. Bad configuration ends with one sentence on stderr and exit code 64, before any port is opened.
+//! The program. What it cannot use ends with one sentence on stderr, before any port is opened; exit.rs has the codes.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(commands::run(cli.command));
     logging::finish();
-    match outcome {
+    let written = || commands::output::check().map_err(commands::Failure::from);
+    match outcome.and_then(|()| written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.exit(),
     }

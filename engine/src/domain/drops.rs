@@ -77,7 +77,7 @@ pub struct Warehouse {
     pub epoch: Epoch,
 }
 
-/// A drop as Postgres has it. Everything but `state` and the warehouses' epochs is fixed for the drop's life.
+/// A drop as Postgres has it. Once it is no draft, everything but `state`, stock and the warehouses' epochs is fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaleDrop {
     pub id: DropId,

@@ -10,6 +10,8 @@ pub mod imports;
 pub mod clock;
 pub mod pricing;
 pub mod drops;
+pub mod drafts;
+pub mod figures;
 pub mod claims;
 pub mod carts;
 pub mod checkout;

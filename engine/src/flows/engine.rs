@@ -197,6 +197,8 @@ impl Engine {
     /// Reads the drop anew from Postgres: its state, and the epochs of its warehouses.
     pub async fn refresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
         let Some(drop) = self.ledger.drop_by_name(name).await? else {
+            // A draft that was deleted.
+            self.drops.write().expect("nobody panics holding this lock").remove(name);
             return Ok(None);
         };
         Ok(Some(self.adopt(drop)))
@@ -205,7 +207,8 @@ impl Engine {
     /// Makes a drop that was just read the one this process works with.
     pub(super) fn adopt(&self, drop: SaleDrop) -> Arc<LiveDrop> {
         let mut drops = self.drops.write().expect("nobody panics holding this lock");
-        let before = drops.get(&drop.name).cloned();
+        // A draft that was deleted and made again is another drop, with other warehouses.
+        let before = drops.get(&drop.name).filter(|before| before.drop.id == drop.id).cloned();
         if let Some(before) = &before
             && before.drop == drop
         {

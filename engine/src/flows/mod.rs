@@ -2,6 +2,8 @@
 
 pub mod engine;
 pub mod open_drop;
+pub mod drafts;
+pub mod drop_figures;
 pub mod claim;
 pub mod acknowledge;
 pub mod pull;

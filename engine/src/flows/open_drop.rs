@@ -82,6 +82,10 @@ pub enum DropRefused {
     Uneven(String),
     /// The drop is in a state from which this is not possible.
     State(DropState),
+    /// Only a draft can be changed or deleted; it is none any more.
+    NoDraft(DropState),
+    /// Something names the draft that should not; it stays.
+    InUse,
 }
 
 impl Engine {
@@ -90,16 +94,8 @@ impl Engine {
         if let Err(invalid) = new.check() {
             return Ok(Err(DropRefused::Invalid(invalid)));
         }
-        for variant in &new.variants {
-            let price = Money::new(variant.price_minor, new.currency);
-            let shipping = Money::new(new.shipping_minor, new.currency);
-            for quantity in 1..=new.buyer_limit {
-                let totals = Totals::of_units(price, quantity, new.tax_basis_points, shipping);
-                let total = totals.expect("the check above found that it fits").total;
-                if let Err(error) = check_chargeable(total) {
-                    return Ok(Err(DropRefused::NotChargeable(format!("{quantity} × {}: {error}", variant.sku))));
-                }
-            }
+        if let Some(why) = why_not_chargeable(new) {
+            return Ok(Err(DropRefused::NotChargeable(why)));
         }
         match self.ledger.create_drop(new, home_key).await? {
             DropCreated::NameTaken => Ok(Err(DropRefused::NameTaken)),
@@ -126,6 +122,12 @@ impl Engine {
                     return Ok(Err(DropRefused::Uneven(uneven)));
                 }
                 if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
+                    return Box::pin(self.open_drop(name)).await;
+                }
+                // A draft may have been changed since it was read; from now on it cannot be. What was changed is
+                // checked too.
+                let opening = self.ledger.drop_by_id(drop.id).await?;
+                if !opening.is_some_and(|opening| has_same_terms(&opening, &drop)) {
                     return Box::pin(self.open_drop(name)).await;
                 }
                 steps::passed("open.begun");
@@ -505,6 +507,24 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether everything is the same but how far the drop has come.
+fn has_same_terms(one: &SaleDrop, other: &SaleDrop) -> bool {
+    *one == SaleDrop { state: one.state, warehouses: one.warehouses.clone(), ..other.clone() }
+}
+
+/// Why the provider could not take the price of some order of this drop, which has passed [`NewDrop::check`].
+pub(super) fn why_not_chargeable(new: &NewDrop) -> Option<String> {
+    let shipping = Money::new(new.shipping_minor, new.currency);
+    new.variants.iter().find_map(|variant| {
+        let price = Money::new(variant.price_minor, new.currency);
+        (1..=new.buyer_limit).find_map(|quantity| {
+            let totals = Totals::of_units(price, quantity, new.tax_basis_points, shipping);
+            let total = totals.expect("the check found that it fits").total;
+            check_chargeable(total).err().map(|error| format!("{quantity} × {}: {error}", variant.sku))
+        })
+    })
 }
 
 /// The longest unbroken run becomes the range that DECR counts down; the other serials are spare.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -238,30 +239,7 @@ impl Ledger {
         condition: &'static str,
         arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
     ) -> Result<Vec<SaleDrop>, LedgerError> {
-        let sql = format!(
-            "-- drops.find
-            select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
-                   d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
-                   d.replicas
-            from drops d join products p using (product_id) where {condition} order by d.drop_id"
-        );
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(&sql).await?;
-        let mut drops = Vec::new();
-        for row in connection.query(&statement, arguments).await? {
-            let drop_id: i32 = row.get(0);
-            const VARIANTS: &str = "-- drops.variants
-                select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock
-                from drop_variants dv join variants v using (variant_id) where dv.drop_id = $1 order by dv.number";
-            const WAREHOUSES: &str = "-- drops.warehouses
-                select warehouse_id, number, epoch from warehouses where drop_id = $1 order by number";
-            let variants = connection.prepare_cached(VARIANTS).await?;
-            let warehouses = connection.prepare_cached(WAREHOUSES).await?;
-            let variants = connection.query(&variants, &[&drop_id]).await?;
-            let warehouses = connection.query(&warehouses, &[&drop_id]).await?;
-            drops.push(drop_from_rows(&row, &variants, &warehouses)?);
-        }
-        Ok(drops)
+        read_drops(&self.connection().await?, condition, arguments).await
     }
 
     /// Moves a drop to a state; `false` if it was in none of `from`, nor there already.
@@ -440,6 +418,37 @@ impl Ledger {
     }
 }
 
+/// Drops as they are, read with a connection or within a transaction.
+pub(super) async fn read_drops(
+    client: &impl GenericClient,
+    condition: &'static str,
+    arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<SaleDrop>, LedgerError> {
+    let sql = format!(
+        "-- drops.find
+        select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
+               d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
+               d.replicas
+        from drops d join products p using (product_id) where {condition} order by d.drop_id"
+    );
+    let statement = client.prepare_cached(&sql).await?;
+    let mut drops = Vec::new();
+    for row in client.query(&statement, arguments).await? {
+        let drop_id: i32 = row.get(0);
+        const VARIANTS: &str = "-- drops.variants
+            select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock
+            from drop_variants dv join variants v using (variant_id) where dv.drop_id = $1 order by dv.number";
+        const WAREHOUSES: &str = "-- drops.warehouses
+            select warehouse_id, number, epoch from warehouses where drop_id = $1 order by number";
+        let variants = client.prepare_cached(VARIANTS).await?;
+        let warehouses = client.prepare_cached(WAREHOUSES).await?;
+        let variants = client.query(&variants, &[&drop_id]).await?;
+        let warehouses = client.query(&warehouses, &[&drop_id]).await?;
+        drops.push(drop_from_rows(&row, &variants, &warehouses)?);
+    }
+    Ok(drops)
+}
+
 fn settled_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
     let buyer: String = row.get(1);
     let status: String = row.get(5);
@@ -503,7 +512,7 @@ pub(super) fn serial_values(serials: &[Serial]) -> Vec<i32> {
     serials.iter().map(|serial| serial.0.cast_signed()).collect()
 }
 
-fn name_of(row: &Row, column: usize) -> Result<DropName, LedgerError> {
+pub(super) fn name_of(row: &Row, column: usize) -> Result<DropName, LedgerError> {
     let name: &str = row.get(column);
     name.parse().map_err(|_| inconsistent("drops", "name", name, name))
 }

@@ -15,6 +15,8 @@ pub mod showcase;
 pub mod stock;
 pub mod imports;
 pub mod drops;
+pub mod drafts;
+pub mod drop_figures;
 pub mod grants;
 pub mod restocks;
 pub mod standby;

@@ -16,6 +16,7 @@ mod refusals;
 mod standby;
 mod tls;
 mod lifecycle;
+mod drafts;
 mod settlement;
 mod poison;
 mod postgres_away;

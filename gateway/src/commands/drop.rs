@@ -1,4 +1,5 @@
-//! `doorbuster drop create | open | pause | resume | restock | rebuild | close | drain | archive | show`.
+//! `doorbuster drop create | update | delete | open | pause | resume | restock | rebuild | close | drain | archive |
+//! list | show | watch`.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -14,8 +15,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::drop_draft::UpdateArguments;
+use super::drop_figures::{self, ListArguments, WatchArguments};
+use super::text::{Table, count, time, time_or_by_hand};
 use super::{Failure, print};
-use crate::config::{BadConfig, StoresConfig};
+use crate::config::{BadUsage, StoresConfig};
 
 /// How long an order waits for a payment method when nothing else is said.
 const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
@@ -37,6 +41,10 @@ pub struct DropArguments {
 enum DropCommand {
     /// Makes a drop; nothing is sold before it is opened
     Create(Box<CreateArguments>),
+    /// Changes a drop that is still a draft; its stock and warehouses stay
+    Update(Box<UpdateArguments>),
+    /// Deletes a drop that is still a draft, with all that was made for it
+    Delete(NameArgument),
     /// Loads the stock into Redis and opens the sale; may be repeated
     Open(NameArgument),
     /// Takes no new claims for now; everything else goes on
@@ -53,8 +61,12 @@ enum DropCommand {
     Drain(NameArgument),
     /// Takes a closed and drained drop out of Redis; what was sold stays in Postgres
     Archive(NameArgument),
-    /// Shows a drop
+    /// Lists drops, newest first
+    List(ListArguments),
+    /// Shows a drop: its terms, the units left of each variant, its orders and its money
     Show(NameArgument),
+    /// Shows the units of a drop every second, until Ctrl-C
+    Watch(WatchArguments),
 }
 
 #[derive(Debug, Args)]
@@ -152,10 +164,13 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         DropCommand::Close(NameArgument { name }) => (name.clone(), engine.close_drop(&name).await),
         DropCommand::Drain(NameArgument { name }) => (name.clone(), drain(&engine, &name).await),
         DropCommand::Archive(NameArgument { name }) => (name.clone(), engine.archive_drop(&name).await),
-        DropCommand::Show(NameArgument { name }) => {
-            let found = engine.ledger.drop_by_name(&name).await.context("Postgres gave no answer")?;
-            (name, Ok(found.ok_or(DropRefused::Unknown)))
+        DropCommand::Update(update) => {
+            (update.name.clone(), engine.update_draft(&update.name, &update.change()?).await)
         }
+        DropCommand::Delete(NameArgument { name }) => return delete(&engine, &name, arguments.json).await,
+        DropCommand::List(list) => return drop_figures::list(&engine, &list, arguments.json).await,
+        DropCommand::Show(NameArgument { name }) => return show(&engine, &name, arguments.json).await,
+        DropCommand::Watch(watch) => return drop_figures::watch(&engine, &watch, arguments.json).await,
     };
     let drop = done.context("it could not be done")?.map_err(|refused| anyhow!(what_to_do(&name, &refused)))?;
     if arguments.json {
@@ -169,20 +184,62 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         if let Some(restocked) = restocked {
             print(restocked.as_text());
         }
-        for (variant, waiting) in engine.ledger.standby_lines(drop.id).await.context("Postgres gave no answer")? {
-            let sku = drop.variant(variant).map_or("", |variant| &variant.sku);
-            print(format!("  {waiting} wait in standby for {sku}"));
-        }
-        let backlog = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
-        if backlog.orders() > 0 {
-            let RateLimit { per_second, .. } = RateLimit::default();
-            let (orders, seconds) = (backlog.orders(), backlog.seconds_at(per_second).ceil());
-            print(format!(
-                "  {orders} orders of all drops wait to be charged: {seconds} s at {per_second} calls a second"
-            ));
-        }
+        print_who_waits(&engine, &drop).await?;
+        print_what_is_next(&drop);
     }
     Ok(())
+}
+
+async fn show(engine: &Engine, name: &DropName, json: bool) -> Result<(), Failure> {
+    let found = engine.drop_figures(name).await.context("nobody knows how it stands")?;
+    let figures = found.ok_or_else(|| anyhow!(what_to_do(name, &DropRefused::Unknown)))?;
+    let drop = &figures.drop;
+    let account = engine.drop_account(drop).await.context("Postgres gave no answer")?;
+    if json {
+        let mut shown = as_json(drop);
+        let units = drop_figures::figures_as_json(&figures);
+        (shown["units"], shown["unread"], shown["at"]) =
+            (units["variants"].clone(), units["unread"].clone(), units["at"].clone());
+        shown["account"] = drop_figures::account_as_json(&account);
+        print(shown);
+        return Ok(());
+    }
+    print(terms_as_text(drop));
+    print(drop_figures::units_as_text(&figures));
+    if drop.state != DropState::Draft {
+        print(drop_figures::account_as_text(&account));
+    }
+    print_who_waits(engine, drop).await?;
+    print_what_is_next(drop);
+    Ok(())
+}
+
+async fn delete(engine: &Engine, name: &DropName, json: bool) -> Result<(), Failure> {
+    let deleted = engine.delete_draft(name).await.context("it may have been deleted or not: do it again")?;
+    deleted.map_err(|refused| anyhow!(what_to_do(name, &refused)))?;
+    print(if json { json!({ "deleted": name }).to_string() } else { format!("{name} is deleted") });
+    Ok(())
+}
+
+async fn print_who_waits(engine: &Engine, drop: &SaleDrop) -> Result<(), Failure> {
+    for (variant, waiting) in engine.ledger.standby_lines(drop.id).await.context("Postgres gave no answer")? {
+        let sku = drop.variant(variant).map_or("", |variant| &variant.sku);
+        let buyers = count(waiting, "buyer");
+        print(format!("  in standby for {sku}: {buyers}"));
+    }
+    let backlog = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
+    if backlog.orders() > 0 {
+        let RateLimit { per_second, .. } = RateLimit::default();
+        let (orders, seconds) = (backlog.orders(), backlog.seconds_at(per_second).ceil());
+        print(format!("  to be charged, of all drops: {orders} orders, {seconds} s at {per_second} calls a second"));
+    }
+    Ok(())
+}
+
+fn print_what_is_next(drop: &SaleDrop) {
+    if drop.state == DropState::Draft {
+        print(format!("next: doorbuster drop open {}", drop.name));
+    }
 }
 
 /// What is said of a restock beside the drop as it is now.
@@ -240,7 +297,7 @@ fn what_is_left(left: &LeftToDo) -> String {
 }
 
 impl CreateArguments {
-    fn new_drop(&self) -> Result<NewDrop, BadConfig> {
+    fn new_drop(&self) -> Result<NewDrop, BadUsage> {
         let price = self.price_minor;
         let variants = match self.stock {
             Some(stock_units) => vec![variant(self.name.as_str(), stock_units, price)?],
@@ -266,10 +323,9 @@ impl CreateArguments {
 }
 
 /// `SKU=STOCK` or `SKU=STOCK@PRICE_MINOR`. A SKU may hold `=` itself, a number may not.
-fn parse_variant(text: &str, default_price: Option<i64>) -> Result<NewVariant, BadConfig> {
-    let bad = || {
-        BadConfig(format!("--variant {text:?} is not SKU=STOCK or SKU=STOCK@PRICE_MINOR, such as shoe-42=100@14900"))
-    };
+fn parse_variant(text: &str, default_price: Option<i64>) -> Result<NewVariant, BadUsage> {
+    let bad =
+        || BadUsage(format!("--variant {text:?} is not SKU=STOCK or SKU=STOCK@PRICE_MINOR, such as shoe-42=100@14900"));
     let (sku, rest) = text.rsplit_once('=').ok_or_else(bad)?;
     let (stock, price) = match rest.split_once('@') {
         Some((stock, price)) => (stock, Some(price.parse().map_err(|_| bad())?)),
@@ -278,9 +334,9 @@ fn parse_variant(text: &str, default_price: Option<i64>) -> Result<NewVariant, B
     variant(sku, stock.parse().map_err(|_| bad())?, price)
 }
 
-fn variant(sku: &str, stock_units: u32, price_minor: Option<i64>) -> Result<NewVariant, BadConfig> {
+fn variant(sku: &str, stock_units: u32, price_minor: Option<i64>) -> Result<NewVariant, BadUsage> {
     let price_minor = price_minor
-        .ok_or_else(|| BadConfig(format!("{sku} has no price: give --price-minor, or SKU=STOCK@PRICE_MINOR")))?;
+        .ok_or_else(|| BadUsage(format!("{sku} has no price: give --price-minor, or SKU=STOCK@PRICE_MINOR")))?;
     Ok(NewVariant { sku: sku.to_owned(), title: sku.to_owned(), price_minor, stock_units })
 }
 
@@ -313,6 +369,12 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
         }
         DropRefused::NotDrained(left) => {
             format!("{name} is not over: {}; `doorbuster drop drain {name}` waits for it", what_is_left(left))
+        }
+        DropRefused::NoDraft(state) => {
+            format!("{name} is {}: only a draft can be changed or deleted, and nothing was", state.as_str())
+        }
+        DropRefused::InUse => {
+            format!("{name} is a draft that orders or checkouts name: it stays, so that these can be read")
         }
         DropRefused::State(DropState::Archived) => format!("{name} is archived: make a new drop"),
         DropRefused::State(DropState::Closed) => {
@@ -348,27 +410,27 @@ fn as_json(drop: &SaleDrop) -> Value {
 }
 
 fn as_text(drop: &SaleDrop) -> String {
-    let time = |time: Option<Timestamp>| time.map_or_else(|| "by hand".to_owned(), |time| time.to_string());
-    let mut lines = vec![
+    let mut table = Table::new(["SKU", ">PRICE", ">UNITS"]);
+    for variant in &drop.variants {
+        table.row([variant.sku.clone(), variant.price.to_string(), variant.stock_units.to_string()]);
+    }
+    format!("{}\n{table}", terms_as_text(drop))
+}
+
+fn terms_as_text(drop: &SaleDrop) -> String {
+    let (opens, closes) = (time_or_by_hand(drop.opens_at), time_or_by_hand(drop.closes_at));
+    [
         format!("{}  {}  {}", drop.name, drop.state.as_str(), drop.product_name),
         format!(
-            "  {} units in {} warehouses, at most {} a buyer",
-            drop.stock_units(),
-            drop.warehouses.len(),
+            "  {} in {}, at most {} a buyer",
+            count(drop.stock_units(), "unit"),
+            count(drop.warehouses.len() as u64, "warehouse"),
             drop.buyer_limit
         ),
         format!("  buyers are answered when their claims are {}", answered_when(drop)),
-        format!("  opens {}, closes {}, pay by {}", time(drop.opens_at), time(drop.closes_at), drop.pay_by),
-    ];
-    lines.extend(
-        drop.variants
-            .iter()
-            .map(|variant| format!("  {:<24} {:>10} units  {}", variant.sku, variant.stock_units, variant.price)),
-    );
-    if drop.state == DropState::Draft {
-        lines.push(format!("next: doorbuster drop open {}", drop.name));
-    }
-    lines.join("\n")
+        format!("  opens {opens}, closes {closes}, pay by {}", time(drop.pay_by)),
+    ]
+    .join("\n")
 }
 
 fn answered_when(drop: &SaleDrop) -> String {

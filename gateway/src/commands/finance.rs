@@ -127,7 +127,7 @@ async fn show_drop(engine: &Engine, name: &DropName, json: bool) -> Result<(), F
     Ok(())
 }
 
-fn account_lines(accounts: &[AccountSum]) -> String {
+pub(super) fn account_lines(accounts: &[AccountSum]) -> String {
     let mut lines = vec![format!("  {:<16} {:>4} {:>16} {:>16} {:>16}", "account", "", "debit", "credit", "balance")];
     lines.extend(accounts.iter().map(|sum| {
         let balance = sum.debit_minor - sum.credit_minor;

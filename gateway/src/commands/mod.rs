@@ -4,6 +4,8 @@ pub mod serve;
 pub mod work;
 pub mod migrate;
 pub mod drop;
+mod drop_draft;
+mod drop_figures;
 pub mod order;
 pub mod fulfil;
 pub mod buyer;
@@ -19,6 +21,8 @@ pub mod check_config;
 pub mod demo;
 pub mod audit;
 pub mod outbox;
+pub mod output;
+mod text;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -31,7 +35,10 @@ use doorbuster_engine::ledger::{Ledger, LedgerError};
 use doorbuster_engine::tokens::store::TokenStore;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{BadConfig, ServeConfig, Stop, StoresConfig, WorkConfig};
+use crate::config::{BadConfig, BadUsage, ServeConfig, Stop, StoresConfig, WorkConfig};
+use crate::exit::Exit;
+
+pub(crate) use output::print;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -41,7 +48,7 @@ pub enum Command {
     Work(Box<WorkConfig>),
     /// Brings the database up to date; `serve` does it too
     Migrate(migrate::MigrateArguments),
-    /// Makes, opens, closes and shows drops
+    /// Makes, changes, opens, closes, lists, shows and watches drops
     Drop(drop::DropArguments),
     /// Lists, shows, ships, cancels and refunds orders, and takes them back
     Order(order::OrderArguments),
@@ -79,12 +86,19 @@ pub enum Command {
 #[derive(Debug)]
 pub enum Failure {
     Config(BadConfig),
+    Usage(BadUsage),
     Other(anyhow::Error),
 }
 
 impl From<BadConfig> for Failure {
     fn from(bad: BadConfig) -> Self {
         Self::Config(bad)
+    }
+}
+
+impl From<BadUsage> for Failure {
+    fn from(bad: BadUsage) -> Self {
+        Self::Usage(bad)
     }
 }
 
@@ -98,10 +112,11 @@ impl Failure {
     pub fn exit(self) -> ExitCode {
         match self {
             Self::Config(bad) => Stop::from(bad).exit(),
+            Self::Usage(bad) => Stop::from(bad).exit(),
             Self::Other(error) => {
                 // Who has closed stderr wants no sentence; the exit code says it too.
                 let _ = writeln!(std::io::stderr(), "doorbuster: {}", sentence(&error));
-                ExitCode::FAILURE
+                Exit::of(&error).into()
             }
         }
     }
@@ -213,12 +228,6 @@ impl StopSignals {
             std::process::exit(1);
         });
     }
-}
-
-/// Answers of commands go to stdout, for people and pipes.
-#[expect(clippy::print_stdout, reason = "this is the one place where commands print")]
-fn print(text: impl std::fmt::Display) {
-    println!("{text}");
 }
 
 #[cfg(test)]

@@ -2,18 +2,18 @@
 
 use clap::Args;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::ids::{BuyerId, InvalidId};
+use doorbuster_engine::domain::ids::BuyerId;
 use jiff::SignedDuration;
 
 use super::{Failure, print};
 use crate::auth;
-use crate::config::{BadConfig, TokenSecret};
+use crate::config::TokenSecret;
 
 #[derive(Debug, Args)]
 pub struct TokenArguments {
     /// The buyer: 1 to 255 visible ASCII characters
     #[arg(long, value_name = "ID")]
-    buyer: String,
+    buyer: BuyerId,
     /// How long the token is good for
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     expires_in: SignedDuration,
@@ -23,7 +23,6 @@ pub struct TokenArguments {
 
 pub fn run(arguments: &TokenArguments) -> Result<(), Failure> {
     arguments.secret.check()?;
-    let buyer: BuyerId = arguments.buyer.parse().map_err(|error: InvalidId| BadConfig(format!("--buyer: {error}")))?;
-    print(auth::mint(&arguments.secret.jwt_secret, &buyer, Clock::System.now(), arguments.expires_in));
+    print(auth::mint(&arguments.secret.jwt_secret, &arguments.buyer, Clock::System.now(), arguments.expires_in));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a person sees: steps and live bars on stderr, the table on stdout.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 use doorbuster_sandbox::crowd::{Crowd, Progress};
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::report::DemoReport;
 use super::sale::Standing;
 use super::timeline::{Event, Timeline};
+use crate::commands::print;
 
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
 const REDRAWS_PER_S: u8 = 5;
@@ -44,17 +46,19 @@ impl Screen {
         Self { bars, is_silent: true }
     }
 
-    #[expect(clippy::print_stderr, reason = "the demo speaks to the person who started it")]
     pub(super) fn step(&self, text: &str) {
-        if !self.is_silent {
-            self.bars.suspend(|| eprintln!("→ {text}"));
-        }
+        self.say(format_args!("→ {text}"));
     }
 
-    #[expect(clippy::print_stderr, reason = "as above: what happens to the sale, while it happens")]
+    /// What happens to the sale, while it happens.
     pub(super) fn tell(&self, event: &Event) {
+        self.say(format_args!("{event}"));
+    }
+
+    fn say(&self, line: std::fmt::Arguments<'_>) {
         if !self.is_silent {
-            self.bars.suspend(|| eprintln!("{event}"));
+            // The sale goes on, whether anybody reads along or not.
+            let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{line}"));
         }
     }
 
@@ -87,10 +91,9 @@ impl Screen {
         }
     }
 
-    #[expect(clippy::print_stdout, reason = "the table is what the demo is run for")]
     pub fn show(&self, report: &DemoReport) {
         if !self.is_silent {
-            println!("{}", table(report));
+            print(table(report));
         }
     }
 }

@@ -1,22 +1,20 @@
-//! Bad configuration: one sentence, exit code 64, before anything is connected or opened.
+//! What the program cannot use: one sentence, exit code 64 or 2, before anything is connected or opened.
 
+use doorbuster::exit::Exit;
 use doorbuster_sandbox::shared;
 
 use super::program::{bare, configured, output};
-use crate::support::{SECRET, empty_database};
+use crate::support::{SECRET, empty_database, new_database};
 
 #[tokio::test]
-async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
+async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
     let redis = ("DOORBUSTER_REDIS_URL", "redis://127.0.0.1:1");
     let database = ("DOORBUSTER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
     let secret = ("DOORBUSTER_JWT_SECRET", SECRET);
     let all = [redis, database, secret];
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let with_workers = &["serve", "--with-workers"];
-    let cases: &[Case] = &[
-        (&[], &[], "say what to do"),
-        (&["sell"], &[], "unrecognized subcommand 'sell'"),
-        (&["serve", "--fast"], &all, "unexpected argument '--fast'"),
+    let settings: &[Case] = &[
         (&["serve"], &[redis, database], "--jwt-secret"),
         (&["serve"], &[database, secret], "--redis-url"),
         (&["serve"], &[redis, database, ("DOORBUSTER_JWT_SECRET", "too-short-secret")], "at least 32 bytes"),
@@ -44,22 +42,33 @@ async fn bad_configuration_ends_with_one_sentence_and_exit_code_64() {
             &[redis, database, ("DOORBUSTER_SMTP_URL", "hidden")],
             "not a URL",
         ),
+        (&["token", "--buyer", "ada"], &[], "--jwt-secret"),
         (&["check-config"], &[redis, database, ("DOORBUSTER_WEBHOOKS", "shop=https://hidden@x")], "unsigned"),
+    ];
+    let usage: &[Case] = &[
+        (&[], &[], "say what to do"),
+        (&["sell"], &[], "unrecognized subcommand 'sell'"),
+        (&["serve", "--fast"], &all, "unexpected argument '--fast'"),
+        (&["sevre"], &[], "did you mean serve?"),
+        (&["drop", "lst"], &all, "did you mean list?"),
+        (&["drop"], &all, "requires a subcommand"),
+        (&["drop", "show"], &all, "<NAME>"),
+        (&["order", "list", "--limit", "0"], &all, "--limit"),
         (&["outbox", "replay"], &all, "--event"),
         (&["outbox", "replay", "--event", "7"], &all, "evt_"),
         (&["token", "--buyer", "a b"], &[secret], "--buyer"),
-        (&["token", "--buyer", "ada"], &[], "--jwt-secret"),
         (&["drop", "create", "--name", "Shoe", "--product", "Shoe", "--stock", "1"], &all, "Shoe"),
         (&["drop", "create", "--name", "shoe", "--product", "Shoe", "--stock", "1"], &all, "has no price"),
         (&["drop", "create", "--name", "shoe", "--product", "Shoe", "--variant", "x"], &all, "SKU=STOCK"),
         (&["drop", "create", "--name", "shoe", "--product", "Shoe"], &all, "--stock"),
     ];
-    for (arguments, environment, expected) in cases {
+    let settings = settings.iter().map(|case| (case, 64));
+    for ((arguments, environment, expected), code) in settings.chain(usage.iter().map(|case| (case, 2))) {
         let mut command = bare(arguments);
         command.envs(environment.iter().copied());
         let output = output(command).await;
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
         assert!(said.starts_with("doorbuster: ") && said.contains(expected), "{arguments:?}: {said}");
         for hidden in ["too-short-secret", "hidden", SECRET] {
@@ -83,18 +92,42 @@ async fn help_is_the_documentation_and_hides_secrets() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_there_is_a_failure_and_not_bad_configuration() {
+async fn a_store_that_is_not_there_is_to_be_tried_again_and_no_bad_configuration() {
     let mut command = bare(&["serve"]);
     command.env("DOORBUSTER_REDIS_URL", "redis://127.0.0.1:1").env("DOORBUSTER_JWT_SECRET", SECRET);
     command.env("DOORBUSTER_DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
     let output = output(command).await;
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(75), "{said}");
     assert!(
         said.contains("cannot be brought up to date") && said.contains("no connection to Postgres")
             || said.contains("Postgres: error connecting"),
         "{said}"
     );
+}
+
+/// Only the name of a drop is wrong: the same command would be refused again.
+#[tokio::test]
+async fn every_exit_code_is_in_the_help_and_comes_as_it_says() {
+    let (database_url, _) = new_database().await;
+    let ended = async |arguments: &[&str], redis: Option<&str>| {
+        let mut command = configured(arguments, &database_url).await;
+        if let Some(url) = redis {
+            command.env("DOORBUSTER_REDIS_URL", url);
+        }
+        output(command).await.status.code()
+    };
+    let away = Some("redis://127.0.0.1:1");
+    assert_eq!(ended(&["drop", "list"], away).await, Some(0), "this asks Postgres alone");
+    assert_eq!(ended(&["drop", "show", "nothing"], away).await, Some(1));
+    assert_eq!(ended(&["drop", "show", "not a name"], None).await, Some(2));
+    assert_eq!(ended(&["drop", "list"], Some("http://x")).await, Some(64));
+    assert_eq!(ended(&["check-config"], away).await, Some(75));
+
+    let help = String::from_utf8(output(bare(&["--help"])).await.stdout).unwrap();
+    for exit in Exit::ALL {
+        assert!(help.contains(&format!("{:>2}  {}", exit.code(), exit.about())), "{help}");
+    }
 }
 
 /// A sale by hand, as the README tells it.

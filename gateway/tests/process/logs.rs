@@ -117,7 +117,7 @@ async fn support_works_without_redis_and_what_needs_it_names_where_it_should_be(
         assert_eq!(code, Some(0), "{works:?}: {said}");
     }
     let (code, said) = run(&["check-config"]).await;
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(75), "{said}");
     assert_eq!((said.matches("127.0.0.1:1:").count(), said.matches("refused").count()), (1, 1), "{said}");
     assert!(!said.contains("hidden") && said.lines().count() == 1, "{said}");
 }

@@ -2,6 +2,8 @@
 
 mod program;
 mod configuration;
+mod output;
+mod drops;
 mod signals;
 mod killed;
 mod finance;

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use crate::support::SECRET;
 
 /// Far more than any of this takes; past it something hangs.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A copy: somebody who builds meanwhile must not swap the program between two starts of one test. It lies in a sandbox of
 /// its own, which goes when this process does.

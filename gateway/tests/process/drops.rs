@@ -1,0 +1,128 @@
+//! Drops by hand: a draft is changed and deleted, drops are listed in pages, shown and watched.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use super::program::{PATIENCE, configured, output};
+use crate::support::{Sale, count, engine, make_drop, new_database};
+
+async fn run(database_url: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = output(configured(arguments, database_url).await).await;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test]
+async fn a_draft_is_changed_and_deleted_and_what_was_opened_is_not() {
+    let (database_url, name) = new_database().await;
+    let engine = engine(&database_url).await;
+    make_drop(&engine, &name, &Sale { is_open: false, ..Sale::default() }).await;
+    let update =
+        ["drop", "update", &name, "--price", "shoe-42=9900", "--limit", "1", "--opens-at", "2030-01-01T00:00:00Z"];
+    let (code, said, error) = run(&database_url, &[&update[..], &["--json"]].concat()).await;
+    assert_eq!(code, Some(0), "{error}");
+    let shown = json(&said);
+    assert_eq!((&shown["limit"], &shown["opens_at"]), (&1.into(), &"2030-01-01T00:00:00Z".into()));
+    assert_eq!(shown["variants"][0]["price"]["amount_minor"], 9_900);
+    let (code, said, _) = run(&database_url, &["drop", "update", &name, "--opens-at", "by-hand"]).await;
+    assert!(code == Some(0) && said.contains("opens by hand") && said.contains("99.00"), "{said}");
+    let (code, _, error) = run(&database_url, &["drop", "update", &name]).await;
+    assert_eq!(code, Some(2), "{error}");
+    let (code, _, error) = run(&database_url, &["drop", "update", &name, "--price-minor", "0"]).await;
+    assert!(code == Some(1) && error.contains("at least 1 minor unit"), "{error}");
+
+    engine.open_drop(&name.parse().unwrap()).await.unwrap().unwrap();
+    for arguments in [&["drop", "delete", &name][..], &["drop", "update", &name, "--limit", "3"]] {
+        let (code, _, error) = run(&database_url, arguments).await;
+        assert!(code == Some(1) && error.contains("is open: only a draft can be changed or deleted"), "{error}");
+    }
+
+    let other = format!("{name}-b");
+    let create = ["drop", "create", "--name", &other, "--product", "Boot", "--stock", "1", "--price-minor", "100"];
+    let (code, said, _) = run(&database_url, &create).await;
+    assert!(code == Some(0) && said.contains("1 unit in 10 warehouses"), "{said}");
+    assert_eq!(run(&database_url, &["drop", "delete", &other]).await.1, format!("{other} is deleted\n"));
+    assert_eq!(count(&database_url, "select count(*) from drops").await, 1);
+    let (code, _, error) = run(&database_url, &["drop", "delete", &other]).await;
+    assert!(code == Some(1) && error.contains("there is no drop named"), "{error}");
+}
+
+#[tokio::test]
+async fn drops_are_listed_in_pages_the_newest_first() {
+    let (database_url, name) = new_database().await;
+    let engine = engine(&database_url).await;
+    let (empty, said, _) = run(&database_url, &["drop", "list"]).await;
+    assert_eq!((empty, said.lines().count()), (Some(0), 1), "a header, and nothing below it");
+    for (number, is_open) in [(1, true), (2, false), (3, false)] {
+        let variants = vec![(["sku-1", "sku-2", "sku-3"][number - 1], 20)];
+        make_drop(&engine, &format!("{name}-{number}"), &Sale { variants, is_open, ..Sale::default() }).await;
+    }
+    let (_, first, _) = run(&database_url, &["drop", "list", "--limit", "2"]).await;
+    let lines = first.lines().collect::<Vec<_>>();
+    assert!(lines[0].starts_with("NAME") && lines[1].contains("-3") && lines[2].contains("-2"), "{first}");
+    assert_eq!(lines[3..], [format!("more: --after {name}-2")], "{first}");
+    let after = format!("{name}-2");
+    let (_, second, _) = run(&database_url, &["drop", "list", "--limit", "2", "--after", &after, "--json"]).await;
+    let second = json(&second);
+    let drops = second["drops"].as_array().unwrap();
+    assert_eq!((drops.len(), &second["next_after"]), (1, &Value::Null), "{second}");
+    assert_eq!((&drops[0]["state"], &drops[0]["stock_units"]), (&"open".into(), &20.into()), "{second}");
+    let (_, drafts, _) = run(&database_url, &["drop", "list", "--state", "draft", "--json"]).await;
+    assert_eq!(json(&drafts)["drops"].as_array().unwrap().len(), 2);
+    let (code, _, error) = run(&database_url, &["drop", "list", "--after", "nothing"]).await;
+    assert!(code == Some(1) && error.contains("there is no drop named nothing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_drop_is_shown_with_its_units_by_size_and_unknown_is_not_zero() {
+    let (database_url, name) = new_database().await;
+    let sale = Sale { variants: vec![("shoe-42", 20), ("shoe-43", 7)], ..Sale::default() };
+    make_drop(&engine(&database_url).await, &name, &sale).await;
+    let (code, said, error) = run(&database_url, &["drop", "show", &name]).await;
+    assert_eq!(code, Some(0), "{error}");
+    for expected in [&["shoe-43", "149.00", "EUR", "7", "7", "0", "0", "0"][..], &["all", "27", "27", "0", "0", "0"]] {
+        assert!(said.lines().any(|line| line.split_whitespace().eq(expected.iter().copied())), "{expected:?}:\n{said}");
+    }
+    assert!(said.contains("no orders yet"), "{said}");
+    let (_, said, _) = run(&database_url, &["drop", "show", &name, "--json"]).await;
+    let shown = json(&said);
+    assert_eq!(shown["units"][0]["left_units"], 20, "{said}");
+    assert_eq!(shown["account"]["orders"], serde_json::json!({}), "{said}");
+
+    let mut blind = configured(&["drop", "watch", &name, "--once", "--json"], &database_url).await;
+    blind.env("DOORBUSTER_REDIS_URL", "redis://127.0.0.1:1");
+    let blind = output(blind).await;
+    let shown = json(&String::from_utf8(blind.stdout).unwrap());
+    assert_eq!((blind.status.code(), &shown["variants"][0]["left_units"]), (Some(0), &Value::Null), "{shown}");
+    assert_eq!(
+        (&shown["variants"][0]["sold_units"], shown["unread"].as_array().unwrap().len()),
+        (&0.into(), 1),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn watching_goes_on_until_it_is_interrupted() {
+    let (database_url, name) = new_database().await;
+    make_drop(&engine(&database_url).await, &name, &Sale::default()).await;
+    let mut command = configured(&["drop", "watch", &name, "--json"], &database_url).await;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it looks").unwrap().unwrap();
+    assert_eq!(json(&line)["variants"][0]["left_units"], 20, "{line}");
+    let second = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it looks again").unwrap();
+    assert!(second.is_some());
+    let pid = child.id().expect("nobody has waited for it yet");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(ended.code(), Some(0));
+}
