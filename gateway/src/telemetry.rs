@@ -66,6 +66,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "Lines of the log that came as a count: each place says each cause once a second",
     ),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
+    (
+        "doorbuster_connections_refused_total",
+        "Connections closed at once because their peer had its share of the places",
+    ),
 ];
 const LABELLED: &[&str] = &[
     "doorbuster_pending_claims_total",

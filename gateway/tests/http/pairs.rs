@@ -21,6 +21,7 @@ use doorbuster_engine::flows::checkout::{CheckedOut, CheckoutAsked};
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::ledger::rates::RateRow;
 use doorbuster_engine::workers::settle_all;
+use doorbuster_sandbox::shared;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use reqwest::{Method, RequestBuilder};
@@ -372,7 +373,8 @@ impl Trial<'_> {
 
     async fn make_drop(&mut self) {
         let engine = &self.stage.paid.shop.engine;
-        self.drop = format!("{}-of", self.sku);
+        // Other processes have worlds of their own in the same Redis.
+        self.drop = format!("pair-{}", shared::unique());
         let variant =
             NewVariant { sku: format!("{}-drop", self.sku), title: "One".to_owned(), price_minor: 900, stock_units: 1 };
         let new = NewDrop {
