@@ -41,7 +41,7 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
 	  cargo test --locked --workspace --test engine localstripe -- --ignored --nocapture
 
-# Built with the whole workspace: another selection of packages would compile the dependencies anew.
+# Built with everything, as for the tests: another selection would compile the dependencies anew, with other features.
 PROGRAM = $${CARGO_TARGET_DIR:-target}/debug/doorbuster
 
 OPENAPI := target/openapi-spec-validator-0.9.0
@@ -49,7 +49,7 @@ OPENAPI := target/openapi-spec-validator-0.9.0
 openapi: ## both descriptions held against OpenAPI 3.1, and their examples against JSON Schema (needs python3 with venv)
 	@test -x $(OPENAPI)/bin/openapi-spec-validator || { python3 -m venv $(OPENAPI) && \
 	  $(OPENAPI)/bin/pip install --quiet --disable-pip-version-check openapi-spec-validator==0.9.0; }
-	cargo build --workspace --locked
+	cargo build --workspace --all-targets --locked
 	$(PROGRAM) openapi > target/openapi-buyers.json
 	$(PROGRAM) openapi --operators > target/openapi-operators.json
 	$(OPENAPI)/bin/openapi-spec-validator target/openapi-buyers.json target/openapi-operators.json
@@ -59,7 +59,7 @@ CLIENTS := target/clients
 
 clients: setup ## clients generated in TypeScript and Python buy a pair (needs node 20 with npm, and python3 with venv)
 	@mkdir -p $(CLIENTS)/typescript $(CLIENTS)/python
-	cargo build --workspace --locked
+	cargo build --workspace --all-targets --locked
 	$(PROGRAM) openapi > $(CLIENTS)/openapi.json
 	cp gateway/tests/clients/package.json gateway/tests/clients/package-lock.json gateway/tests/clients/tsconfig.json \
 	  gateway/tests/clients/buy.ts $(CLIENTS)/typescript/
