@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup build install demo test check localstripe openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench deny
+.PHONY: help setup build install demo test check localstripe openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench siege deny
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -106,6 +106,10 @@ load-k6: setup ## a drop's first minute played by k6 against private servers (ne
 
 compare: setup ## every way to sell against every other, in one run: make compare ARGS="--rounds 3"
 	cargo run --release --locked -p doorbuster-load -- compare $(ARGS)
+
+siege: setup ## an honest sale beside one hostile host: idle sockets, held bodies, pages, carts and orders, and all at once
+	cargo build --release --locked --workspace --bins
+	target/release/doorbuster-load siege $(ARGS)
 
 versus: setup ## the same crowd before one locked row, ten rows and tokens, as a plot
 	cargo run --release --locked -p doorbuster-load -- versus $(ARGS)

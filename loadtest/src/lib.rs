@@ -15,3 +15,4 @@ pub mod checkout;
 pub mod compare;
 pub mod versus;
 pub mod staged;
+pub mod siege;

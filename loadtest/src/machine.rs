@@ -91,6 +91,14 @@ pub fn cpu_of_family(pid: Option<u32>) -> Duration {
     cpu_of(Some(pid)) + children.split_whitespace().map(|child| cpu_of(child.parse().ok())).sum::<Duration>()
 }
 
+/// What a process holds in memory just now, shared pages included.
+pub fn memory_mib_of(pid: Option<u32>) -> u64 {
+    let Some(pid) = pid else { return 0 };
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() / 1024
+}
+
 /// Of this thread.
 pub fn cpu_of_thread() -> Duration {
     of_stat("/proc/thread-self/stat")

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 
-use doorbuster_load::{checkout, compare, run, served, staged, verify, versus};
+use doorbuster_load::{checkout, compare, run, served, siege, staged, verify, versus};
 
 /// The servers that are measured are this program, and are to be what `doorbuster` is.
 #[global_allocator]
@@ -31,6 +31,8 @@ enum Command {
     Checkout(checkout::CheckoutArguments),
     /// Sends the same crowd to one locked row, ten rows and tokens, and draws what became of it
     Versus(versus::VersusArguments),
+    /// Holds an honest sale beside one hostile host, on private servers
+    Siege(siege::SiegeArguments),
     /// Runs another program against an open drop on private servers
     Staged(staged::StagedArguments),
     /// Writes buyers' tokens to a file, for load tests of other programs
@@ -38,6 +40,9 @@ enum Command {
     /// A server that is measured, as a process of its own
     #[command(hide = true)]
     Serve(served::ServeArguments),
+    /// One attack of a siege, as a process of its own
+    #[command(hide = true)]
+    Attack(siege::AttackArguments),
 }
 
 #[expect(clippy::print_stderr, reason = "a command: what it prints is its answer")]
@@ -57,6 +62,7 @@ fn run_command(command: Command) -> anyhow::Result<()> {
         // Has threads of its own.
         Command::Run(arguments) => return run::run(arguments),
         Command::Tokens(arguments) => return staged::mint(arguments),
+        Command::Attack(arguments) => return siege::run_attack(arguments),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -66,9 +72,10 @@ fn run_command(command: Command) -> anyhow::Result<()> {
             Command::Compare(arguments) => compare::run(arguments).await,
             Command::Checkout(arguments) => checkout::run(arguments).await,
             Command::Versus(arguments) => versus::run(arguments).await,
+            Command::Siege(arguments) => siege::run(arguments).await,
             Command::Staged(arguments) => staged::run(arguments).await,
             Command::Serve(arguments) => served::run(arguments).await,
-            Command::Run(_) | Command::Tokens(_) => unreachable!("these have run above"),
+            Command::Run(_) | Command::Tokens(_) | Command::Attack(_) => unreachable!("these have run above"),
         }
     })
 }

@@ -24,7 +24,7 @@ use crate::generator::{Buyers, DropPaths};
 use crate::served::{DATABASE_URL, JWT_SECRET, LISTEN, PROVIDER_KEY, PROVIDER_URL, REDIS_URL};
 use crate::ways::{self, Way};
 
-const SECRET: &str = "load tests sign buyers' tokens with this";
+pub(crate) const SECRET: &str = "load tests sign buyers' tokens with this";
 /// Units that a warehouse of a drop without end gives: serials have nine digits then.
 const WITHOUT_END: u32 = 100_000_000;
 const CONNECTIONS: usize = 8;
@@ -225,6 +225,11 @@ impl Stage {
         self.servers.set(number);
         let process = self.sandbox.process(&format!("server-{number}"), options).await?;
         Ok(Served { address: process.address(LISTEN), process })
+    }
+
+    /// Another program beside the stores.
+    pub async fn process(&self, name: &str, options: ProcessOptions) -> anyhow::Result<Process> {
+        Ok(self.sandbox.process(name, options).await?)
     }
 
     async fn redis_connection(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {

@@ -14,6 +14,7 @@ mod ticker;
 pub mod open;
 pub mod closed;
 
+pub(crate) use buyers::id_of;
 pub use buyers::{Buyers, DropPaths};
 pub use closed::{ClosedResult, ClosedRun};
 pub use open::{OpenResult, OpenRun};

@@ -52,7 +52,11 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0 })
+        Ok(Self::of(stream))
+    }
+
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0 }
     }
 
     /// Closes without the minute that the kernel would keep the port for: thousands of fresh connections a second would
