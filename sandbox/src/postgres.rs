@@ -47,11 +47,12 @@ const SETTINGS: &[&str] = &[
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
     connections_max: u32,
+    is_short_lived: bool,
 }
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { connections_max: 200 }
+        Self { connections_max: 200, is_short_lived: false }
     }
 }
 
@@ -59,6 +60,14 @@ impl PostgresOptions {
     #[must_use]
     pub fn connections_max(mut self, connections_max: u32) -> Self {
         self.connections_max = connections_max;
+        self
+    }
+
+    /// For a server with hundreds of databases that live for minutes: autovacuum would start its workers for each of them in
+    /// turn, several a second.
+    #[must_use]
+    pub fn short_lived(mut self) -> Self {
+        self.is_short_lived = true;
         self
     }
 }
@@ -228,6 +237,9 @@ impl Program for PostgresProgram {
         let mut arguments = vec!["-D".into(), "data".into(), "-p".into(), port.to_string().into()];
         for setting in SETTINGS {
             arguments.extend(["-c".into(), (*setting).into()]);
+        }
+        if self.options.is_short_lived {
+            arguments.extend(["-c".into(), "autovacuum=off".into()]);
         }
         arguments.extend(["-c".into(), format!("max_connections={}", self.options.connections_max).into()]);
         Ok(Launch {

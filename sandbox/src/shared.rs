@@ -105,7 +105,7 @@ async fn start_cluster(sandbox: &Sandbox) -> Result<RedisCluster, SandboxError> 
 }
 
 async fn start_postgres(sandbox: &Sandbox) -> Result<Postgres, SandboxError> {
-    sandbox.postgres_with(PostgresOptions::default().connections_max(CONNECTIONS_MAX)).await
+    sandbox.postgres_with(PostgresOptions::default().connections_max(CONNECTIONS_MAX).short_lived()).await
 }
 
 /// Nobody kills them, so no command waits for the disk. A drop opens on no weaker setting than this.
