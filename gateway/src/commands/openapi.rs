@@ -15,6 +15,7 @@ pub struct OpenapiArguments {
 
 pub fn run(arguments: &OpenapiArguments) -> Result<(), Failure> {
     let description = if arguments.operators { admin::api().1 } else { api().1 };
+    let description = crate::openapi::complete(description);
     super::print(description.to_pretty_json().context("the description is not JSON")?);
     Ok(())
 }

@@ -15,6 +15,8 @@ pub mod webhooks;
 pub mod ops;
 pub mod admin;
 
+use std::sync::{Arc, LazyLock};
+
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -51,13 +53,13 @@ impl From<Money> for Amount {
     }
 }
 
-/// The routes and their description, which cannot differ.
+/// The routes and what they say of themselves, which cannot differ; [`openapi::complete`] adds the rest.
 pub fn api() -> (Router<Gate>, OpenApi) {
     api_with(OpenApiRouter::new().routes(routes!(claims::make_claim)))
 }
 
 fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
-    let (router, description) = OpenApiRouter::with_openapi(openapi::base())
+    OpenApiRouter::with_openapi(openapi::base())
         .merge(claims)
         .routes(routes!(claims::get_claim))
         .routes(routes!(drops::get_drop))
@@ -79,8 +81,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))
         .route("/v1/webhooks/stripe", post(webhooks::receive_event))
-        .split_for_parts();
-    (router, openapi::complete(description))
+        .split_for_parts()
 }
 
 /// The whole public listener.
@@ -96,25 +97,38 @@ pub fn public_claiming(gate: Gate, config: &GatewayConfig, claims: MethodRouter<
 }
 
 fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gate>, OpenApi)) -> Router {
-    middleware::around(described(router, &description, &[]).with_state(gate), config)
+    middleware::around(described(router, description, Vec::new()).with_state(gate), config)
 }
 
 /// A listener's routes with their description, for programs and for people; whatever else is asked for is a problem.
 fn described<S: Clone + Send + Sync + 'static>(
     router: Router<S>,
-    description: &OpenApi,
-    settings: &[Setting],
+    description: OpenApi,
+    settings: Vec<Setting>,
 ) -> Router<S> {
-    let value = serde_json::to_value(description).expect("a description made of texts is JSON");
-    let page = DocsPage::new(&value, &Problem::samples(), settings);
-    let description = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
-    let etag = etag_of_bytes(&description);
+    // Made when somebody first asks: few do, and every start would wait for it.
+    let page_and_document = Arc::new(LazyLock::new(move || {
+        let description = openapi::complete(description);
+        let value = serde_json::to_value(&description).expect("a description made of texts is JSON");
+        let page = DocsPage::new(&value, &Problem::samples(), &settings);
+        let document = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
+        (page, etag_of_bytes(&document), document)
+    }));
+    let for_people = Arc::clone(&page_and_document);
     // Kept, and asked for again each time: the next program may say something else.
     let kept = || [(header::CACHE_CONTROL, "public, no-cache")];
-    let json = [(header::CONTENT_TYPE, "application/json")];
+    let docs = async move |known: IfNoneMatch| {
+        let (page, ..) = &**for_people;
+        known.answer(page.etag.clone(), (kept(), page.clone()))
+    };
+    let json = async move |known: IfNoneMatch| {
+        let (_, etag, document) = &**page_and_document;
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        known.answer(etag.clone(), (kept(), json, document.clone()))
+    };
     router
-        .route("/docs", get(async move |known: IfNoneMatch| known.answer(page.etag.clone(), (kept(), page))))
-        .route("/openapi.json", get(async move |known: IfNoneMatch| known.answer(etag, (kept(), json, description))))
+        .route("/docs", get(docs))
+        .route("/openapi.json", get(json))
         .fallback(async || Problem::NotFound.into_response())
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed.into_response())
 }

@@ -67,7 +67,7 @@ pub fn router(ops: Ops) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
     let limits = ops.limits;
-    middleware::around_operators(super::described(router, &description, &settings_of_serve()).with_state(ops), limits)
+    middleware::around_operators(super::described(router, description, settings_of_serve()).with_state(ops), limits)
 }
 
 /// Ready to serve: not stopping, and both stores take what is written. One primary of a cluster is enough: what it has

@@ -19,9 +19,9 @@ use super::ops::Ops;
 use crate::openapi;
 use crate::operators::Operator;
 
-/// The routes and their description, which cannot differ.
+/// The routes and what they say of themselves, which cannot differ; [`openapi::complete`] adds the rest.
 pub fn api() -> (Router<Ops>, OpenApi) {
-    let (router, description) = OpenApiRouter::with_openapi(openapi::operators_base())
+    OpenApiRouter::with_openapi(openapi::operators_base())
         .routes(routes!(get_operator))
         .routes(routes!(products::make_product, products::list_products))
         .routes(routes!(products::get_product, products::change_product))
@@ -39,8 +39,7 @@ pub fn api() -> (Router<Ops>, OpenApi) {
         .routes(routes!(money_back::take_return))
         .routes(routes!(money_back::refund_order))
         .routes(routes!(money_back::cancel_order))
-        .split_for_parts();
-    (router, openapi::complete(description))
+        .split_for_parts()
 }
 
 /// An operator
