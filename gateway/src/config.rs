@@ -31,12 +31,13 @@ use crate::server::Workers;
 use crate::steps::StepsConfig;
 
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
-pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
-pub const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bounds one mail, from the connection to the server's last word: below what a worker has when it is told to stop.
 const MAIL_SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
+const SETTLE_EVERY: &str = "--settle-every (DOORBUSTER_SETTLE_EVERY)";
 /// Twice the default interval of settlement.
 const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 
@@ -484,12 +485,40 @@ impl StoresConfig {
     }
 }
 
+/// The payment provider by its two settings.
+pub(crate) fn provider(url: &str, key: &Secret) -> Result<ProviderClient, BadConfig> {
+    let provider = ProviderClient::new(ProviderSettings {
+        base_url: url.to_owned(),
+        secret_key: SecretKey::from(key.expose().to_owned()),
+        connect_timeout: PROVIDER_CONNECT_TIMEOUT,
+        answer_timeout: PROVIDER_ANSWER_TIMEOUT,
+    });
+    provider
+        .map_err(|error| BadConfig(format!("--provider-url, --provider-key (DOORBUSTER_PROVIDER_URL, …_KEY): {error}")))
+}
+
 impl WorkersConfig {
     pub fn check(&self) -> Result<Workers, BadConfig> {
         let (Some(url), Some(key)) = (&self.provider_url, &self.provider_key) else {
             return bad("workers need --provider-url and --provider-key (DOORBUSTER_PROVIDER_URL, …_KEY)");
         };
-        let settle_every = duration("--settle-every (DOORBUSTER_SETTLE_EVERY)", self.settle_every)?;
+        self.check_numbers()?;
+        let provider =
+            provider(url, key)?.limited_to(RateLimit { per_second: self.provider_rate, burst: self.provider_burst });
+        let settings = WorkerSettings {
+            settle_every: duration(SETTLE_EVERY, self.settle_every)?,
+            backlog_limit: self.backlog_limit,
+            charge_concurrency: self.charge_concurrency,
+            charge_lease: self.charge_lease,
+            lanes: self.outbox.check()?,
+            delivery: self.outbox.delivery(),
+        };
+        Ok(Workers { provider, settings })
+    }
+
+    /// What is a number or a time, without the servers that are named.
+    pub(crate) fn check_numbers(&self) -> Result<(), BadConfig> {
+        let settle_every = duration(SETTLE_EVERY, self.settle_every)?;
         if settle_every.is_zero() || self.backlog_limit == 0 || self.charge_concurrency == 0 {
             return bad("--settle-every, --backlog-limit and --charge-concurrency must be above zero");
         }
@@ -499,33 +528,28 @@ impl WorkersConfig {
         if !self.charge_lease.is_positive() {
             return bad("--charge-lease (DOORBUSTER_CHARGE_LEASE) must be above zero");
         }
-        let provider = ProviderClient::new(ProviderSettings {
-            base_url: url.clone(),
-            secret_key: SecretKey::from(key.expose().to_owned()),
-            connect_timeout: PROVIDER_CONNECT_TIMEOUT,
-            answer_timeout: PROVIDER_ANSWER_TIMEOUT,
-        });
-        let provider = provider.map_err(|error| BadConfig(format!("--provider-url, --provider-key: {error}")))?;
-        let provider = provider.limited_to(RateLimit { per_second: self.provider_rate, burst: self.provider_burst });
-        let settings = WorkerSettings {
-            settle_every,
-            backlog_limit: self.backlog_limit,
-            charge_concurrency: self.charge_concurrency,
-            charge_lease: self.charge_lease,
-            lanes: self.outbox.check()?,
-            delivery: self.outbox.delivery(),
-        };
-        Ok(Workers { provider, settings })
+        self.outbox.check_numbers()
     }
 }
 
 impl OutboxConfig {
     /// One lane for mails, if there is a mail server, and one for each endpoint.
     pub fn check(&self) -> Result<Vec<Lane>, BadConfig> {
+        self.check_numbers()?;
+        let mail = self.mailer()?.map(Lane::Mail);
+        Ok(mail.into_iter().chain(self.endpoints()?.into_iter().map(Lane::Webhook)).collect())
+    }
+
+    fn check_numbers(&self) -> Result<(), BadConfig> {
         if self.outbox_concurrency == 0 || !self.outbox_lease.is_positive() {
             return bad("--outbox-concurrency and --outbox-lease must be above zero");
         }
-        let mut lanes = self.mailer()?.map(Lane::Mail).into_iter().collect::<Vec<_>>();
+        Ok(())
+    }
+
+    /// Where events are sent, with their secrets.
+    pub fn endpoints(&self) -> Result<Vec<WebhookClient>, BadConfig> {
+        let mut endpoints = Vec::new();
         let mut secrets = pairs("--webhook-secrets (DOORBUSTER_WEBHOOK_SECRETS): NAME=SECRET", &self.webhook_secrets)?;
         for (name, url) in pairs("--webhooks (DOORBUSTER_WEBHOOKS): NAME=URL", &self.webhooks)? {
             let secrets = secrets.remove(&name).unwrap_or_default();
@@ -533,11 +557,11 @@ impl OutboxConfig {
                 secrets.split(':').filter(|secret| !secret.is_empty()).map(str::parse).collect::<Result<_, _>>();
             let secrets = secrets.map_err(|error| BadConfig(format!("--webhook-secrets for {name:?}: {error}")))?;
             let client = WebhookClient::new(WebhookEndpoint { name: name.clone(), url, secrets });
-            lanes.push(Lane::Webhook(client.map_err(|error| BadConfig(format!("--webhooks for {name:?}: {error}")))?));
+            endpoints.push(client.map_err(|error| BadConfig(format!("--webhooks for {name:?}: {error}")))?);
         }
         match secrets.keys().next() {
             Some(name) => bad(format!("--webhook-secrets names {name:?}, which --webhooks does not")),
-            None => Ok(lanes),
+            None => Ok(endpoints),
         }
     }
 
@@ -573,6 +597,25 @@ pub(crate) fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, Str
     Ok(pairs)
 }
 
+/// Whoever knows one secret must not be able to do what another one is for.
+pub(crate) fn check_apart(
+    jwt_secret: &Secret,
+    receipt_keys: &[ReceiptKey],
+    operators: &Operators,
+) -> Result<(), BadConfig> {
+    if receipt_keys.iter().any(|key| key.has_secret(jwt_secret)) {
+        return bad(
+            "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
+        );
+    }
+    if operators.has_secret(jwt_secret) {
+        return bad(
+            "--operator-tokens (DOORBUSTER_OPERATOR_TOKENS) must not hold the secret of --jwt-secret: who issues tokens would be an operator",
+        );
+    }
+    Ok(())
+}
+
 impl ServeConfig {
     pub fn check(&self) -> Result<(GatewayConfig, Option<Workers>), BadConfig> {
         self.stores.check()?;
@@ -582,23 +625,14 @@ impl ServeConfig {
             return bad("--settlement-lag-limit (DOORBUSTER_SETTLEMENT_LAG_LIMIT) must be at least one minute");
         }
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
-        if self.receipts.check()?.iter().any(|key| key.has_secret(&self.tokens.jwt_secret)) {
-            return bad(
-                "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
-            );
-        }
-        let operators = self.operators.check()?;
-        if operators.has_secret(&self.tokens.jwt_secret) {
-            return bad(
-                "--operator-tokens (DOORBUSTER_OPERATOR_TOKENS) must not hold the secret of --jwt-secret: who issues tokens would be an operator",
-            );
-        }
+        let (receipt_keys, operators) = (self.receipts.check()?, self.operators.check()?);
+        check_apart(&self.tokens.jwt_secret, &receipt_keys, &operators)?;
         let config = GatewayConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
             jwt_secret: self.tokens.jwt_secret.clone(),
             jwt_audience: self.jwt_audience.clone().filter(|audience| !audience.is_empty()),
-            receipt_keys: self.receipts.check()?,
+            receipt_keys,
             provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
             operators,
             cors_origins: self

@@ -22,7 +22,7 @@ use crate::ledger::settlements::Settling;
 use crate::provider::check_chargeable;
 use crate::steps;
 use crate::tokens::TokenError;
-use crate::tokens::store::{HeldClaim, LoadVariant, WarehouseStore};
+use crate::tokens::store::{HeldClaim, LoadVariant, ServerFacts, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
 use super::grants::FREED_UNITS_WAIT;
@@ -86,6 +86,24 @@ pub enum DropRefused {
     NoDraft(DropState),
     /// Something names the draft that should not; it stays.
     InUse,
+}
+
+/// Where the replicas of Redis are not those that a drop waits for before it answers its buyers.
+pub fn replication_problems(redis: &ServerFacts, drops: &[SaleDrop]) -> Vec<String> {
+    let (fewest, most) = redis.replicas;
+    let replicated = drops.iter().filter(|drop| drop.acknowledgement == Acknowledgement::Replicated);
+    let problems = replicated.filter_map(|drop| {
+        let (name, replicas) = (&drop.name, usize::from(drop.replicas));
+        if fewest < replicas {
+            return Some(format!("Redis: a primary has {fewest} replicas online, and {name} waits for {replicas}"));
+        }
+        (most > replicas).then(|| {
+            format!(
+                "Redis: a primary has {most} replicas, and {name} waits for {replicas} only: another one could be promoted"
+            )
+        })
+    });
+    problems.collect()
 }
 
 impl Engine {
@@ -288,18 +306,7 @@ impl Engine {
         if redis.requires_full_coverage == Some(true) {
             problems.push("Redis: cluster-require-full-coverage is yes, it must be no".to_owned());
         }
-        let (fewest, most) = redis.replicas;
-        for drop in drops.iter().filter(|drop| drop.acknowledgement == Acknowledgement::Replicated) {
-            let (name, replicas) = (&drop.name, usize::from(drop.replicas));
-            if fewest < replicas {
-                problems
-                    .push(format!("Redis: a primary has {fewest} replicas online, and {name} waits for {replicas}"));
-            } else if most > replicas {
-                problems.push(format!(
-                    "Redis: a primary has {most} replicas, and {name} waits for {replicas} only: another one could be promoted"
-                ));
-            }
-        }
+        problems.extend(replication_problems(&redis, drops));
         metrics::gauge!("doorbuster_configuration_problems").set(problems.len() as f64);
         Ok(problems)
     }

@@ -9,6 +9,7 @@ pub mod pool;
 mod tx;
 mod group;
 pub mod migrate;
+pub mod facts;
 mod requests;
 pub mod catalog;
 pub mod showcase;

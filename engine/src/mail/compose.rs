@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
 use lettre::{Address, address::Envelope};
+use uuid::Uuid;
 
 use crate::domain::notices::{Notice, OrderFacts};
 
@@ -92,6 +93,26 @@ impl Sender {
             .subject(letter.subject.as_str())
             .header(AutoSubmitted)
             .multipart(body.singlepart(SinglePart::plain(text)).singlepart(SinglePart::html(html)))
+            .map_err(|error| NotMailable::Unwritable(error.to_string()))?;
+        Ok(Mail { envelope: message.envelope().clone(), bytes: message.formatted() })
+    }
+
+    /// Names no order and no buyer.
+    pub(super) fn compose_test(&self, to: &str, at: Timestamp) -> Result<Mail, NotMailable> {
+        let address = to.parse::<Address>().map_err(|_| NotMailable::BadAddress)?;
+        let text = format!(
+            "This is a test, sent with `doorbuster check-config --send-test`.\n\n\
+             Mails to buyers leave in the same way, from {}.\n",
+            self.from.email
+        );
+        let message = Message::builder()
+            .message_id(Some(format!("<test-{}@{}>", Uuid::new_v4().simple(), self.from.email.domain())))
+            .date(SystemTime::from(at))
+            .from(self.from.clone())
+            .to(Mailbox::new(None, address))
+            .subject("Test of the mails to buyers")
+            .header(AutoSubmitted)
+            .singlepart(SinglePart::plain(text))
             .map_err(|error| NotMailable::Unwritable(error.to_string()))?;
         Ok(Mail { envelope: message.envelope().clone(), bytes: message.formatted() })
     }

@@ -12,6 +12,6 @@ mod compose;
 mod client;
 mod settings;
 
-pub use client::{MailOutcome, Mailer};
+pub use client::{MailOutcome, Mailer, NoMail};
 pub use compose::{Mail, NotMailable};
 pub use settings::{MailSettings, UnusableMailSettings};

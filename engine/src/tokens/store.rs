@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use redis::{FromRedisValue, Value};
 
 use super::codec::{self, BatchOutcome, Leaving, Packed, RecordedClaim};
@@ -78,6 +79,11 @@ impl TokenStore {
     /// How the server is set up, for the operator's check.
     pub async fn server_facts(&self) -> Result<ServerFacts, TokenError> {
         Ok(self.connection.clone().server_facts().await?)
+    }
+
+    /// What its clock says, or that of each primary.
+    pub async fn clocks(&self) -> Result<Vec<Timestamp>, TokenError> {
+        Ok(self.connection.clocks().await?)
     }
 
     /// Whether a drop's warehouses lie evenly on the primaries: none has a tenth more than its share. `Err` of the inner

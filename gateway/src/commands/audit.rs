@@ -2,10 +2,9 @@
 
 use anyhow::Context as _;
 use clap::Args;
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
 
 use super::{Failure, print};
-use crate::config::{PROVIDER_ANSWER_TIMEOUT, PROVIDER_CONNECT_TIMEOUT, Secret, StoresConfig};
+use crate::config::{self, Secret, StoresConfig};
 
 #[derive(Debug, Args)]
 pub struct AuditArguments {
@@ -24,15 +23,9 @@ pub struct AuditArguments {
 
 pub async fn run(arguments: &AuditArguments) -> Result<(), Failure> {
     let provider = match (&arguments.provider_url, &arguments.provider_key) {
-        (Some(url), Some(key)) => Some(ProviderClient::new(ProviderSettings {
-            base_url: url.clone(),
-            secret_key: SecretKey::from(key.expose().to_owned()),
-            connect_timeout: PROVIDER_CONNECT_TIMEOUT,
-            answer_timeout: PROVIDER_ANSWER_TIMEOUT,
-        })),
+        (Some(url), Some(key)) => Some(config::provider(url, key)?),
         _ => None,
     };
-    let provider = provider.transpose().context("the provider's settings cannot be used")?;
     let engine = super::engine(&arguments.stores)?;
     let report = engine.audit(provider.as_ref()).await.context("the audit could not read everything")?;
     if arguments.json {

@@ -8,12 +8,11 @@ use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::finance::{DayReport, day_in_utc};
 use doorbuster_engine::ledger::finance::AccountSum;
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
 use jiff::civil::Date;
 use serde_json::json;
 
 use super::{Failure, print};
-use crate::config::{PROVIDER_ANSWER_TIMEOUT, PROVIDER_CONNECT_TIMEOUT, Secret, StoresConfig};
+use crate::config::{self, Secret, StoresConfig};
 
 #[derive(Debug, Args)]
 pub struct FinanceArguments {
@@ -66,13 +65,7 @@ pub async fn run(arguments: FinanceArguments) -> Result<(), Failure> {
 }
 
 async fn close_day(engine: &Engine, arguments: &CloseArguments, json: bool) -> Result<(), Failure> {
-    let provider = ProviderClient::new(ProviderSettings {
-        base_url: arguments.provider_url.clone(),
-        secret_key: SecretKey::from(arguments.provider_key.expose().to_owned()),
-        connect_timeout: PROVIDER_CONNECT_TIMEOUT,
-        answer_timeout: PROVIDER_ANSWER_TIMEOUT,
-    });
-    let provider = provider.context("the provider's settings cannot be used")?;
+    let provider = config::provider(&arguments.provider_url, &arguments.provider_key)?;
     let day = arguments.day;
     let closed = engine.close_day(&provider, day).await.context("the day could not be compared: do it again")?;
     let report = closed.map_err(|_| anyhow!("{day} is not over yet (in UTC): close it tomorrow"))?;

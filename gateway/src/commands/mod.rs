@@ -78,8 +78,9 @@ pub enum Command {
     Audit(audit::AuditArguments),
     /// Shows what buyers and the shop's systems were not told, and tells them again
     Outbox(outbox::OutboxArguments),
-    /// Connects to Redis, Postgres and the mail server and says what it finds there
-    CheckConfig(check_config::CheckArguments),
+    /// Tries everything that is configured: stores, payment provider, mail server, webhooks, secrets, clocks. Says what a
+    /// sale would fail of
+    CheckConfig(Box<check_config::CheckArguments>),
 }
 
 /// Why a command did not do what it was told.
@@ -87,6 +88,8 @@ pub enum Command {
 pub enum Failure {
     Config(BadConfig),
     Usage(BadUsage),
+    /// What was found out ends with this code, and nothing failed.
+    Ended(Exit, String),
     Other(anyhow::Error),
 }
 
@@ -113,13 +116,16 @@ impl Failure {
         match self {
             Self::Config(bad) => Stop::from(bad).exit(),
             Self::Usage(bad) => Stop::from(bad).exit(),
-            Self::Other(error) => {
-                // Who has closed stderr wants no sentence; the exit code says it too.
-                let _ = writeln!(std::io::stderr(), "doorbuster: {}", sentence(&error));
-                Exit::of(&error).into()
-            }
+            Self::Ended(exit, sentence) => said(&sentence, exit),
+            Self::Other(error) => said(&sentence(&error), Exit::of(&error)),
         }
     }
+}
+
+fn said(sentence: &str, exit: Exit) -> ExitCode {
+    // Who has closed stderr wants no sentence; the exit code says it too.
+    let _ = writeln!(std::io::stderr(), "doorbuster: {sentence}");
+    exit.into()
 }
 
 /// The error and its causes, each said once: many of them say those below them already.

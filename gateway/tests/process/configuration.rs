@@ -14,6 +14,9 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
     let all = [redis, database, secret];
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let with_workers = &["serve", "--with-workers"];
+    let with_mails = &["work", "--mail-from", "s@x.example"];
+    let provider = ("DOORBUSTER_PROVIDER_URL", "http://127.0.0.1:1");
+    let key = ("DOORBUSTER_PROVIDER_KEY", "sk_test_hidden");
     let settings: &[Case] = &[
         (&["serve"], &[redis, database], "--jwt-secret"),
         (&["serve"], &[database, secret], "--redis-url"),
@@ -37,13 +40,11 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
         (&["work", "--provider-url", "nonsense", "--provider-key", "sk"], &all, "not a URL"),
         (&["work", "--settle-every", "soon"], &all, "soon"),
         (&["work"], &[redis, database, ("DOORBUSTER_SMTP_URL", "smtp://u:hidden@x")], "--mail-from"),
-        (
-            &["check-config", "--mail-from", "s@x.example"],
-            &[redis, database, ("DOORBUSTER_SMTP_URL", "hidden")],
-            "not a URL",
-        ),
+        (with_mails, &[redis, database, provider, key, ("DOORBUSTER_SMTP_URL", "hidden")], "not a URL"),
         (&["token", "--buyer", "ada"], &[], "--jwt-secret"),
-        (&["check-config"], &[redis, database, ("DOORBUSTER_WEBHOOKS", "shop=https://hidden@x")], "unsigned"),
+        (&["work"], &[redis, database, provider, key, ("DOORBUSTER_WEBHOOKS", "shop=https://hidden@x")], "unsigned"),
+        (&["work", "--provider-url", "http://192.0.2.1"], &[redis, database, key], "use https://"),
+        (&["audit", "--provider-url", "http://192.0.2.1"], &[redis, database, key], "use https://"),
     ];
     let usage: &[Case] = &[
         (&[], &[], "say what to do"),

@@ -2,6 +2,7 @@
 
 mod program;
 mod configuration;
+mod check_config;
 mod output;
 mod drops;
 mod signals;
