@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn what_lies_between_two_readings_of_our_clock_is_no_difference() {
-        let at = |second| Timestamp::from_second(1_795_773_600 + second).unwrap();
+        let at = |second: i64| Timestamp::from_second(1_795_773_600 + second).unwrap();
         for (theirs, ahead) in [(-60, -60), (0, 0), (1, 0), (2, 0), (5, 3)] {
             let reading = ClockReading { before: at(0), theirs: at(theirs), after: at(2) };
             assert_eq!(reading.ahead(), SignedDuration::from_secs(ahead), "{theirs}");

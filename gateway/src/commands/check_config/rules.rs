@@ -339,15 +339,19 @@ mod tests {
 
     #[test]
     fn carts_in_the_tokens_redis_are_a_warning_by_whatever_name_it_is_called() {
-        let other = ServerFacts { run_ids: vec!["b".to_owned()], ..good() };
-        let of = |tokens, carts| sharing(tokens, carts).map(|finding| finding.verdict);
-        assert_eq!(of(None, None), Some(Warning));
-        assert_eq!(of(Some(&good()), None), Some(Warning));
-        assert_eq!(of(Some(&good()), Some(&good())), Some(Warning));
-        assert_eq!(of(Some(&good()), Some(&other)), Some(Good));
-        assert_eq!(of(None, Some(&other)), None, "it was not seen");
+        let (mine, other) = (good(), ServerFacts { run_ids: vec!["b".to_owned()], ..good() });
         let hidden = ServerFacts { run_ids: vec!["unknown".to_owned()], ..good() };
-        assert_eq!(of(Some(&hidden), Some(&other)), Some(Unseen));
+        for (tokens, carts, expected) in [
+            (None, None, Some(Warning)),
+            (Some(&mine), None, Some(Warning)),
+            (Some(&mine), Some(&mine), Some(Warning)),
+            (Some(&mine), Some(&other), Some(Good)),
+            (Some(&hidden), Some(&other), Some(Unseen)),
+            // The tokens' Redis was not seen.
+            (None, Some(&other), None),
+        ] {
+            assert_eq!(sharing(tokens, carts).map(|finding| finding.verdict), expected, "{tokens:?} {carts:?}");
+        }
     }
 
     #[test]
