@@ -703,11 +703,29 @@ mod tests {
     fn flags_and_help_agree_with_each_other() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands() {
-            for argument in command.get_arguments().filter(|argument| argument.get_long() != Some("help")) {
-                assert!(argument.get_help().is_some(), "{} {:?} has no help", command.get_name(), argument.get_id());
+        let mut cli = Cli::command();
+        cli.build();
+        for command in leaves(&cli) {
+            let name = command.get_bin_name().unwrap_or(command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name} {:?} has no help", argument.get_id());
             }
+            let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+            let prints_data = !WITHOUT_DATA.contains(&name.trim_start_matches("doorbuster "));
+            assert_eq!(has_json, prints_data, "{name}: commands that print data have --json, and others have not");
         }
+    }
+
+    /// What they print is a log, a picture of a sale, or a file of one form.
+    const WITHOUT_DATA: &[&str] = &["serve", "work", "demo", "openapi", "completions", "man"];
+
+    /// The commands that do something, however deep they lie.
+    fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
+        let mut below = command.get_subcommands().filter(|below| below.get_name() != "help").peekable();
+        if below.peek().is_none() {
+            return vec![command];
+        }
+        below.flat_map(leaves).collect()
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod stock;
 pub mod imports;
 pub mod clock;
+pub mod progress;
 pub mod pricing;
 pub mod drops;
 pub mod drafts;

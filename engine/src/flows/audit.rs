@@ -14,6 +14,7 @@ use crate::domain::drops::{DropState, SaleDrop};
 use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, WarehouseId};
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
+use crate::domain::progress::Progress;
 use crate::ledger::audit::{DropFacts, ShelfFacts};
 use crate::provider::{Intent, IntentStatus, ProviderClient};
 use crate::tokens::TokenError;
@@ -24,6 +25,28 @@ use super::engine::{Engine, EngineError};
 /// Readings tried before a drop counts as not quiet.
 const READINGS: u32 = 10;
 const BETWEEN_READINGS: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Redis, Postgres, Redis again, and comparing them.
+const READINGS_OF_DROP: u64 = 4;
+
+/// How far all of them are.
+struct Readings<'a> {
+    progress: &'a Progress,
+    done: u64,
+    all: u64,
+}
+
+impl Readings<'_> {
+    /// Of the drop that is read now. A drop that is not quiet begins again.
+    fn are_at(&self, reading: u64) {
+        self.progress.tell("readings of drops", self.done + reading, Some(self.all));
+    }
+
+    fn of_a_drop_are_done(&mut self) {
+        self.done += READINGS_OF_DROP;
+        self.are_at(0);
+    }
+}
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AuditReport {
@@ -93,8 +116,12 @@ impl Engine {
     pub async fn audit(&self, provider: Option<&ProviderClient>) -> Result<AuditReport, EngineError> {
         let mut report = AuditReport::default();
         let mut orders = HashMap::new();
-        for drop in self.ledger.loaded_drops().await? {
-            let (audit, facts) = self.audit_drop(&drop, &mut report.violations).await?;
+        let drops = self.ledger.loaded_drops().await?;
+        let mut readings =
+            Readings { progress: &self.ledger.progress, done: 0, all: READINGS_OF_DROP * drops.len() as u64 };
+        for drop in drops {
+            let (audit, facts) = self.audit_drop(&drop, &mut report.violations, &readings).await?;
+            readings.of_a_drop_are_done();
             report.drops.push(audit);
             orders.extend(facts.orders.into_iter().map(|(id, order)| (id, (drop.name.clone(), order))));
         }
@@ -116,13 +143,18 @@ impl Engine {
         &self,
         drop: &SaleDrop,
         violations: &mut Vec<Violation>,
+        readings: &Readings<'_>,
     ) -> Result<(DropAudit, DropFacts), EngineError> {
         for _ in 0..READINGS {
             // Anew each time: a load has changed the epochs, an opening the state.
             let Some(drop) = self.ledger.drop_by_id(drop.id).await? else { break };
+            readings.are_at(0);
             let before = self.dump_all(&drop).await?;
+            readings.are_at(1);
             let facts = self.ledger.drop_facts(&drop).await?;
+            readings.are_at(2);
             let after = self.dump_all(&drop).await?;
+            readings.are_at(3);
             // A grant without units changes no variant, so its number counts too.
             let of = |dump: &Dump| (dump.epoch, dump.granted, dump.seq.clone());
             let marks = |dumps: &[Option<Dump>]| dumps.iter().map(|dump| dump.as_ref().map(of)).collect::<Vec<_>>();

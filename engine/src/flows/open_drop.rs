@@ -408,9 +408,13 @@ impl Engine {
         state: &str,
     ) -> Result<(), EngineError> {
         let loads = warehouses.map(|warehouse| Box::pin(self.load_warehouse(drop, warehouse, state)));
-        let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffer_unordered(LOADS_AT_ONCE);
+        let loads = loads.collect::<Vec<_>>();
+        let (mut loaded, all) = (0, loads.len() as u64);
+        let mut loads = stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
         let mut failed = None;
         while let Some(outcome) = loads.next().await {
+            loaded += 1;
+            self.ledger.progress.tell("warehouses loaded", loaded, Some(all));
             if let Err(error) = outcome {
                 failed = Some(error);
             }

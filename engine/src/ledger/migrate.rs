@@ -87,6 +87,7 @@ impl Ledger {
         let driver = tokio::spawn(connection);
         check_session(&client, "statement_timeout", "10min").await?;
         lock(&client).await?;
+        self.progress.tell("bringing the database up to date", 0, None);
 
         let runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true);
         let known = runner.get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0);

@@ -11,6 +11,7 @@ use super::attempts::{Attempt, DispatchCall, FinishCall, PrepareCall};
 use super::error::LedgerError;
 use super::group::Group;
 use super::payments::{CaptureCall, PaymentSettled};
+use crate::domain::progress::Progress;
 
 /// Waiting longer than this for a connection means that the pool is too small or Postgres too slow: an error, not a queue.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ pub struct Ledger {
     pub(super) pool: Pool,
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
+    /// Whoever is told how far long work is.
+    pub progress: Progress,
     /// What many charges do at once is done in one transaction.
     pub(super) prepares: Group<PrepareCall, Attempt>,
     pub(super) dispatches: Group<DispatchCall, ()>,
@@ -53,6 +56,7 @@ impl Ledger {
             pool,
             config,
             tls,
+            progress: Progress::default(),
             prepares: Group::default(),
             dispatches: Group::default(),
             finishes: Group::default(),

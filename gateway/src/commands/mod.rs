@@ -21,7 +21,9 @@ pub mod check_config;
 pub mod demo;
 pub mod audit;
 pub mod outbox;
+pub mod shells;
 pub mod output;
+mod progress;
 mod text;
 
 use std::io::Write as _;
@@ -81,6 +83,10 @@ pub enum Command {
     /// Tries everything that is configured: stores, payment provider, mail server, webhooks, secrets, clocks. Says what a
     /// sale would fail of
     CheckConfig(Box<check_config::CheckArguments>),
+    /// Prints the script with which a shell completes commands, flags and words
+    Completions(shells::CompletionsArguments),
+    /// Writes a manual page for each command
+    Man(shells::ManArguments),
 }
 
 /// Why a command did not do what it was told.
@@ -162,6 +168,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Audit(arguments) => audit::run(&arguments).await,
         Command::Outbox(arguments) => outbox::run(arguments).await,
         Command::CheckConfig(arguments) => check_config::run(&arguments).await,
+        Command::Completions(arguments) => shells::completions(&arguments),
+        Command::Man(arguments) => shells::man(&arguments),
     }
 }
 

@@ -97,7 +97,7 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
         (&back, 0, "1 returned"),
         (&back, 0, "was taken before"),
         (&again, 1, "at most 0 can come back"),
-        (&["order", "history", eves], 0, "SHIPPED  grace: handed over to DHL"),
+        (&["order", "history", eves], 0, "SHIPPED          grace       handed over to DHL"),
         (&["order", "list", "--status", "DELIVERED", "--buyer", "eve"], 0, eves),
         (&["buyer", "export", "eve"], 0, "\"tracking_number\": \"1\""),
         (&["buyer", "erase", "ada"], 1, &orders[0]),

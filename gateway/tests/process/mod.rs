@@ -4,6 +4,8 @@ mod program;
 mod configuration;
 mod check_config;
 mod output;
+mod json;
+mod shells;
 mod drops;
 mod signals;
 mod killed;

@@ -14,7 +14,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
 
-use super::{Failure, print};
+use super::Failure;
+use super::output::Format;
 use crate::config::{Secret, StoresConfig, TokenSecret, WorkersConfig, check_apart};
 use crate::operators::OperatorTokens;
 use crate::secret::{ReceiptSecrets, provider_webhook_secrets};
@@ -31,9 +32,8 @@ pub struct CheckArguments {
     /// Sends a test mail to this address, and an event of the type `test` to each endpoint
     #[arg(long, value_name = "ADDRESS")]
     send_test: Option<String>,
-    /// Prints JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     stores: StoresConfig,
     #[command(flatten)]
@@ -62,12 +62,13 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let mut findings = arguments.gateway.findings();
     findings.extend(join_all(arguments.looks()).await.into_iter().flatten());
     let worst = worst(&findings);
-    if arguments.json {
-        let checks = findings.iter().map(Finding::as_json).collect::<Vec<_>>();
-        print(json!({ "verdict": worst.word().to_lowercase(), "checks": checks }));
-    } else {
-        findings.iter().for_each(print);
-    }
+    arguments.format.answer(
+        || {
+            let checks = findings.iter().map(Finding::as_json).collect::<Vec<_>>();
+            json!({ "verdict": worst.word().to_lowercase(), "checks": checks })
+        },
+        || findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    );
     let count = |verdicts: &[Verdict]| {
         let number = findings.iter().filter(|finding| verdicts.contains(&finding.verdict)).count();
         super::text::count(number as u64, "line")
