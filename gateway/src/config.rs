@@ -211,6 +211,10 @@ pub struct ServeConfig {
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
+    /// Leaves the database's schema as it is, for a user that may not change it (docs/PRIVILEGES.md), and refuses to start on
+    /// one that lacks something
+    #[arg(long, env = "DOORBUSTER_NO_MIGRATE")]
+    pub no_migrate: bool,
     // A heading holds for all that follows: these two have their own.
     #[command(flatten)]
     pub stores: StoresConfig,

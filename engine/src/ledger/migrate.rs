@@ -39,6 +39,27 @@ pub enum SchemaState {
     },
 }
 
+impl SchemaState {
+    /// What keeps this program from working on it, and what to do. `None`: nothing does.
+    pub fn problem(&self) -> Option<String> {
+        Some(match self {
+            Self::Current { .. } => return None,
+            Self::Empty => "the database is empty: `doorbuster migrate` makes the tables".to_owned(),
+            Self::Behind { missing } => {
+                let (count, last) = (missing.len(), missing.last().map_or("", String::as_str));
+                let what = if count == 1 { "1 migration is".to_owned() } else { format!("{count} migrations are") };
+                format!("{what} missing, up to {last}: `doorbuster migrate` applies them")
+            }
+            Self::Newer { found, known } => {
+                format!("the schema has version {found}, this program knows {known}: start the newer program")
+            }
+            Self::Different { name } => format!(
+                "the database has another {name} than this program: it is not a database of ours, or somebody changed it"
+            ),
+        })
+    }
+}
+
 /// A migration as the database has it written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AppliedMigration {

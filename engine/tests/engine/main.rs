@@ -34,6 +34,7 @@ mod charging;
 mod reconcile;
 mod forgetting;
 mod audit;
+mod progress;
 mod stock;
 mod imports;
 mod carts;

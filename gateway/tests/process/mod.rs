@@ -6,6 +6,7 @@ mod check_config;
 mod output;
 mod json;
 mod shells;
+mod privileges;
 mod drops;
 mod signals;
 mod killed;

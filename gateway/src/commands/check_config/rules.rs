@@ -172,26 +172,10 @@ pub(super) fn acknowledgement(facts: &ServerFacts, drops: &[SaleDrop]) -> Findin
 
 pub(super) fn schema(state: &SchemaState) -> Finding {
     const NAME: &str = "migrations";
-    match state {
-        SchemaState::Current { version } => {
-            Finding::ok(NAME, format!("the schema has version {version}, as it should"))
-        }
-        SchemaState::Empty => Finding::wrong(NAME, "the database is empty: `doorbuster migrate` makes the tables"),
-        SchemaState::Behind { missing } => {
-            let (count, last) = (missing.len(), missing.last().map_or("", String::as_str));
-            let what = if count == 1 { "1 migration is".to_owned() } else { format!("{count} migrations are") };
-            Finding::wrong(NAME, format!("{what} missing, up to {last}: `doorbuster migrate` applies them"))
-        }
-        SchemaState::Newer { found, known } => Finding::wrong(
-            NAME,
-            format!("the schema has version {found}, this program knows {known}: start the newer program"),
-        ),
-        SchemaState::Different { name } => Finding::wrong(
-            NAME,
-            format!(
-                "the database has another {name} than this program: it is not a database of ours, or somebody changed it"
-            ),
-        ),
+    match (state, state.problem()) {
+        (_, Some(problem)) => Finding::wrong(NAME, problem),
+        (SchemaState::Current { version }, None) => Finding::ok(NAME, format!("the schema has version {version}")),
+        (_, None) => Finding::ok(NAME, "the schema can be worked on"),
     }
 }
 
