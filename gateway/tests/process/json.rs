@@ -1,5 +1,6 @@
 //! `--json`: an answer that a program reads, and nothing beside it.
 
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use super::program::{configured, output};
@@ -21,40 +22,47 @@ async fn with_json_every_answer_is_one_json_text_and_lists_say_where_they_go_on(
     let rates =
         file("rates.json", r#"[{"country":"DE","currency":"EUR","tax_basis_points":1900,"shipping_minor":490}]"#);
     // What is asked, and a pointer to something in the answer.
-    let cases: &[(&[&str], &str)] = &[
+    let changes: &[(&[&str], &str)] = &[
         (&["migrate"], "/applied"),
-        (&["token", "--buyer", "ada"], "/token"),
         (&["warehouse", "make", "berlin"], "/is_new"),
-        (&["warehouse", "list"], "/warehouses/0/code"),
         (&["product", "import", &products], "/created"),
+        (&["stock", "import", &stock], "/id"),
+        (&["rates", "import", &rates], "/rates"),
+        (&["drop", "pause", &name], "/state"),
+        (&["buyer", "erase", "ada"], "/kept_by_drops"),
+        (&["settlement", "retry"], "/settled"),
+        (&["outbox", "retry-mails"], "/due"),
+    ];
+    let reads: &[(&[&str], &str)] = &[
+        (&["token", "--buyer", "ada"], "/token"),
+        (&["warehouse", "list"], "/warehouses/0/code"),
         (&["product", "list", "--limit", "1"], "/next_after"),
         (&["product", "list", "--limit", "1", "--after", "1"], "/products/0/variants/0/price/amount_minor"),
-        (&["stock", "import", &stock], "/id"),
         (&["stock", "show", "cup-s"], "/stock/0/available"),
         (&["stock", "history", "--limit", "1"], "/next_after"),
         (&["stock", "history", "cup-s"], "/adjustments/0/delta"),
-        (&["rates", "import", &rates], "/rates"),
         (&["rates", "show"], "/0/country"),
         (&["drop", "list"], "/drops/0/name"),
-        (&["drop", "pause", &name], "/state"),
         (&["drop", "show", &name], "/waiting/standby"),
         (&["order", "list"], "/orders"),
         (&["order", "review", "list"], "/findings"),
         (&["buyer", "export", "ada"], "/orders"),
-        (&["buyer", "erase", "ada"], "/kept_by_drops"),
         (&["finance", "drop", &name], "/accounts"),
         (&["settlement", "show"], ""),
-        (&["settlement", "retry"], "/settled"),
         (&["outbox", "show"], "/counts"),
-        (&["outbox", "retry-mails"], "/due"),
         (&["audit"], "/drops/0/stock"),
         (&["check-config"], "/checks/0/verdict"),
     ];
-    for (arguments, pointer) in cases {
+    let check = async |(arguments, pointer): &(&[&str], &str)| {
         let output = output(configured(&[arguments, &["--json"][..]].concat(), &database_url).await).await;
         let (text, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         assert_eq!((output.status.code(), error.as_str()), (Some(0), ""), "{arguments:?}: {text}");
         let answer: Value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{arguments:?}: {why}: {text}"));
         assert!(answer.pointer(pointer).is_some_and(|found| !found.is_null()), "{arguments:?} {pointer}: {text}");
+    };
+    // What changes something goes first, and one after the other.
+    for change in changes {
+        check(change).await;
     }
+    join_all(reads.iter().map(check)).await;
 }

@@ -82,7 +82,10 @@ impl Finding {
 
     /// Of a store: away, it may come back; anything else stays as it is until somebody mends it.
     pub(super) fn failed(name: impl Into<String>, error: &impl fmt::Display, is_retryable: bool) -> Self {
-        Self::new(name, if is_retryable { Verdict::NoAnswer } else { Verdict::Wrong }, error.to_string())
+        let (name, error) = (name.into(), error.to_string());
+        // Errors of stores begin with whose they are.
+        let sentence = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
+        Self::new(name, if is_retryable { Verdict::NoAnswer } else { Verdict::Wrong }, sentence)
     }
 
     pub(super) fn as_json(&self) -> Value {

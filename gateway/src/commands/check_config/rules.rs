@@ -204,7 +204,7 @@ pub(super) fn disk(free_bytes: u64, all_bytes: u64) -> Finding {
     let said = format!("{:.1} of {:.1} GiB are free", gib(free_bytes), gib(all_bytes));
     match free_bytes {
         ..DISK_WRONG_BYTES => Finding::wrong(NAME, format!("{said}: Postgres stops when its disk is full")),
-        ..DISK_WARNING_BYTES => Finding::warning(NAME, format!("{said}: a long sale may fill it")),
+        DISK_WRONG_BYTES..DISK_WARNING_BYTES => Finding::warning(NAME, format!("{said}: a long sale may fill it")),
         _ => Finding::ok(NAME, said),
     }
 }
