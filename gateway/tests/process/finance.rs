@@ -74,6 +74,9 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
     assert_eq!((code, said.contains("workers carry it out")), (Some(0), true), "{said}");
     let (code, said, _) = run(&refund).await;
     assert_eq!((code, said.contains("was asked for before")), (Some(0), true), "{said}");
+    let (code, said, _) = run(&[&refund[..], &["--json"]].concat()).await;
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &shown["refund"]), (Some(0), &serde_json::json!({ "id": id, "is_new": false })), "{said}");
     let (code, _, error) =
         run(&["order", "refund", &orders[0], "--amount-minor", "99999999", "--reason", "too much"]).await;
     assert_eq!((code, error.contains("can go back")), (Some(1), true), "{error}");
