@@ -94,7 +94,15 @@ impl Engine {
         let mut report = AuditReport::default();
         let mut orders = HashMap::new();
         for drop in self.ledger.loaded_drops().await? {
-            let (audit, facts) = self.audit_drop(&drop, &mut report.violations).await?;
+            let (audit, facts) = match self.audit_drop(&drop, &mut report.violations).await {
+                // The others are audited all the same.
+                Err(EngineError::Tokens(error)) if error.is_about_the_keys() => {
+                    let detail = format!("its warehouses cannot be read: {error}");
+                    report.violations.push(Violation { rule: "drop_unreadable", drop: drop.name.to_string(), detail });
+                    self.unread_drop(&drop).await?
+                }
+                audited => audited?,
+            };
             report.drops.push(audit);
             orders.extend(facts.orders.into_iter().map(|(id, order)| (id, (drop.name.clone(), order))));
         }
@@ -127,14 +135,24 @@ impl Engine {
             let of = |dump: &Dump| (dump.epoch, dump.granted, dump.seq.clone());
             let marks = |dumps: &[Option<Dump>]| dumps.iter().map(|dump| dump.as_ref().map(of)).collect::<Vec<_>>();
             if marks(&before) == marks(&after) && !self.is_being_loaded(&drop, &before).await? {
-                let mut checks =
-                    Checks { drop: &drop, violations, places: HashMap::new(), audit: DropAudit::default() };
+                let mut checks = Checks {
+                    drop: &drop,
+                    violations,
+                    places: HashMap::new(),
+                    lost: HashSet::new(),
+                    audit: DropAudit::default(),
+                };
                 // The reading before: the settlement mark moves without `seq`, and what lay behind it then is in the facts.
                 let audit = checks.run(&facts, &before);
                 return Ok((audit, facts));
             }
             tokio::time::sleep(BETWEEN_READINGS).await;
         }
+        self.unread_drop(drop).await
+    }
+
+    /// What Postgres alone tells of a drop.
+    async fn unread_drop(&self, drop: &SaleDrop) -> Result<(DropAudit, DropFacts), EngineError> {
         let facts = self.ledger.drop_facts(drop).await?;
         let stock = facts.tokens.len();
         Ok((DropAudit { drop: drop.name.to_string(), stock, ..DropAudit::default() }, facts))
@@ -197,6 +215,8 @@ struct Checks<'a> {
     drop: &'a SaleDrop,
     violations: &'a mut Vec<Violation>,
     places: HashMap<Serial, Vec<Place>>,
+    /// What their units are is not known, so none of them is called lost.
+    lost: HashSet<WarehouseId>,
     audit: DropAudit,
 }
 
@@ -225,7 +245,11 @@ impl Checks<'_> {
             match dump {
                 Some(dump) => self.place_warehouse(warehouse.id, dump, facts, &rejected, &mut held),
                 None if self.drop.state.in_warehouses().is_some() => {
-                    self.violation("warehouse_not_loaded", format!("warehouse {} is not in Redis", warehouse.number.0));
+                    let number = warehouse.number.0;
+                    let detail =
+                        format!("warehouse {number} is not in Redis, or some of it is lost; it is rebuilt soon");
+                    self.violation("warehouse_not_loaded", detail);
+                    self.lost.insert(warehouse.id);
                 }
                 None => {}
             }
@@ -350,6 +374,7 @@ impl Checks<'_> {
         for token in &facts.tokens {
             let places = self.places.remove(&token.serial).unwrap_or_default();
             match places.as_slice() {
+                [] if self.lost.contains(&token.warehouse) => {}
                 [] => self.violation("unit_lost", format!("unit {} is nowhere", token.serial.0)),
                 [Place::Free(warehouse) | Place::Granted(warehouse)] if *warehouse != token.warehouse => self
                     .violation(

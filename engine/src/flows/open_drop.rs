@@ -360,7 +360,8 @@ impl Engine {
             }
             fenced.retain(|warehouse| !loading.contains(&warehouse.id) || self.is_left_alone(warehouse));
             for warehouse in &fenced {
-                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
+                let lost = self.tokens.warehouse(&drop, warehouse).lost_keys().await.unwrap_or_default().join(" ");
+                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, lost, "rebuilding a fenced warehouse");
             }
             let count = fenced.len();
             match self.load_warehouses(&drop, fenced.into_iter(), state).await {
@@ -441,6 +442,7 @@ impl Engine {
         let mut rounds = 0;
         let contents = loop {
             self.settle_leftovers(drop, warehouse, &store).await?;
+            self.settle_unlogged(drop, warehouse, &store).await?;
             self.settle_awards(drop, warehouse).await?;
             match self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? {
                 None => return Ok(()),
@@ -495,6 +497,21 @@ impl Engine {
             }
             store.settled(last, crate::tokens::store::StreamId::ZERO).await?;
         }
+    }
+
+    /// Settles what the buyers' records hold and Postgres does not know, where the log itself is lost.
+    async fn settle_unlogged(
+        &self,
+        drop: &SaleDrop,
+        warehouse: &Warehouse,
+        store: &WarehouseStore,
+    ) -> Result<(), EngineError> {
+        let recorded = store.recorded_without_log().await?;
+        if !recorded.is_empty() {
+            let read = ReadLog::of_recorded(recorded, warehouse, self.clock.now());
+            self.settle_or_set_aside(drop, &read, Settling::Rebuild).await?;
+        }
+        Ok(())
     }
 
     /// Decides the awards that were on their way to this warehouse: Redis was never told, or has forgotten what it made of them.

@@ -8,7 +8,7 @@ use crate::scripting::{ReplyCode, ScriptCall, ScriptContract, script};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     Ok = 0,
-    /// The warehouse has no meta: never loaded, or lost.
+    /// Never loaded, or a key, field or sentinel of the warehouse is lost.
     NotLoaded = 1,
     /// Another epoch, or a server that may have forgotten its newest writes.
     Fenced = 2,
@@ -111,7 +111,7 @@ script!(CLEAR, "clear", ["meta", "out"], [], ["epoch", "transfer_id"], ["code"],
 script!(
     LOOK,
     "look",
-    ["meta", "out"],
+    ["meta", "buyers", "claims", "out"],
     ["tokens", "spare"],
     ["epoch", "variants"],
     ["code", "granted", "state", "leaving", "free", "seq"],

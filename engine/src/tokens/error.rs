@@ -6,7 +6,7 @@ use crate::scripting::{Refusal, ScriptError, describe, is_retryable};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The warehouse was never loaded, or its keys are gone. Never shown as sold out.
+    /// The warehouse was never loaded, or some of its keys are gone. Never shown as sold out.
     #[error("the warehouse is not loaded in Redis")]
     NotLoaded,
     /// Redis may have forgotten claims, or our epoch is old. Never shown as sold out.
@@ -32,6 +32,15 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Whether Redis did answer, and what it has there is not what a warehouse has: a key of another type, say.
+    pub fn is_about_the_keys(&self) -> bool {
+        match self {
+            Self::BadReply { .. } => true,
+            Self::Redis(error) => matches!(error.code(), Some("WRONGTYPE" | "ERR")),
+            _ => false,
+        }
+    }
+
     /// Whether the same call may succeed when it is made again. Every script may be called twice.
     pub fn is_retryable(&self) -> bool {
         match self {

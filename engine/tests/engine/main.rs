@@ -33,6 +33,7 @@ mod webhooks;
 mod charging;
 mod reconcile;
 mod forgetting;
+mod lost_keys;
 mod audit;
 mod stock;
 mod imports;

@@ -94,6 +94,8 @@ pub(crate) struct Loaded {
 pub(crate) struct WarehouseModel {
     pub(crate) contents: Option<Contents>,
     pub(crate) log: Vec<Logged>,
+    /// A log may be empty; before the first opening there is none.
+    has_log: bool,
 }
 
 impl WarehouseModel {
@@ -212,7 +214,7 @@ impl WarehouseModel {
         if contents.epoch != epoch {
             return Reply::Fenced;
         }
-        let Some(loaded) = &mut contents.loaded else { return Reply::NotLoaded };
+        let Some(loaded) = contents.loaded.as_mut().filter(|_| self.has_log) else { return Reply::NotLoaded };
         let last =
             self.log.last().map_or(StreamId::ZERO, |entry| entry.id.expect("ids are learned before a mark is moved"));
         loaded.settled = loaded.settled.max(settled.min(last));
@@ -295,6 +297,7 @@ impl WarehouseModel {
             return Reply::Fenced;
         }
         (contents.fence, contents.state) = (Fence::Up, state);
+        self.has_log = true;
         Reply::Done
     }
 
