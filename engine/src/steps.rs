@@ -105,12 +105,13 @@ pub const STEPS: &[&str] = &[
 ];
 
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
-/// repeated with its grant; engine/tests/engine/standby.rs does so.
+/// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
 pub const NO_STEPS: &[&str] = &[
     "awards.refuse",
     "catalog.add_variant",
     "catalog.edit_product",
     "catalog.make_product",
+    "checkouts.undo_order",
     "drafts.delete_draft",
     "drafts.write_draft",
     "drops.archive",

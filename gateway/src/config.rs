@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
-use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
+use doorbuster_engine::flows::outbox::{DeliverySettings, Lane, MAILS_PER_ADDRESS};
 use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
 use doorbuster_engine::webhooks::{WebhookClient, WebhookEndpoint};
@@ -159,6 +159,9 @@ pub struct OutboxConfig {
     /// How long what a worker that died was about to send waits; more than four mails to a slow server take
     #[arg(long, env = "DOORBUSTER_OUTBOX_LEASE", default_value = "2m", value_name = "DURATION")]
     pub outbox_lease: SignedDuration,
+    /// Mails that one address gets within a clock hour, at most; what comes on top waits for the next one
+    #[arg(long, env = "DOORBUSTER_MAILS_PER_ADDRESS", default_value_t = MAILS_PER_ADDRESS, value_name = "N")]
+    pub mails_per_address: u32,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -525,6 +528,9 @@ impl OutboxConfig {
         if self.outbox_concurrency == 0 || !self.outbox_lease.is_positive() {
             return bad("--outbox-concurrency and --outbox-lease must be above zero");
         }
+        if self.mails_per_address == 0 {
+            return bad("--mails-per-address (DOORBUSTER_MAILS_PER_ADDRESS) must be above zero");
+        }
         let mut lanes = self.mailer()?.map(Lane::Mail).into_iter().collect::<Vec<_>>();
         let mut secrets = pairs("--webhook-secrets (DOORBUSTER_WEBHOOK_SECRETS): NAME=SECRET", &self.webhook_secrets)?;
         for (name, url) in pairs("--webhooks (DOORBUSTER_WEBHOOKS): NAME=URL", &self.webhooks)? {
@@ -557,7 +563,12 @@ impl OutboxConfig {
     pub fn delivery(&self) -> DeliverySettings {
         // Four rounds a lease, whatever the concurrency.
         let batch = i64::try_from(self.outbox_concurrency.saturating_mul(4)).unwrap_or(i64::MAX);
-        DeliverySettings { concurrency: self.outbox_concurrency, batch, lease: self.outbox_lease }
+        DeliverySettings {
+            concurrency: self.outbox_concurrency,
+            batch,
+            lease: self.outbox_lease,
+            mails_per_address: self.mails_per_address,
+        }
     }
 }
 

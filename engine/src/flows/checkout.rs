@@ -2,7 +2,7 @@
 //!
 //! What lies on shelves is reserved and ordered in one Postgres transaction. If the cart has units of a drop too, the order of the
 //! goods asks for no money yet; then the drop is asked, like for any claim. Taken: the goods are charged, and settlement
-//! makes an order of the claim. Refused: the goods are cancelled, and nothing was sold. Whoever dies in between leaves a row of
+//! makes an order of the claim. Refused: the order of the goods is taken back, and nothing was sold. Whoever dies in between leaves a row of
 //! `checkouts` that says how far it had come, and [`Engine::finish_checkouts`] goes on from there.
 //!
 //! Only what was ordered leaves the cart, behind everything else: a cart that was not told is told later. So that nothing is
@@ -22,12 +22,14 @@ use crate::domain::checkout::{NoQuote, PriceChange, Quote};
 use crate::domain::claims::ClaimOutcome;
 use crate::domain::ids::{BuyerId, CheckoutId, IdempotencyKey, OrderId};
 use crate::domain::money::Money;
+use crate::domain::notices::Notice;
 use crate::ledger::checkouts::{Checkout, CheckoutClaim, ClaimState, NewCheckout, Placed, Shortage};
 use crate::ledger::profiles::CheckoutProfile;
 use crate::provider::check_chargeable;
 use crate::steps;
 
 use super::acknowledge::Acknowledged;
+use super::claim::refused_already;
 use super::engine::{Engine, EngineError};
 
 /// How long goods are kept for a payment that waits for the drop or for the buyer's bank.
@@ -157,6 +159,13 @@ impl Engine {
                 None => return Ok(Some(CheckedOut::Refused(refused))),
             },
         };
+        // What is known to be sold out needs no rows.
+        if let Some(line) = &priced.quote.drop_line
+            && let Some(live) = self.live_drop(&line.offer.name).await?.filter(|live| live.drop.id == line.offer.drop)
+            && let Some(outcome) = refused_already(&live, buyer, line.offer.number, line.units)
+        {
+            return Ok(Some(CheckedOut::Refused(CheckoutRefused::Claim(outcome))));
+        }
         let now = self.clock.now();
         let new = NewCheckout {
             id: CheckoutId(Uuid::now_v7()),
@@ -244,6 +253,7 @@ impl Engine {
             let why = ("checkout", "its checkout had been refused");
             self.ledger.cancel_order(order, None, why, now).await?;
         }
+        self.ledger.forget_refused(since).await?;
         Ok(found)
     }
 
@@ -286,7 +296,9 @@ impl Engine {
             // Somebody else is finding out.
             Some(ClaimState::Pending) => return Ok(Followed::Made(checkout)),
             Some(ClaimState::Refused) => {
-                if let Some(order) = checkout.order {
+                if let Some(order) = checkout.order
+                    && !self.ledger.undo_order(checkout.id, order).await?
+                {
                     let why = ("checkout", "the units of the drop could not be had");
                     self.ledger.cancel_order(order, None, why, now).await?;
                 }
@@ -295,6 +307,7 @@ impl Engine {
             }
             Some(ClaimState::Taken) => {
                 if let Some(order) = checkout.order {
+                    self.ledger.enqueue_notice(order, &Notice::OrderCreated, now).await?;
                     let key = format!("checkout-{}", checkout.id).parse();
                     let key = key.expect("a word and a UUID are an idempotency key");
                     self.ledger.use_profile(order, &checkout.buyer, &key, now).await?;

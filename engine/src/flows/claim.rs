@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
-use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
+use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
+use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial, VariantNumber};
 use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::Outcome;
@@ -130,7 +130,7 @@ impl Engine {
             return Ok(None);
         }
         let home = *live.home_of(&claim.buyer);
-        let outcome = match refused_already(live, claim) {
+        let outcome = match refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             Some(refused) => refused,
             None => match live.submit(&home, claim.clone()).await.map_err(EngineError::from) {
                 Ok(outcome) => match at_home(outcome, live) {
@@ -169,7 +169,7 @@ impl Engine {
         let home = *live.home_of(&claim.buyer);
         let deadline = Instant::now() + SEARCH_DEADLINE;
         let mut pause = FIRST_PAUSE;
-        if let Some(refused) = refused_already(live, claim) {
+        if let Some(refused) = refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             return Ok(refused);
         }
         loop {
@@ -191,9 +191,14 @@ impl Engine {
 
 /// Proved a moment ago, for everybody who holds nothing here: no word with Redis. Who holds something is given his stored
 /// answer, so he goes on.
-fn refused_already(live: &LiveDrop, claim: &Claim) -> Option<ClaimOutcome> {
-    let available = proved(live, claim.variant, claim.quantity)?;
-    if may_hold(live, &claim.buyer) {
+pub(super) fn refused_already(
+    live: &LiveDrop,
+    buyer: &BuyerId,
+    variant: VariantNumber,
+    quantity: Quantity,
+) -> Option<ClaimOutcome> {
+    let available = proved(live, variant, quantity)?;
+    if may_hold(live, buyer) {
         return None;
     }
     metrics::counter!("doorbuster_latched_refusals_total").increment(1);

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::drops::inconsistent;
 use super::error::{LedgerError, expect_rows};
+use super::locked_order::{lock_orders, lock_payment, remove};
 use super::outbox;
 use super::pool::Ledger;
 use super::profiles::{CheckoutProfile, LOCK_BUYER};
@@ -254,6 +255,40 @@ impl Ledger {
         Ok(connection.execute(&statement, &[&id.0, &lease.0, &end.as_str()]).await? == 1)
     }
 
+    /// Takes back the order of the goods of a checkout whose claim was refused: the units are free, and no row, event or mail
+    /// tells that there was one. `false`: somebody has dealt with the order meanwhile, so it stays.
+    pub async fn undo_order(&self, id: CheckoutId, order: OrderId) -> Result<bool, LedgerError> {
+        const UNTOUCHED: &str = "-- checkouts.untouched
+            select 1 from orders o join payments p using (order_id)
+            where order_id = $1 and p.method_key is null and p.intent_id is null and o.cancel_asked_by is null
+                  and not exists (select 1 from payment_attempts where order_id = $1)";
+        const LEAVE: &str = "-- checkouts.leave_order
+            update checkouts set order_id = null where checkout_id = $1 and claim_state = 'REFUSED'";
+        run_tx!(self, "checkouts.undo_order", tx, {
+            let Some(found) = lock_orders(tx, &[order.0]).await?.pop() else { return Ok(true) };
+            let payment = lock_payment(tx, order).await?;
+            let is_untouched = tx.query_opt(UNTOUCHED, &[&order.0]).await?.is_some();
+            let is_waiting = (found.status, payment.state) == (OrderState::PendingPayment, PaymentState::Required);
+            if !is_untouched || !is_waiting {
+                return Ok(false);
+            }
+            expect_rows("checkouts.leave_order", 1, tx.execute(LEAVE, &[&id.0]).await?)?;
+            remove(tx, &found).await?;
+            Ok(true)
+        })
+    }
+
+    /// Checkouts that were refused are kept for as long as a claim of theirs may come too late, and no longer.
+    pub async fn forget_refused(&self, before: Timestamp) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- checkouts.forget_refused
+            delete from checkouts where checkout_id in (
+                select checkout_id from checkouts
+                where claim_state = 'REFUSED' and ended_at is not null and order_id is null and created_at <= $1
+                order by created_at limit 1000)";
+        let connection = self.connection().await?;
+        Ok(connection.execute(&connection.prepare_cached(SQL).await?, &[/* before */ &before]).await?)
+    }
+
     /// Nothing is left to do for a checkout. One that is not there was over, and its buyer has been erased.
     pub async fn end_checkout(&self, id: CheckoutId, now: Timestamp) -> Result<(), LedgerError> {
         const SQL: &str = "-- checkouts.end
@@ -459,7 +494,10 @@ async fn write_order(
     ];
     tx.execute(&tx.prepare_cached(PAYMENT).await?, arguments).await?;
     tx.execute(&tx.prepare_cached(HISTORY).await?, &[&new.order.0, /* now */ &now, &pending]).await?;
-    outbox::enqueue(tx, new.order, &Notice::OrderCreated, now).await?;
+    // Nor is anybody told of an order that the drop may undo.
+    if !is_waiting {
+        outbox::enqueue(tx, new.order, &Notice::OrderCreated, now).await?;
+    }
     Ok(())
 }
 

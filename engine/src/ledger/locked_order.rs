@@ -279,6 +279,17 @@ pub(super) async fn cancel(
     Ok(())
 }
 
+/// Takes an order away of which nobody has been told: its units are free, and no row of it is left.
+pub(super) async fn remove(tx: &Transaction<'_>, order: &LockedOrder) -> Result<(), LedgerError> {
+    const ROWS: &str = "-- locked_order.remove
+        with items as (delete from order_items where order_id = $1), payment as (delete from payments where order_id = $1)
+        delete from order_history where order_id = $1";
+    const ORDER: &str = "-- locked_order.remove_order\ndelete from orders where order_id = $1";
+    free_units(tx, order, UnitsWere::Reserved, Timestamp::UNIX_EPOCH).await?;
+    tx.execute(ROWS, &[&order.id.0]).await?;
+    expect_rows("locked_order.remove_order", 1, tx.execute(ORDER, &[&order.id.0]).await?)
+}
+
 /// How the inventory counts the units of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnitsWere {

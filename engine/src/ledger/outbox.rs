@@ -255,6 +255,50 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes one of the `bound` mails that an address may get within the clock hour from `hour` on. `false`: there are none left.
+    pub async fn take_mail_turn(&self, recipient: &[u8], hour: Timestamp, bound: u32) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- outbox.take_mail_turn
+            insert into mail_turns (recipient, hour, mails) values ($1, $2, 1)
+            on conflict (recipient, hour) do update set mails = mail_turns.mails + 1 where mail_turns.mails < $3";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let bound = i32::try_from(bound).unwrap_or(i32::MAX);
+        Ok(connection.execute(&statement, &[&recipient, &hour, &bound]).await? == 1)
+    }
+
+    /// Gives the turn of a mail back that was not sent.
+    pub async fn give_back_mail_turn(&self, recipient: &[u8], hour: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.give_back_mail_turn
+            update mail_turns set mails = mails - 1 where recipient = $1 and hour = $2 and mails > 0";
+        let connection = self.connection().await?;
+        connection.execute(&connection.prepare_cached(SQL).await?, &[&recipient, &hour]).await?;
+        Ok(())
+    }
+
+    /// Forgets the hours that are over.
+    pub async fn forget_mail_turns(&self, before: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.forget_mail_turns\ndelete from mail_turns where hour < $1";
+        let connection = self.connection().await?;
+        connection.execute(&connection.prepare_cached(SQL).await?, &[/* before */ &before]).await?;
+        Ok(())
+    }
+
+    /// Puts a delivery off that was leased and not tried. However often that happens, it is not given up for it.
+    pub async fn put_off_delivery(
+        &self,
+        delivery: &LeasedDelivery,
+        until: Timestamp,
+        why: &str,
+    ) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- outbox.put_off
+            update outbox set next_at = $3, queued_at = $3, last_error = $4, attempts = attempts - 1, leased_until = null
+            where outbox_id = $1 and lease_number = $2 and state = 'queued'";
+        let connection = self.connection().await?;
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&delivery.id, /* lease */ &delivery.lease, &until, &why];
+        Ok(connection.execute(&connection.prepare_cached(SQL).await?, arguments).await? == 1)
+    }
+
     /// Says that a worker is configured with these endpoints. One that is met for the first time gets what happens from now on.
     pub async fn register_endpoints(&self, names: &[String], now: Timestamp) -> Result<(), LedgerError> {
         const SQL: &str = "-- outbox.register_endpoints

@@ -10,7 +10,7 @@ use lettre::{Address, address::Envelope};
 
 use crate::domain::notices::{Notice, OrderFacts};
 
-use super::letter::{Letter, line, words};
+use super::letter::{Letter, line, may_greet, words};
 use super::settings::{Sender, has_control};
 
 /// A message that is ready to be sent.
@@ -104,7 +104,7 @@ impl Sender {
         Ok(Letter {
             about: if is_order { "Order" } else { "Claim" },
             subject,
-            name: order.buyer_name.clone().filter(|name| !name.is_empty()),
+            name: order.buyer_name.clone().filter(|name| !name.is_empty() && may_greet(name)),
             paragraphs,
             lines: lines.map_err(|error| NotMailable::Unwritable(error.to_string()))?,
             totals: order.totals,
@@ -167,6 +167,34 @@ mod tests {
         let text = Text { letter: &letter }.render().unwrap();
         assert!(text.contains("2 x Shoe & <script>alert(1)</script>, 42 (S): 2980 JPY\n"), "{text}");
         assert!(text.contains("Total: 3278 JPY\n") && text.starts_with("Hello Zoë <b>,\n"), "{text}");
+    }
+
+    #[test]
+    fn a_name_that_would_be_a_link_is_not_greeted() {
+        for (name, is_greeted) in [
+            ("Zoë", true),
+            ("J. R. Smith", true),
+            ("J.R. Smith Jr.", true),
+            ("Martin Luther King, Jr.", true),
+            ("O'Neill-Nuñez", true),
+            ("3.14", true),
+            ("You won http://evil.example/x", false),
+            ("HTTPS://evil", false),
+            ("see www.evil", false),
+            ("WWW.EVIL.EXAMPLE", false),
+            ("evil.example", false),
+            ("Claim it: evil.example/now", false),
+            ("(evil-1.example)", false),
+            ("ada@evil", false),
+            ("дом.рф", false),
+        ] {
+            let named = OrderFacts { buyer_name: Some(name.to_owned()), ..order() };
+            let letter = sender().letter(&named, &Notice::OrderConfirmed).unwrap();
+            assert_eq!(letter.name.is_some(), is_greeted, "{name}");
+            let mail = sender().compose(&named, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH).unwrap();
+            let text = String::from_utf8(mail.bytes).unwrap();
+            assert!(is_greeted || !text.contains("evil") && text.contains("Hello,"), "{text}");
+        }
     }
 
     #[test]
