@@ -70,7 +70,7 @@ impl Sender {
         let letter = self.letter(order, notice)?;
         for (what, text) in [
             ("the e-mail address", Some(email)),
-            ("the buyer's name", letter.name.as_deref()),
+            ("the buyer's name", order.buyer_name.as_deref()),
             ("the product's name", Some(letter.subject.as_str())),
         ] {
             if text.is_some_and(has_control) {

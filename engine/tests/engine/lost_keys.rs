@@ -60,7 +60,7 @@ async fn whatever_key_is_lost_the_warehouse_is_rebuilt_and_every_answer_stays_as
         for (who, serials) in &told {
             let again = world.claim_until_answered(&live, *who, "k", 0, 1).await;
             assert_eq!(again, ClaimOutcome::Replayed { serials: serials.clone() }, "buyer {who}, without {key}");
-            let more = world.claim_until_answered(&live, *who, "another click", 0, 1).await;
+            let more = world.claim_until_answered(&live, *who, "another-click", 0, 1).await;
             assert_eq!(more, ClaimOutcome::OverLimit { held: 1, limit: 1 }, "buyer {who}, without {key}");
         }
         assert_eq!(world.free_in_redis(&live).await, STOCK as usize - told.len());

@@ -77,9 +77,9 @@ pub(super) fn well_formed(place: &Place, script: &'static TokenScript, replid: &
 /// One claim of a batch.
 #[derive(Clone)]
 pub(super) struct One {
-    buyer: Vec<u8>,
-    tail: Vec<u8>,
-    variant: u8,
+    pub(super) buyer: Vec<u8>,
+    pub(super) tail: Vec<u8>,
+    pub(super) variant: u8,
     pub(super) quantity: u8,
 }
 
