@@ -20,6 +20,8 @@ use crate::showcase::Showcase;
 
 /// How old a drop's public state may be.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a name is remembered as unknown: a drop that is made or opened meanwhile is not there for so long.
+const UNKNOWN: Duration = Duration::from_millis(100);
 /// Names that are remembered as unknown; the whole memory is dropped when it is full.
 const UNKNOWN_NAMES: usize = 1024;
 /// Lookups of names never met, at the same time: a quarter of the default pool, so that somebody who tries names
@@ -70,6 +72,10 @@ impl GateState {
     }
 }
 
+fn announced(live: Option<Arc<LiveDrop>>) -> Option<Arc<LiveDrop>> {
+    live.filter(|live| live.drop.is_announced())
+}
+
 impl FromRef<Gate> for Limits {
     fn from_ref(gate: &Gate) -> Self {
         gate.limits
@@ -95,7 +101,7 @@ impl Drops {
             return Ok(Some(known));
         }
         match self.engine.refresh(name).await {
-            Ok(fresh) => Ok(fresh),
+            Ok(fresh) => Ok(announced(fresh)),
             Err(error) => {
                 tracing::warn!(drop = %name, %error, "the drop {name} is shown as it was: {error}");
                 Ok(Some(known))
@@ -103,10 +109,11 @@ impl Drops {
         }
     }
 
-    /// The drop as this process knows it: Postgres is asked once about a name that was not met yet, and once a second
-    /// about one that does not exist. What Redis answers about its warehouses is newer than this anyway.
+    /// The drop as this process knows it: Postgres is asked once about a name that was not met yet, and ten times a second
+    /// about one that does not exist, or is a draft that nobody shall know of. What Redis answers about its warehouses is newer than this anyway.
     pub async fn get(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
-        if let Some(known) = self.engine.known_drop(name) {
+        let known = || announced(self.engine.known_drop(name));
+        if let Some(known) = known() {
             return Ok(Some(known));
         }
         if self.was_just_asked(name) {
@@ -114,9 +121,10 @@ impl Drops {
         }
         let _permit = self.lookups.acquire().await.expect("this semaphore is never closed");
         if self.was_just_asked(name) {
-            return Ok(self.engine.known_drop(name));
+            return Ok(known());
         }
-        let found = self.engine.live_drop(name).await?;
+        // Also what is known as a draft: somebody may have opened it.
+        let found = announced(self.engine.refresh(name).await?);
         let mut asked = self.asked.lock().expect("nobody panics holding this lock");
         if asked.len() >= UNKNOWN_NAMES {
             asked.clear();
@@ -127,7 +135,7 @@ impl Drops {
 
     fn was_just_asked(&self, name: &DropName) -> bool {
         let asked = self.asked.lock().expect("nobody panics holding this lock");
-        asked.get(name).is_some_and(|at| at.elapsed() < FRESH)
+        asked.get(name).is_some_and(|at| at.elapsed() < UNKNOWN)
     }
 
     /// One caller a second goes to Postgres; the others take what is known.

@@ -104,6 +104,12 @@ pub struct SaleDrop {
 }
 
 impl SaleDrop {
+    /// Whether buyers may know of it. A draft is its operator's alone, until it has a time at which it opens: then whoever knows
+    /// its name may ask when.
+    pub fn is_announced(&self) -> bool {
+        self.state != DropState::Draft || self.opens_at.is_some()
+    }
+
     /// The warehouse that owns this buyer's limit and idempotency record. The hash is a published specification
     /// (XXH3, 64 bits), so every build and every gateway agrees.
     pub fn home_of(&self, buyer: &BuyerId) -> &Warehouse {

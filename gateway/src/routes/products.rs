@@ -32,7 +32,7 @@ pub struct VariantOnSale {
     pub title: String,
     /// Before tax and shipping
     pub price: Amount,
-    /// Whether a unit is free just now, outside of drops: a hint, no promise
+    /// Whether a unit is free just now, on a shelf or in an open drop: a hint, no promise
     pub in_stock: bool,
 }
 
@@ -52,6 +52,17 @@ impl From<Shown> for ProductOnSale {
     }
 }
 
+/// Units of each SKU that can be had. Of an open drop it is known that there are some, or that there are none any more.
+async fn free_units(gate: &Gate, products: &[ProductId]) -> Result<HashMap<String, i64>, Problem> {
+    let ledger = &gate.engine.ledger;
+    let mut free = ledger.free_ordinary_units(products).await?;
+    for (sku, (drop, number)) in ledger.sold_by_open_drops(products).await? {
+        let is_gone = gate.engine.known_drop(&drop).is_some_and(|live| live.is_known_to_be_gone(number));
+        free.insert(sku, i64::from(!is_gone));
+    }
+    Ok(free)
+}
+
 /// What is sold, in the order in which it was made
 #[utoipa::path(
     get, path = "/v1/products", tag = "catalog",
@@ -63,7 +74,7 @@ pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<
     let ledger = &gate.engine.ledger;
     let found = ledger.products(page.after.map(ProductId), page.fetch(), true).await?;
     let ids = found.iter().map(|product| product.id).collect::<Vec<_>>();
-    let free = ledger.free_ordinary_units(&ids).await?;
+    let free = free_units(&gate, &ids).await?;
     let shown = found.into_iter().map(|product| {
         let of_product = product.variants.iter().filter_map(|variant| free.get_key_value(&variant.sku));
         let of_product = of_product.map(|(sku, units)| (sku.clone(), *units)).collect();
@@ -92,9 +103,8 @@ pub async fn get_product(
     PathText(id): PathText,
 ) -> Result<Response, Problem> {
     let ledger = &gate.engine.ledger;
-    let product = ledger.product(product_id(&id)?).await?.filter(|product| product.is_active);
-    let product = product.ok_or(Problem::ProductNotFound)?;
-    let free = ledger.free_ordinary_units(&[product.id]).await?;
+    let product = ledger.product_on_sale(product_id(&id)?).await?.ok_or(Problem::ProductNotFound)?;
+    let free = free_units(&gate, &[product.id]).await?;
     let shown = ProductOnSale::from(Shown(product, free));
     let bytes = serde_json::to_vec(&shown).expect("a product is made of texts and numbers");
     Ok(known.answer(etag_of_bytes(&bytes), Json(shown)))

@@ -129,7 +129,7 @@ async fn a_drop_is_not_open_then_open_then_closed() {
 #[tokio::test]
 async fn an_opening_elsewhere_is_seen_without_a_restart() {
     let shop = shop(Sale { is_open: false, ..Sale::default() }).await;
-    shop.claim("ada", "k", 1).await.is_problem(409, "not_open");
+    shop.claim("ada", "k", 1).await.is_problem(404, "drop_not_found");
     let elsewhere = crate::support::engine(&shop.database_url).await;
     elsewhere.open_drop(&shop.drop.parse().unwrap()).await.unwrap().unwrap();
     until("the claim is taken", async || shop.claim("ada", "k", 1).await.status == 201).await;
