@@ -1,6 +1,9 @@
 //! Types and state machines. No I/O, no chance: everything but [`clock`] is a function of its arguments.
 
 pub mod ids;
+pub mod texts;
+pub mod emails;
+pub mod countries;
 pub mod money;
 pub mod versions;
 pub mod requests;

@@ -13,7 +13,9 @@ use super::stock::{Shelf, lock_shelf, put, warehouse_of};
 use super::tx::run_tx;
 use crate::domain::catalog::VARIANTS_MAX;
 use crate::domain::ids::VariantId;
-use crate::domain::imports::{FAULTS_TOLD, ImportEnd, Imported, LineFault, ProductRow, StockImport, StockRow};
+use crate::domain::imports::{
+    FAULTS_TOLD, ImportEnd, Imported, LineFault, ProductRow, SameFile, StockImport, StockRow,
+};
 use crate::domain::requests::{Done, OperatorRequest};
 use crate::domain::stock::{StockWay, changed};
 
@@ -54,6 +56,7 @@ impl Ledger {
         request: &OperatorRequest,
         rows: &[StockRow],
         mode: StockImport,
+        same_file: SameFile,
         is_trial: bool,
         now: Timestamp,
     ) -> Result<ImportEnd, LedgerError> {
@@ -65,6 +68,15 @@ impl Ledger {
                     Earlier::Done(imported) => return Ok(ImportEnd::Done(Done::Before(imported))),
                     Earlier::Differs => return Ok(ImportEnd::IdReused),
                 }
+            }
+            if (mode, same_file) == (StockImport::Add, SameFile::Refused)
+                && let Some((actor, at)) = requests::same_content(tx, request, WHAT, &(mode, rows)).await?
+            {
+                let what = format!(
+                    "{actor} has added this very file at {at}: if its units came once more, say so with --again, or over \
+                     the API with again=true"
+                );
+                return Ok(ImportEnd::Refused(vec![LineFault::new(1, "header", what)]));
             }
             let (imported, faults) = write_stock(tx, request, rows, mode, now).await?;
             if !faults.is_empty() {

@@ -53,6 +53,14 @@ struct Connection {
     mails: u32,
 }
 
+/// How an attempt ended that no error ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handed {
+    Over,
+    /// Nothing was said to the server: it would not understand the address.
+    NeedsUtf8,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Connecting,
@@ -83,7 +91,12 @@ impl Mailer {
     pub async fn send(&self, mail: &Mail) -> MailOutcome {
         let mut stage = Stage::Connecting;
         match tokio::time::timeout(self.server.send_timeout, self.attempt(mail, &mut stage)).await {
-            Ok(Ok(())) => MailOutcome::Sent,
+            Ok(Ok(Handed::Over)) => MailOutcome::Sent,
+            Ok(Ok(Handed::NeedsUtf8)) => MailOutcome::Refused(
+                "the address has letters beyond ASCII before its @, and the mail server does not take such addresses: it \
+                 offers no SMTPUTF8"
+                    .to_owned(),
+            ),
             Ok(Err(error)) => outcome(stage, &error),
             Err(_) => silence(stage, "the mail server gave no answer in time".to_owned()),
         }
@@ -102,7 +115,7 @@ impl Mailer {
         }
     }
 
-    async fn attempt(&self, mail: &Mail, stage: &mut Stage) -> Result<(), Error> {
+    async fn attempt(&self, mail: &Mail, stage: &mut Stage) -> Result<Handed, Error> {
         while let Some(connection) = self.take_idle() {
             match self.exchange(connection, mail, stage).await {
                 // Servers close what is idle. Nothing has been said on it yet, so the next connection repeats nothing.
@@ -115,13 +128,16 @@ impl Mailer {
         self.exchange(connection, mail, stage).await
     }
 
-    async fn exchange(&self, mut connection: Connection, mail: &Mail, stage: &mut Stage) -> Result<(), Error> {
+    async fn exchange(&self, mut connection: Connection, mail: &Mail, stage: &mut Stage) -> Result<Handed, Error> {
         let smtp = &mut connection.smtp;
         *stage = Stage::Sender;
         let mut parameters = Vec::new();
-        // A buyer's address may have letters that only some servers take; ours, and the content, are ASCII.
-        let is_ascii = mail.envelope.to().iter().all(|address| address.to_string().is_ascii());
-        if !is_ascii && smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
+        // A buyer's address may have letters before its @ that only some servers take; ours, and the content, are ASCII.
+        if !mail.envelope.to().iter().all(|address| address.to_string().is_ascii()) {
+            if !smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
+                self.give_back(connection);
+                return Ok(Handed::NeedsUtf8);
+            }
             parameters.push(MailParameter::SmtpUtfEight);
         }
         smtp.command(MailCommand::new(mail.envelope.from().cloned(), parameters)).await?;
@@ -134,7 +150,7 @@ impl Mailer {
         smtp.message(&mail.bytes).await?;
         connection.mails += 1;
         self.give_back(connection);
-        Ok(())
+        Ok(Handed::Over)
     }
 
     async fn connect(&self) -> Result<Connection, Error> {

@@ -8,9 +8,11 @@ use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
 use lettre::{Address, address::Envelope};
 
+use crate::domain::emails::Email;
 use crate::domain::notices::{Notice, OrderFacts};
 
 use super::letter::{Letter, line, may_greet, words};
+use super::recipient::Recipient;
 use super::settings::{Sender, has_control};
 
 /// A message that is ready to be sent.
@@ -77,7 +79,10 @@ impl Sender {
                 return Err(NotMailable::ControlCharacter(what));
             }
         }
-        let address = email.parse::<Address>().map_err(|_| NotMailable::BadAddress)?;
+        let email = email.parse::<Email>().map_err(|_| NotMailable::BadAddress)?;
+        let address = Address::new(email.local(), email.domain()).map_err(|_| NotMailable::BadAddress)?;
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![address.clone()]);
+        let envelope = envelope.map_err(|error| NotMailable::Unwritable(error.to_string()))?;
         let written = |error: askama::Error| NotMailable::Unwritable(error.to_string());
         let text = Text { letter: &letter }.render().map_err(written)?;
         let html = Html { letter: &letter }.render().map_err(written)?;
@@ -88,7 +93,8 @@ impl Sender {
             .message_id(Some(format!("<{event}@{}>", self.from.email.domain())))
             .date(SystemTime::from(at))
             .from(self.from.clone())
-            .to(Mailbox::new(letter.name.clone(), address))
+            .header(Recipient(Mailbox::new(letter.name.clone(), address)))
+            .envelope(envelope)
             .subject(letter.subject.as_str())
             .header(AutoSubmitted)
             .multipart(body.singlepart(SinglePart::plain(text)).singlepart(SinglePart::html(html)))
@@ -194,6 +200,17 @@ mod tests {
             let mail = sender().compose(&named, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH).unwrap();
             let text = String::from_utf8(mail.bytes).unwrap();
             assert!(is_greeted || !text.contains("evil") && text.contains("Hello,"), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_address_that_is_taken_can_be_written_to() {
+        for (given, written) in crate::domain::emails::tests::GOOD {
+            let order = OrderFacts { email: Some(given.to_owned()), buyer_name: Some("J. R.".to_owned()), ..order() };
+            let mail = sender().compose(&order, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(mail.envelope.to().iter().map(ToString::to_string).collect::<Vec<_>>(), [written]);
+            let text = String::from_utf8(mail.bytes).unwrap();
+            assert!(text.contains(&format!("To: \"J. R.\"\r\n <{written}>\r\n")), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use doorbuster_engine::domain::imports::{ImportEnd, LineFault, StockImport};
+use doorbuster_engine::domain::imports::{ImportEnd, LineFault, SameFile, StockImport};
 use doorbuster_engine::domain::requests::{Done, OperatorRequest, RequestId};
 use doorbuster_engine::domain::stock::{Place, WarehouseCode};
 use doorbuster_engine::ledger::Ledger;
@@ -61,6 +61,9 @@ enum StockCommand {
         /// Whether quantities are units that came or are gone, or what was counted
         #[arg(long, value_enum, default_value_t = Mode::Add)]
         mode: Mode,
+        /// Adds the quantities of a file that were added before once more
+        #[arg(long)]
+        again: bool,
         #[command(flatten)]
         how: HowImported,
     },
@@ -149,13 +152,14 @@ pub async fn stock(arguments: StockArguments) -> Result<(), Failure> {
                 ));
             }
         }
-        StockCommand::Import { file, mode, how } => {
+        StockCommand::Import { file, mode, again, how } => {
+            let same_file = if again { SameFile::Again } else { SameFile::Refused };
             let mode = match mode {
                 Mode::Add => StockImport::Add,
                 Mode::Count => StockImport::Count,
             };
             let rows = import::stock(&read(&file)?, mode).map_err(|faults| told(&file, &faults))?;
-            let end = ledger.import_stock(&how.request(), &rows, mode, how.dry_run, now()).await;
+            let end = ledger.import_stock(&how.request(), &rows, mode, same_file, how.dry_run, now()).await;
             ended(&file, end.context("it is not known whether it was done: do it again with the same --id")?)?;
         }
     }
@@ -194,7 +198,9 @@ async fn show(ledger: &Ledger, sku: &str) -> Result<(), Failure> {
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
+    let name = file.display();
+    let bytes = std::fs::read(file).with_context(|| format!("{name} cannot be read"))?;
+    String::from_utf8(bytes).map_err(|_| anyhow!("{name} is not UTF-8: spreadsheets save it so as \"CSV UTF-8\""))
 }
 
 fn now() -> jiff::Timestamp {

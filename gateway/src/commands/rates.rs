@@ -32,6 +32,9 @@ enum RatesCommand {
         /// "free_shipping_from_minor": 10000}, …]; the country * is everywhere else
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Takes a table without any row: then no country is served
+        #[arg(long)]
+        none: bool,
     },
 }
 
@@ -49,12 +52,15 @@ pub async fn run(arguments: RatesArguments) -> Result<(), Failure> {
                 rows.iter().for_each(|row| print(line(row)));
             }
         }
-        RatesCommand::Import { file } => {
+        RatesCommand::Import { file, none } => {
             let name = file.display();
             let text = std::fs::read_to_string(&file).with_context(|| format!("{name} cannot be read"))?;
             let rows: Vec<RateRow> =
                 serde_json::from_str(&text).map_err(|error| anyhow!("{name} is not a table of rates: {error}"))?;
             check(&rows).map_err(|error| anyhow!("{name}: {error}; nothing was changed"))?;
+            if rows.is_empty() && !none {
+                return Err(anyhow!("{name} has no row, so no country would be served: say --none if you mean that").into());
+            }
             ledger.replace_rates(&rows).await.context("nothing was changed")?;
             print(format!("{} rates are in force.", rows.len()));
         }
