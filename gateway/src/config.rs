@@ -26,7 +26,7 @@ use crate::operators::{OperatorTokens, Operators};
 use crate::places::{CONNECTIONS, Network, Proxies, Sharing};
 use crate::receipt::ReceiptKey;
 use crate::secret::provider_webhook_secrets;
-pub use crate::secret::{ReceiptSecrets, Secret, TokenSecret};
+pub use crate::secret::{ReceiptSecrets, Secret, TokenKey, TokenSecret};
 use crate::server::Workers;
 use crate::steps::StepsConfig;
 
@@ -178,6 +178,12 @@ pub struct ServeConfig {
     /// The audience (`aud`) that buyers' tokens must be for; without it their audience is not looked at
     #[arg(long, env = "DOORBUSTER_JWT_AUDIENCE", value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// The issuer (`iss`) that buyers' tokens must be from; without it their issuer is not looked at
+    #[arg(long, env = "DOORBUSTER_JWT_ISSUER", value_name = "ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// How long a buyer's token may live, from its `iat` (or from now, if it has none) to its `exp`; without it any time
+    #[arg(long, env = "DOORBUSTER_JWT_LIFE_MAX", value_name = "DURATION")]
+    pub jwt_life_max: Option<SignedDuration>,
     #[command(flatten)]
     pub receipts: ReceiptSecrets,
     /// Secrets that sign the payment provider's webhooks, comma-separated: two while they rotate, at least 16 bytes each.
@@ -238,9 +244,14 @@ pub struct GatewayConfig {
     /// Port 0 takes a free one; see [`crate::RunningGateway::public_addr`].
     pub listen: SocketAddr,
     pub ops_listen: SocketAddr,
-    pub jwt_secret: Secret,
+    /// At least one. The first signs what we sign ourselves.
+    pub jwt_keys: Vec<TokenKey>,
     /// None: whatever a token says of its audience is not looked at.
     pub jwt_audience: Option<String>,
+    /// None: whatever a token says of its issuer is not looked at.
+    pub jwt_issuer: Option<String>,
+    /// None: a token may live as long as it says.
+    pub jwt_life_max: Option<SignedDuration>,
     /// The first one signs. None: buyers get no receipts.
     pub receipt_keys: Vec<ReceiptKey>,
     /// None: no event of the payment provider's is taken.
@@ -290,8 +301,10 @@ impl GatewayConfig {
         Self {
             listen: loopback,
             ops_listen: loopback,
-            jwt_secret: Secret::from(jwt_secret.into()),
+            jwt_keys: vec![TokenKey::unnamed(Secret::from(jwt_secret.into()))],
             jwt_audience: None,
+            jwt_issuer: None,
+            jwt_life_max: None,
             receipt_keys: Vec::new(),
             provider_webhook_secrets: Vec::new(),
             operators: Operators::default(),
@@ -587,19 +600,23 @@ pub(crate) fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, Str
 impl ServeConfig {
     pub fn check(&self) -> Result<(GatewayConfig, Option<Workers>), BadConfig> {
         self.stores.check()?;
-        self.tokens.check()?;
+        let jwt_keys = self.tokens.check()?;
+        if self.jwt_life_max.is_some_and(|longest| !longest.is_positive()) {
+            return bad("--jwt-life-max (DOORBUSTER_JWT_LIFE_MAX) must be above zero");
+        }
         // Below the interval at which claims are settled, a drop would close itself between two settlements.
         if self.settlement_lag_limit < SETTLEMENT_LAG_LIMIT_MIN {
             return bad("--settlement-lag-limit (DOORBUSTER_SETTLEMENT_LAG_LIMIT) must be at least one minute");
         }
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
-        if self.receipts.check()?.iter().any(|key| key.has_secret(&self.tokens.jwt_secret)) {
+        let receipts = self.receipts.check()?;
+        if jwt_keys.iter().any(|token| receipts.iter().any(|key| key.has_secret(&token.secret))) {
             return bad(
                 "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
             );
         }
         let operators = self.operators.check()?;
-        if operators.has_secret(&self.tokens.jwt_secret) {
+        if jwt_keys.iter().any(|key| operators.has_secret(&key.secret)) {
             return bad(
                 "--operator-tokens (DOORBUSTER_OPERATOR_TOKENS) must not hold the secret of --jwt-secret: who issues tokens would be an operator",
             );
@@ -607,9 +624,11 @@ impl ServeConfig {
         let config = GatewayConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
-            jwt_secret: self.tokens.jwt_secret.clone(),
+            jwt_keys,
             jwt_audience: self.jwt_audience.clone().filter(|audience| !audience.is_empty()),
-            receipt_keys: self.receipts.check()?,
+            jwt_issuer: self.jwt_issuer.clone().filter(|issuer| !issuer.is_empty()),
+            jwt_life_max: self.jwt_life_max,
+            receipt_keys: receipts,
             provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
             operators,
             cors_origins: self

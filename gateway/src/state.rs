@@ -51,9 +51,11 @@ pub struct GateState {
 impl GateState {
     pub fn new(config: &GatewayConfig, engine: Engine) -> Self {
         Self {
-            verifier: Verifier::new(&config.jwt_secret, engine.clock.clone())
-                .for_audience(config.jwt_audience.as_deref()),
-            sessions: Sessions::new(&config.jwt_secret),
+            verifier: Verifier::of(&config.jwt_keys, engine.clock.clone())
+                .for_audience(config.jwt_audience.as_deref())
+                .from_issuer(config.jwt_issuer.as_deref())
+                .living_at_most(config.jwt_life_max),
+            sessions: Sessions::of(&config.jwt_keys),
             receipts: Receipts::new(&config.receipt_keys),
             webhooks: WebhookVerifier::new(
                 config

@@ -22,7 +22,7 @@ pub struct TokenArguments {
 }
 
 pub fn run(arguments: &TokenArguments) -> Result<(), Failure> {
-    arguments.secret.check()?;
-    print(auth::mint(&arguments.secret.jwt_secret, &arguments.buyer, Clock::System.now(), arguments.expires_in));
+    let keys = arguments.secret.check()?;
+    print(auth::mint_with(&keys[0], &arguments.buyer, Clock::System.now(), arguments.expires_in));
     Ok(())
 }
