@@ -6,6 +6,7 @@
 //! goes for a warehouse that is being loaded, or waits for it behind its fence: what it holds is not what it will hold.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, 
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 use crate::ledger::audit::{DropFacts, ShelfFacts};
-use crate::provider::{Intent, IntentStatus, ProviderClient};
+use crate::provider::{Intent, IntentStatus, Page, ProviderClient, ProviderError};
 use crate::tokens::TokenError;
 use crate::tokens::store::Dump;
 
@@ -23,7 +24,11 @@ use super::engine::{Engine, EngineError};
 
 /// Readings tried before a drop counts as not quiet.
 const READINGS: u32 = 10;
-const BETWEEN_READINGS: std::time::Duration = std::time::Duration::from_millis(200);
+const BETWEEN_READINGS: Duration = Duration::from_millis(200);
+/// Tries of one page of the provider's list: some twenty seconds, if each is refused at once.
+const PAGE_TRIES: u32 = 8;
+const PAGE_PAUSE: Duration = Duration::from_millis(200);
+const PAGE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AuditReport {
@@ -508,12 +513,36 @@ async fn all_intents(provider: &ProviderClient) -> Result<Vec<Intent>, EngineErr
     let mut intents: Vec<Intent> = Vec::new();
     loop {
         let after = intents.last().map(|intent| intent.id.clone());
-        let page = provider.list_intents(after.as_ref(), PAGE).await;
-        let page = page.map_err(|error| EngineError::Provider(error.to_string()))?;
+        let page = page_of_intents(provider, after.as_ref(), PAGE).await?;
         intents.extend(page.data);
         if !page.has_more {
             return Ok(intents);
         }
+    }
+}
+
+/// Asks for one page until it comes: an audit of thousands of charges must not begin anew for one answer that was lost.
+async fn page_of_intents(
+    provider: &ProviderClient,
+    after: Option<&IntentId>,
+    limit: u32,
+) -> Result<Page<Intent>, EngineError> {
+    let mut pause = PAGE_PAUSE;
+    let mut tries = 1;
+    loop {
+        let error = match provider.list_intents(after, limit).await {
+            Ok(page) => return Ok(page),
+            Err(error) => error,
+        };
+        if tries == PAGE_TRIES || !error.is_retryable() {
+            return Err(EngineError::Provider(error.to_string()));
+        }
+        let asked = match &error {
+            ProviderError::RateLimited { retry_after } => retry_after.unwrap_or_default().min(PAGE_PAUSE_MAX),
+            _ => Duration::ZERO,
+        };
+        tokio::time::sleep(asked.max(pause)).await;
+        (pause, tries) = ((pause * 2).min(PAGE_PAUSE_MAX), tries + 1);
     }
 }
 

@@ -74,6 +74,8 @@ pub struct DeliveryReport {
     pub dead: usize,
     /// Leased and given back untried: the lane rests, or the worker stops.
     pub untried: usize,
+    /// The endpoint, by this batch: 410.
+    pub disabled: usize,
     /// Mails put off, for their address has had so many within the hour.
     pub put_off: usize,
     /// How long this lane should be left alone.
@@ -281,12 +283,16 @@ impl Engine {
         let outcome = label(&told);
         if let Told::Gone = told {
             let Destination::Webhook(name) = lane.destination() else { return };
-            tracing::error!(
-                endpoint = name,
-                "the endpoint {name} answered 410 and is disabled: see `doorbuster outbox`"
-            );
-            if let Err(error) = self.ledger.disable_endpoint(&name, now).await {
-                tracing::warn!(%error, "the endpoint {name} could not be disabled: {error}");
+            match self.ledger.disable_endpoint(&name, now).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    report.disabled += 1;
+                    tracing::error!(
+                        endpoint = name,
+                        "the endpoint {name} answered 410 and is disabled: see `doorbuster outbox`"
+                    );
+                }
+                Err(error) => tracing::warn!(%error, "the endpoint {name} could not be disabled: {error}"),
             }
         }
         if let Told::Down { rest, .. } = told {

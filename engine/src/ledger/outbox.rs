@@ -335,12 +335,12 @@ impl Ledger {
         Ok(connection.query_one(&statement, arguments).await?.get::<_, i64>(0).cast_unsigned())
     }
 
-    /// An endpoint that said it is gone is left alone until somebody enables it; what happens meanwhile waits.
-    pub async fn disable_endpoint(&self, name: &str, now: Timestamp) -> Result<(), LedgerError> {
+    /// An endpoint that said it is gone is left alone until somebody enables it; what happens meanwhile waits. `false`: it was
+    /// disabled already, by one of the deliveries that were under way with this one.
+    pub async fn disable_endpoint(&self, name: &str, now: Timestamp) -> Result<bool, LedgerError> {
         const SQL: &str = "-- outbox.disable_endpoint
-            update webhook_endpoints set disabled_at = coalesce(disabled_at, $2) where name = $1";
-        self.connection().await?.execute(SQL, &[&name, /* now */ &now]).await?;
-        Ok(())
+            update webhook_endpoints set disabled_at = $2 where name = $1 and disabled_at is null";
+        Ok(self.connection().await?.execute(SQL, &[&name, /* now */ &now]).await? == 1)
     }
 
     /// Enables an endpoint again; what has waited is due at once, with all its time before it. `false`: there is none.

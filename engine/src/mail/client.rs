@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::Mechanism;
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail as MailCommand, Rcpt};
+use lettre::transport::smtp::commands::{Data, Mail as MailCommand, Rcpt, Rset};
 use lettre::transport::smtp::extension::{Extension, MailParameter};
 
 use crate::domain::notices::{Notice, OrderFacts};
@@ -102,9 +102,15 @@ impl Mailer {
         }
     }
 
-    /// Connects and logs in, and says what stands in the way.
+    /// Connects, logs in, asks whether we may send from our address, and says what stands in the way.
     pub async fn check_server(&self) -> Result<(), String> {
-        let connected = tokio::time::timeout(self.server.send_timeout, self.connect()).await;
+        let asked = async {
+            let mut connection = self.connect().await?;
+            connection.smtp.command(MailCommand::new(Some(self.sender.from.email.clone()), Vec::new())).await?;
+            connection.smtp.command(Rset).await?;
+            Ok::<_, Error>(connection)
+        };
+        let connected = tokio::time::timeout(self.server.send_timeout, asked).await;
         match connected {
             Ok(Ok(connection)) => {
                 self.give_back(connection);

@@ -1,6 +1,6 @@
 //! What can keep us from finding out what Redis did.
 
-use redis::RedisError;
+use redis::{RedisError, RetryMethod};
 
 use crate::scripting::{Refusal, ScriptError, describe, is_retryable};
 
@@ -36,7 +36,8 @@ impl TokenError {
     pub fn is_about_the_keys(&self) -> bool {
         match self {
             Self::BadReply { .. } => true,
-            Self::Redis(error) => matches!(error.code(), Some("WRONGTYPE" | "ERR")),
+            // The server has answered, and would answer so again.
+            Self::Redis(error) => !error.is_io_error() && matches!(error.retry_method(), RetryMethod::NoRetry),
             _ => false,
         }
     }

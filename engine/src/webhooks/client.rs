@@ -88,6 +88,7 @@ impl WebhookClient {
             ));
         }
         let http = reqwest::Client::builder()
+            .user_agent(concat!("doorbuster/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()

@@ -480,3 +480,12 @@ async fn only_letters_before_the_at_need_a_server_that_takes_them() {
     let why: String = world.sql.query_one("select last_error from outbox where state = 'refused'", &[]).await.unwrap().get(0);
     assert!(why.contains("no SMTPUTF8"), "{why}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_finds_out_that_a_server_wants_a_login() {
+    let login = Some(("u".to_owned(), "p".to_owned()));
+    let sink = SmtpSink::start(SmtpSinkOptions { login, ..SmtpSinkOptions::default() }).await.unwrap();
+    assert_eq!(mailer(&sink.url()).check_server().await, Ok(()));
+    let refused = mailer(&sink.url().replace("u:p@", "")).check_server().await.unwrap_err();
+    assert!(refused.contains("authentication required"), "{refused}");
+}

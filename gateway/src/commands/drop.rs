@@ -26,6 +26,9 @@ const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 const DRAIN_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Within a tenth of a second every gateway has asked again: when this command ends, a click is answered as by an open drop.
+const GATEWAYS_KNOW: std::time::Duration = std::time::Duration::from_millis(200);
+
 #[derive(Debug, Args)]
 pub struct DropArguments {
     #[command(subcommand)]
@@ -152,7 +155,11 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
             let new = new.expect("made above for this command");
             (new.name.clone(), engine.create_drop(&new, rand::random()).await)
         }
-        DropCommand::Open(NameArgument { name }) => (name.clone(), engine.open_drop(&name).await),
+        DropCommand::Open(NameArgument { name }) => {
+            let opened = engine.open_drop(&name).await;
+            tokio::time::sleep(GATEWAYS_KNOW).await;
+            (name, opened)
+        }
         DropCommand::Pause(NameArgument { name }) => (name.clone(), engine.pause_drop(&name).await),
         DropCommand::Resume(NameArgument { name }) => (name.clone(), engine.resume_drop(&name).await),
         DropCommand::Restock(restock) => {

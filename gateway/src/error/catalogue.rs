@@ -254,6 +254,8 @@ catalogue! {
         tells (held limit);
     NotOpen = CONFLICT "not_open", "The drop is not open yet",
         "GET /v1/drops/{drop} says when it opens.";
+    Paused = CONFLICT "paused", "The drop is paused",
+        "It goes on later: try again after Retry-After. What you have claimed stays yours.";
     Closed = GONE "closed", "The drop is closed",
         "No new claims are taken. What you have claimed stays yours.";
     KeyReused = UNPROCESSABLE_ENTITY "key_reused", "The Idempotency-Key was used for another request",
