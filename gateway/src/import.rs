@@ -106,7 +106,8 @@ impl Row<'_> {
                 Err(other) => self.fault(column, other),
             },
             Err(_) => {
-                let meant = currency.and_then(|currency| in_minor_units(&text, currency).map(|minor| (currency, minor)));
+                let meant =
+                    currency.and_then(|currency| in_minor_units(&text, currency).map(|minor| (currency, minor)));
                 match meant {
                     Some((currency, minor)) => self.fault(
                         column,
@@ -312,7 +313,7 @@ mod tests {
         ];
         assert_eq!(told, expected);
         let text = "sku,warehouse,quantity,reason\ncup,Berlin,1,r\ncup,berlin,1.5,r\ncup,berlin,1,\ncup,berlin,-1,r\ncup,b,1,r\ncup,b,1,r\n";
-        let expected = [(2, "warehouse"), (3, "quantity"), (4, "reason"), (5, "quantity"), (7, "sku")];
+        let expected = [(2, "warehouse"), (3, "quantity"), (4, "reason"), (5, "quantity"), (5, "sku"), (7, "sku")];
         assert_eq!(faults(stock(text, StockImport::Count)), expected);
     }
 

@@ -136,9 +136,7 @@ impl ProductEdit {
 
 /// Whether a product or a variant may be called so: names stand in mails, and in their subjects.
 pub fn is_name(text: &str) -> bool {
-    (1..=NAME_CHARACTERS_MAX).contains(&text.chars().count())
-        && !text.trim().is_empty()
-        && !text.chars().any(is_unseen)
+    (1..=NAME_CHARACTERS_MAX).contains(&text.chars().count()) && !text.trim().is_empty() && !text.chars().any(is_unseen)
 }
 
 /// What [`is_name`] asks for.

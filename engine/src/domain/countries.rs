@@ -54,7 +54,10 @@ mod tests {
     #[test]
     fn a_code_that_is_none_names_the_one_that_is_meant() {
         for (written, meant) in [("UK", "GB"), ("uk", "GB"), ("EL", "GR"), ("de", "DE")] {
-            assert!(check_country(written).unwrap_err().ends_with(&format!("for {written} that is {meant}")), "{written}");
+            assert!(
+                check_country(written).unwrap_err().ends_with(&format!("for {written} that is {meant}")),
+                "{written}"
+            );
         }
         for wrong in ["XX", "DEU", "", "*", "D E"] {
             assert!(check_country(wrong).unwrap_err().ends_with("such as DE"), "{wrong}");

@@ -174,7 +174,7 @@ pub struct NewDrop {
 pub enum InvalidDrop {
     #[error("the product's name {}", name_rule())]
     ProductName,
-    #[error("the title of {0} {}", name_rule())]
+    #[error("the title of {sku} {rule}", sku = .0, rule = name_rule())]
     Title(String),
     #[error("a drop has 1 to {MAX_VARIANTS} variants; this one has {0}")]
     VariantCount(usize),

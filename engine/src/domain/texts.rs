@@ -19,7 +19,8 @@ mod tests {
         for text in ["a\nb", "a\u{200b}b", "a\u{202e}b", "\u{feff}", "a\u{2028}b", "\u{3164}", "a\u{ad}b", "a\0"] {
             assert!(text.chars().any(is_unseen), "{text:?}");
         }
-        for text in ["Zoë", "می\u{200c}خواهم", "क्\u{200d}ष", "東京都", "Ünïcödé 1/2 — № 3", "👟"] {
+        for text in ["Zoë", "می\u{200c}خواهم", "क्\u{200d}ष", "東京都", "Ünïcödé 1/2 — № 3", "👟"]
+        {
             assert!(!text.chars().any(is_unseen), "{text:?}");
         }
     }

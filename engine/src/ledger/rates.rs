@@ -134,7 +134,14 @@ mod tests {
             free_shipping_from_minor: None,
         };
         assert_eq!(check(&[row("DE", 1_900, 490), row("*", 0, 990)]), Ok(()));
-        let bad = [row("de", 0, 0), row("DEU", 0, 0), row("XX", 0, 0), row("FR", 10_001, 0), row("FR", 0, -1), row("DE", 0, 0)];
+        let bad = [
+            row("de", 0, 0),
+            row("DEU", 0, 0),
+            row("XX", 0, 0),
+            row("FR", 10_001, 0),
+            row("FR", 0, -1),
+            row("DE", 0, 0),
+        ];
         for bad in bad {
             assert_eq!(check(&[row("DE", 1_900, 490), bad.clone()]).unwrap_err().row, 2, "{bad:?}");
         }

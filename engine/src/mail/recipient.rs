@@ -37,7 +37,8 @@ fn header_mailboxes(mailbox: &Mailbox) -> lettre::message::Mailboxes {
 /// The name in quotes, if it needs them. `None`: it is made of words, or is encoded as a whole for its letters.
 fn quoted(name: &str) -> Option<String> {
     let is_word = |word: &str| {
-        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte))
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte))
     };
     if !name.is_ascii() || name.split(' ').all(is_word) {
         return None;

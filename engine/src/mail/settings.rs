@@ -110,7 +110,9 @@ impl MailSettings {
         let (tls, port) = match (url.scheme(), wanted.as_deref()) {
             ("smtps", None) => (Tls::FromTheStart(parameters()?), 465),
             ("smtp", Some("none")) if authority.is_some() => {
-                return Err(UnusableMailSettings("tls=none leaves nothing for ca= to prove: take tls=required, or no ca="));
+                return Err(UnusableMailSettings(
+                    "tls=none leaves nothing for ca= to prove: take tls=required, or no ca=",
+                ));
             }
             ("smtp", Some("none")) => (Tls::None, 25),
             // Whoever names an authority wants TLS, also on this machine.

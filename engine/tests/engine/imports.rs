@@ -1,8 +1,6 @@
 //! Files of products and of stock: all of one or nothing.
 
-use doorbuster_engine::domain::imports::{
-    ImportEnd, Imported, LineFault, ProductRow, SameFile, StockImport, StockRow,
-};
+use doorbuster_engine::domain::imports::{ImportEnd, Imported, LineFault, ProductRow, SameFile, StockImport, StockRow};
 use doorbuster_engine::domain::requests::{Done, OperatorRequest, RequestId};
 use doorbuster_engine::domain::stock::StockWay;
 

@@ -470,14 +470,16 @@ async fn only_letters_before_the_at_need_a_server_that_takes_them() {
     let login = Some(("u".to_owned(), "p".to_owned()));
     let sink = SmtpSink::start(SmtpSinkOptions { login, ..SmtpSinkOptions::default() }).await.unwrap();
     sell(&world, 2, "").await;
-    let addresses = "update orders set email = case when buyer = (select min(buyer) from orders) then 'zoe@münchen.example'
+    let addresses =
+        "update orders set email = case when buyer = (select min(buyer) from orders) then 'zoe@münchen.example'
         else 'jürgen@exämple.com' end";
     world.sql.batch_execute(addresses).await.unwrap();
     let lane = Lane::Mail(mailer(&sink.url()));
     let report = deliver(&world.engine, &lane).await;
     assert_eq!((report.sent, report.refused), (1, 1));
     assert_eq!(sink.mails()[0].to, ["zoe@xn--mnchen-3ya.example"]);
-    let why: String = world.sql.query_one("select last_error from outbox where state = 'refused'", &[]).await.unwrap().get(0);
+    let why: String =
+        world.sql.query_one("select last_error from outbox where state = 'refused'", &[]).await.unwrap().get(0);
     assert!(why.contains("no SMTPUTF8"), "{why}");
 }
 

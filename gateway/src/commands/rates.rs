@@ -59,7 +59,9 @@ pub async fn run(arguments: RatesArguments) -> Result<(), Failure> {
                 serde_json::from_str(&text).map_err(|error| anyhow!("{name} is not a table of rates: {error}"))?;
             check(&rows).map_err(|error| anyhow!("{name}: {error}; nothing was changed"))?;
             if rows.is_empty() && !none {
-                return Err(anyhow!("{name} has no row, so no country would be served: say --none if you mean that").into());
+                return Err(
+                    anyhow!("{name} has no row, so no country would be served: say --none if you mean that").into()
+                );
             }
             ledger.replace_rates(&rows).await.context("nothing was changed")?;
             print(format!("{} rates are in force.", rows.len()));

@@ -105,7 +105,7 @@ pub struct WhichLine {
             headers(("Idempotent-Replayed" = Option<bool>))),
         Errors<(
             kinds::DropNotFound, kinds::VariantNotFound, kinds::AlreadyInLine, kinds::LineFull, kinds::LimitExceeded,
-            kinds::NotOpen, kinds::Paused, kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
+            (kinds::NotOpen, kinds::Paused), kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
         )>,
     ),
     security(("buyer" = []))

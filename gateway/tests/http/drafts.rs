@@ -77,7 +77,7 @@ async fn a_draft_is_invisible_until_it_has_a_time_and_its_goods_until_it_opens()
 #[tokio::test]
 async fn a_drop_that_is_made_a_moment_after_somebody_asked_for_it_is_there() {
     let shop = shop(Sale::default()).await;
-    let later = format!("{}-later", shop.drop);
+    let later = shop.drop.replacen("drop", "late", 1);
     let path = format!("/v1/drops/{later}");
     everybody_sees(&shop, &path).await.is_problem(404, "drop_not_found");
     make_drop(&shop.engine, &later, &Sale { variants: vec![("boot-42", 1)], ..Sale::default() }).await;

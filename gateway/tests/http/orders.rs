@@ -55,19 +55,32 @@ async fn a_profile_is_kept_as_it_was_given() {
 #[tokio::test]
 async fn addresses_are_taken_as_people_write_them() {
     let shop = shop(Sale::default()).await;
-    let given = |email: &str, ship_to: Value| json!({ "payment_method": "pm_card_visa", "email": email, "ship_to": ship_to });
+    let given =
+        |email: &str, ship_to: Value| json!({ "payment_method": "pm_card_visa", "email": email, "ship_to": ship_to });
     let table = [
         (
-            given(" bob@example.com ", json!({ "name": "Bob ", "line1": " 1 Main St", "line2": "", "city": "Palo Alto",
-                "state": " CA", "postal_code": "94301", "country": "US" })),
-            given("bob@example.com", json!({ "name": "Bob", "line1": "1 Main St", "city": "Palo Alto", "state": "CA",
-                "postal_code": "94301", "country": "US" })),
+            given(
+                " bob@example.com ",
+                json!({ "name": "Bob ", "line1": " 1 Main St", "line2": "", "city": "Palo Alto",
+                "state": " CA", "postal_code": "94301", "country": "US" }),
+            ),
+            given(
+                "bob@example.com",
+                json!({ "name": "Bob", "line1": "1 Main St", "city": "Palo Alto", "state": "CA",
+                "postal_code": "94301", "country": "US" }),
+            ),
         ),
         (
-            given("zoe@münchen.example", json!({ "name": "陳大文", "line1": "1 Queen's Road", "city": "Hong Kong",
-                "state": "", "postal_code": "", "country": "HK" })),
-            given("zoe@münchen.example", json!({ "name": "陳大文", "line1": "1 Queen's Road", "city": "Hong Kong",
-                "country": "HK" })),
+            given(
+                "zoe@münchen.example",
+                json!({ "name": "陳大文", "line1": "1 Queen's Road", "city": "Hong Kong",
+                "state": "", "postal_code": "", "country": "HK" }),
+            ),
+            given(
+                "zoe@münchen.example",
+                json!({ "name": "陳大文", "line1": "1 Queen's Road", "city": "Hong Kong",
+                "country": "HK" }),
+            ),
         ),
     ];
     for (given, kept) in table {
