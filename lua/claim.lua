@@ -12,10 +12,11 @@
 -- statuses  one byte for each claim, in order
 -- details   for each claim, in order, what its status brings, one behind the other:
 --           0 TAKEN, 1 REPLAYED  serials (4 bytes each, big endian), as many as the quantity
---           2 RELEASED, 3 KEY_REUSED, 6 NOT_OPEN, 7 CLOSED  nothing
+--           2 RELEASED, 3 KEY_REUSED, 6 NOT_OPEN, 7 CLOSED, 8 TOO_MANY_RELEASED  nothing
 --           4 OVER_LIMIT  units held (1 byte)
 --           5 SHORT  units free here (4 bytes, big endian)
--- Invariant: a refusal writes nothing, so memory grows with what is sold and never with who asks.
+-- Invariant: a refusal writes nothing, so memory grows with what is sold and never with who asks. Nor with one who claims and
+-- gives back, again and again: after 50 of them (contract.rs, MAX_RELEASED) a buyer claims no more of this drop.
 --
 -- Lua hashes every byte of every string that it makes: that was a tenth of the time. So nothing is put together that is not
 -- stored or answered, and a batch of which every claim is taken is logged as it came.
@@ -63,7 +64,7 @@ for index = 1, count do
     if not position or quantity < 1 or quantity > 100 or #buyer > 64 then
         error('claim: wrong variant, quantity or buyer')
     end
-    local record, held, status, detail = changed[buyer] or records[index], 0, nil, ''
+    local record, held, released, status, detail = changed[buyer] or records[index], 0, 0, nil, ''
     if record then
         -- A row of claims: tail, variant, quantity (+ 128 once released), serials (none once released).
         local tail, cursor = sub(requests, at, at + 11), 1
@@ -73,6 +74,8 @@ for index = 1, count do
             local size = 14
             if units < 128 then
                 held, size = held + units, 14 + 4 * units
+            else
+                released = released + 1
             end
             if found == cursor then
                 if its_variant ~= variant or units % 128 ~= quantity then
@@ -94,6 +97,8 @@ for index = 1, count do
             status = state == 'closed' and '\7' or '\6'
         elseif held + quantity > limit then
             status, detail = '\4', char(held)
+        elseif released >= 50 then
+            status = '\8'
         else
             local free = range[position]
             if free < quantity then

@@ -215,6 +215,7 @@ fn at_home(outcome: Outcome, live: &LiveDrop) -> Option<ClaimOutcome> {
         Outcome::OverLimit { held } => ClaimOutcome::OverLimit { held, limit: live.drop.buyer_limit },
         Outcome::NotOpen => ClaimOutcome::NotOpen,
         Outcome::Closed => ClaimOutcome::Closed,
+        Outcome::TooManyReleased => ClaimOutcome::TooManyReleased,
         Outcome::Short { .. } => return None,
     })
 }

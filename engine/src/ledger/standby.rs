@@ -106,7 +106,12 @@ impl Ledger {
                     put_first(tx, drop, who, lost, now).await?
                 }
                 None => {
+                    // Who joins and leaves, again and again, has one row: the place that they gave up goes.
                     const INSERT: &str = "-- standby.insert
+                        with given_up as (
+                            delete from standby_places
+                            where drop_id = $1 and variant_number = $2 and buyer = $3 and state = 'LEFT' and lost_claim is null
+                        )
                         insert into standby_places (drop_id, variant_number, buyer, quantity, warehouse_id, request_key,
                                                     state, joined_at)
                         values ($1, $2, $3, $4, $5, $6, 'WAITING', $7)

@@ -55,7 +55,12 @@ pub mod status {
     pub const SHORT: u8 = 5;
     pub const NOT_OPEN: u8 = 6;
     pub const CLOSED: u8 = 7;
+    pub const TOO_MANY_RELEASED: u8 = 8;
 }
+
+/// Claims of one buyer in a drop that have been released: so many, and they claim no more. Each keeps 14 bytes of the buyer's
+/// record, and an order in Postgres. Far more than an honest buyer is declined, and less than a record that slows others down.
+pub const MAX_RELEASED: usize = 50;
 
 /// Claims in one call of `claim`; `cargo bench --bench script_times` prints what the longest calls cost.
 pub const MAX_BATCH: usize = 256;

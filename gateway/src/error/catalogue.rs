@@ -254,6 +254,8 @@ catalogue! {
         tells (held limit);
     NotOpen = CONFLICT "not_open", "The drop is not open yet",
         "GET /v1/drops/{drop} says when it opens.";
+    TooManyReleased = CONFLICT "too_many_released", "Too many claims of this drop came to nothing",
+        "Units that you do not pay for, or give back, are kept from others: you get no more of this drop.";
     Paused = CONFLICT "paused", "The drop is paused",
         "It goes on later: try again after Retry-After. What you have claimed stays yours.";
     Closed = GONE "closed", "The drop is closed",

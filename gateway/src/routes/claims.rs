@@ -295,6 +295,7 @@ pub(super) fn refusal(outcome: ClaimOutcome) -> Problem {
         ClaimOutcome::OverLimit { held, limit } => Problem::LimitExceeded { held, limit },
         ClaimOutcome::NotOpen => Problem::NotOpen,
         ClaimOutcome::Closed => Problem::Closed,
+        ClaimOutcome::TooManyReleased => Problem::TooManyReleased,
         ClaimOutcome::KeyReused => Problem::KeyReused,
         ClaimOutcome::Released => Problem::ClaimReleased,
         ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => unreachable!("these two are answered with 201"),

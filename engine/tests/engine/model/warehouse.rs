@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, Epoch, GrantNumber, Serial, TransferId, VariantNumber, WarehouseNumber};
-use doorbuster_engine::tokens::contract::{MAX_BATCH, MAX_SERIALS};
+use doorbuster_engine::tokens::contract::{MAX_BATCH, MAX_RELEASED, MAX_SERIALS};
 use doorbuster_engine::tokens::store::{
     HeldClaim, LeavingTokens, LoadVariant, LogClaim, Outcome, ReleasedClaim, StreamId, View,
 };
@@ -328,6 +328,9 @@ impl Loaded {
         let held = live.map(|held| held.quantity.units()).sum::<u32>();
         if held + claim.quantity.units() > self.limit {
             return Outcome::OverLimit { held };
+        }
+        if record.len() - record.iter().filter(|held| held.serials.is_some()).count() >= MAX_RELEASED {
+            return Outcome::TooManyReleased;
         }
         let free = &mut self.free[usize::from(claim.variant.0)];
         if free.units() < claim.quantity.units() as usize {
