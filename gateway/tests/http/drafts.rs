@@ -80,7 +80,7 @@ async fn a_drop_that_is_made_a_moment_after_somebody_asked_for_it_is_there() {
     let later = shop.drop.replacen("drop", "late", 1);
     let path = format!("/v1/drops/{later}");
     everybody_sees(&shop, &path).await.is_problem(404, "drop_not_found");
-    make_drop(&shop.engine, &later, &Sale { variants: vec![("boot-42", 1)], ..Sale::default() }).await;
+    make_drop(&shop.engine, &later, &Sale { variants: vec![("boot-42", 1)], is_open: false, ..Sale::default() }).await;
     let made = Instant::now();
     until("it is there", async || everybody_sees(&shop, &path).await.status == 200).await;
     assert!(made.elapsed() < Duration::from_millis(800), "it took {:?}", made.elapsed());
