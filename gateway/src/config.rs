@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
+use doorbuster_engine::flows::checkout::UNPAID_ORDERS_MAX;
 use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
 use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
@@ -207,6 +208,9 @@ pub struct ServeConfig {
     /// claims go on for so long
     #[arg(long, env = "DOORBUSTER_SETTLEMENT_LAG_LIMIT", default_value = "15m", value_name = "DURATION")]
     pub settlement_lag_limit: SignedDuration,
+    /// Orders of goods that one buyer may have unpaid at the same time; past it a checkout is refused
+    #[arg(long, env = "DOORBUSTER_UNPAID_ORDERS_MAX", default_value_t = UNPAID_ORDERS_MAX, value_name = "ORDERS")]
+    pub unpaid_orders_max: u32,
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
@@ -580,6 +584,9 @@ impl ServeConfig {
         // Below the interval at which claims are settled, a drop would close itself between two settlements.
         if self.settlement_lag_limit < SETTLEMENT_LAG_LIMIT_MIN {
             return bad("--settlement-lag-limit (DOORBUSTER_SETTLEMENT_LAG_LIMIT) must be at least one minute");
+        }
+        if self.unpaid_orders_max == 0 {
+            return bad("--unpaid-orders-max (DOORBUSTER_UNPAID_ORDERS_MAX) must be above zero");
         }
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
         if self.receipts.check()?.iter().any(|key| key.has_secret(&self.tokens.jwt_secret)) {

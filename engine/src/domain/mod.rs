@@ -19,4 +19,5 @@ pub mod standby;
 pub mod orders;
 pub mod fulfilment;
 pub mod payments;
+pub mod turns;
 pub mod notices;

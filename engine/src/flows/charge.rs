@@ -9,6 +9,7 @@
 //! next call: because the worker is told to stop, or because the circuit has opened.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -17,6 +18,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
+use crate::domain::turns;
+use crate::ledger::LedgerError;
 use crate::ledger::attempts::{Attempt, LeasedPayment};
 use crate::ledger::news::BuyerAction;
 use crate::ledger::payments::PaymentSettled;
@@ -134,7 +137,7 @@ impl Engine {
             let room = concurrency.min(fits_lease(provider.limit(), lease)).min(admitted(provider));
             let asked = room.saturating_sub(steps.len()).min(left);
             if asked > 0 && refused.is_none() {
-                let mut leasing = pin!(self.ledger.lease_payments(self.clock.now(), lease, asked as i64));
+                let mut leasing = pin!(self.lease_in_turn(lease, asked));
                 // Those under way go on meanwhile: they hold connections to Postgres, and this waits for one.
                 let leased = loop {
                     tokio::select! {
@@ -142,20 +145,19 @@ impl Engine {
                         Some((order, step)) = steps.next() => report.count(order, step),
                     }
                 };
-                match leased {
-                    Ok(leased) => {
-                        if !leased.is_empty() {
-                            steps::passed("charge.leased");
-                        }
-                        left -= leased.len();
-                        report.leased += leased.len();
-                        steps.extend(leased.into_iter().map(|payment| async move {
-                            (payment.order, self.charge_or_put_back(provider, payment).await)
-                        }));
-                    }
-                    // Calls under way are never dropped: their outcome would be unknown.
-                    Err(error) => refused = Some(error),
+                let (leased, end) = leased;
+                if !leased.is_empty() {
+                    steps::passed("charge.leased");
                 }
+                left -= leased.len();
+                report.leased += leased.len();
+                steps.extend(
+                    leased.into_iter().map(|payment| async move {
+                        (payment.order, self.charge_or_put_back(provider, payment).await)
+                    }),
+                );
+                // Calls under way are never dropped: their outcome would be unknown.
+                refused = end.err();
             }
             if steps.is_empty() {
                 break;
@@ -169,6 +171,30 @@ impl Engine {
         metrics::counter!("doorbuster_orders_payment_failed_total").increment(report.released as u64);
         metrics::counter!("doorbuster_payments_review_total").increment(report.review as u64);
         refused.map_or(Ok(report), |error| Err(error.into()))
+    }
+
+    /// Leases up to so many payments, and shares the places out as [`turns`] has it; with what stopped it half-way, if anything
+    /// did.
+    async fn lease_in_turn(
+        &self,
+        lease: SignedDuration,
+        places: usize,
+    ) -> (Vec<LeasedPayment>, Result<(), LedgerError>) {
+        let mut leased = Vec::new();
+        for (lanes, count) in turns::shares(self.places_taken.load(Ordering::Relaxed), places) {
+            match self.ledger.lease_payments_of(self.clock.now(), lease, lanes, count as i64).await {
+                Ok(more) => {
+                    let is_all = more.len() < count;
+                    self.places_taken.fetch_add(more.len(), Ordering::Relaxed);
+                    leased.extend(more);
+                    if is_all {
+                        break;
+                    }
+                }
+                Err(error) => return (leased, Err(error)),
+            }
+        }
+        (leased, Ok(()))
     }
 
     /// A payment that Postgres interrupts is put back, and comes again with what was written until then: what cost a moment

@@ -32,6 +32,9 @@ use super::engine::{Engine, EngineError};
 
 /// How long goods are kept for a payment that waits for the drop or for the buyer's bank.
 const UNPAID: SignedDuration = SignedDuration::from_mins(30);
+/// Orders of goods that one buyer may have unpaid at the same time. A charge takes seconds, so an honest buyer has one or two;
+/// ten leave room for an evening on which the payment provider is away.
+pub const UNPAID_ORDERS_MAX: u32 = 10;
 /// Tries before what is taken optimistically is locked instead.
 const OPTIMISTIC_TRIES: u32 = 8;
 /// The longest pause before the second try; it grows with each.
@@ -96,6 +99,10 @@ pub enum CheckoutRefused {
         total: Money,
     },
     OutOfStock(Vec<Shortage>),
+    /// The buyer has so many unpaid orders of goods, and may have no more.
+    TooManyOpen {
+        limit: u32,
+    },
     /// What the drop said.
     Claim(ClaimOutcome),
     /// The drop is not there any more, or could not make an order of the claim.
@@ -169,6 +176,7 @@ impl Engine {
             quote: &priced.quote,
             profile: &priced.profile,
             pay_by: now.checked_add(UNPAID).unwrap_or(jiff::Timestamp::MAX),
+            unpaid_max: self.unpaid_orders_max,
         };
         let ended = match self.place(&new).await? {
             Placed::Now(checkout) => match self.follow_or_leave(checkout).await {
@@ -178,6 +186,7 @@ impl Engine {
             Placed::KeyKnown(known) => self.again(known, digest).await?,
             Placed::CartKnown(known) => CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known))),
             Placed::Short(short) => CheckedOut::Refused(CheckoutRefused::OutOfStock(short)),
+            Placed::TooManyOpen => CheckedOut::Refused(CheckoutRefused::TooManyOpen { limit: self.unpaid_orders_max }),
             Placed::Changed => return Err(EngineError::Moving),
             Placed::Outdated => return Ok(None),
         };

@@ -1,6 +1,7 @@
 //! What every flow works with: the two stores, the clock, and the drops that this process has met.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
+use super::checkout::UNPAID_ORDERS_MAX;
 use super::grants::FirstSeen;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
@@ -97,6 +99,10 @@ pub struct Engine {
     pub clock: Clock,
     /// How old the oldest unsettled claim of a drop may be before no more are taken; see [`super::backlog`].
     pub settlement_lag_limit: SignedDuration,
+    /// Orders of goods that one buyer may have unpaid at the same time.
+    pub unpaid_orders_max: u32,
+    /// Payments that this process has leased: where in [`turns::ROUND`](crate::domain::turns::ROUND) it is.
+    pub(super) places_taken: Arc<AtomicUsize>,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     /// That of all drops, should Redis be one server.
     batcher: Arc<OnceLock<Batcher>>,
@@ -155,6 +161,8 @@ impl Engine {
             tokens,
             clock,
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
+            unpaid_orders_max: UNPAID_ORDERS_MAX,
+            places_taken: Arc::default(),
             drops: Arc::default(),
             batcher: Arc::default(),
             grants_seen: Arc::default(),

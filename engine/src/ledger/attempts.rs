@@ -16,6 +16,7 @@ use super::tx::{planned, run_tx};
 use crate::domain::ids::{IntentId, OrderId, PaymentMethodId};
 use crate::domain::money::Money;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState};
+use crate::domain::turns::{Lane, Preference, Turn, Work};
 
 /// A payment that this worker, and no other, may work on until the lease ends.
 #[derive(Debug, Clone)]
@@ -75,36 +76,32 @@ pub(super) struct FinishCall {
 }
 
 impl Ledger {
-    /// Leases up to `limit` payments that are due.
+    /// Leases up to `limit` payments that are due, those first that the provider was asked about before.
     pub async fn lease_payments(
         &self,
         now: Timestamp,
         lease: SignedDuration,
         limit: i64,
     ) -> Result<Vec<LeasedPayment>, LedgerError> {
-        const SQL: &str = "-- attempts.lease
-            with due as (
-                select order_id from payments
-                where due_at <= $1 and state in ('IN_FLIGHT', 'UNKNOWN', 'CANCEL_REQUESTED', 'PROCESSING', 'ACTION_REQUIRED',
-                                                   'REFUND_PENDING')
-                      and (leased_until is null or leased_until <= $1)
-                order by due_at limit $3 for update skip locked
-            ), leased as (
-                update payments p set lease_number = lease_number + 1, leased_until = $2, tries = tries + 1
-                from due where p.order_id = due.order_id
-                returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number, p.tries
-            )
-            select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels
-            from leased l left join payment_attempts a
-                 on a.order_id = l.order_id and a.finished_at is null,
-                 lateral (select count(*) filter (where operation = 'create') as creates,
-                                 count(*) filter (where operation = 'confirm') as confirms,
-                                 count(*) filter (where operation = 'cancel') as cancels
-                          from payment_attempts c where c.order_id = l.order_id) c";
+        self.lease_payments_of(now, lease, Lane::ALL, limit).await
+    }
+
+    /// Leases up to `limit` payments that are due, in turn: of the first lane as many as it has, then of the next one.
+    pub async fn lease_payments_of(
+        &self,
+        now: Timestamp,
+        lease: SignedDuration,
+        lanes: Preference,
+        limit: i64,
+    ) -> Result<Vec<LeasedPayment>, LedgerError> {
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let rows = connection.query(&statement, &[/* now */ &now, /* until */ &until, /* limit */ &limit]).await?;
+        let sql = lease_sql(lanes);
+        let rows = run_tx!(self, "attempts.lease", tx, {
+            // Until the end of this transaction, which does nothing else.
+            tx.batch_execute(LEASE_PLAN).await?;
+            let statement = tx.prepare_cached(&sql).await?;
+            Ok(tx.query(&statement, &[/* now */ &now, /* until */ &until, /* limit */ &limit]).await?)
+        })?;
         rows.iter().map(leased_from_row).collect()
     }
 
@@ -299,7 +296,8 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         const SQL: &str = "-- attempts.yield
-            update payments set state = $3, failure = coalesce($4, failure), due_at = $5, leased_until = null, updated_at = $6
+            update payments
+            set state = $3, failure = coalesce($4, failure), due_at = $5, leased_until = null, updated_at = $6, turn = $8
             where order_id = $1 and lease_number = $2 and state = $7";
         run_tx!(self, "attempts.yield", tx, {
             let locked = lock_payment(tx, payment.order).await?;
@@ -319,6 +317,7 @@ impl Ledger {
                 &due_at,
                 /* now */ &now,
                 /* from */ &locked.state.as_str(),
+                /* turn */ &Turn::of(Work::Begun).number(),
             ];
             expect_rows("attempts.yield", 1, tx.execute(&statement, arguments).await?)
         })
@@ -335,6 +334,56 @@ impl Ledger {
         connection.execute(&statement, &[&payment.order.0, /* lease */ &payment.lease, /* now */ &now]).await?;
         Ok(())
     }
+}
+
+/// How leases are planned: along the index of turns, from its beginning, as far as there is room. What Postgres believes of a
+/// queue that has just filled would make it read and sort all of a turn (measured: 8,589 rows for 256 of 100,000).
+#[doc(hidden)]
+pub const LEASE_PLAN: &str = "-- attempts.lease_plan
+    set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off;
+    set local enable_bitmapscan = off; set local enable_sort = off";
+
+/// The statement that leases payments; whatever is due is for workers (`payments_due_check`). A lane is read only as far as the ones before it leave room: Postgres runs a CTE row
+/// by row, as its reader asks for them, and stops at the limit. So it reads as many rows as it leases, beside those that
+/// others have leased, however many are due; `engine/tests/engine/turns.rs` counts them.
+#[doc(hidden)]
+pub fn lease_sql(lanes: Preference) -> String {
+    let lane = |number: usize| {
+        let begun = Turn::of(Work::Begun).number();
+        let of_drop = Turn::of(Work::ChargeOfDrop).number();
+        // By equality where there is one turn only, so that what is not due yet is not even looked at in the index.
+        let turns = match lanes[number] {
+            Lane::Begun => format!("turn = {begun}"),
+            Lane::Drops => format!("turn = {of_drop}"),
+            Lane::Goods => format!("turn > {of_drop}"),
+        };
+        format!(
+            "lane_{number} as (
+                select order_id from payments
+                where {turns} and due_at <= $1 and (leased_until is null or leased_until <= $1)
+                order by turn, due_at limit $3 for update skip locked
+            )"
+        )
+    };
+    let (first, second, third) = (lane(0), lane(1), lane(2));
+    format!(
+        "-- attempts.lease
+        with {first}, {second}, {third}, leased as (
+            update payments p set lease_number = lease_number + 1, leased_until = $2, tries = tries + 1
+            where p.order_id = any(array(
+                select order_id from (select * from lane_0 union all select * from lane_1 union all select * from lane_2) due
+                limit $3
+            ))
+            returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number, p.tries
+        )
+        select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels
+        from leased l left join payment_attempts a
+             on a.order_id = l.order_id and a.finished_at is null,
+             lateral (select count(*) filter (where operation = 'create') as creates,
+                             count(*) filter (where operation = 'confirm') as confirms,
+                             count(*) filter (where operation = 'cancel') as cancels
+                      from payment_attempts c where c.order_id = l.order_id) c"
+    )
 }
 
 /// Why an attempt ended whose own answer nobody heard.

@@ -31,6 +31,7 @@ mod erasures;
 mod mails;
 mod webhooks;
 mod charging;
+mod turns;
 mod reconcile;
 mod forgetting;
 mod audit;

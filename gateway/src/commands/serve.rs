@@ -12,6 +12,7 @@ pub async fn run(config: &ServeConfig) -> Result<(), Failure> {
     files::raise_limit();
     let mut engine = super::engine(&config.stores)?;
     engine.settlement_lag_limit = config.settlement_lag_limit;
+    engine.unpaid_orders_max = config.unpaid_orders_max;
     super::check_stores(&engine).await?;
     // It waits for whoever migrates already, and that may take long.
     let applied = tokio::select! {
