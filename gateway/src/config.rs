@@ -124,6 +124,9 @@ pub struct WorkersConfig {
     /// How long the payments of a worker that died wait; more than three calls to the provider take
     #[arg(long, env = "DOORBUSTER_CHARGE_LEASE", default_value = "2m", value_name = "DURATION")]
     pub charge_lease: SignedDuration,
+    /// How long an order is kept whose buyer's bank wants them to act; then its units go back
+    #[arg(long, env = "DOORBUSTER_BANK_WITHIN", default_value = "10m", value_name = "DURATION")]
+    pub bank_within: SignedDuration,
     #[command(flatten)]
     pub outbox: OutboxConfig,
 }
@@ -503,6 +506,9 @@ impl WorkersConfig {
         if !self.charge_lease.is_positive() {
             return bad("--charge-lease (DOORBUSTER_CHARGE_LEASE) must be above zero");
         }
+        if !self.bank_within.is_positive() {
+            return bad("--bank-within (DOORBUSTER_BANK_WITHIN) must be above zero");
+        }
         let provider = ProviderClient::new(ProviderSettings {
             base_url: url.clone(),
             secret_key: SecretKey::from(key.expose().to_owned()),
@@ -516,6 +522,7 @@ impl WorkersConfig {
             backlog_limit: self.backlog_limit,
             charge_concurrency: self.charge_concurrency,
             charge_lease: self.charge_lease,
+            bank_within: self.bank_within,
             lanes: self.outbox.check()?,
             delivery: self.outbox.delivery(),
         };

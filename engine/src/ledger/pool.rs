@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use jiff::SignedDuration;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -11,6 +12,7 @@ use super::attempts::{Attempt, DispatchCall, FinishCall, PrepareCall};
 use super::error::LedgerError;
 use super::group::Group;
 use super::payments::{CaptureCall, PaymentSettled};
+use crate::domain::payments::BANK_WITHIN;
 
 /// Waiting longer than this for a connection means that the pool is too small or Postgres too slow: an error, not a queue.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -25,6 +27,8 @@ pub struct Ledger {
     pub(super) pool: Pool,
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
+    /// How long an order is kept whose buyer's bank wants them to act.
+    pub bank_within: SignedDuration,
     /// What many charges do at once is done in one transaction.
     pub(super) prepares: Group<PrepareCall, Attempt>,
     pub(super) dispatches: Group<DispatchCall, ()>,
@@ -53,6 +57,7 @@ impl Ledger {
             pool,
             config,
             tls,
+            bank_within: BANK_WITHIN,
             prepares: Group::default(),
             dispatches: Group::default(),
             finishes: Group::default(),

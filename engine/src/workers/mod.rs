@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::DropName;
+use crate::domain::payments::BANK_WITHIN;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
 use crate::flows::outbox::{DeliverySettings, Lane};
@@ -71,6 +72,8 @@ pub struct WorkerSettings {
     pub charge_concurrency: usize,
     /// How long the payments of a worker that died wait before another one takes them up.
     pub charge_lease: SignedDuration,
+    /// How long an order is kept whose buyer's bank wants them to act.
+    pub bank_within: SignedDuration,
     /// Who is told what happens to orders. Without a lane for mails, mails wait in the outbox.
     pub lanes: Vec<Lane>,
     pub delivery: DeliverySettings,
@@ -83,6 +86,7 @@ impl Default for WorkerSettings {
             backlog_limit: 5_000,
             charge_concurrency: 16,
             charge_lease: CHARGE_LEASE,
+            bank_within: BANK_WITHIN,
             lanes: Vec::new(),
             delivery: DeliverySettings::default(),
         }
@@ -90,7 +94,8 @@ impl Default for WorkerSettings {
 }
 
 /// Runs all loops until `stop`; then every loop finishes its step, and what is accepted is settled once more.
-pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+    engine.ledger.bank_within = settings.bank_within;
     let tasks = TaskTracker::new();
     if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
         tracing::warn!("no mail server is configured: mails to buyers wait in the outbox");

@@ -9,15 +9,17 @@ use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::domain::versions::Expected;
+use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::checkout::{CartQuote, CheckedOut, CheckoutAsked, CheckoutRefused};
 use doorbuster_engine::ledger::checkouts::{Checkout, ClaimState, NewCheckout, Placed, Taken};
 use doorbuster_engine::ledger::erasures::Erasure;
+use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 use uuid::Uuid;
 
-use crate::harness::{World, provider};
+use crate::harness::{World, provider, taken};
 use crate::shelves::{
     add, asked, audited, cart, check_out, euros, fill, made, ordered, put_on_shelves, refused, save_profile,
     serve_everywhere, shopper, stock,
@@ -103,6 +105,45 @@ async fn a_cart_becomes_an_order_and_is_paid() {
     assert_eq!(fake.intents().len(), 1);
     let report = world.engine.audit(Some(&provider)).await.unwrap();
     assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bank_that_wants_its_customer_keeps_units_for_ten_minutes_and_no_order_longer_than_before() {
+    const ASKED: &str = "pm_card_authenticationRequired";
+    let (mut world, mug, _) = shop().await;
+    let clock = Clock::manual(world.engine.clock.now());
+    let tokens = TokenStore::connect(&world.redis_url).await.unwrap();
+    world.engine = Engine::new(world.engine.ledger.clone(), tokens, clock.clone());
+    let (fake, provider) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, ASKED).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    let order_mugs = async |world: &World, key: &str, units: i64| {
+        let buyer = fill(world, 1, &[(mug, units)]).await;
+        world.sql.execute("update checkout_profiles set payment_method = $1", &[&ASKED]).await.unwrap();
+        ordered(world, &buyer, key).await
+    };
+    let order = order_mugs(&world, "a", 10).await;
+    assert_eq!(world.engine.charge_due(&provider, 10, 4).await.unwrap().leased, 2);
+    assert_eq!(state(&world, order).await, (OrderState::PendingPayment, PaymentState::ActionRequired));
+    clock.advance(SignedDuration::from_secs(599));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0, "there is time to act");
+    clock.advance(SignedDuration::from_secs(1));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 2, "goods, and a drop's unit");
+    assert_eq!(stock(&world, "mug").await, (10, 10), "not before the provider's word");
+    assert_eq!(world.engine.charge_due(&provider, 10, 4).await.unwrap().released, 2);
+    assert_eq!(stock(&world, "mug").await, (10, 0));
+    assert_eq!(world.count("select count(*) from tokens where order_id is not null").await, 0);
+    assert!(fake.intents().iter().all(|intent| intent.status == "canceled"));
+
+    // More time than the order has anyway.
+    world.engine.ledger.bank_within = SignedDuration::from_hours(2);
+    order_mugs(&world, "b", 1).await;
+    world.engine.charge_due(&provider, 10, 4).await.unwrap();
+    let as_before =
+        "select count(*) from orders where status = 'PENDING_PAYMENT' and pay_by = created_at + interval '30 minutes'";
+    assert_eq!(world.count(as_before).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
