@@ -95,6 +95,15 @@ pub struct StoresConfig {
     pub database_connections: u16,
 }
 
+/// Connections of the workers that run beside a gateway.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stores")]
+pub struct WorkerPoolConfig {
+    /// Connections to Postgres of workers in the gateway's process, at most, beside those of buyers
+    #[arg(long, env = "DOORBUSTER_WORKER_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "N")]
+    pub worker_database_connections: u16,
+}
+
 /// The workers' settings, for `work` and for `serve --with-workers`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Workers")]
@@ -221,6 +230,8 @@ pub struct ServeConfig {
     #[command(flatten)]
     pub stores: StoresConfig,
     #[command(flatten)]
+    pub worker_pool: WorkerPoolConfig,
+    #[command(flatten)]
     pub workers: WorkersConfig,
 }
 
@@ -258,6 +269,8 @@ pub struct GatewayConfig {
     pub sharing: Sharing,
     /// Connections to Postgres, which need places beside those of buyers.
     pub pool_connections: usize,
+    /// Those of the workers in this process.
+    pub worker_connections: usize,
 }
 
 /// Bounds of one request, shortened by tests only.
@@ -304,6 +317,7 @@ impl GatewayConfig {
             limits: Limits::default(),
             sharing: Sharing::default(),
             pool_connections: 16,
+            worker_connections: 8,
         }
     }
 }
@@ -491,6 +505,15 @@ impl StoresConfig {
     }
 }
 
+impl WorkerPoolConfig {
+    fn check(&self) -> Result<(), BadConfig> {
+        if self.worker_database_connections < 2 {
+            return bad("--worker-database-connections (DOORBUSTER_WORKER_DATABASE_CONNECTIONS) must be at least 2");
+        }
+        Ok(())
+    }
+}
+
 impl WorkersConfig {
     pub fn check(&self) -> Result<Workers, BadConfig> {
         let (Some(url), Some(key)) = (&self.provider_url, &self.provider_key) else {
@@ -587,6 +610,7 @@ pub(crate) fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, Str
 impl ServeConfig {
     pub fn check(&self) -> Result<(GatewayConfig, Option<Workers>), BadConfig> {
         self.stores.check()?;
+        self.worker_pool.check()?;
         self.tokens.check()?;
         // Below the interval at which claims are settled, a drop would close itself between two settlements.
         if self.settlement_lag_limit < SETTLEMENT_LAG_LIMIT_MIN {
@@ -628,6 +652,7 @@ impl ServeConfig {
             },
             sharing: self.sharing()?,
             pool_connections: self.stores.database_connections.into(),
+            worker_connections: self.worker_pool.worker_database_connections.into(),
         };
         Ok((config, workers))
     }

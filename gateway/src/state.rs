@@ -11,8 +11,11 @@ use doorbuster_engine::provider::{SecretKey, WebhookVerifier};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::anonymous::Anonymous;
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
+use crate::error::Problem;
+use crate::pages::Pages;
 use crate::receipt::Receipts;
 use crate::routes::webhooks::BODIES_MAX;
 use crate::shopper::Sessions;
@@ -39,6 +42,8 @@ pub struct GateState {
     /// Bodies of events that are in memory at the same time.
     pub webhook_bodies: Semaphore,
     pub drops: Drops,
+    /// The catalog's pages, for everybody.
+    pub pages: Pages,
     /// What variants are called and cost, for those who fill carts.
     pub showcase: Showcase,
     pub limits: Limits,
@@ -48,6 +53,7 @@ pub struct GateState {
 
 impl GateState {
     pub fn new(config: &GatewayConfig, engine: Engine) -> Self {
+        let anonymous = Arc::<Anonymous>::default();
         Self {
             verifier: Verifier::new(&config.jwt_secret, engine.clock.clone())
                 .for_audience(config.jwt_audience.as_deref()),
@@ -61,8 +67,9 @@ impl GateState {
                     .collect(),
             ),
             webhook_bodies: Semaphore::new(BODIES_MAX),
-            drops: Drops::new(engine.clone()),
-            showcase: Showcase::new(engine.ledger.clone()),
+            drops: Drops::new(engine.clone(), Arc::clone(&anonymous)),
+            pages: Pages::new(Arc::clone(&anonymous)),
+            showcase: Showcase::new(engine.ledger.clone(), anonymous),
             engine,
             limits: config.limits,
             claims: TaskTracker::new(),
@@ -81,16 +88,26 @@ pub struct Drops {
     engine: Engine,
     asked: Mutex<HashMap<DropName, Instant>>,
     lookups: Semaphore,
+    anonymous: Arc<Anonymous>,
 }
 
 impl Drops {
-    fn new(engine: Engine) -> Self {
-        Self { engine, asked: Mutex::default(), lookups: Semaphore::new(LOOKUPS) }
+    fn new(engine: Engine, anonymous: Arc<Anonymous>) -> Self {
+        Self { engine, asked: Mutex::default(), lookups: Semaphore::new(LOOKUPS), anonymous }
     }
 
-    /// The drop with a state that is at most a second old, or as old as Postgres has been away.
-    pub async fn fresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
-        let Some(known) = self.get(name).await? else { return Ok(None) };
+    /// For anybody: the drop with a state that is at most a second old, or as old as Postgres has been away. A name that was
+    /// not met yet is looked up in a place of anonymous statements; that a known drop is read once a second needs none.
+    pub async fn fresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, Problem> {
+        let known = match self.engine.known_drop(name) {
+            Some(known) => Some(known),
+            None if self.was_just_asked(name) => None,
+            None => {
+                let _place = self.anonymous.place().await?;
+                self.get(name).await?
+            }
+        };
+        let Some(known) = known else { return Ok(None) };
         if !self.is_my_turn(name) {
             return Ok(Some(known));
         }

@@ -65,6 +65,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "doorbuster_log_lines_held_back_total",
         "Lines of the log that came as a count: each place says each cause once a second",
     ),
+    (
+        "doorbuster_anonymous_refused_total",
+        "Requests of nobody in particular, such as pages of the catalog, that found no place for their statement",
+    ),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
     (
         "doorbuster_connections_refused_total",

@@ -43,6 +43,16 @@ impl Ledger {
         let (mut config, tls) = address::parse(url)?;
         config.application_name("doorbuster").options(SESSION).connect_timeout(CONNECT_WAIT);
         config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
+        Self::over(config, tls, connections)
+    }
+
+    /// The same Postgres through a pool of its own: who uses the one never waits for connections of the other.
+    pub fn with_own_pool(&self, connections: usize) -> Result<Self, LedgerError> {
+        let own = Self::over(self.config.clone(), self.tls.clone(), connections)?;
+        Ok(Self { bank_within: self.bank_within, ..own })
+    }
+
+    fn over(config: Config, tls: MakeRustlsConnect, connections: usize) -> Result<Self, LedgerError> {
         let recycling_method = RecyclingMethod::Fast;
         let manager = Manager::from_config(config.clone(), tls.clone(), ManagerConfig { recycling_method });
         let timeouts =
@@ -106,6 +116,13 @@ impl Ledger {
             (true, false) => Ok(()),
             _ => Err(LedgerError::Pooler("what one session set was seen in another".to_owned())),
         }
+    }
+
+    /// Sessions that Postgres takes of those who are no superusers.
+    pub async fn connections_max(&self) -> Result<i32, LedgerError> {
+        const SQL: &str = "-- pool.connections_max
+            select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int";
+        Ok(self.connection().await?.query_one(SQL, &[]).await?.get(0))
     }
 
     pub async fn version(&self) -> Result<String, LedgerError> {

@@ -6,12 +6,14 @@ use doorbuster_engine::flows::outbox::Lane;
 use doorbuster_engine::ledger::LedgerError;
 
 use super::{Failure, print};
-use crate::config::{OutboxConfig, StoresConfig};
+use crate::config::{OutboxConfig, StoresConfig, WorkerPoolConfig};
 
 #[derive(Debug, Args)]
 pub struct CheckArguments {
     #[command(flatten)]
     stores: StoresConfig,
+    #[command(flatten)]
+    worker_pool: WorkerPoolConfig,
     #[command(flatten)]
     outbox: OutboxConfig,
 }
@@ -41,6 +43,17 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         Ok(()) => check(true, "Postgres takes what is written", ""),
         Err(error) => check(false, "", &error.to_string()),
     }
+    let (buyers, workers) = (arguments.stores.database_connections, arguments.worker_pool.worker_database_connections);
+    let allowed = engine.ledger.connections_max().await.context("Postgres cannot be asked")?;
+    let wanted = i32::from(buyers) + i32::from(workers);
+    check(
+        wanted <= allowed,
+        &format!("Postgres takes {allowed} connections: a gateway opens at most {buyers}, its workers {workers} more"),
+        &format!(
+            "Postgres takes {allowed} connections, fewer than one gateway ({buyers}) and its workers ({workers}) may open: \
+             raise max_connections, or lower DOORBUSTER_DATABASE_CONNECTIONS and DOORBUSTER_WORKER_DATABASE_CONNECTIONS"
+        ),
+    );
     let reach = engine.tokens.reach().await.context("Redis cannot be asked")?;
     match [reach.away, reach.refusing].concat() {
         wrong if wrong.is_empty() => check(true, "Redis takes what is written", ""),

@@ -18,6 +18,7 @@ mod pairs;
 mod schemathesis;
 mod standby;
 mod catalog;
+mod crowded;
 mod stopping;
 mod stores;
 mod connections;

@@ -30,6 +30,13 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
         (&["serve", "--log", "doorbuster=loud"], &all, "log filter"),
         (&["serve", "--log-format", "xml"], &all, "xml"),
         (&["serve", "--database-connections", "1"], &all, "at least 2"),
+        (&["serve", "--worker-database-connections", "1"], &all, "at least 2"),
+        (&["serve", "--unpaid-orders-max", "0"], &all, "above zero"),
+        (
+            &["work", "--provider-url", "http://127.0.0.1:1", "--provider-key", "sk_test_x", "--bank-within", "0s"],
+            &all,
+            "above zero",
+        ),
         (&["serve", "--connections", "0"], &all, "above zero"),
         (&["serve", "--trusted-proxies", "10.0.0.0/8,proxy.example"], &all, "neither an address nor a network"),
         (with_workers, &all, "--provider-url"),
