@@ -107,6 +107,7 @@ pub const STEPS: &[&str] = &[
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
 /// repeated with its grant; engine/tests/engine/standby.rs does so. `attempts.lease` is told of as `charge.leased`.
 pub const NO_STEPS: &[&str] = &[
+    "attempts.give_back_unsent",
     "attempts.lease",
     "awards.refuse",
     "catalog.add_variant",

@@ -113,6 +113,10 @@ const GAUGES: &[(&str, &str)] = &[
     ("doorbuster_outbox_waiting", "Mails and webhooks that wait for their first or next attempt, by destination"),
     ("doorbuster_provider_circuit_open", "1 while the payment provider refuses our credential and nothing is charged"),
     ("doorbuster_charge_backlog_seconds", "How long charging every order of now takes at the payment provider's limit"),
+    (
+        "doorbuster_charge_leases_owed",
+        "Payments that wait for Postgres to be given back by the worker that had leased them",
+    ),
     ("doorbuster_payments_open", "Payments that are not over, by state"),
     ("doorbuster_webhook_events_waiting", "Events of the payment provider's that wait to be dealt with"),
     ("doorbuster_reconcile_findings_open", "Disagreements with the payment provider that nobody has settled"),

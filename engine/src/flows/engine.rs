@@ -19,6 +19,7 @@ use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
+use super::charge::OwedLease;
 use super::checkout::UNPAID_ORDERS_MAX;
 use super::grants::FirstSeen;
 
@@ -103,6 +104,7 @@ pub struct Engine {
     pub unpaid_orders_max: u32,
     /// Payments that this process has leased: where in [`turns::ROUND`](crate::domain::turns::ROUND) it is.
     pub(super) places_taken: Arc<AtomicUsize>,
+    pub(super) owed_leases: Arc<Mutex<Vec<OwedLease>>>,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     /// That of all drops, should Redis be one server.
     batcher: Arc<OnceLock<Batcher>>,
@@ -163,6 +165,7 @@ impl Engine {
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             unpaid_orders_max: UNPAID_ORDERS_MAX,
             places_taken: Arc::default(),
+            owed_leases: Arc::default(),
             drops: Arc::default(),
             batcher: Arc::default(),
             grants_seen: Arc::default(),

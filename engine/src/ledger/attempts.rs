@@ -36,6 +36,21 @@ pub struct LeasedPayment {
     pub cancels: u32,
 }
 
+/// The right to work on a payment, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PaymentLease {
+    pub order: OrderId,
+    pub number: i64,
+}
+
+/// A lease got no answer, or was refused.
+#[derive(Debug)]
+pub struct NotLeased {
+    pub error: LedgerError,
+    /// What is leased all the same if it was the COMMIT whose answer was lost. Nobody works on these.
+    pub perhaps: Vec<PaymentLease>,
+}
+
 /// One call to the provider with its exact bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -83,7 +98,7 @@ impl Ledger {
         lease: SignedDuration,
         limit: i64,
     ) -> Result<Vec<LeasedPayment>, LedgerError> {
-        self.lease_payments_of(now, lease, Lane::ALL, limit).await
+        self.lease_payments_of(now, lease, Lane::ALL, limit).await.map_err(|not_leased| not_leased.error)
     }
 
     /// Leases up to `limit` payments that are due, in turn: of the first lane as many as it has, then of the next one.
@@ -93,16 +108,23 @@ impl Ledger {
         lease: SignedDuration,
         lanes: Preference,
         limit: i64,
-    ) -> Result<Vec<LeasedPayment>, LedgerError> {
+    ) -> Result<Vec<LeasedPayment>, NotLeased> {
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let sql = lease_sql(lanes);
+        let mut perhaps = Vec::new();
         let rows = run_tx!(self, "attempts.lease", tx, {
+            perhaps.clear();
             // Until the end of this transaction, which does nothing else.
             tx.batch_execute(LEASE_PLAN).await?;
             let statement = tx.prepare_cached(&sql).await?;
-            Ok(tx.query(&statement, &[/* now */ &now, /* until */ &until, /* limit */ &limit]).await?)
-        })?;
-        rows.iter().map(leased_from_row).collect()
+            let rows = tx.query(&statement, &[/* now */ &now, /* until */ &until, /* limit */ &limit]).await?;
+            perhaps.extend(rows.iter().map(|row| PaymentLease { order: OrderId(row.get(0)), number: row.get(6) }));
+            Ok(rows)
+        });
+        let rows = rows.map_err(|error| NotLeased { error, perhaps })?;
+        let leased = rows.iter().map(leased_from_row).collect::<Result<_, _>>();
+        // A row that cannot be read keeps its lease: it would be the first again at once.
+        leased.map_err(|error| NotLeased { error, perhaps: Vec::new() })
     }
 
     /// Commits an attempt with its exact bytes; nothing has been sent yet.
@@ -333,6 +355,30 @@ impl Ledger {
         // Another one has it already if the lease has run out; then there is nothing to give.
         connection.execute(&statement, &[&payment.order.0, /* lease */ &payment.lease, /* now */ &now]).await?;
         Ok(())
+    }
+
+    /// Gives leases back as they were whose worker lost its connection to us, and answers which. Our own rows say for which of
+    /// them nothing was sent: a call is committed as DISPATCHED before it is made. What may have been sent keeps its lease, and
+    /// is read back when that runs out.
+    pub async fn give_back_unsent(
+        &self,
+        leases: &[PaymentLease],
+        now: Timestamp,
+    ) -> Result<HashSet<OrderId>, LedgerError> {
+        const SQL: &str = "-- attempts.give_back_unsent
+            update payments p set leased_until = null, tries = greatest(p.tries - 1, 0), updated_at = $3
+            from unnest($1::uuid[], $2::bigint[]) as c (order_id, lease)
+            where p.order_id = c.order_id and p.lease_number = c.lease and p.leased_until is not null
+                  and not exists (select 1 from payment_attempts a
+                                  where a.order_id = p.order_id and a.finished_at is null
+                                        and a.state in ('DISPATCHED', 'UNKNOWN'))
+            returning p.order_id";
+        let orders = leases.iter().map(|lease| lease.order.0).collect::<Vec<_>>();
+        let numbers = leases.iter().map(|lease| lease.number).collect::<Vec<_>>();
+        run_tx!(self, "attempts.give_back_unsent", tx, {
+            let rows = planned(tx, SQL, &[&orders, /* leases */ &numbers, /* now */ &now]).await?;
+            Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
+        })
     }
 }
 
