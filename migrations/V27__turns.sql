@@ -1,5 +1,5 @@
--- In which turn a payment is charged (engine/src/domain/turns.rs): -1 what the provider was asked about before, 0 a drop's
--- order, n the n-th unpaid order of goods of its buyer. A program that does not know it yet makes first ones of all it writes.
+-- In which turn a payment is charged (engine/src/domain/turns.rs): -1 what the provider was asked about before, 0 a
+-- drop's order, n the n-th unpaid order of goods of its buyer. A program that does not know the column writes 1.
 alter table payments add column turn smallint not null default 1;
 
 with waiting as (

@@ -1,7 +1,7 @@
 //! Statements that anybody can cause without saying who they are: few at a time, so that Postgres is there for buyers.
 //!
-//! They have places of their own in the whole process. Whoever finds none waits a moment, then gets 503: a catalog that is asked
-//! for too fast keeps nobody from buying.
+//! They have places of their own in the whole process. Whoever finds none waits a moment, then gets 503: a catalog that
+//! is asked for too fast keeps nobody from buying.
 
 use std::time::Duration;
 

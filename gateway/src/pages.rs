@@ -1,8 +1,8 @@
 //! Pages of the catalog as of a second ago, each read once however many ask for it.
 //!
-//! The first who asks for a page that is not known begins to read it, in a task that goes on should they hang up; everybody else
-//! waits for that reading, also for its failure. What was read is kept for a second, with its tag. The memory is bounded: the
-//! page that was read first goes first.
+//! The first who asks for a page that is not known begins to read it, in a task that goes on should they hang up;
+//! everybody else waits for that reading, also for its failure. What was read is kept for a second, with its tag. The
+//! memory is bounded: the page that was read first goes first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -153,8 +153,8 @@ impl Pages {
 }
 
 impl Entry {
-    /// Whether those who ask now may have what it says: it is being read, or has just been. That there is no such product is
-    /// said for a second too; any other failure is for those who have waited for it, and nobody else.
+    /// Whether those who ask now may have what it says: it is being read, or has just been. That there is no such
+    /// product is said for a second too; any other failure is for those who have waited for it, and nobody else.
     fn is_good(&self) -> bool {
         match &*self.read.borrow() {
             Some(Reading { at, page: Ok(_) | Err(Problem::ProductNotFound) }) => at.elapsed() < FRESH,

@@ -93,7 +93,8 @@ impl Gateway {
         let gate = Arc::new(GateState::new(&config, engine.clone()));
         let public = listen(config.listen).context("the public listener")?;
         let public_addr = public.local_addr()?;
-        // Workers have connections to Postgres of their own: a crowd of buyers keeps no order from being made or charged.
+        // Workers have connections to Postgres of their own: a crowd of buyers keeps no order from being made or
+        // charged.
         let workers = match workers {
             Some(workers) => {
                 let mut engine = engine.clone();

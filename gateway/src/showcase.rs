@@ -22,8 +22,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const USABLE: Duration = Duration::from_secs(2);
 /// Variants, and SKUs, that are remembered: some 300 bytes each. The whole memory is dropped when it is full.
 const KNOWN: usize = 20_000;
-/// Buyers' lookups of SKUs never met, at the same time: a quarter of the default pool of connections. Guests' are among the
-/// anonymous statements.
+/// Buyers' lookups of SKUs never met, at the same time: a quarter of the default pool of connections. Guests' are among
+/// the anonymous statements.
 const LOOKUPS: usize = 4;
 
 pub type Shown = HashMap<VariantId, Arc<ShownVariant>>;

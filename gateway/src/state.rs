@@ -96,8 +96,9 @@ impl Drops {
         Self { engine, asked: Mutex::default(), lookups: Semaphore::new(LOOKUPS), anonymous }
     }
 
-    /// For anybody: the drop with a state that is at most a second old, or as old as Postgres has been away. A name that was
-    /// not met yet is looked up in a place of anonymous statements; that a known drop is read once a second needs none.
+    /// For anybody: the drop with a state that is at most a second old, or as old as Postgres has been away. A name
+    /// that was not met yet is looked up in a place of anonymous statements; that a known drop is read once a second
+    /// needs none.
     pub async fn fresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, Problem> {
         let known = match self.engine.known_drop(name) {
             Some(known) => Some(known),

@@ -5,7 +5,7 @@
 //!     |                      |  '--Declined--> CANCEL_REQUESTED --CanceledAfterDecline--> FAILED
 //!     |                      '--WentDark--> UNKNOWN --(as IN_FLIGHT, once the provider has been asked)
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
-//! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had some minutes to act, at most until the order's pay_by)
+//! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had minutes to act, or until pay_by)
 //! any of IN_FLIGHT, UNKNOWN, CANCEL_REQUESTED --Contradiction--> MANUAL_REVIEW
 //!
 //! The order is cancelled before it ships:

@@ -1,12 +1,14 @@
 //! Turns: what is charged next, when more waits than the payment provider takes.
 //!
-//! A payment has a turn, written with its order: 0 for a drop's order, n for the n-th unpaid order of goods of its buyer. So
-//! somebody with fifty orders has fifty turns, and everybody else's first order comes before their second. Once the provider has
-//! been asked about a payment, its turn is -1: cancels, refunds, open questions and repeats are work that has begun.
+//! A payment has a turn, written with its order: 0 for a drop's order, n for the n-th unpaid order of goods of its
+//! buyer. So somebody with fifty orders has fifty turns, and everybody else's first order comes before their second.
+//! Once the provider has been asked about a payment, its turn is -1: cancels, refunds, open questions and repeats are
+//! work that has begun.
 //!
-//! Turns alone would let a drop's ten thousand orders keep goods waiting for minutes, and both of them keep a unit that a
-//! declined buyer gives back. So each kind of work is a lane of its own, and [`ROUND`] gives each lane its share of the places
-//! that become free. A lane with nothing to do leaves its share to the others: no place stays empty while anything is due.
+//! Turns alone would let a drop's ten thousand orders keep goods waiting for minutes, and both of them keep a unit that
+//! a declined buyer gives back. So each kind of work is a lane of its own, and [`ROUND`] gives each lane its share of
+//! the places that become free. A lane with nothing to do leaves its share to the others: no place stays empty while
+//! anything is due.
 
 /// The place of a payment among those that are due: the lowest first, and of one turn what fell due first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,10 +48,11 @@ const GOODS: Preference = [Lane::Goods, Lane::Drops, Lane::Begun];
 
 /// Eight places, one after the other.
 ///
-/// Half of them are for what has begun: it uses other limits of the provider's than charges do (cancel, refund, read), and there
-/// is never more of it than was charged before. A cancel waits for one charge at most before its own turn, however many are due.
-/// Of charges three in four are a drop's: a drop is what everybody waits for, and with 25 calls a second its orders lose a
-/// quarter of their speed to goods, while goods have 6 a second in the middle of the largest sale.
+/// Half of them are for what has begun: it uses other limits of the provider's than charges do (cancel, refund, read),
+/// and there is never more of it than was charged before. A cancel waits for one charge at most before its own turn,
+/// however many are due. Of charges three in four are a drop's: a drop is what everybody waits for, and with 25 calls a
+/// second its orders lose a quarter of their speed to goods, while goods have 6 a second in the middle of the largest
+/// sale.
 pub const ROUND: [Preference; 8] =
     [BEGUN_OR_DROP, DROP, BEGUN_OR_DROP, DROP, BEGUN_OR_DROP, DROP, BEGUN_OR_GOODS, GOODS];
 
@@ -69,8 +72,8 @@ impl Turn {
     }
 }
 
-/// How the next places are shared out: so many for each preference. `taken`: places that were taken before, which says where in
-/// the round we are.
+/// How the next places are shared out: so many for each preference. `taken`: places that were taken before, which says
+/// where in the round we are.
 pub fn shares(taken: usize, places: usize) -> Vec<(Preference, usize)> {
     let mut shares = Vec::<(Preference, usize)>::new();
     for place in 0..places {

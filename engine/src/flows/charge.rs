@@ -62,8 +62,8 @@ pub struct ChargeReport {
     pub review: usize,
 }
 
-/// A lease that could not be given back, because Postgres was away. Kept until it runs out; there are no more of them than were
-/// leased in that time.
+/// A lease that could not be given back, because Postgres was away. Kept until it runs out; there are no more of them
+/// than were leased in that time.
 pub(super) struct OwedLease {
     lease: PaymentLease,
     until: Timestamp,
@@ -179,8 +179,8 @@ impl Engine {
         refused.map_or(Ok(report), |error| Err(error.into()))
     }
 
-    /// Leases up to so many payments, and shares the places out as [`turns`] has it; with what stopped it half-way, if anything
-    /// did.
+    /// Leases up to so many payments, and shares the places out as [`turns`] has it; with what stopped it half-way, if
+    /// anything did.
     async fn lease_in_turn(
         &self,
         lease: SignedDuration,
@@ -213,8 +213,8 @@ impl Engine {
         self.owed_leases.lock().expect("nobody panics holding this lock").extend(owed);
     }
 
-    /// Gives back what could not be given back before, so that nobody waits for its lease; what may have been sent keeps it.
-    /// Answers how many leases there were.
+    /// Gives back what could not be given back before, so that nobody waits for its lease; what may have been sent
+    /// keeps it. Answers how many leases there were.
     pub async fn give_back_owed(&self) -> Result<usize, EngineError> {
         let now = self.clock.now();
         let owed = {
@@ -233,8 +233,9 @@ impl Engine {
         Ok(given.len())
     }
 
-    /// A payment that Postgres interrupts is put back, and comes again with what was written until then: what cost a moment
-    /// does not cost the whole lease. Should Postgres refuse that as well, it is given back once Postgres is there again.
+    /// A payment that Postgres interrupts is put back, and comes again with what was written until then: what cost a
+    /// moment does not cost the whole lease. Should Postgres refuse that as well, it is given back once Postgres is
+    /// there again.
     async fn charge_or_put_back(
         &self,
         provider: &ProviderClient,
@@ -247,7 +248,8 @@ impl Engine {
             && error.is_retryable()
             && let Err(error) = self.later(&leased, None, backoff(leased.tries)).await
         {
-            tracing::warn!(order = %leased.order, %error, "the charge of order {} waits for Postgres: {error}", leased.order);
+            let order = leased.order;
+            tracing::warn!(%order, %error, "the charge of order {order} waits for Postgres: {error}");
             self.owe([PaymentLease { order: leased.order, number: leased.lease }], lease);
         }
         step

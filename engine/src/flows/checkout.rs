@@ -32,8 +32,8 @@ use super::engine::{Engine, EngineError};
 
 /// How long goods are kept for a payment that waits for the drop or for the buyer's bank.
 const UNPAID: SignedDuration = SignedDuration::from_mins(30);
-/// Orders of goods that one buyer may have unpaid at the same time. A charge takes seconds, so an honest buyer has one or two;
-/// ten leave room for an evening on which the payment provider is away.
+/// Orders of goods that one buyer may have unpaid at the same time. A charge takes seconds, so an honest buyer has one
+/// or two; ten leave room for an evening on which the payment provider is away.
 pub const UNPAID_ORDERS_MAX: u32 = 10;
 /// Tries before what is taken optimistically is locked instead.
 const OPTIMISTIC_TRIES: u32 = 8;

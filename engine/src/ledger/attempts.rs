@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::join;
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -115,9 +116,12 @@ impl Ledger {
         let rows = run_tx!(self, "attempts.lease", tx, {
             perhaps.clear();
             // Until the end of this transaction, which does nothing else.
-            tx.batch_execute(LEASE_PLAN).await?;
             let statement = tx.prepare_cached(&sql).await?;
-            let rows = tx.query(&statement, &[/* now */ &now, /* until */ &until, /* limit */ &limit]).await?;
+            let arguments: [&(dyn ToSql + Sync); 3] =
+                [/* now */ &now, /* until */ &until, /* limit */ &limit];
+            let (plan, rows) = join!(tx.batch_execute(LEASE_PLAN), tx.query(&statement, &arguments));
+            plan?;
+            let rows = rows?;
             perhaps.extend(rows.iter().map(|row| PaymentLease { order: OrderId(row.get(0)), number: row.get(6) }));
             Ok(rows)
         });
@@ -319,7 +323,8 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         const SQL: &str = "-- attempts.yield
             update payments
-            set state = $3, failure = coalesce($4, failure), due_at = $5, leased_until = null, updated_at = $6, turn = $8
+            set state = $3, failure = coalesce($4, failure), due_at = $5, leased_until = null, updated_at = $6,
+                turn = $8
             where order_id = $1 and lease_number = $2 and state = $7";
         run_tx!(self, "attempts.yield", tx, {
             let locked = lock_payment(tx, payment.order).await?;
@@ -357,9 +362,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives leases back as they were whose worker lost its connection to us, and answers which. Our own rows say for which of
-    /// them nothing was sent: a call is committed as DISPATCHED before it is made. What may have been sent keeps its lease, and
-    /// is read back when that runs out.
+    /// Gives leases back as they were whose worker lost its connection to us, and answers which. Our own rows say for
+    /// which of them nothing was sent: a call is committed as DISPATCHED before it is made. What may have been sent
+    /// keeps its lease, and is read back when that runs out.
     pub async fn give_back_unsent(
         &self,
         leases: &[PaymentLease],
@@ -382,16 +387,18 @@ impl Ledger {
     }
 }
 
-/// How leases are planned: along the index of turns, from its beginning, as far as there is room. What Postgres believes of a
-/// queue that has just filled would make it read and sort all of a turn (measured: 8,589 rows for 256 of 100,000).
+/// How leases are planned: along the index of turns, from its beginning, as far as there is room. What Postgres
+/// believes of a queue that has just filled would make it read and sort all of a turn (measured: 8,589 rows for 256 of
+/// 100,000).
 #[doc(hidden)]
 pub const LEASE_PLAN: &str = "-- attempts.lease_plan
     set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off;
     set local enable_bitmapscan = off; set local enable_sort = off";
 
-/// The statement that leases payments; whatever is due is for workers (`payments_due_check`). A lane is read only as far as the ones before it leave room: Postgres runs a CTE row
-/// by row, as its reader asks for them, and stops at the limit. So it reads as many rows as it leases, beside those that
-/// others have leased, however many are due; `engine/tests/engine/turns.rs` counts them.
+/// The statement that leases payments; whatever is due is for workers (`payments_due_check`). A lane is read only as
+/// far as the ones before it leave room: Postgres runs a CTE row by row, as its reader asks for them, and stops at the
+/// limit. So it reads as many rows as it leases, beside those that others have leased, however many are due;
+/// `engine/tests/engine/turns.rs` counts them.
 #[doc(hidden)]
 pub fn lease_sql(lanes: Preference) -> String {
     let lane = |number: usize| {
@@ -417,10 +424,12 @@ pub fn lease_sql(lanes: Preference) -> String {
         with {first}, {second}, {third}, leased as (
             update payments p set lease_number = lease_number + 1, leased_until = $2, tries = tries + 1
             where p.order_id = any(array(
-                select order_id from (select * from lane_0 union all select * from lane_1 union all select * from lane_2) due
+                select order_id
+                from (select * from lane_0 union all select * from lane_1 union all select * from lane_2) due
                 limit $3
             ))
-            returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number, p.tries
+            returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number,
+                      p.tries
         )
         select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels
         from leased l left join payment_attempts a

@@ -329,8 +329,8 @@ fn checkout(row: &Row) -> Result<Checkout, LedgerError> {
 
 /// What the buyer's lock showed.
 struct Before {
-    /// What was read before is still so: no other checkout has taken units from the cart since, and the profile is there as it
-    /// was.
+    /// What was read before is still so: no other checkout has taken units from the cart since, and the profile is
+    /// there as it was.
     is_current: bool,
     /// The buyer's orders of goods that are not paid.
     unpaid: u32,
@@ -431,7 +431,8 @@ async fn write_order(
         from unnest($2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[]) with ordinality
              as i (product_id, variant_id, warehouse_id, quantity, unit_price, line)";
     const PAYMENT: &str = "-- checkouts.insert_payment
-        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at, turn)
+        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at,
+                              updated_at, turn)
         values ($1, $2, $3, $4, 'order-' || $1::uuid, $5, $6, $7, $8)";
     const HISTORY: &str = "-- checkouts.history
         insert into order_history (order_id, at, from_state, to_state, actor, reason)

@@ -222,8 +222,8 @@ impl Ledger {
         Ok(calls.iter().map(|call| Ok(confirmed.remove(&call.order).then_some(PaymentSettled::Confirmed))).collect())
     }
 
-    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for them no longer: a drop's by its
-    /// drop, a cart's by itself, and what waits for a bank by itself too.
+    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for them no longer: a drop's
+    /// by its drop, a cart's by itself, and what waits for a bank by itself too.
     pub async fn unpaid_past_due(&self, now: Timestamp, limit: i64) -> Result<Vec<OrderId>, LedgerError> {
         const SQL: &str = "-- payments.unpaid_past_due
             (select p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)

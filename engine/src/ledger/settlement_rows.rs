@@ -44,7 +44,8 @@ pub(super) async fn write_orders(
         from unnest($2::uuid[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::text[])
              as i (order_id, variant_id, warehouse_id, quantity, unit_price, serials)";
     const PAYMENTS: &str = "-- settlement_rows.insert_payments
-        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at, turn)
+        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at,
+                              updated_at, turn)
         select order_id, case when method is null then $1 else $2 end, amount, $3, 'order-' || order_id, method,
                case when method is null then null else $4::timestamptz end, $4, $8
         from unnest($5::uuid[], $6::bigint[], $7::text[]) as p (order_id, amount, method)";

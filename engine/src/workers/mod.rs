@@ -59,7 +59,8 @@ const OUTBOX_IDLE: Duration = Duration::from_millis(500);
 const EVENTS_EVERY: Duration = Duration::from_millis(250);
 const OUTBOX_LOOK_EVERY: Duration = Duration::from_secs(15);
 const EXPIRE_BATCH: i64 = 500;
-/// Told to stop while Postgres is away, charging tries so often to give its leases back, before others wait for these to run out.
+/// Told to stop while Postgres is away, charging tries so often to give its leases back, before others wait for these
+/// to run out.
 const GIVE_BACK_TRIES: u32 = 3;
 /// After an error: long enough not to fill the log, short enough to be back when the store is.
 const AFTER_ERROR: Duration = Duration::from_secs(1);

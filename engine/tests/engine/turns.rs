@@ -1,5 +1,5 @@
-//! Who is charged next when more waits than the provider takes: no buyer's many orders, and no kind of work, keep the others
-//! waiting.
+//! Who is charged next when more waits than the provider takes: no buyer's many orders, and no kind of work, keep the
+//! others waiting.
 
 use doorbuster_engine::domain::claims::Claim;
 use doorbuster_engine::domain::ids::{IntentId, OrderId, RefundId, VariantId};
@@ -166,8 +166,8 @@ fn rows_read(plan: &Value) -> f64 {
 async fn a_lease_reads_what_it_takes_however_many_are_due() {
     let mut world = World::new().await;
     let (now, until) = (world.engine.clock.now(), world.engine.clock.now() + SignedDuration::from_mins(2));
-    // Foreign keys are not looked at, so that the orders can be left out. What was begun waits for a later time, such as
-    // payments whose buyers have to act.
+    // Foreign keys are not looked at, so that the orders can be left out. What was begun waits for a later time, such
+    // as payments whose buyers have to act.
     let due = "set session_replication_role = replica;
         insert into payments (order_id, state, amount_minor, currency, idempotency_key, due_at, updated_at, turn)
         select id, case turn when -1 then 'ACTION_REQUIRED' else 'IN_FLIGHT' end, 1, 'EUR', 'order-' || id,

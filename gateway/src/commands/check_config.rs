@@ -50,7 +50,7 @@ pub async fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         wanted <= allowed,
         &format!("Postgres takes {allowed} connections: a gateway opens at most {buyers}, its workers {workers} more"),
         &format!(
-            "Postgres takes {allowed} connections, fewer than one gateway ({buyers}) and its workers ({workers}) may open: \
+            "Postgres takes {allowed} connections, fewer than a gateway ({buyers}) and its workers ({workers}) open: \
              raise max_connections, or lower DOORBUSTER_DATABASE_CONNECTIONS and DOORBUSTER_WORKER_DATABASE_CONNECTIONS"
         ),
     );

@@ -227,7 +227,7 @@ catalogue! {
         "Nothing was reserved: lines says what can be had of each.",
         tells (lines);
     TooManyOpen { limit: u32 = 10 } = CONFLICT "too_many_open", "Too many orders are not paid yet",
-        "A buyer may have {limit} unpaid orders: wait until one is paid, or end one with POST /v1/orders/{{order}}/cancel.",
+        "A buyer may have {limit} unpaid orders: let one be paid, or end one with POST /v1/orders/{{order}}/cancel.",
         tells (limit);
     NotServed = CONFLICT "region_not_served", "Nothing is sent there in this currency",
         "Change the country in PUT /v1/me/checkout-profile, or what is in the cart.";

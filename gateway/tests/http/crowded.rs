@@ -98,7 +98,8 @@ async fn who_reads_the_catalog_has_four_statements_and_the_rest_is_for_buyers() 
     assert_eq!(shop.claim("ada", "k", 1).await.status, 201);
     assert_eq!(settle_all(&shop.engine).await.unwrap(), 1, "settlement has its connections");
     assert_eq!(shop.get("ada", "/v1/orders").await.json()["items"].as_array().unwrap().len(), 1);
-    let guest = send(shop.http.post(shop.url("/v1/carts/guest"))).await.json()["cart_session"].as_str().unwrap().to_owned();
+    let guest = send(shop.http.post(shop.url("/v1/carts/guest"))).await.json();
+    let guest = guest["cart_session"].as_str().unwrap();
     let item = shop.http.post(shop.url("/v1/cart/items")).header("Cart-Session", guest).header("Idempotency-Key", "k");
     for answer in join_all([
         send(shop.http.get(shop.url("/v1/products?limit=99"))),
