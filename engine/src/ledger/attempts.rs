@@ -189,7 +189,8 @@ impl Ledger {
         Ok(calls.into_iter().map(answer).collect())
     }
 
-    /// Commits that the attempt is about to be sent. From here on the provider may have executed it.
+    /// Commits that the attempt is about to be sent. From here on the provider may have executed it, and whatever is left
+    /// to do is in the turn of what has begun, also should this worker die.
     pub async fn dispatch_attempt(
         &self,
         payment: &LeasedPayment,
@@ -207,6 +208,8 @@ impl Ledger {
                 from unnest($1::uuid[], $2::bigint[], $3::int[], $4::timestamptz[]) as c (order_id, lease, number, at)
                 join payments p on p.order_id = c.order_id and p.lease_number = c.lease
                 order by p.order_id for update of p
+            ), asked as (
+                update payments p set turn = $5 from mine where p.order_id = mine.order_id and p.turn <> $5
             )
             update payment_attempts a set state = 'DISPATCHED', dispatched_at = coalesce(dispatched_at, mine.at)
             from mine where a.order_id = mine.order_id and a.number = mine.number
@@ -217,7 +220,8 @@ impl Ledger {
         let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
         let numbers = calls.iter().map(|call| call.number).collect::<Vec<_>>();
         let times = calls.iter().map(|call| call.at).collect::<Vec<_>>();
-        let arguments: [&(dyn ToSql + Sync); 4] = [&orders, &leases, &numbers, &times];
+        let turn = Turn::of(Work::Begun).number();
+        let arguments: [&(dyn ToSql + Sync); 5] = [&orders, &leases, &numbers, &times, &turn];
         let changed = run_tx!(self, "attempts.dispatch", tx, {
             let rows = planned(tx, SQL, &arguments).await?;
             Ok(rows.iter().map(|row| row.get(0)).collect::<HashSet<Uuid>>())

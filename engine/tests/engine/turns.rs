@@ -3,7 +3,7 @@
 
 use doorbuster_engine::domain::claims::Claim;
 use doorbuster_engine::domain::ids::{IntentId, OrderId, RefundId, VariantId};
-use doorbuster_engine::domain::payments::AttemptState;
+use doorbuster_engine::domain::payments::{AttemptState, ProviderReport, Verdict};
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::domain::turns::{Lane, ROUND};
 use doorbuster_engine::domain::versions::Expected;
@@ -98,54 +98,58 @@ async fn goods_are_charged_in_the_middle_of_a_drop_and_a_cancel_waits_for_neithe
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_has_begun_leaves_the_line_of_first_charges() {
     let world = World::new().await;
-    let (fake, client) = provider(FakeProviderOptions::default()).await;
-    let methods = ["pm_card_chargeDeclined", "pm_card_visa", "pm_card_visa", "pm_card_visa"];
-    let [declined, refunded, cancelled, unsent] = settled(&world, 4, &methods).await[..] else { panic!() };
-    for order in [declined, refunded, cancelled, unsent] {
-        assert_eq!(turn(&world, order).await, 0, "a drop's first charge");
-    }
+    let (_fake, client) = provider(FakeProviderOptions::default()).await;
+    let orders = settled(&world, 5, &["pm_card_visa"; 5]).await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
-    let only = async |order: OrderId| {
-        let sql =
-            "update payments set due_at = case when order_id = $1 then now() - interval '1 hour' else now() + interval
-            '1 hour' end where state = 'IN_FLIGHT'";
-        world.sql.execute(sql, &[&order.0]).await.unwrap();
-    };
-    only(declined).await;
-    world.engine.charge_due(&client, 1, 1).await.unwrap();
-    assert_eq!(turn(&world, declined).await, -1);
-    world
-        .sql
-        .execute("update payments set due_at = null where order_id = $1 and state = 'FAILED'", &[&declined.0])
-        .await
-        .unwrap();
-    world.engine.charge_due(&client, 1, 1).await.unwrap();
-
-    only(refunded).await;
+    // As a program that knows no turns leaves it.
+    let forget = async || world.sql.batch_execute("update payments set turn = 0").await.unwrap();
     assert_eq!(world.engine.charge_due(&client, 1, 1).await.unwrap().confirmed, 1);
-    ledger.ask_refund(RefundId(refunded.0), refunded, None, ("grace", "a scratch"), now).await.unwrap();
-    assert_eq!(turn(&world, refunded).await, -1);
-    world.engine.charge_due(&client, 1, 1).await.unwrap();
+    forget().await;
+    let paid = "select order_id from payments where state = 'SUCCEEDED'";
+    let paid = OrderId(world.sql.query_one(paid, &[]).await.unwrap().get(0));
+    ledger.ask_refund(RefundId(paid.0), paid, None, ("grace", "a scratch"), now).await.unwrap();
+    assert_eq!(turn(&world, paid).await, -1, "a refund");
 
-    // Cancelled by its buyer while its confirm is on the way.
-    only(cancelled).await;
-    let leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
-    assert_eq!(leased.order, cancelled);
-    let create = ledger.prepare_attempt(&leased, ("create", "k1", "/p", "b"), now).await.unwrap();
-    ledger.dispatch_attempt(&leased, &create, now).await.unwrap();
-    let intent = IntentId("pi_1".to_owned());
-    ledger.finish_attempt(&leased, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
-    let confirm = ledger.prepare_attempt(&leased, ("confirm", "k2", "/p", "b"), now).await.unwrap();
-    ledger.dispatch_attempt(&leased, &confirm, now).await.unwrap();
-    assert_eq!(turn(&world, cancelled).await, 0, "a lease changes no turn");
-    ledger.cancel_order(cancelled, None, ("buyer", "too small"), now).await.unwrap();
-    assert_eq!(turn(&world, cancelled).await, -1);
-
-    // Nobody is there to take the call.
-    only(unsent).await;
-    drop(fake);
-    assert_eq!(world.engine.charge_due(&client, 1, 1).await.unwrap().later, 1);
-    assert_eq!(turn(&world, unsent).await, -1, "its next try comes before what nobody has tried yet");
+    forget().await;
+    world.sql.execute("update payments set due_at = null where order_id = $1", &[&paid.0]).await.unwrap();
+    let leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 10).await.unwrap();
+    assert_eq!(leased.len(), orders.len() - 1);
+    for (number, payment) in leased.iter().enumerate() {
+        assert_eq!(turn(&world, payment.order).await, 0, "a lease changes no turn");
+        if number == 0 {
+            ledger.yield_payment(payment, None, None, Some(now), now).await.unwrap();
+            assert_eq!(turn(&world, payment.order).await, -1, "it was interrupted");
+            continue;
+        }
+        let call = async |operation: &str| {
+            let key = format!("{operation}-{number}");
+            ledger.prepare_attempt(payment, (operation, &key, "/p", "b"), now).await.unwrap()
+        };
+        let create = call("create").await;
+        assert_eq!(turn(&world, payment.order).await, 0, "nothing was sent");
+        ledger.dispatch_attempt(payment, &create, now).await.unwrap();
+        assert_eq!(
+            turn(&world, payment.order).await,
+            -1,
+            "should its worker die, it is read back before first charges"
+        );
+        let intent = IntentId(format!("pi_{number}"));
+        ledger.finish_attempt(payment, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
+        let confirm = call("confirm").await;
+        ledger.dispatch_attempt(payment, &confirm, now).await.unwrap();
+        let before = "update payments set turn = 0 where order_id = $1";
+        world.sql.execute(before, &[&payment.order.0]).await.unwrap();
+        if number == 1 {
+            ledger.cancel_order(payment.order, None, ("buyer", "too small"), now).await.unwrap();
+            assert_eq!(turn(&world, payment.order).await, -1, "cancelled while its charge is on the way");
+        } else {
+            let (amount, order) = (payment.amount, Some(payment.order));
+            let report =
+                ProviderReport { intent, amount, order, verdict: Verdict::Declined { code: "declined".to_owned() } };
+            ledger.settle_payment(payment.order, &report, now).await.unwrap();
+            assert_eq!(turn(&world, payment.order).await, -1, "declined");
+        }
+    }
 }
 
 /// Rows of payments that a plan has read, by whatever way.
