@@ -161,6 +161,7 @@ fn start(port: OperatorsPort, engine: Engine, workers: Option<Workers>) -> anyho
     let work = CancellationToken::new();
     let tasks = TaskTracker::new();
     tasks.spawn(telemetry::keep_up(work.clone()));
+    tasks.spawn(workers::look_after_answers(engine.clone(), work.clone()));
     if let Some(Workers { provider, settings }) = workers {
         tasks.spawn(workers::run(engine.clone(), provider, settings, work.clone()));
     }

@@ -40,6 +40,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("doorbuster_rejected_claims_total", "Claims that could not become orders; each one needs an explanation"),
     ("doorbuster_grants_applied_total", "Grants that a worker brought to Redis"),
     ("doorbuster_searches_outwaited_total", "Claims that ended before their search for units did"),
+    ("doorbuster_unwatched_claims_total", "Claims that a process could not remember until Postgres had them"),
     ("doorbuster_lost_claims_total", "Claims that were answered and then lost; their buyers go first in standby"),
     (
         "doorbuster_standby_awards_total",
@@ -96,6 +97,7 @@ const HISTOGRAMS: &[(&str, &str)] = &[
 ];
 /// Not begun at zero: nobody has counted before the first reading.
 const GAUGES: &[(&str, &str)] = &[
+    ("doorbuster_remembered_claims", "Claims that this process has answered and Postgres has not been found to have"),
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
     ("doorbuster_finance_differences", "What did not agree in the last day whose books this process closed"),

@@ -16,6 +16,7 @@ pub mod drops;
 pub mod drafts;
 pub mod figures;
 pub mod claims;
+pub mod lost;
 pub mod carts;
 pub mod checkout;
 pub mod standby;

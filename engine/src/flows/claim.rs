@@ -110,7 +110,7 @@ impl Engine {
         if self.is_settlement_behind(live) {
             return Err(EngineError::SettlementBehind);
         }
-        match self.claim_and_wait(live, claim).await {
+        let answered = match self.claim_and_wait(live, claim).await {
             Err(error) if error.is_fenced() => match self.refresh_for_crowd(live).await? {
                 // Our epoch was old: once more with the new one.
                 Some(fresh) if fresh.drop.warehouses != live.drop.warehouses => {
@@ -119,7 +119,9 @@ impl Engine {
                 _ => Err(error),
             },
             outcome => outcome,
-        }
+        }?;
+        self.remember(live, claim, &answered);
+        Ok(answered)
     }
 
     /// What the buyer's home says by itself, or a proof that holds: how nearly all claims end. `None`: whoever asks has to call
@@ -148,7 +150,9 @@ impl Engine {
             }
             _ => Acknowledged::Refused,
         };
-        Ok(Some(AnsweredClaim { outcome, acknowledged, epoch: home.epoch }))
+        let answered = AnsweredClaim { outcome, acknowledged, epoch: home.epoch };
+        self.remember(live, claim, &answered);
+        Ok(Some(answered))
     }
 
     /// The wait is for the warehouse as of the epoch that answered: another epoch may have forgotten the claim.

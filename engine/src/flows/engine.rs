@@ -19,6 +19,7 @@ use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
 use super::grants::FirstSeen;
+use super::lost::Answers;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
@@ -104,6 +105,7 @@ pub struct Engine {
     /// Loads of others that this process has seen under way, with their epoch, and since when.
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
     pub(super) settlement_waits: Arc<Mutex<SettlementWaits>>,
+    pub(super) answers: Arc<Answers>,
 }
 
 /// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, proofs and searches.
@@ -160,6 +162,7 @@ impl Engine {
             grants_seen: Arc::default(),
             loads_seen: Arc::default(),
             settlement_waits: Arc::default(),
+            answers: Arc::default(),
         }
     }
 

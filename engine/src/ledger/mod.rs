@@ -20,6 +20,7 @@ pub mod drop_figures;
 pub mod grants;
 pub mod restocks;
 pub mod standby;
+pub mod lost;
 pub mod awards;
 pub mod profiles;
 pub mod rates;

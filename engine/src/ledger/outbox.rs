@@ -173,24 +173,25 @@ impl Ledger {
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
                    coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
                    coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer), d.tax_basis_points, d.shipping_minor
+                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor
             from leased l left join orders o using (order_id)
                  left join rejected_claims r on r.claim_id = l.order_id
-                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id)
-                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer)
-            where o.order_id is not null or r.claim_id is not null
+                 left join lost_claims x on x.claim_id = l.order_id
+                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id, x.drop_id)
+                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer, x.buyer)
+            where o.order_id is not null or r.claim_id is not null or x.claim_id is not null
             order by l.outbox_id";
         const ITEMS: &str = "-- outbox.items
             select i.order_id, v.sku, p.name, v.title, i.quantity, i.unit_price_minor
             from order_items i join variants v using (variant_id) join products p on p.product_id = i.product_id
             where i.order_id = any($1) order by i.order_id, i.line";
-        // What a claim that became no order was about.
+        // What a claim that became no order was about. One may be in both tables: lost, come back, and rejected.
         const CLAIMED: &str = "-- outbox.claimed
             select r.claim_id, v.sku, p.name, v.title, r.units::int, dv.price_minor
-            from rejected_claims r
+            from (select claim_id, drop_id, variant_number, units from rejected_claims where claim_id = any($1)
+                  union select claim_id, drop_id, variant_number, units from lost_claims where claim_id = any($1)) r
                  join drop_variants dv on dv.drop_id = r.drop_id and dv.number = r.variant_number
-                 join variants v using (variant_id) join products p on p.product_id = v.product_id
-            where r.claim_id = any($1)";
+                 join variants v using (variant_id) join products p on p.product_id = v.product_id";
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;

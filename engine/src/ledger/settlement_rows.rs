@@ -183,7 +183,7 @@ pub(super) async fn write_rejections(
         tx.execute(REJECT, arguments).await?;
         awards::refuse_place(tx, *id, *reason, now).await?;
         if *reason == Rejection::TokenHeld {
-            standby::stand_in_for(tx, drop, claim, now).await?;
+            standby::stand_in_for(tx, drop, &claim.claim, now).await?;
         }
         tx.execute(UNAWARD, &[&drop.id.0, &serials, &id.0]).await?;
         let (mut rest, mut handed) = (Vec::new(), Vec::new());

@@ -14,6 +14,7 @@
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
+//! | answers | second | in every process that answers claims: finds those that Redis forgot ([`look_after_answers`]) |
 //! | settings | minute | compares the stores' settings with what keeps claims and orders |
 
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::domain::ids::DropName;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
+use crate::flows::lost::AnswerWatch;
 use crate::flows::outbox::{DeliverySettings, Lane};
 use crate::flows::{Engine, EngineError};
 use crate::provider::ProviderClient;
@@ -41,6 +43,7 @@ const SETTLE_AT_ONCE_EVERY: Duration = Duration::from_millis(50);
 const SETTLE_IDLE: Duration = Duration::from_millis(250);
 const GRANTS_EVERY: Duration = Duration::from_millis(250);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+const ANSWERS_EVERY: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 const NEWS_EVERY: Duration = Duration::from_millis(500);
 /// Events dealt with between two looks; at the provider's limit, 10 seconds' worth.
@@ -169,6 +172,17 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     tasks.close();
     tasks.wait().await;
     tracing::info!("all workers have stopped");
+}
+
+/// Looks after what this process has answered, until `stop`. In every process that claims, once, with or without workers.
+pub async fn look_after_answers(engine: Engine, stop: CancellationToken) {
+    let mut watch = AnswerWatch::default();
+    while !pause(ANSWERS_EVERY, &stop).await {
+        if let Err(error) = engine.look_after_answers(&mut watch).await {
+            tracing::warn!(%error, "the claims that were answered could not be looked after: {error}");
+            pause(AFTER_ERROR, &stop).await;
+        }
+    }
 }
 
 /// Settles every drop's backlog now, until nothing is left. A drop that cannot be settled keeps none of the others from it;
