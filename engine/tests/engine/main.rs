@@ -34,6 +34,7 @@ mod charging;
 mod reconcile;
 mod forgetting;
 mod lost_keys;
+mod lost_claims;
 mod audit;
 mod stock;
 mod imports;
