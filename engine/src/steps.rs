@@ -105,7 +105,8 @@ pub const STEPS: &[&str] = &[
 ];
 
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
-/// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
+/// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so. What `lost.lose_claims` had not come to
+/// is forgotten by a process that dies.
 pub const NO_STEPS: &[&str] = &[
     "awards.refuse",
     "catalog.add_variant",
@@ -122,6 +123,7 @@ pub const NO_STEPS: &[&str] = &[
     "fulfilment.fulfil",
     "imports.import_products",
     "imports.import_stock",
+    "lost.lose_claims",
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
     "poison.settle",

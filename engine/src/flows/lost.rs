@@ -51,10 +51,16 @@ struct Remembered {
 pub(super) struct Answers(Mutex<Vec<Remembered>>);
 
 /// What one process remembers of its answers. Lost with the process.
-#[derive(Default)]
 pub struct AnswerWatch {
     groups: HashMap<(WarehouseId, Epoch), Group>,
     remembered: usize,
+    most: usize,
+}
+
+impl Default for AnswerWatch {
+    fn default() -> Self {
+        Self { groups: HashMap::new(), remembered: 0, most: REMEMBERED_MAX }
+    }
 }
 
 /// The claims that one warehouse answered in one epoch.
@@ -93,17 +99,19 @@ impl Answers {
 
 impl AnswerWatch {
     fn add(&mut self, Remembered { claim, warehouse, epoch, at }: Remembered) {
-        if self.remembered >= REMEMBERED_MAX {
+        let (of, id) = ((warehouse, epoch), claim.id);
+        if self.groups.get(&of).is_some_and(|group| group.claims.contains_key(&id)) {
+            // A repeat of the same answer.
+            return;
+        }
+        if self.remembered >= self.most {
             // The newest, since those before it were promised to be remembered.
             return count_forgotten(1);
         }
-        let group = self.groups.entry((warehouse, epoch)).or_default();
-        let id = claim.id;
-        // A repeat of the same answer.
-        if group.claims.insert(id, (claim, at)).is_none() {
-            group.due.push_back((due_after(at), id));
-            self.remembered += 1;
-        }
+        let group = self.groups.entry(of).or_default();
+        group.claims.insert(id, (claim, at));
+        group.due.push_back((due_after(at), id));
+        self.remembered += 1;
     }
 
     /// Claims of one group that are not seen to any more.
@@ -162,7 +170,7 @@ impl Engine {
             let present = self.ledger.warehouse_epochs(&ids.into_iter().collect::<Vec<_>>()).await?;
             let mut failed = None;
             for warehouse in &present {
-                // One that cannot be reached keeps its claims for the next round, and the others from nothing.
+                // One that cannot be reached keeps its claims for the next round, and does not keep the others from theirs.
                 if let Err(error) = self.look_after_epochs_before(watch, warehouse, &mut report).await {
                     failed = Some(error);
                 }
@@ -184,48 +192,41 @@ impl Engine {
         present: &WarehouseEpoch,
         report: &mut AnswersReport,
     ) -> Result<(), EngineError> {
-        let of_warehouse = watch.groups.keys().filter(|(id, epoch)| *id == present.id && *epoch < present.epoch);
+        let of_warehouse = watch.groups.keys().filter(|(id, _)| *id == present.id);
         for group in of_warehouse.copied().collect::<Vec<_>>() {
+            if fate(facts(present, group.1, false, false)) == Fate::Open {
+                continue;
+            }
             while let Some(claims) = watch.groups.get(&group) {
                 let claims = claims.claims.values().take(ASKED_AT_ONCE).map(|(claim, _)| claim.clone());
                 let claims = claims.collect::<Vec<_>>();
-                let Some((lost, again)) = self.find_lost(present, group.1, &claims).await? else { break };
+                let (lost, again) = self.find_lost(present, group.1, &claims).await?;
                 watch.remove(group, claims.iter().map(|claim| claim.id));
                 report.lost.extend(lost);
                 report.taken_again += again.len();
                 let at = self.clock.now();
-                // It may be lost once more.
-                again.into_iter().for_each(|answer| watch.add(Remembered { at, ..answer }));
+                for claim in again {
+                    // It may be lost once more.
+                    watch.add(Remembered { claim, warehouse: present.id, epoch: present.epoch, at });
+                }
             }
         }
         Ok(())
     }
 
-    /// Which of these claims are lost, and which have been taken again. `None`: nobody can say yet.
+    /// Which of these claims are lost, and which have been taken again. The present epoch is loaded.
     async fn find_lost(
         &self,
         present: &WarehouseEpoch,
         answered_under: Epoch,
         claims: &[Claim],
-    ) -> Result<Option<(Vec<ClaimId>, Vec<Remembered>)>, EngineError> {
+    ) -> Result<(Vec<ClaimId>, Vec<Claim>), EngineError> {
         let seen = self.ledger.seen_claims(&claims.iter().map(|claim| claim.id).collect::<Vec<_>>()).await?;
-        let fate_of = |claim: &Claim, is_in_record| {
-            fate(AnsweredFacts {
-                epoch: answered_under,
-                present: present.epoch,
-                is_rebuilding: present.is_rebuilding,
-                is_seen: seen.contains(&claim.id),
-                is_in_record,
-            })
-        };
-        if claims.iter().any(|claim| fate_of(claim, false) == Fate::Open) {
-            return Ok(None);
-        }
+        let fate_of =
+            |claim: &Claim, is_in_record| fate(facts(present, answered_under, seen.contains(&claim.id), is_in_record));
         let missing = claims.iter().filter(|claim| fate_of(claim, false) == Fate::Lost).collect::<Vec<_>>();
-        let Some(drop) = missing.first().map(|claim| claim.id.drop_id()) else {
-            return Ok(Some((Vec::new(), Vec::new())));
-        };
-        let Some(drop) = self.ledger.drop_by_id(drop).await? else { return Ok(Some((Vec::new(), Vec::new()))) };
+        let Some(drop) = missing.first().map(|claim| claim.id.drop_id()) else { return Ok((Vec::new(), Vec::new())) };
+        let Some(drop) = self.ledger.drop_by_id(drop).await? else { return Ok((Vec::new(), Vec::new())) };
         let live = self.adopt(drop);
         let in_record = match live.drop.state.in_warehouses() {
             Some(_) => self.in_records(&live, present, &missing).await?,
@@ -234,13 +235,6 @@ impl Engine {
         };
         let (again, gone): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|claim| fate_of(claim, in_record.contains(&claim.id)) == Fate::TakenAgain);
-        let again = again.into_iter().map(|claim| Remembered {
-            claim: claim.clone(),
-            warehouse: present.id,
-            epoch: present.epoch,
-            at: Timestamp::UNIX_EPOCH,
-        });
-        let again = again.collect();
         let mut lost = Vec::new();
         for gone in gone.chunks(LOST_PER_TRANSACTION) {
             let now = self.clock.now();
@@ -256,7 +250,7 @@ impl Engine {
                 "{count} claims of {name} were answered and then lost with Redis; their buyers are told, and go first in line"
             );
         }
-        Ok(Some((lost, again)))
+        Ok((lost, again.into_iter().cloned().collect()))
     }
 
     /// Which of these claims Redis holds under the present epoch.
@@ -306,6 +300,10 @@ impl Engine {
     }
 }
 
+fn facts(present: &WarehouseEpoch, epoch: Epoch, is_seen: bool, is_in_record: bool) -> AnsweredFacts {
+    AnsweredFacts { epoch, present: present.epoch, is_rebuilding: present.is_rebuilding, is_seen, is_in_record }
+}
+
 fn due_after(at: Timestamp) -> Timestamp {
     at.checked_add(ASK_AFTER).unwrap_or(Timestamp::MAX)
 }
@@ -313,5 +311,30 @@ fn due_after(at: Timestamp) -> Timestamp {
 fn count_forgotten(claims: usize) {
     if claims > 0 {
         metrics::counter!("doorbuster_unwatched_claims_total").increment(claims as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claims::Quantity;
+    use crate::domain::ids::{DropId, VariantNumber};
+
+    #[test]
+    fn where_there_is_no_room_the_newest_claim_is_not_remembered() {
+        let mut watch = AnswerWatch { most: 2, ..AnswerWatch::default() };
+        let answer = |who: u32, epoch| {
+            let (buyer, key) = (format!("b{who}").parse().unwrap(), "k".parse().unwrap());
+            let claim = Claim::new(DropId(1), buyer, &key, VariantNumber(0), Quantity::new(1).unwrap());
+            Remembered { claim, warehouse: WarehouseId(1), epoch: Epoch(epoch), at: Timestamp::UNIX_EPOCH }
+        };
+        let first = answer(1, 1).claim.id;
+        for (who, expected) in [(1, 1), (1, 1), (2, 2), (3, 2), (2, 2)] {
+            watch.add(answer(who, 1));
+            assert_eq!(watch.remembered, expected, "after buyer {who}");
+        }
+        watch.remove((WarehouseId(1), Epoch(1)), [first, first].into_iter());
+        watch.add(answer(4, 2));
+        assert_eq!((watch.remembered, watch.groups.len()), (2, 2));
     }
 }
