@@ -17,3 +17,8 @@ create index lost_claims_buyer on lost_claims (buyer);
 
 -- Settlement looks for the places of lost claims in every batch. A drop has next to none.
 create index standby_places_lost on standby_places (drop_id) where lost_claim is not null;
+
+-- A lost claim that came back, or the award in its place: of the two, the one that settlement saw second.
+alter table rejected_claims drop constraint rejected_claims_reason_check;
+alter table rejected_claims add constraint rejected_claims_reason_check
+    check (reason in ('token_held', 'over_limit', 'not_granted', 'unknown_variant', 'made_good'));
