@@ -26,13 +26,14 @@ local OK, NOT_LOADED, FENCED, ALREADY, GAP = 0, 1, 2, 3, 4
 
 -- Decide.
 local known = redis.call('HMGET', meta, 'epoch', 'fence', 'granted', 'limit', 'first:' .. variant)
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2]) then return { NOT_LOADED } end
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= replid then return { FENCED } end
-assert(known[5], 'award: a variant that the warehouse does not have')
-local granted = tonumber(known[3])
+local granted, limit = tonumber(known[3]), tonumber(known[4])
+local records = redis.call('HMGET', buyers, '', buyer)
+if not (granted and limit and known[5] and records[1]) then return { NOT_LOADED } end
 
-local record = redis.call('HGET', buyers, buyer) or ''
+local record = records[2] or ''
 local tail, held, cursor, found = sub(request, 1, 12), 0, 1, false
 while cursor <= #record do
     local units = byte(record, cursor + 13)
@@ -43,12 +44,15 @@ end
 -- Nothing of a record goes while the epoch lasts, so it tells how this grant ended.
 if granted >= number then return { ALREADY, known[3], found and 1 or 0 } end
 if granted ~= number - 1 then return { GAP, known[3], 0 } end
-local is_taken = not found and held + quantity <= tonumber(known[4])
+local is_taken = not found and held + quantity <= limit
 
 -- Write.
 if is_taken then
+    -- Where there is no log, it was lost, and nothing is written.
+    local entry = redis.call('XADD', claims, 'NOMKSTREAM', '*', 'e', epoch, 't', now_ms, 'n', cmsgpack.pack(buyer),
+        'r', request, 's', serials)
+    if not entry then return { NOT_LOADED } end
     redis.call('HSET', buyers, buyer, record .. request .. serials)
-    redis.call('XADD', claims, '*', 'e', epoch, 't', now_ms, 'n', cmsgpack.pack(buyer), 'r', request, 's', serials)
     -- A new record of the variant must not be missed by a proof (flows/pull.rs).
     redis.call('HINCRBY', meta, 'seq:' .. variant, 1)
 end

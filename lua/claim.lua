@@ -12,10 +12,11 @@
 -- statuses  one byte for each claim, in order
 -- details   for each claim, in order, what its status brings, one behind the other:
 --           0 TAKEN, 1 REPLAYED  serials (4 bytes each, big endian), as many as the quantity
---           2 RELEASED, 3 KEY_REUSED, 6 NOT_OPEN, 7 CLOSED  nothing
+--           2 RELEASED, 3 KEY_REUSED, 6 NOT_OPEN, 7 CLOSED, 8 TOO_MANY_RELEASED  nothing
 --           4 OVER_LIMIT  units held (1 byte)
 --           5 SHORT  units free here (4 bytes, big endian)
--- Invariant: a refusal writes nothing, so memory grows with what is sold and never with who asks.
+-- Invariant: a refusal writes nothing, so memory grows with what is sold and never with who asks. Nor with one who claims and
+-- gives back, again and again: after 50 of them (contract.rs, MAX_RELEASED) a buyer claims no more of this drop.
 --
 -- Lua hashes every byte of every string that it makes: that was a tenth of the time. So nothing is put together that is not
 -- stored or answered, and a batch of which every claim is taken is logged as it came.
@@ -24,6 +25,7 @@ local epoch, now_ms, variants, names, requests = ARGV[1], ARGV[2], ARGV[3], { cm
 assert(#KEYS == 3 + 2 * #variants and #ARGV == 5, 'claim: wrong number of keys or arguments')
 assert(#names <= 256 and #requests == 14 * #names, 'claim: too many claims, or not as many requests as names')
 local OK, NOT_LOADED, FENCED = 0, 1, 2
+local count = #names
 local byte, char, find, sub, pack, concat = string.byte, string.char, string.find, string.sub, struct.pack, table.concat
 
 -- Decide. Everything is read once; claims of one batch see each other through these tables.
@@ -32,24 +34,29 @@ for position = 1, #variants do
     fields[4 + position] = 'first:' .. byte(variants, position)
 end
 local known = redis.call('HMGET', meta, unpack(fields))
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2]) then return { NOT_LOADED } end
 -- A restart or a promotion gives the server a new replication id: it may have forgotten claims that were answered.
 local at_opening = 'master_replid:' .. known[2] .. '\r'
 if known[1] ~= epoch or not find(redis.call('INFO', 'replication'), at_opening, 1, true) then return { FENCED } end
 local state, limit = known[3], tonumber(known[4])
+if not (state and limit) then return { NOT_LOADED } end
 
 local position_of, first, range, range_before, spare, spare_used = {}, {}, {}, {}, {}, {}
 for position = 1, #variants do
     position_of[byte(variants, position)] = position
     first[position] = tonumber(known[4 + position])
     range[position] = tonumber(redis.call('GET', KEYS[2 + 2 * position]))
-    assert(first[position] and range[position], 'claim: a variant that the warehouse does not have')
+    if not (first[position] and range[position]) then return { NOT_LOADED } end
     range_before[position], spare_used[position] = range[position], 0
 end
+-- Behind the buyers the sentinel: without it their records were lost, and so was what they hold.
+names[count + 1] = ''
 local records = redis.call('HMGET', buyers, unpack(names))
+if not records[count + 1] then return { NOT_LOADED } end
+records[count + 1] = nil
 
 local changed, written, details, taken = {}, {}, {}, 0
-for index = 1, #names do
+for index = 1, count do
     local buyer, at = names[index], 14 * index - 13
     local variant, quantity = byte(requests, at + 12, at + 13)
     local position = position_of[variant]
@@ -57,7 +64,7 @@ for index = 1, #names do
     if not position or quantity < 1 or quantity > 100 or #buyer > 64 then
         error('claim: wrong variant, quantity or buyer')
     end
-    local record, held, status, detail = changed[buyer] or records[index], 0, nil, ''
+    local record, held, released, status, detail = changed[buyer] or records[index], 0, 0, nil, ''
     if record then
         -- A row of claims: tail, variant, quantity (+ 128 once released), serials (none once released).
         local tail, cursor = sub(requests, at, at + 11), 1
@@ -67,6 +74,8 @@ for index = 1, #names do
             local size = 14
             if units < 128 then
                 held, size = held + units, 14 + 4 * units
+            else
+                released = released + 1
             end
             if found == cursor then
                 if its_variant ~= variant or units % 128 ~= quantity then
@@ -88,6 +97,8 @@ for index = 1, #names do
             status = state == 'closed' and '\7' or '\6'
         elseif held + quantity > limit then
             status, detail = '\4', char(held)
+        elseif released >= 50 then
+            status = '\8'
         else
             local free = range[position]
             if free < quantity then
@@ -99,6 +110,7 @@ for index = 1, #names do
                     end
                     local serials = redis.call('LRANGE', KEYS[3 + 2 * position], 0, wanted - 1)
                     -- The last element is the sentinel that keeps the list alive; serials begin at 1.
+                    if not serials[1] then return { NOT_LOADED } end
                     if serials[#serials] == '0' then serials[#serials] = nil end
                     spare[position] = serials
                 end
@@ -134,9 +146,9 @@ end
 
 local all_names, all_requests, all_serials = ARGV[4], requests, concat(details)
 local reply = { OK, concat(records), all_serials }
-if taken > 0 and taken < #names then
+if taken > 0 and taken < count then
     local log_names, log_requests, log_serials = {}, {}, {}
-    for index = 1, #names do
+    for index = 1, count do
         if records[index] == '\0' then
             log_names[#log_names + 1] = cmsgpack.pack(names[index])
             log_requests[#log_requests + 1] = sub(requests, 14 * index - 13, 14 * index)
@@ -146,8 +158,11 @@ if taken > 0 and taken < #names then
     all_names, all_requests, all_serials = concat(log_names), concat(log_requests), concat(log_serials)
 end
 
--- Write. Nothing below can fail.
+-- Write. Nothing behind the log can fail; where there is none, it was lost, and nothing is written.
 if taken > 0 then
+    local entry = redis.call('XADD', claims, 'NOMKSTREAM', '*', 'e', epoch, 't', now_ms, 'n', all_names, 'r', all_requests,
+        's', all_serials)
+    if not entry then return { NOT_LOADED } end
     for position = 1, #variants do
         local from_range = range_before[position] - range[position]
         if from_range > 0 then redis.call('DECRBY', KEYS[2 + 2 * position], from_range) end
@@ -155,6 +170,5 @@ if taken > 0 then
         if from_range + spare_used[position] > 0 then redis.call('HINCRBY', meta, 'seq:' .. byte(variants, position), 1) end
     end
     redis.call('HSET', buyers, unpack(written))
-    redis.call('XADD', claims, '*', 'e', epoch, 't', now_ms, 'n', all_names, 'r', all_requests, 's', all_serials)
 end
 return reply

@@ -21,10 +21,15 @@ local byte, char, sub = string.byte, string.char, string.sub
 
 -- Decide.
 local known = redis.call('HMGET', meta, 'epoch', 'fence', 'granted')
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2]) then return { NOT_LOADED } end
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= replid then return { FENCED } end
 local granted = tonumber(known[3])
+local records = redis.call('HMGET', buyers, '', released and released[1] or '')
+if not (granted and records[1]) then return { NOT_LOADED } end
+for position = 1, #variants do
+    if redis.call('LINDEX', KEYS[2 + position], -1) ~= '0' then return { NOT_LOADED } end
+end
 if granted >= number then return { ALREADY, known[3] } end
 if granted ~= number - 1 then return { GAP, known[3] } end
 
@@ -35,7 +40,7 @@ if released then
     local over = tail .. variant .. char(quantity + 128)
     -- Also where its units do not come back here: a new record of a variant must not be missed by a proof (flows/pull.rs).
     if not string.find(variants, variant, 1, true) then changed = variants .. variant end
-    record = redis.call('HGET', buyers, released[1]) or ''
+    record = records[2] or ''
     local cursor, found = 1, false
     while cursor <= #record and not found do
         local units = byte(record, cursor + 13)

@@ -19,7 +19,7 @@ assert(#holders % 2 == 0 and (chunk ~= '0' or #ranges == 2 * #variants), 'load: 
 local OK, NOT_LOADED, FENCED, GAP = 0, 1, 2, 4
 
 local known = redis.call('HMGET', meta, 'epoch', 'state', 'chunks')
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2] and known[3]) then return { NOT_LOADED } end
 local now = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= 'loading' or now ~= replid then return { FENCED } end
 if known[3] ~= chunk then return { GAP } end

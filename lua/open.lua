@@ -16,7 +16,7 @@ assert(#KEYS == 2 and #ARGV == 4, 'open: wrong number of keys or arguments')
 local OK, NOT_LOADED, FENCED, GAP = 0, 1, 2, 4
 
 local known = redis.call('HMGET', meta, 'epoch', 'state', 'chunks', 'settled')
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2] and known[3]) then return { NOT_LOADED } end
 local now = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= 'loading' or now ~= replid then return { FENCED } end
 if known[3] ~= chunks then return { GAP } end
@@ -26,6 +26,8 @@ if redis.call('EXISTS', claims) == 0 then
     -- A stream may be empty and still exist.
     local first = redis.call('XADD', claims, '*', 'e', epoch)
     redis.call('XDEL', claims, first)
+    -- The mark was one of the log that was lost; ids of this one may be lower, if a clock was set back.
+    redis.call('HSET', meta, 'settled', '0-0')
 end
 redis.call('HSET', meta, 'fence', replid, 'state', state)
 return { OK }

@@ -19,13 +19,14 @@ local variant = string.byte(variants)
 
 -- Decide.
 local known = redis.call('HMGET', meta, 'epoch', 'fence', 'first:' .. variant)
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2]) then return { NOT_LOADED } end
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= replid then return { FENCED } end
-local before = redis.call('HGET', out, transfer_id)
-if before then return { OK, cmsgpack.unpack(before)[3] } end
-
+local aside = redis.call('HMGET', out, '', transfer_id)
 local range, first, serials = tonumber(redis.call('GET', tokens)), tonumber(known[3]), {}
+if not (aside[1] and range and first) or redis.call('LINDEX', spare, -1) ~= '0' then return { NOT_LOADED } end
+if aside[2] then return { OK, cmsgpack.unpack(aside[2])[3] } end
+
 local from_range = math.min(range, units)
 for taken = 1, from_range do serials[taken] = string.format('%d', first + range - taken) end
 local from_spare = 0

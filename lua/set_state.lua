@@ -13,7 +13,7 @@ assert(#KEYS == 1 and #ARGV == 2, 'set_state: wrong number of keys or arguments'
 local OK, NOT_LOADED, FENCED = 0, 1, 2
 
 local known = redis.call('HMGET', meta, 'epoch', 'fence', 'state')
-if not known[1] then return { NOT_LOADED } end
+if not (known[1] and known[2] and known[3]) then return { NOT_LOADED } end
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if known[1] ~= epoch or known[2] ~= replid then return { FENCED } end
 

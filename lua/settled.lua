@@ -29,6 +29,7 @@ if known[1] ~= epoch then return { FENCED, 0 } end
 -- Fenced for its first load, which has not brought a mark yet.
 if not known[2] then return { NOT_LOADED, 0 } end
 local last = redis.call('XREVRANGE', claims, '+', '-', 'COUNT', 1)[1]
+if not last and redis.call('EXISTS', claims) == 0 then return { NOT_LOADED, 0 } end
 if not last or is_before(last[1], settled) then settled = last and last[1] or known[2] end
 if is_before(settled, known[2]) then settled = known[2] end
 if is_before(settled, trim_before) then trim_before = settled end

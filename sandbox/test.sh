@@ -32,7 +32,8 @@ rm -f "$TIMES"
 disk=${TMPDIR:-/tmp}
 servers=$disk
 if [ "$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 8388608 ] 2>/dev/null; then
-    servers=$(mktemp -d /dev/shm/doorbuster-tests.XXXXXX)
+    servers=/dev/shm/doorbuster-tests.$$
+    mkdir "$servers"
     chmod 711 "$servers" # Postgres runs as a user of its own
     trap 'rm -rf "$servers"' EXIT
 fi

@@ -167,6 +167,7 @@ async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
                 quote,
                 profile: &profile,
                 pay_by: engine.clock.now(),
+                unpaid_max: u32::MAX,
             };
             let mut tried = 1;
             loop {

@@ -26,7 +26,7 @@ const TABLES: [(&str, &str); 6] = [
          ship_to, created_at, updated_at",
     ),
     ("order_items", "order_id, line, product_id, variant_id, warehouse_id, quantity, unit_price_minor, serials"),
-    ("payments", "order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at"),
+    ("payments", "order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at, turn"),
     ("order_history", "order_id, at, from_state, to_state, actor, reason"),
     ("holdings", "drop_id, buyer, nth, order_id"),
     ("order_events", "order_id, kind, created_at"),

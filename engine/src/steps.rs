@@ -105,12 +105,16 @@ pub const STEPS: &[&str] = &[
 ];
 
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
-/// repeated with its grant; engine/tests/engine/standby.rs does so.
+/// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
+/// `attempts.lease` is told of as `charge.leased`. What `lost.lose_claims` has not come to, a process that dies forgets.
 pub const NO_STEPS: &[&str] = &[
+    "attempts.give_back_unsent",
+    "attempts.lease",
     "awards.refuse",
     "catalog.add_variant",
     "catalog.edit_product",
     "catalog.make_product",
+    "checkouts.undo_order",
     "drafts.delete_draft",
     "drafts.write_draft",
     "drops.archive",
@@ -121,6 +125,7 @@ pub const NO_STEPS: &[&str] = &[
     "fulfilment.fulfil",
     "imports.import_products",
     "imports.import_stock",
+    "lost.lose_claims",
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
     "poison.settle",

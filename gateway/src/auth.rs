@@ -1,5 +1,5 @@
-//! Who is asking: the `sub` of a bearer token (JWT). One algorithm, one secret; whatever else a token says of itself is not
-//! believed. A buyer learns that their token is refused, and nothing more; the log says why, for who issues tokens.
+//! Who is asking: the `sub` of a bearer token (JWT). One algorithm, and our secrets; whatever else a token says of itself is
+//! not believed. A buyer learns that their token is refused, and nothing more; the log says why, for who issues tokens.
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -8,10 +8,10 @@ use axum::http::request::Parts;
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::{BuyerId, InvalidId};
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Secret;
+use crate::config::{Secret, TokenKey};
 use crate::error::Problem;
 use crate::state::Gate;
 
@@ -24,8 +24,10 @@ pub struct Buyer(pub BuyerId);
 
 /// Verifies tokens.
 pub struct Verifier {
-    key: DecodingKey,
+    /// Each with its `kid`, if it has one.
+    keys: Vec<(Option<String>, DecodingKey)>,
     validation: Validation,
+    life_max: Option<SignedDuration>,
     clock: Clock,
 }
 
@@ -35,6 +37,7 @@ struct Claims {
     // RFC 7519 allows fractions of a second.
     exp: f64,
     nbf: Option<f64>,
+    iat: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,8 +54,12 @@ enum RefusedToken {
     Unusable(jsonwebtoken::errors::Error),
     #[error("its header `crit` names extensions, and none is known here")]
     Critical,
+    #[error("its header names the key {0:?}, which is none of ours")]
+    UnknownKey(String),
     #[error("it has expired")]
     Expired,
+    #[error("it lives longer than a token may")]
+    TooLong,
     #[error("it is not good yet")]
     NotYetGood,
     #[error("its `sub`: {0}")]
@@ -61,6 +68,11 @@ enum RefusedToken {
 
 impl Verifier {
     pub fn new(secret: &Secret, clock: Clock) -> Self {
+        Self::of(&[TokenKey::unnamed(secret.clone())], clock)
+    }
+
+    /// With several secrets, while they are rotated: a token's `kid` names the one that has signed it.
+    pub fn of(keys: &[TokenKey], clock: Clock) -> Self {
         use_crypto();
         let mut validation = Validation::new(Algorithm::HS256);
         // The library would ask the machine's clock; ours is asked below.
@@ -68,7 +80,23 @@ impl Verifier {
         validation.set_required_spec_claims(&["exp", "sub"]);
         // The secret is ours alone: a token that it signs is for us, unless we are told an audience.
         validation.validate_aud = false;
-        Self { key: DecodingKey::from_secret(secret.expose().as_bytes()), validation, clock }
+        let key = |key: &TokenKey| (key.id.clone(), DecodingKey::from_secret(key.secret.expose().as_bytes()));
+        Self { keys: keys.iter().map(key).collect(), validation, life_max: None, clock }
+    }
+
+    /// Takes tokens of this issuer alone.
+    pub fn from_issuer(mut self, issuer: Option<&str>) -> Self {
+        if let Some(issuer) = issuer {
+            self.validation.set_issuer(&[issuer]);
+            self.validation.required_spec_claims.insert("iss".to_owned());
+        }
+        self
+    }
+
+    /// Takes no token that lives longer than this, from its `iat`, or from now if it has none.
+    pub fn living_at_most(mut self, life_max: Option<SignedDuration>) -> Self {
+        self.life_max = life_max;
+        self
     }
 
     /// Takes tokens of this audience alone; otherwise whatever a token says of its audience is not looked at.
@@ -76,7 +104,7 @@ impl Verifier {
         if let Some(audience) = audience {
             self.validation.validate_aud = true;
             self.validation.set_audience(&[audience]);
-            self.validation.set_required_spec_claims(&["exp", "sub", "aud"]);
+            self.validation.required_spec_claims.insert("aud".to_owned());
         }
         self
     }
@@ -90,8 +118,7 @@ impl Verifier {
     }
 
     fn buyer_of(&self, token: &str) -> Result<BuyerId, RefusedToken> {
-        let data =
-            jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).map_err(RefusedToken::Unusable)?;
+        let data = self.decode(token)?;
         // RFC 7515: what a token calls critical must be understood, and we understand no extension.
         if data.header.crit.is_some() {
             return Err(RefusedToken::Critical);
@@ -102,19 +129,51 @@ impl Verifier {
         if claims.exp + leeway <= now {
             return Err(RefusedToken::Expired);
         }
+        let begins = claims.iat.unwrap_or(now);
+        if self.life_max.is_some_and(|longest| claims.exp - begins > longest.as_secs_f64() + leeway) {
+            return Err(RefusedToken::TooLong);
+        }
         if claims.nbf.is_some_and(|nbf| nbf - leeway > now) {
             return Err(RefusedToken::NotYetGood);
         }
         claims.sub.parse().map_err(RefusedToken::Subject)
     }
+
+    /// A `kid` that is ours names its key. One that is not ours may be the issuer's own name for a secret that we were told
+    /// without one; a token without any may be signed with each.
+    fn decode(&self, token: &str) -> Result<TokenData<Claims>, RefusedToken> {
+        // Nearly every shop has one: its tokens are read once.
+        if let [(None, key)] = &self.keys[..] {
+            return jsonwebtoken::decode::<Claims>(token, key, &self.validation).map_err(RefusedToken::Unusable);
+        }
+        let kid = jsonwebtoken::decode_header(token).map_err(RefusedToken::Unusable)?.kid;
+        let is_named = kid.is_some() && self.keys.iter().any(|(id, _)| *id == kid);
+        let may_be = |id: &Option<String>| match is_named {
+            true => *id == kid,
+            false => kid.is_none() || id.is_none(),
+        };
+        let mut refused = RefusedToken::UnknownKey(kid.clone().unwrap_or_default());
+        for (_, key) in self.keys.iter().filter(|(id, _)| may_be(id)) {
+            match jsonwebtoken::decode::<Claims>(token, key, &self.validation) {
+                Ok(data) => return Ok(data),
+                Err(error) => refused = RefusedToken::Unusable(error),
+            }
+        }
+        Err(refused)
+    }
 }
 
 /// A token for a test buyer.
 pub fn mint(secret: &Secret, buyer: &BuyerId, now: Timestamp, expires_in: SignedDuration) -> String {
+    mint_with(&TokenKey::unnamed(secret.clone()), buyer, now, expires_in)
+}
+
+/// A token for a test buyer, which names its key if that has a name.
+pub fn mint_with(key: &TokenKey, buyer: &BuyerId, now: Timestamp, expires_in: SignedDuration) -> String {
     use_crypto();
     let claims = Minted { sub: buyer.as_str(), iat: now.as_second(), exp: now.as_second() + expires_in.as_secs() };
-    let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
+    let header = Header { kid: key.id.clone(), ..Header::new(Algorithm::HS256) };
+    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(key.secret.expose().as_bytes()))
         .expect("texts and numbers can be signed by HMAC")
 }
 
@@ -200,6 +259,61 @@ mod tests {
             let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
             let taken = (verifier(None).verify(&token).is_ok(), verifier(Some("shop")).verify(&token).is_ok());
             assert_eq!(taken, (is_taken, is_taken_by_shop), "{aud:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_rotate_by_the_name_that_a_token_gives_its_key() {
+        let clock = Clock::manual("2026-11-23T10:00:00Z".parse().unwrap());
+        let buyer: BuyerId = "ada".parse().unwrap();
+        let key = |id: Option<&str>, letter: &str| TokenKey {
+            id: id.map(str::to_owned),
+            secret: Secret::from(letter.repeat(32)),
+        };
+        let (old, new, plain) = (key(Some("2025"), "o"), key(Some("2026"), "n"), key(None, "p"));
+        let token = |signed_by: &TokenKey| mint_with(signed_by, &buyer, clock.now(), SignedDuration::from_secs(60));
+        let takes = |keys: &[TokenKey], token: &str| Verifier::of(keys, clock.clone()).verify(token).is_ok();
+        let both = [new.clone(), old.clone()];
+        // Before, during and after the rotation.
+        assert!(takes(&both[1..], &token(&old)) && !takes(&both[1..], &token(&new)));
+        assert!(takes(&both, &token(&old)) && takes(&both, &token(&new)));
+        assert!(takes(&both[..1], &token(&new)) && !takes(&both[..1], &token(&old)));
+        // From one secret without a name to named ones.
+        let and_plain = [new.clone(), plain.clone()];
+        assert!(takes(&and_plain, &token(&plain)) && takes(&and_plain, &token(&new)));
+        // An issuer that names no key, and one that names it otherwise.
+        let unnamed = |signed_by: &TokenKey| token(&TokenKey { id: None, ..signed_by.clone() });
+        assert!(takes(&both, &unnamed(&old)) && takes(&both, &unnamed(&new)) && !takes(&both, &unnamed(&plain)));
+        let named_otherwise = token(&key(Some("theirs"), "p"));
+        assert!(takes(&and_plain, &named_otherwise) && !takes(&both, &named_otherwise));
+        // A name that belongs to another secret.
+        assert!(!takes(&both, &token(&key(Some("2025"), "n"))));
+    }
+
+    #[test]
+    fn a_token_is_from_the_issuer_and_lives_no_longer_than_configured() {
+        use_crypto();
+        let clock = Clock::manual("2026-11-23T10:00:00Z".parse().unwrap());
+        let now = clock.now().as_second();
+        let key = EncodingKey::from_secret(secret().expose().as_bytes());
+        let hour = Some(SignedDuration::from_hours(1));
+        for (claims, issuer, life_max, is_taken) in [
+            (serde_json::json!({}), None, None, true),
+            (serde_json::json!({}), Some("us"), None, false),
+            (serde_json::json!({ "iss": "us" }), Some("us"), None, true),
+            (serde_json::json!({ "iss": "them" }), Some("us"), None, false),
+            (serde_json::json!({ "iss": ["us", "them"] }), Some("us"), None, true),
+            (serde_json::json!({ "exp": now + 3_600 }), None, hour, true),
+            (serde_json::json!({ "exp": now + 3_700 }), None, None, true),
+            (serde_json::json!({ "exp": now + 3_700 }), None, hour, false),
+            (serde_json::json!({ "exp": now + 60, "iat": now - 3_000 }), None, hour, true),
+            (serde_json::json!({ "exp": now + 60, "iat": now - 9_000 }), None, hour, false),
+        ] {
+            let mut all = serde_json::json!({ "sub": "ada", "exp": now + 60 });
+            claims.as_object().unwrap().iter().for_each(|(name, value)| all[name] = value.clone());
+            let token = jsonwebtoken::encode(&Header::default(), &all, &key).unwrap();
+            let verifier = Verifier::new(&secret(), clock.clone()).from_issuer(issuer).living_at_most(life_max);
+            assert_eq!(verifier.verify(&token).is_ok(), is_taken, "{claims} {issuer:?} {life_max:?}");
         }
     }
 

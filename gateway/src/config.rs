@@ -13,7 +13,8 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
-use doorbuster_engine::flows::outbox::{DeliverySettings, Lane};
+use doorbuster_engine::flows::checkout::UNPAID_ORDERS_MAX;
+use doorbuster_engine::flows::outbox::{DeliverySettings, Lane, MAILS_PER_ADDRESS};
 use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
 use doorbuster_engine::webhooks::{WebhookClient, WebhookEndpoint};
@@ -26,17 +27,18 @@ use crate::operators::{OperatorTokens, Operators};
 use crate::places::{CONNECTIONS, Network, Proxies, Sharing};
 use crate::receipt::ReceiptKey;
 use crate::secret::provider_webhook_secrets;
-pub use crate::secret::{ReceiptSecrets, Secret, TokenSecret};
+pub use crate::secret::{ReceiptSecrets, Secret, TokenKey, TokenSecret};
 use crate::server::Workers;
 use crate::steps::StepsConfig;
 
 /// Bounds the TCP and TLS handshake with the provider: below it nothing was sent.
-pub const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const PROVIDER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds one call to the provider; past it the outcome is unknown and is read back.
-pub const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+const PROVIDER_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bounds one mail, from the connection to the server's last word: below what a worker has when it is told to stop.
 const MAIL_SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
+const SETTLE_EVERY: &str = "--settle-every (DOORBUSTER_SETTLE_EVERY)";
 /// Twice the default interval of settlement.
 const SETTLEMENT_LAG_LIMIT_MIN: SignedDuration = SignedDuration::from_mins(1);
 
@@ -94,6 +96,15 @@ pub struct StoresConfig {
     pub database_connections: u16,
 }
 
+/// Connections of the workers that run beside a gateway.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stores")]
+pub struct WorkerPoolConfig {
+    /// Connections to Postgres of workers in the gateway's process, at most, beside those of buyers
+    #[arg(long, env = "DOORBUSTER_WORKER_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "N")]
+    pub worker_database_connections: u16,
+}
+
 /// The workers' settings, for `work` and for `serve --with-workers`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Workers")]
@@ -123,6 +134,9 @@ pub struct WorkersConfig {
     /// How long the payments of a worker that died wait; more than three calls to the provider take
     #[arg(long, env = "DOORBUSTER_CHARGE_LEASE", default_value = "2m", value_name = "DURATION")]
     pub charge_lease: SignedDuration,
+    /// How long an order is kept whose buyer's bank wants them to act; then its units go back
+    #[arg(long, env = "DOORBUSTER_BANK_WITHIN", default_value = "10m", value_name = "DURATION")]
+    pub bank_within: SignedDuration,
     #[command(flatten)]
     pub outbox: OutboxConfig,
 }
@@ -159,6 +173,9 @@ pub struct OutboxConfig {
     /// How long what a worker that died was about to send waits; more than four mails to a slow server take
     #[arg(long, env = "DOORBUSTER_OUTBOX_LEASE", default_value = "2m", value_name = "DURATION")]
     pub outbox_lease: SignedDuration,
+    /// Mails that one address gets within a clock hour, at most; what comes on top waits for the next one
+    #[arg(long, env = "DOORBUSTER_MAILS_PER_ADDRESS", default_value_t = MAILS_PER_ADDRESS, value_name = "N")]
+    pub mails_per_address: u32,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -175,6 +192,12 @@ pub struct ServeConfig {
     /// The audience (`aud`) that buyers' tokens must be for; without it their audience is not looked at
     #[arg(long, env = "DOORBUSTER_JWT_AUDIENCE", value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
+    /// The issuer (`iss`) that buyers' tokens must be from; without it their issuer is not looked at
+    #[arg(long, env = "DOORBUSTER_JWT_ISSUER", value_name = "ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// How long a buyer's token may live, from its `iat` (or from now, if it has none) to its `exp`; without it any time
+    #[arg(long, env = "DOORBUSTER_JWT_LIFE_MAX", value_name = "DURATION")]
+    pub jwt_life_max: Option<SignedDuration>,
     #[command(flatten)]
     pub receipts: ReceiptSecrets,
     /// Secrets that sign the payment provider's webhooks, comma-separated: two while they rotate, at least 16 bytes each.
@@ -207,12 +230,21 @@ pub struct ServeConfig {
     /// claims go on for so long
     #[arg(long, env = "DOORBUSTER_SETTLEMENT_LAG_LIMIT", default_value = "15m", value_name = "DURATION")]
     pub settlement_lag_limit: SignedDuration,
+    /// Orders of goods that one buyer may have unpaid at the same time; past it a checkout is refused
+    #[arg(long, env = "DOORBUSTER_UNPAID_ORDERS_MAX", default_value_t = UNPAID_ORDERS_MAX, value_name = "ORDERS")]
+    pub unpaid_orders_max: u32,
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
+    /// Leaves the database's schema as it is, for a user that may not change it (docs/PRIVILEGES.md), and refuses to start on
+    /// one that lacks something
+    #[arg(long, env = "DOORBUSTER_NO_MIGRATE")]
+    pub no_migrate: bool,
     // A heading holds for all that follows: these two have their own.
     #[command(flatten)]
     pub stores: StoresConfig,
+    #[command(flatten)]
+    pub worker_pool: WorkerPoolConfig,
     #[command(flatten)]
     pub workers: WorkersConfig,
 }
@@ -235,9 +267,14 @@ pub struct GatewayConfig {
     /// Port 0 takes a free one; see [`crate::RunningGateway::public_addr`].
     pub listen: SocketAddr,
     pub ops_listen: SocketAddr,
-    pub jwt_secret: Secret,
+    /// At least one. The first signs what we sign ourselves.
+    pub jwt_keys: Vec<TokenKey>,
     /// None: whatever a token says of its audience is not looked at.
     pub jwt_audience: Option<String>,
+    /// None: whatever a token says of its issuer is not looked at.
+    pub jwt_issuer: Option<String>,
+    /// None: a token may live as long as it says.
+    pub jwt_life_max: Option<SignedDuration>,
     /// The first one signs. None: buyers get no receipts.
     pub receipt_keys: Vec<ReceiptKey>,
     /// None: no event of the payment provider's is taken.
@@ -251,6 +288,8 @@ pub struct GatewayConfig {
     pub sharing: Sharing,
     /// Connections to Postgres, which need places beside those of buyers.
     pub pool_connections: usize,
+    /// Those of the workers in this process.
+    pub worker_connections: usize,
 }
 
 /// Bounds of one request, shortened by tests only.
@@ -287,8 +326,10 @@ impl GatewayConfig {
         Self {
             listen: loopback,
             ops_listen: loopback,
-            jwt_secret: Secret::from(jwt_secret.into()),
+            jwt_keys: vec![TokenKey::unnamed(Secret::from(jwt_secret.into()))],
             jwt_audience: None,
+            jwt_issuer: None,
+            jwt_life_max: None,
             receipt_keys: Vec::new(),
             provider_webhook_secrets: Vec::new(),
             operators: Operators::default(),
@@ -297,6 +338,7 @@ impl GatewayConfig {
             limits: Limits::default(),
             sharing: Sharing::default(),
             pool_connections: 16,
+            worker_connections: 8,
         }
     }
 }
@@ -484,12 +526,50 @@ impl StoresConfig {
     }
 }
 
+/// The payment provider by its two settings.
+pub(crate) fn provider(url: &str, key: &Secret) -> Result<ProviderClient, BadConfig> {
+    let provider = ProviderClient::new(ProviderSettings {
+        base_url: url.to_owned(),
+        secret_key: SecretKey::from(key.expose().to_owned()),
+        connect_timeout: PROVIDER_CONNECT_TIMEOUT,
+        answer_timeout: PROVIDER_ANSWER_TIMEOUT,
+    });
+    provider
+        .map_err(|error| BadConfig(format!("--provider-url, --provider-key (DOORBUSTER_PROVIDER_URL, …_KEY): {error}")))
+}
+
+impl WorkerPoolConfig {
+    fn check(&self) -> Result<(), BadConfig> {
+        if self.worker_database_connections < 2 {
+            return bad("--worker-database-connections (DOORBUSTER_WORKER_DATABASE_CONNECTIONS) must be at least 2");
+        }
+        Ok(())
+    }
+}
+
 impl WorkersConfig {
     pub fn check(&self) -> Result<Workers, BadConfig> {
         let (Some(url), Some(key)) = (&self.provider_url, &self.provider_key) else {
             return bad("workers need --provider-url and --provider-key (DOORBUSTER_PROVIDER_URL, …_KEY)");
         };
-        let settle_every = duration("--settle-every (DOORBUSTER_SETTLE_EVERY)", self.settle_every)?;
+        self.check_numbers()?;
+        let provider =
+            provider(url, key)?.limited_to(RateLimit { per_second: self.provider_rate, burst: self.provider_burst });
+        let settings = WorkerSettings {
+            settle_every: duration(SETTLE_EVERY, self.settle_every)?,
+            backlog_limit: self.backlog_limit,
+            charge_concurrency: self.charge_concurrency,
+            charge_lease: self.charge_lease,
+            bank_within: self.bank_within,
+            lanes: self.outbox.check()?,
+            delivery: self.outbox.delivery(),
+        };
+        Ok(Workers { provider, settings })
+    }
+
+    /// What is a number or a time, without the servers that are named.
+    pub(crate) fn check_numbers(&self) -> Result<(), BadConfig> {
+        let settle_every = duration(SETTLE_EVERY, self.settle_every)?;
         if settle_every.is_zero() || self.backlog_limit == 0 || self.charge_concurrency == 0 {
             return bad("--settle-every, --backlog-limit and --charge-concurrency must be above zero");
         }
@@ -499,33 +579,34 @@ impl WorkersConfig {
         if !self.charge_lease.is_positive() {
             return bad("--charge-lease (DOORBUSTER_CHARGE_LEASE) must be above zero");
         }
-        let provider = ProviderClient::new(ProviderSettings {
-            base_url: url.clone(),
-            secret_key: SecretKey::from(key.expose().to_owned()),
-            connect_timeout: PROVIDER_CONNECT_TIMEOUT,
-            answer_timeout: PROVIDER_ANSWER_TIMEOUT,
-        });
-        let provider = provider.map_err(|error| BadConfig(format!("--provider-url, --provider-key: {error}")))?;
-        let provider = provider.limited_to(RateLimit { per_second: self.provider_rate, burst: self.provider_burst });
-        let settings = WorkerSettings {
-            settle_every,
-            backlog_limit: self.backlog_limit,
-            charge_concurrency: self.charge_concurrency,
-            charge_lease: self.charge_lease,
-            lanes: self.outbox.check()?,
-            delivery: self.outbox.delivery(),
-        };
-        Ok(Workers { provider, settings })
+        if !self.bank_within.is_positive() {
+            return bad("--bank-within (DOORBUSTER_BANK_WITHIN) must be above zero");
+        }
+        self.outbox.check_numbers()
     }
 }
 
 impl OutboxConfig {
     /// One lane for mails, if there is a mail server, and one for each endpoint.
     pub fn check(&self) -> Result<Vec<Lane>, BadConfig> {
+        self.check_numbers()?;
+        let mail = self.mailer()?.map(Lane::Mail);
+        Ok(mail.into_iter().chain(self.endpoints()?.into_iter().map(Lane::Webhook)).collect())
+    }
+
+    fn check_numbers(&self) -> Result<(), BadConfig> {
         if self.outbox_concurrency == 0 || !self.outbox_lease.is_positive() {
             return bad("--outbox-concurrency and --outbox-lease must be above zero");
         }
-        let mut lanes = self.mailer()?.map(Lane::Mail).into_iter().collect::<Vec<_>>();
+        if self.mails_per_address == 0 {
+            return bad("--mails-per-address (DOORBUSTER_MAILS_PER_ADDRESS) must be above zero");
+        }
+        Ok(())
+    }
+
+    /// Where events are sent, with their secrets.
+    pub fn endpoints(&self) -> Result<Vec<WebhookClient>, BadConfig> {
+        let mut endpoints = Vec::new();
         let mut secrets = pairs("--webhook-secrets (DOORBUSTER_WEBHOOK_SECRETS): NAME=SECRET", &self.webhook_secrets)?;
         for (name, url) in pairs("--webhooks (DOORBUSTER_WEBHOOKS): NAME=URL", &self.webhooks)? {
             let secrets = secrets.remove(&name).unwrap_or_default();
@@ -533,11 +614,11 @@ impl OutboxConfig {
                 secrets.split(':').filter(|secret| !secret.is_empty()).map(str::parse).collect::<Result<_, _>>();
             let secrets = secrets.map_err(|error| BadConfig(format!("--webhook-secrets for {name:?}: {error}")))?;
             let client = WebhookClient::new(WebhookEndpoint { name: name.clone(), url, secrets });
-            lanes.push(Lane::Webhook(client.map_err(|error| BadConfig(format!("--webhooks for {name:?}: {error}")))?));
+            endpoints.push(client.map_err(|error| BadConfig(format!("--webhooks for {name:?}: {error}")))?);
         }
         match secrets.keys().next() {
             Some(name) => bad(format!("--webhook-secrets names {name:?}, which --webhooks does not")),
-            None => Ok(lanes),
+            None => Ok(endpoints),
         }
     }
 
@@ -557,7 +638,12 @@ impl OutboxConfig {
     pub fn delivery(&self) -> DeliverySettings {
         // Four rounds a lease, whatever the concurrency.
         let batch = i64::try_from(self.outbox_concurrency.saturating_mul(4)).unwrap_or(i64::MAX);
-        DeliverySettings { concurrency: self.outbox_concurrency, batch, lease: self.outbox_lease }
+        DeliverySettings {
+            concurrency: self.outbox_concurrency,
+            batch,
+            lease: self.outbox_lease,
+            mails_per_address: self.mails_per_address,
+        }
     }
 }
 
@@ -573,32 +659,51 @@ pub(crate) fn pairs(what: &str, given: &[Secret]) -> Result<BTreeMap<String, Str
     Ok(pairs)
 }
 
+/// Whoever knows one secret must not be able to do what another one is for.
+pub(crate) fn check_apart(
+    jwt_keys: &[TokenKey],
+    receipt_keys: &[ReceiptKey],
+    operators: &Operators,
+) -> Result<(), BadConfig> {
+    if jwt_keys.iter().any(|token| receipt_keys.iter().any(|key| key.has_secret(&token.secret))) {
+        return bad(
+            "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
+        );
+    }
+    if jwt_keys.iter().any(|key| operators.has_secret(&key.secret)) {
+        return bad(
+            "--operator-tokens (DOORBUSTER_OPERATOR_TOKENS) must not hold the secret of --jwt-secret: who issues tokens would be an operator",
+        );
+    }
+    Ok(())
+}
+
 impl ServeConfig {
     pub fn check(&self) -> Result<(GatewayConfig, Option<Workers>), BadConfig> {
         self.stores.check()?;
-        self.tokens.check()?;
+        self.worker_pool.check()?;
+        let jwt_keys = self.tokens.check()?;
+        if self.jwt_life_max.is_some_and(|longest| !longest.is_positive()) {
+            return bad("--jwt-life-max (DOORBUSTER_JWT_LIFE_MAX) must be above zero");
+        }
         // Below the interval at which claims are settled, a drop would close itself between two settlements.
         if self.settlement_lag_limit < SETTLEMENT_LAG_LIMIT_MIN {
             return bad("--settlement-lag-limit (DOORBUSTER_SETTLEMENT_LAG_LIMIT) must be at least one minute");
         }
+        if self.unpaid_orders_max == 0 {
+            return bad("--unpaid-orders-max (DOORBUSTER_UNPAID_ORDERS_MAX) must be above zero");
+        }
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
-        if self.receipts.check()?.iter().any(|key| key.has_secret(&self.tokens.jwt_secret)) {
-            return bad(
-                "--receipt-keys (DOORBUSTER_RECEIPT_KEYS) must not hold the secret of --jwt-secret: who issues tokens could sign receipts",
-            );
-        }
-        let operators = self.operators.check()?;
-        if operators.has_secret(&self.tokens.jwt_secret) {
-            return bad(
-                "--operator-tokens (DOORBUSTER_OPERATOR_TOKENS) must not hold the secret of --jwt-secret: who issues tokens would be an operator",
-            );
-        }
+        let (receipt_keys, operators) = (self.receipts.check()?, self.operators.check()?);
+        check_apart(&jwt_keys, &receipt_keys, &operators)?;
         let config = GatewayConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
-            jwt_secret: self.tokens.jwt_secret.clone(),
+            jwt_keys,
             jwt_audience: self.jwt_audience.clone().filter(|audience| !audience.is_empty()),
-            receipt_keys: self.receipts.check()?,
+            jwt_issuer: self.jwt_issuer.clone().filter(|issuer| !issuer.is_empty()),
+            jwt_life_max: self.jwt_life_max,
+            receipt_keys,
             provider_webhook_secrets: provider_webhook_secrets(self.provider_webhook_secrets.as_ref())?,
             operators,
             cors_origins: self
@@ -614,6 +719,7 @@ impl ServeConfig {
             },
             sharing: self.sharing()?,
             pool_connections: self.stores.database_connections.into(),
+            worker_connections: self.worker_pool.worker_database_connections.into(),
         };
         Ok((config, workers))
     }
@@ -669,11 +775,29 @@ mod tests {
     fn flags_and_help_agree_with_each_other() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands() {
-            for argument in command.get_arguments().filter(|argument| argument.get_long() != Some("help")) {
-                assert!(argument.get_help().is_some(), "{} {:?} has no help", command.get_name(), argument.get_id());
+        let mut cli = Cli::command();
+        cli.build();
+        for command in leaves(&cli) {
+            let name = command.get_bin_name().unwrap_or(command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name} {:?} has no help", argument.get_id());
             }
+            let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+            let prints_data = !WITHOUT_DATA.contains(&name.trim_start_matches("doorbuster "));
+            assert_eq!(has_json, prints_data, "{name}: commands that print data have --json, and others have not");
         }
+    }
+
+    /// What they print is a log, a picture of a sale, or a file of one form.
+    const WITHOUT_DATA: &[&str] = &["serve", "work", "demo", "openapi", "completions", "man"];
+
+    /// The commands that do something, however deep they lie.
+    fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
+        let mut below = command.get_subcommands().filter(|below| below.get_name() != "help").peekable();
+        if below.peek().is_none() {
+            return vec![command];
+        }
+        below.flat_map(leaves).collect()
     }
 
     #[test]

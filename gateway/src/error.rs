@@ -26,6 +26,8 @@ pub use sets::{Errors, PROBLEM_JSON};
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Everything that answers 503 is over, or decided by a worker, within a second or two.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// A person pauses a drop, and takes longer than a store that comes back.
+const RETRY_AFTER_PAUSE_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -204,12 +206,16 @@ impl IntoResponse for Problem {
             _ => None,
         };
         let is_replay = self == Self::ClaimReleased;
+        let is_paused = self == Self::Paused;
         let is_encoded = self == Self::EncodedBody;
         let closes = matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow);
         let body = serde_json::to_vec(&self.body()).expect("a problem is made of texts and numbers only");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if is_paused {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_PAUSE_SECONDS);
+        }
         if is_passing {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }

@@ -15,6 +15,8 @@ pub mod server;
 pub mod state;
 pub mod auth;
 pub mod shopper;
+pub mod anonymous;
+pub mod pages;
 pub mod showcase;
 pub mod operators;
 pub mod receipt;

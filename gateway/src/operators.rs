@@ -82,6 +82,11 @@ impl Operators {
         self.0.get(found as usize).map(|(name, _)| Operator(Arc::clone(name)))
     }
 
+    /// Who they are.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_ref())
+    }
+
     pub fn has_secret(&self, secret: &Secret) -> bool {
         self.named_by(secret.expose()).is_some()
     }

@@ -63,6 +63,10 @@ pub struct Receipts {
 }
 
 impl ReceiptKey {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// `ID=SECRET,ID=SECRET…`
     pub fn parse_list(text: &Secret) -> Result<Vec<Self>, BadConfig> {
         let bad = |what: String| BadConfig(format!("--receipt-keys (DOORBUSTER_RECEIPT_KEYS): {what}"));

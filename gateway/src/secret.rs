@@ -37,8 +37,32 @@ impl fmt::Debug for Secret {
 #[derive(Debug, Clone, Args)]
 pub struct TokenSecret {
     /// Secret of the buyers' bearer tokens (JWT, HS256), at least 32 bytes
-    #[arg(long, env = "DOORBUSTER_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
-    pub jwt_secret: Secret,
+    #[arg(
+        long,
+        env = "DOORBUSTER_JWT_SECRET",
+        hide_env_values = true,
+        value_name = "SECRET",
+        required_unless_present = "jwt_secrets"
+    )]
+    pub jwt_secret: Option<Secret>,
+    /// Several secrets, while they are rotated, as KID=SECRET,KID=SECRET: a token's header `kid` names the one that has
+    /// signed it. The first signs what we sign ourselves. Beside it --jwt-secret is for tokens that name none of these
+    #[arg(long, env = "DOORBUSTER_JWT_SECRETS", hide_env_values = true, value_name = "SECRETS")]
+    pub jwt_secrets: Option<Secret>,
+}
+
+/// A secret of buyers' tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenKey {
+    /// What the header `kid` of a token calls it.
+    pub id: Option<String>,
+    pub secret: Secret,
+}
+
+impl TokenKey {
+    pub fn unnamed(secret: Secret) -> Self {
+        Self { id: None, secret }
+    }
 }
 
 /// The keys that sign and verify receipts.
@@ -51,13 +75,32 @@ pub struct ReceiptSecrets {
 }
 
 impl TokenSecret {
-    pub fn check(&self) -> Result<(), BadConfig> {
-        if self.jwt_secret.expose().len() < JWT_SECRET_BYTES_MIN {
+    /// At least one key; the first signs.
+    pub fn check(&self) -> Result<Vec<TokenKey>, BadConfig> {
+        const LIST: &str = "--jwt-secrets (DOORBUSTER_JWT_SECRETS)";
+        let mut keys: Vec<TokenKey> = Vec::new();
+        let listed = self.jwt_secrets.as_ref().map(Secret::expose).unwrap_or_default();
+        for entry in listed.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            let Some((id, secret)) = entry.split_once('=').filter(|(id, _)| !id.is_empty()) else {
+                return bad(format!("{LIST} must be KID=SECRET,KID=SECRET"));
+            };
+            if secret.len() < JWT_SECRET_BYTES_MIN {
+                return bad(format!("{LIST}: the secret of {id:?} must be at least {JWT_SECRET_BYTES_MIN} bytes long"));
+            }
+            if keys.iter().any(|key| key.id.as_deref() == Some(id)) {
+                return bad(format!("{LIST} names {id:?} twice"));
+            }
+            keys.push(TokenKey { id: Some(id.to_owned()), secret: Secret::from(secret.to_owned()) });
+        }
+        // An empty variable beside a list is none.
+        let alone = self.jwt_secret.as_ref().filter(|secret| keys.is_empty() || !secret.expose().is_empty());
+        if alone.is_some_and(|secret| secret.expose().len() < JWT_SECRET_BYTES_MIN) {
             return bad(format!(
                 "--jwt-secret (DOORBUSTER_JWT_SECRET) must be at least {JWT_SECRET_BYTES_MIN} bytes long"
             ));
         }
-        Ok(())
+        keys.extend(alone.cloned().map(TokenKey::unnamed));
+        if keys.is_empty() { bad(format!("{LIST} names no secret")) } else { Ok(keys) }
     }
 }
 
@@ -83,6 +126,29 @@ pub(crate) fn provider_webhook_secrets(given: Option<&Secret>) -> Result<Vec<Sec
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn token_secrets_are_one_or_a_list_with_names() {
+        let (old, new) = ("o".repeat(32), "n=".repeat(16));
+        let keys = |alone: Option<&str>, list: Option<&str>| {
+            let secret = |text: Option<&str>| text.map(|text| Secret::from(text.to_owned()));
+            let keys = TokenSecret { jwt_secret: secret(alone), jwt_secrets: secret(list) }.check();
+            keys.map(|keys| keys.into_iter().map(|key| (key.id, key.secret.0)).collect::<Vec<_>>())
+        };
+        let named = |id: &str, secret: &str| (Some(id.to_owned()), secret.to_owned());
+        // A secret in base64 may end in the sign that stands between a name and its secret.
+        assert_eq!(keys(Some(&new), None), Ok(vec![(None, new.clone())]));
+        let list = format!("2026={new}, 2025={old},");
+        assert_eq!(keys(None, Some(&list)), Ok(vec![named("2026", &new), named("2025", &old)]));
+        assert_eq!(keys(Some(""), Some(&list)).unwrap().len(), 2);
+        let both = keys(Some(&old), Some(&format!("2026={new}")));
+        assert_eq!(both, Ok(vec![named("2026", &new), (None, old.clone())]));
+        for bad in ["", "2026", "=secret", "2026=short", &format!("{list}2025={old}"), &format!("2026={old},{new}x")] {
+            let error = keys(None, Some(bad)).unwrap_err();
+            assert!(!error.0.contains(&old) && !error.0.contains("short"), "{error}");
+        }
+        assert!(keys(Some("short"), Some(&list)).is_err());
+    }
 
     #[test]
     fn provider_webhook_secrets_are_a_list_of_long_ones() {

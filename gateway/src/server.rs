@@ -93,7 +93,18 @@ impl Gateway {
         let gate = Arc::new(GateState::new(&config, engine.clone()));
         let public = listen(config.listen).context("the public listener")?;
         let public_addr = public.local_addr()?;
-        let places = Places::new(files::places(config.sharing.connections, config.pool_connections), &config.sharing);
+        // Workers have connections to Postgres of their own: a crowd of buyers keeps no order from being made or
+        // charged.
+        let workers = match workers {
+            Some(workers) => {
+                let mut engine = engine.clone();
+                engine.ledger = engine.ledger.with_own_pool(config.worker_connections)?;
+                Some((engine, workers))
+            }
+            None => None,
+        };
+        let pools = config.pool_connections + workers.as_ref().map_or(0, |_| config.worker_connections);
+        let places = Places::new(files::places(config.sharing.connections, pools), &config.sharing);
         let operators = OperatorsPort {
             listen: config.ops_listen,
             operators: config.operators.clone(),
@@ -121,7 +132,7 @@ impl Gateway {
             limits: Limits::default(),
             places: None,
         };
-        let running = start(operators, engine, Some(workers))?;
+        let running = start(operators, engine.clone(), Some((engine, workers)))?;
         tracing::info!(ops_addr = %running.ops_addr, "working; operators find http://{}/readyz", running.ops_addr);
         Ok(running)
     }
@@ -150,7 +161,7 @@ struct OperatorsPort {
     places: Option<Arc<Places>>,
 }
 
-fn start(port: OperatorsPort, engine: Engine, workers: Option<Workers>) -> anyhow::Result<RunningGateway> {
+fn start(port: OperatorsPort, engine: Engine, workers: Option<(Engine, Workers)>) -> anyhow::Result<RunningGateway> {
     let OperatorsPort { listen: address, operators, limits, places } = port;
     let ops_listener = listen(address).with_context(|| {
         "the operators' listener: each process needs one of its own; where `serve` and `work` have one environment, \
@@ -161,8 +172,9 @@ fn start(port: OperatorsPort, engine: Engine, workers: Option<Workers>) -> anyho
     let work = CancellationToken::new();
     let tasks = TaskTracker::new();
     tasks.spawn(telemetry::keep_up(work.clone()));
-    if let Some(Workers { provider, settings }) = workers {
-        tasks.spawn(workers::run(engine.clone(), provider, settings, work.clone()));
+    tasks.spawn(workers::look_after_answers(engine.clone(), work.clone()));
+    if let Some((engine, Workers { provider, settings })) = workers {
+        tasks.spawn(workers::run(engine, provider, settings, work.clone()));
     }
     tasks.close();
     let ops = ops::Ops { engine, stopping: stopping.clone(), operators, limits, places };

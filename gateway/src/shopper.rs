@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::auth::Buyer;
-use crate::config::Secret;
+use crate::config::{Secret, TokenKey};
 use crate::error::Problem;
 use crate::state::Gate;
 
@@ -24,16 +24,24 @@ const PURPOSE: &[u8] = b"doorbuster: sessions of guests' carts, 1";
 /// Of the 32 bytes of a signature so many go with the session: who guesses needs 2^127 requests.
 const SIGNATURE_BYTES: usize = 16;
 
-/// Signs guests' sessions, and knows them again. All gateways with one secret of the tokens know the same ones.
+/// Signs guests' sessions, and knows them again. All gateways with one secret of the tokens know the same ones; while secrets are
+/// rotated, the first one signs and all of them know.
 pub struct Sessions {
     key: Hmac<Sha256>,
+    older: Vec<Hmac<Sha256>>,
 }
 
 impl Sessions {
     pub fn new(token_secret: &Secret) -> Self {
         let mut derived = keyed(token_secret.expose().as_bytes());
         derived.update(PURPOSE);
-        Self { key: keyed(&derived.finalize().into_bytes()) }
+        Self { key: keyed(&derived.finalize().into_bytes()), older: Vec::new() }
+    }
+
+    pub fn of(token_keys: &[TokenKey]) -> Self {
+        let mut all = token_keys.iter().map(|key| Self::new(&key.secret));
+        let first = all.next().expect("the configuration has at least one secret of tokens");
+        Self { older: all.map(|sessions| sessions.key).collect(), ..first }
     }
 
     /// A session that nobody has yet, as it is given out: 24 characters that name the cart, and 22 of signature.
@@ -43,7 +51,7 @@ impl Sessions {
 
     /// The session as it is given out.
     pub fn signed(&self, session: &CartSession) -> String {
-        let signature = self.mac(session).finalize().into_bytes();
+        let signature = mac(&self.key, session).finalize().into_bytes();
         format!("{}{}", session.as_str(), URL_SAFE_NO_PAD.encode(&signature[..SIGNATURE_BYTES]))
     }
 
@@ -52,14 +60,16 @@ impl Sessions {
         let (session, signature) = text.split_at_checked(CartSession::TEXT_BYTES)?;
         let session = session.parse::<CartSession>().ok()?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok().filter(|bytes| bytes.len() == SIGNATURE_BYTES)?;
-        self.mac(&session).verify_truncated_left(&signature).ok().map(|()| session)
+        let mut keys = std::iter::once(&self.key).chain(&self.older);
+        let is_ours = keys.any(|key| mac(key, &session).verify_truncated_left(&signature).is_ok());
+        is_ours.then_some(session)
     }
+}
 
-    fn mac(&self, session: &CartSession) -> Hmac<Sha256> {
-        let mut mac = self.key.clone();
-        mac.update(session.as_str().as_bytes());
-        mac
-    }
+fn mac(key: &Hmac<Sha256>, session: &CartSession) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(session.as_str().as_bytes());
+    mac
 }
 
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
@@ -104,6 +114,16 @@ mod tests {
 
     fn sessions(secret: &str) -> Sessions {
         Sessions::new(&Secret::from(secret.to_owned()))
+    }
+
+    #[test]
+    fn a_guest_keeps_their_cart_while_the_secrets_of_tokens_are_rotated() {
+        let key = |letter: &str| TokenKey { id: Some(letter.to_owned()), secret: Secret::from(letter.repeat(32)) };
+        let given = Sessions::of(&[key("o")]).begin();
+        assert!(Sessions::of(&[key("n"), key("o")]).known(&given).is_some());
+        assert!(Sessions::of(&[key("n")]).known(&given).is_none());
+        let since = Sessions::of(&[key("n"), key("o")]).begin();
+        assert!(Sessions::of(&[key("n")]).known(&since).is_some());
     }
 
     #[test]

@@ -7,10 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use doorbuster_engine::domain::carts::CartOwner;
 use doorbuster_engine::domain::ids::VariantId;
 use doorbuster_engine::ledger::showcase::ShownVariant;
 use doorbuster_engine::ledger::{Ledger, LedgerError};
 use tokio::sync::Semaphore;
+
+use crate::anonymous::Anonymous;
+use crate::error::Problem;
 
 /// How old what is shown may be before somebody asks again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -18,7 +22,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const USABLE: Duration = Duration::from_secs(2);
 /// Variants, and SKUs, that are remembered: some 300 bytes each. The whole memory is dropped when it is full.
 const KNOWN: usize = 20_000;
-/// Lookups of SKUs never met, at the same time: a quarter of the default pool of connections.
+/// Buyers' lookups of SKUs never met, at the same time: a quarter of the default pool of connections. Guests' are among
+/// the anonymous statements.
 const LOOKUPS: usize = 4;
 
 pub type Shown = HashMap<VariantId, Arc<ShownVariant>>;
@@ -29,6 +34,7 @@ pub struct Showcase {
     /// One question at a time: it is for everybody who waits.
     asking: tokio::sync::Mutex<()>,
     lookups: Semaphore,
+    anonymous: Arc<Anonymous>,
 }
 
 #[derive(Default)]
@@ -52,12 +58,13 @@ enum Look {
 }
 
 impl Showcase {
-    pub fn new(ledger: Ledger) -> Self {
+    pub fn new(ledger: Ledger, anonymous: Arc<Anonymous>) -> Self {
         Self {
             ledger,
             known: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             lookups: Semaphore::new(LOOKUPS),
+            anonymous,
         }
     }
 
@@ -88,7 +95,8 @@ impl Showcase {
         Ok(self.variants(&[id]).await?.remove(&id))
     }
 
-    pub async fn variant_of_sku(&self, sku: &str) -> Result<Option<Arc<ShownVariant>>, LedgerError> {
+    /// The variant of this SKU, for whoever fills this cart.
+    pub async fn variant_of_sku(&self, sku: &str, cart: &CartOwner) -> Result<Option<Arc<ShownVariant>>, Problem> {
         let known = self.known().skus.get(sku).copied();
         if let Some(id) = known
             && let Some(shown) = self.variant(id).await?
@@ -98,12 +106,15 @@ impl Showcase {
             return Ok(Some(shown));
         }
         let found = {
-            let _permit = self.lookups.acquire().await.expect("this semaphore is never closed");
+            let _place = match cart {
+                CartOwner::Guest(_) => self.anonymous.place().await?,
+                CartOwner::Buyer(_) => self.lookups.acquire().await.expect("this semaphore is never closed"),
+            };
             self.ledger.variant_of_sku(sku).await?
         };
         let Some(id) = found else { return Ok(None) };
         self.remember(sku, id);
-        self.variant(id).await
+        Ok(self.variant(id).await?)
     }
 
     fn remember(&self, sku: &str, id: VariantId) {

@@ -11,8 +11,11 @@ use doorbuster_engine::provider::{SecretKey, WebhookVerifier};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::anonymous::Anonymous;
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
+use crate::error::Problem;
+use crate::pages::Pages;
 use crate::receipt::Receipts;
 use crate::routes::webhooks::BODIES_MAX;
 use crate::shopper::Sessions;
@@ -20,6 +23,8 @@ use crate::showcase::Showcase;
 
 /// How old a drop's public state may be.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a name is remembered as unknown: a drop that is made or opened meanwhile is not there for so long.
+const UNKNOWN: Duration = Duration::from_millis(100);
 /// Names that are remembered as unknown; the whole memory is dropped when it is full.
 const UNKNOWN_NAMES: usize = 1024;
 /// Lookups of names never met, at the same time: a quarter of the default pool, so that somebody who tries names
@@ -39,6 +44,8 @@ pub struct GateState {
     /// Bodies of events that are in memory at the same time.
     pub webhook_bodies: Semaphore,
     pub drops: Drops,
+    /// The catalog's pages, for everybody.
+    pub pages: Pages,
     /// What variants are called and cost, for those who fill carts.
     pub showcase: Showcase,
     pub limits: Limits,
@@ -48,10 +55,13 @@ pub struct GateState {
 
 impl GateState {
     pub fn new(config: &GatewayConfig, engine: Engine) -> Self {
+        let anonymous = Arc::<Anonymous>::default();
         Self {
-            verifier: Verifier::new(&config.jwt_secret, engine.clock.clone())
-                .for_audience(config.jwt_audience.as_deref()),
-            sessions: Sessions::new(&config.jwt_secret),
+            verifier: Verifier::of(&config.jwt_keys, engine.clock.clone())
+                .for_audience(config.jwt_audience.as_deref())
+                .from_issuer(config.jwt_issuer.as_deref())
+                .living_at_most(config.jwt_life_max),
+            sessions: Sessions::of(&config.jwt_keys),
             receipts: Receipts::new(&config.receipt_keys),
             webhooks: WebhookVerifier::new(
                 config
@@ -61,13 +71,18 @@ impl GateState {
                     .collect(),
             ),
             webhook_bodies: Semaphore::new(BODIES_MAX),
-            drops: Drops::new(engine.clone()),
-            showcase: Showcase::new(engine.ledger.clone()),
+            drops: Drops::new(engine.clone(), Arc::clone(&anonymous)),
+            pages: Pages::new(Arc::clone(&anonymous)),
+            showcase: Showcase::new(engine.ledger.clone(), anonymous),
             engine,
             limits: config.limits,
             claims: TaskTracker::new(),
         }
     }
+}
+
+fn announced(live: Option<Arc<LiveDrop>>) -> Option<Arc<LiveDrop>> {
+    live.filter(|live| live.drop.is_announced())
 }
 
 impl FromRef<Gate> for Limits {
@@ -81,21 +96,32 @@ pub struct Drops {
     engine: Engine,
     asked: Mutex<HashMap<DropName, Instant>>,
     lookups: Semaphore,
+    anonymous: Arc<Anonymous>,
 }
 
 impl Drops {
-    fn new(engine: Engine) -> Self {
-        Self { engine, asked: Mutex::default(), lookups: Semaphore::new(LOOKUPS) }
+    fn new(engine: Engine, anonymous: Arc<Anonymous>) -> Self {
+        Self { engine, asked: Mutex::default(), lookups: Semaphore::new(LOOKUPS), anonymous }
     }
 
-    /// The drop with a state that is at most a second old, or as old as Postgres has been away.
-    pub async fn fresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
-        let Some(known) = self.get(name).await? else { return Ok(None) };
+    /// For anybody: the drop with a state that is at most a second old, or as old as Postgres has been away. A name
+    /// that was not met yet is looked up in a place of anonymous statements; that a known drop is read once a second
+    /// needs none.
+    pub async fn fresh(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, Problem> {
+        let known = match self.engine.known_drop(name) {
+            Some(known) => Some(known),
+            None if self.was_just_asked(name) => None,
+            None => {
+                let _place = self.anonymous.place().await?;
+                self.get(name).await?
+            }
+        };
+        let Some(known) = known else { return Ok(None) };
         if !self.is_my_turn(name) {
             return Ok(Some(known));
         }
         match self.engine.refresh(name).await {
-            Ok(fresh) => Ok(fresh),
+            Ok(fresh) => Ok(announced(fresh)),
             Err(error) => {
                 tracing::warn!(drop = %name, %error, "the drop {name} is shown as it was: {error}");
                 Ok(Some(known))
@@ -103,10 +129,11 @@ impl Drops {
         }
     }
 
-    /// The drop as this process knows it: Postgres is asked once about a name that was not met yet, and once a second
-    /// about one that does not exist. What Redis answers about its warehouses is newer than this anyway.
+    /// The drop as this process knows it: Postgres is asked once about a name that was not met yet, and ten times a second
+    /// about one that does not exist, or is a draft that nobody shall know of. What Redis answers about its warehouses is newer than this anyway.
     pub async fn get(&self, name: &DropName) -> Result<Option<Arc<LiveDrop>>, EngineError> {
-        if let Some(known) = self.engine.known_drop(name) {
+        let known = || announced(self.engine.known_drop(name));
+        if let Some(known) = known() {
             return Ok(Some(known));
         }
         if self.was_just_asked(name) {
@@ -114,9 +141,10 @@ impl Drops {
         }
         let _permit = self.lookups.acquire().await.expect("this semaphore is never closed");
         if self.was_just_asked(name) {
-            return Ok(self.engine.known_drop(name));
+            return Ok(known());
         }
-        let found = self.engine.live_drop(name).await?;
+        // Also what is known as a draft: somebody may have opened it.
+        let found = announced(self.engine.refresh(name).await?);
         let mut asked = self.asked.lock().expect("nobody panics holding this lock");
         if asked.len() >= UNKNOWN_NAMES {
             asked.clear();
@@ -127,7 +155,7 @@ impl Drops {
 
     fn was_just_asked(&self, name: &DropName) -> bool {
         let asked = self.asked.lock().expect("nobody panics holding this lock");
-        asked.get(name).is_some_and(|at| at.elapsed() < FRESH)
+        asked.get(name).is_some_and(|at| at.elapsed() < UNKNOWN)
     }
 
     /// One caller a second goes to Postgres; the others take what is known.

@@ -40,6 +40,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("doorbuster_rejected_claims_total", "Claims that could not become orders; each one needs an explanation"),
     ("doorbuster_grants_applied_total", "Grants that a worker brought to Redis"),
     ("doorbuster_searches_outwaited_total", "Claims that ended before their search for units did"),
+    ("doorbuster_unwatched_claims_total", "Claims that a process could not remember until Postgres had them"),
     ("doorbuster_lost_claims_total", "Claims that were answered and then lost; their buyers go first in standby"),
     (
         "doorbuster_standby_awards_total",
@@ -64,6 +65,10 @@ const COUNTERS: &[(&str, &str)] = &[
     (
         "doorbuster_log_lines_held_back_total",
         "Lines of the log that came as a count: each place says each cause once a second",
+    ),
+    (
+        "doorbuster_anonymous_refused_total",
+        "Requests of nobody in particular, such as pages of the catalog, that found no place for their statement",
     ),
     ("doorbuster_connections_total", "Connections accepted by the public listener"),
     (
@@ -96,6 +101,7 @@ const HISTOGRAMS: &[(&str, &str)] = &[
 ];
 /// Not begun at zero: nobody has counted before the first reading.
 const GAUGES: &[(&str, &str)] = &[
+    ("doorbuster_remembered_claims", "Claims that this process has answered and Postgres has not been found to have"),
     ("doorbuster_configuration_problems", "Settings of the stores that can lose claims or orders"),
     ("doorbuster_audit_violations", "What the last audit of this process found wrong"),
     ("doorbuster_finance_differences", "What did not agree in the last day whose books this process closed"),
@@ -109,6 +115,10 @@ const GAUGES: &[(&str, &str)] = &[
     ("doorbuster_outbox_waiting", "Mails and webhooks that wait for their first or next attempt, by destination"),
     ("doorbuster_provider_circuit_open", "1 while the payment provider refuses our credential and nothing is charged"),
     ("doorbuster_charge_backlog_seconds", "How long charging every order of now takes at the payment provider's limit"),
+    (
+        "doorbuster_charge_leases_owed",
+        "Payments that wait for Postgres to be given back by the worker that had leased them",
+    ),
     ("doorbuster_payments_open", "Payments that are not over, by state"),
     ("doorbuster_webhook_events_waiting", "Events of the payment provider's that wait to be dealt with"),
     ("doorbuster_reconcile_findings_open", "Disagreements with the payment provider that nobody has settled"),

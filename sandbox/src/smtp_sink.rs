@@ -44,6 +44,8 @@ pub struct SmtpSinkOptions {
     pub delay: Duration,
     /// User and password without which nothing is taken.
     pub login: Option<(String, String)>,
+    /// 550 to every MAIL: our sender may not write from here.
+    pub refuses_sender: bool,
     pub tls: SinkTls,
 }
 
@@ -68,6 +70,7 @@ impl Default for SmtpSinkOptions {
             lost_answer_rate: 0.0,
             delay: Duration::ZERO,
             login: None,
+            refuses_sender: false,
             tls: SinkTls::None,
         }
     }
@@ -277,6 +280,7 @@ where
             }
             "AUTH" => "535 5.7.8 credentials invalid",
             "MAIL" if !is_known => "530 5.7.0 authentication required",
+            "MAIL" if state.options.refuses_sender => "550 5.7.1 sender not allowed",
             "MAIL" if from.is_some() => "503 5.5.1 there is a mail already",
             "MAIL" => match path(argument, "FROM:") {
                 Some(path) => {

@@ -32,6 +32,7 @@ pub struct ReceivedEvent {
     pub id: String,
     pub timestamp_s: u64,
     /// `webhook-signature`, as it came.
+    pub user_agent: String,
     pub signatures: String,
     pub body: Value,
     /// Why it is not to be believed. `None`: its signature is good.
@@ -138,6 +139,7 @@ async fn receive(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body
         id: id.to_owned(),
         timestamp_s: timestamp.parse().unwrap_or_default(),
         signatures: signatures.to_owned(),
+        user_agent: text("user-agent").to_owned(),
         body: serde_json::from_slice(&body).unwrap_or_default(),
         problem,
         status: status.as_u16(),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::ProductId;
 use super::money::{Currency, Money};
 use super::stock::StockWay;
+use super::texts::is_unseen;
 use super::versions::Version;
 
 /// As in a drop, a cart and a file.
@@ -133,13 +134,21 @@ impl ProductEdit {
     }
 }
 
-fn check_name(field: &'static str, text: &str) -> Result<(), CatalogRefused> {
-    let is_fit = (1..=NAME_CHARACTERS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    let wrong = || format!("must be 1 to {NAME_CHARACTERS_MAX} characters, without line breaks");
-    is_fit.then_some(()).ok_or_else(|| CatalogRefused::Field(field, wrong()))
+/// Whether a product or a variant may be called so: names stand in mails, and in their subjects.
+pub fn is_name(text: &str) -> bool {
+    (1..=NAME_CHARACTERS_MAX).contains(&text.chars().count()) && !text.trim().is_empty() && !text.chars().any(is_unseen)
 }
 
-fn check_price(minor: i64) -> Result<(), CatalogRefused> {
+/// What [`is_name`] asks for.
+pub fn name_rule() -> String {
+    format!("must be 1 to {NAME_CHARACTERS_MAX} characters, without line breaks or others that nobody sees")
+}
+
+fn check_name(field: &'static str, text: &str) -> Result<(), CatalogRefused> {
+    is_name(text).then_some(()).ok_or_else(|| CatalogRefused::Field(field, name_rule()))
+}
+
+pub fn check_price(minor: i64) -> Result<(), CatalogRefused> {
     let wrong = || CatalogRefused::Field("variants.price_minor", format!("must be 0 to {PRICE_MINOR_MAX}"));
     (0..=PRICE_MINOR_MAX).contains(&minor).then_some(()).ok_or_else(wrong)
 }

@@ -111,4 +111,6 @@ pub enum ClaimOutcome {
     },
     NotOpen,
     Closed,
+    /// This buyer has given back, or not paid, so many claims of the drop that they get no more of it.
+    TooManyReleased,
 }

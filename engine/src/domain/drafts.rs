@@ -144,6 +144,21 @@ mod tests {
     }
 
     #[test]
+    fn a_drop_is_called_what_a_mail_can_say() {
+        let named = |name: &str, title: &str| {
+            let mut drop = drop(DropState::Draft);
+            (drop.product_name, drop.variants[1].title) = (name.to_owned(), title.to_owned());
+            terms(&drop).check()
+        };
+        assert_eq!(named("Shoe", "42"), Ok(()));
+        assert_eq!(named(&"ß".repeat(200), &"4".repeat(200)), Ok(()));
+        for bad in ["", " ", "Shoe\nBcc: x", "Shoe\u{2028}", "a\u{202e}b", &"x".repeat(201), &"x".repeat(5_000)] {
+            assert_eq!(named(bad, "42"), Err(InvalidDrop::ProductName), "{bad:?}");
+            assert_eq!(named("Shoe", bad), Err(InvalidDrop::Title("shoe-43".to_owned())), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn only_a_draft_that_nothing_else_names_may_be_deleted() {
         for state in DropState::ALL {
             for is_in_use in [false, true] {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::catalog::is_sku;
+use super::catalog::{is_name, is_sku, name_rule};
 use super::claims::Acknowledgement;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
@@ -104,6 +104,12 @@ pub struct SaleDrop {
 }
 
 impl SaleDrop {
+    /// Whether buyers may know of it. A draft is its operator's alone, until it has a time at which it opens: then whoever knows
+    /// its name may ask when.
+    pub fn is_announced(&self) -> bool {
+        self.state != DropState::Draft || self.opens_at.is_some()
+    }
+
     /// The warehouse that owns this buyer's limit and idempotency record. The hash is a published specification
     /// (XXH3, 64 bits), so every build and every gateway agrees.
     pub fn home_of(&self, buyer: &BuyerId) -> &Warehouse {
@@ -166,8 +172,10 @@ pub struct NewDrop {
 /// Why a drop cannot be made, in a sentence that says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDrop {
-    #[error("the product needs a name")]
+    #[error("the product's name {}", name_rule())]
     ProductName,
+    #[error("the title of {sku} {rule}", sku = .0, rule = name_rule())]
+    Title(String),
     #[error("a drop has 1 to {MAX_VARIANTS} variants; this one has {0}")]
     VariantCount(usize),
     #[error("the SKU {0:?} must be 1 to 64 visible ASCII characters and occur once")]
@@ -196,7 +204,7 @@ pub enum InvalidDrop {
 
 impl NewDrop {
     pub fn check(&self) -> Result<(), InvalidDrop> {
-        if self.product_name.trim().is_empty() {
+        if !is_name(&self.product_name) {
             return Err(InvalidDrop::ProductName);
         }
         if !(1..=MAX_VARIANTS).contains(&self.variants.len()) {
@@ -228,6 +236,9 @@ impl NewDrop {
         for (index, variant) in self.variants.iter().enumerate() {
             if !is_sku(&variant.sku) || self.variants[..index].iter().any(|earlier| earlier.sku == variant.sku) {
                 return Err(InvalidDrop::Sku(variant.sku.clone()));
+            }
+            if !is_name(&variant.title) {
+                return Err(InvalidDrop::Title(variant.sku.clone()));
             }
             if variant.price_minor < 1 {
                 return Err(InvalidDrop::Price(variant.sku.clone()));

@@ -44,6 +44,14 @@ pub enum StockImport {
     Count,
 }
 
+/// What becomes of a file whose quantities were added before, under another id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameFile {
+    /// It is told: whoever sends a file twice by mistake would have its units twice.
+    Refused,
+    Again,
+}
+
 /// What is wrong with one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineFault {

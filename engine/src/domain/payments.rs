@@ -5,7 +5,7 @@
 //!     |                      |  '--Declined--> CANCEL_REQUESTED --CanceledAfterDecline--> FAILED
 //!     |                      '--WentDark--> UNKNOWN --(as IN_FLIGHT, once the provider has been asked)
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
-//! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had until the drop's pay_by to act)
+//! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had minutes to act, or until pay_by)
 //! any of IN_FLIGHT, UNKNOWN, CANCEL_REQUESTED --Contradiction--> MANUAL_REVIEW
 //!
 //! The order is cancelled before it ships:
@@ -79,6 +79,9 @@ pub enum PaymentEvent {
     /// A person vouches that there is none and will be none.
     ReviewFailed,
 }
+
+/// How long the units of an order are kept whose buyer's bank wants them to act.
+pub const BANK_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
 /// How long a payment that is not decided waits before the provider is asked the next time, after so many times: seconds
 /// at first, every minute, then every 5 minutes for an hour, every hour for a day, and daily from then on. However old it

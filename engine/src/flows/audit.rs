@@ -6,6 +6,7 @@
 //! goes for a warehouse that is being loaded, or waits for it behind its fence: what it holds is not what it will hold.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use serde::Serialize;
@@ -14,8 +15,9 @@ use crate::domain::drops::{DropState, SaleDrop};
 use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, WarehouseId};
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
+use crate::domain::progress::Progress;
 use crate::ledger::audit::{DropFacts, ShelfFacts};
-use crate::provider::{Intent, IntentStatus, ProviderClient};
+use crate::provider::{Intent, IntentStatus, Page, ProviderClient, ProviderError};
 use crate::tokens::TokenError;
 use crate::tokens::store::Dump;
 
@@ -23,7 +25,33 @@ use super::engine::{Engine, EngineError};
 
 /// Readings tried before a drop counts as not quiet.
 const READINGS: u32 = 10;
-const BETWEEN_READINGS: std::time::Duration = std::time::Duration::from_millis(200);
+const BETWEEN_READINGS: Duration = Duration::from_millis(200);
+/// Tries of one page of the provider's list: some twenty seconds, if each is refused at once.
+const PAGE_TRIES: u32 = 8;
+const PAGE_PAUSE: Duration = Duration::from_millis(200);
+const PAGE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Redis, Postgres, Redis again, and comparing them.
+const READINGS_OF_DROP: u64 = 4;
+
+/// How far all of them are.
+struct Readings<'a> {
+    progress: &'a Progress,
+    done: u64,
+    all: u64,
+}
+
+impl Readings<'_> {
+    /// Of the drop that is read now. A drop that is not quiet begins again.
+    fn are_at(&self, reading: u64) {
+        self.progress.tell("readings of drops", self.done + reading, Some(self.all));
+    }
+
+    fn of_a_drop_are_done(&mut self) {
+        self.done += READINGS_OF_DROP;
+        self.are_at(0);
+    }
+}
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AuditReport {
@@ -93,8 +121,20 @@ impl Engine {
     pub async fn audit(&self, provider: Option<&ProviderClient>) -> Result<AuditReport, EngineError> {
         let mut report = AuditReport::default();
         let mut orders = HashMap::new();
-        for drop in self.ledger.loaded_drops().await? {
-            let (audit, facts) = self.audit_drop(&drop, &mut report.violations).await?;
+        let drops = self.ledger.loaded_drops().await?;
+        let mut readings =
+            Readings { progress: &self.ledger.progress, done: 0, all: READINGS_OF_DROP * drops.len() as u64 };
+        for drop in drops {
+            let (audit, facts) = match self.audit_drop(&drop, &mut report.violations, &readings).await {
+                // The others are audited all the same.
+                Err(EngineError::Tokens(error)) if error.is_about_the_keys() => {
+                    let detail = format!("its warehouses cannot be read: {error}");
+                    report.violations.push(Violation { rule: "drop_unreadable", drop: drop.name.to_string(), detail });
+                    self.unread_drop(&drop).await?
+                }
+                audited => audited?,
+            };
+            readings.of_a_drop_are_done();
             report.drops.push(audit);
             orders.extend(facts.orders.into_iter().map(|(id, order)| (id, (drop.name.clone(), order))));
         }
@@ -116,25 +156,40 @@ impl Engine {
         &self,
         drop: &SaleDrop,
         violations: &mut Vec<Violation>,
+        readings: &Readings<'_>,
     ) -> Result<(DropAudit, DropFacts), EngineError> {
         for _ in 0..READINGS {
             // Anew each time: a load has changed the epochs, an opening the state.
             let Some(drop) = self.ledger.drop_by_id(drop.id).await? else { break };
+            readings.are_at(0);
             let before = self.dump_all(&drop).await?;
+            readings.are_at(1);
             let facts = self.ledger.drop_facts(&drop).await?;
+            readings.are_at(2);
             let after = self.dump_all(&drop).await?;
+            readings.are_at(3);
             // A grant without units changes no variant, so its number counts too.
             let of = |dump: &Dump| (dump.epoch, dump.granted, dump.seq.clone());
             let marks = |dumps: &[Option<Dump>]| dumps.iter().map(|dump| dump.as_ref().map(of)).collect::<Vec<_>>();
             if marks(&before) == marks(&after) && !self.is_being_loaded(&drop, &before).await? {
-                let mut checks =
-                    Checks { drop: &drop, violations, places: HashMap::new(), audit: DropAudit::default() };
+                let mut checks = Checks {
+                    drop: &drop,
+                    violations,
+                    places: HashMap::new(),
+                    lost: HashSet::new(),
+                    audit: DropAudit::default(),
+                };
                 // The reading before: the settlement mark moves without `seq`, and what lay behind it then is in the facts.
                 let audit = checks.run(&facts, &before);
                 return Ok((audit, facts));
             }
             tokio::time::sleep(BETWEEN_READINGS).await;
         }
+        self.unread_drop(drop).await
+    }
+
+    /// What Postgres alone tells of a drop.
+    async fn unread_drop(&self, drop: &SaleDrop) -> Result<(DropAudit, DropFacts), EngineError> {
         let facts = self.ledger.drop_facts(drop).await?;
         let stock = facts.tokens.len();
         Ok((DropAudit { drop: drop.name.to_string(), stock, ..DropAudit::default() }, facts))
@@ -197,6 +252,8 @@ struct Checks<'a> {
     drop: &'a SaleDrop,
     violations: &'a mut Vec<Violation>,
     places: HashMap<Serial, Vec<Place>>,
+    /// What their units are is not known, so none of them is called lost.
+    lost: HashSet<WarehouseId>,
     audit: DropAudit,
 }
 
@@ -225,7 +282,11 @@ impl Checks<'_> {
             match dump {
                 Some(dump) => self.place_warehouse(warehouse.id, dump, facts, &rejected, &mut held),
                 None if self.drop.state.in_warehouses().is_some() => {
-                    self.violation("warehouse_not_loaded", format!("warehouse {} is not in Redis", warehouse.number.0));
+                    let number = warehouse.number.0;
+                    let detail =
+                        format!("warehouse {number} is not in Redis, or some of it is lost; it is rebuilt soon");
+                    self.violation("warehouse_not_loaded", detail);
+                    self.lost.insert(warehouse.id);
                 }
                 None => {}
             }
@@ -350,6 +411,7 @@ impl Checks<'_> {
         for token in &facts.tokens {
             let places = self.places.remove(&token.serial).unwrap_or_default();
             match places.as_slice() {
+                [] if self.lost.contains(&token.warehouse) => {}
                 [] => self.violation("unit_lost", format!("unit {} is nowhere", token.serial.0)),
                 [Place::Free(warehouse) | Place::Granted(warehouse)] if *warehouse != token.warehouse => self
                     .violation(
@@ -483,12 +545,36 @@ async fn all_intents(provider: &ProviderClient) -> Result<Vec<Intent>, EngineErr
     let mut intents: Vec<Intent> = Vec::new();
     loop {
         let after = intents.last().map(|intent| intent.id.clone());
-        let page = provider.list_intents(after.as_ref(), PAGE).await;
-        let page = page.map_err(|error| EngineError::Provider(error.to_string()))?;
+        let page = page_of_intents(provider, after.as_ref(), PAGE).await?;
         intents.extend(page.data);
         if !page.has_more {
             return Ok(intents);
         }
+    }
+}
+
+/// Asks for one page until it comes: an audit of thousands of charges must not begin anew for one answer that was lost.
+async fn page_of_intents(
+    provider: &ProviderClient,
+    after: Option<&IntentId>,
+    limit: u32,
+) -> Result<Page<Intent>, EngineError> {
+    let mut pause = PAGE_PAUSE;
+    let mut tries = 1;
+    loop {
+        let error = match provider.list_intents(after, limit).await {
+            Ok(page) => return Ok(page),
+            Err(error) => error,
+        };
+        if tries == PAGE_TRIES || !error.is_retryable() {
+            return Err(EngineError::Provider(error.to_string()));
+        }
+        let asked = match &error {
+            ProviderError::RateLimited { retry_after } => retry_after.unwrap_or_default().min(PAGE_PAUSE_MAX),
+            _ => Duration::ZERO,
+        };
+        tokio::time::sleep(asked.max(pause)).await;
+        (pause, tries) = ((pause * 2).min(PAGE_PAUSE_MAX), tries + 1);
     }
 }
 

@@ -9,6 +9,7 @@
 //! next call: because the worker is told to stop, or because the circuit has opened.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -17,7 +18,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
-use crate::ledger::attempts::{Attempt, LeasedPayment};
+use crate::domain::turns;
+use crate::ledger::LedgerError;
+use crate::ledger::attempts::{Attempt, LeasedPayment, NotLeased, PaymentLease};
 use crate::ledger::news::BuyerAction;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::RefundSettled;
@@ -57,6 +60,13 @@ pub struct ChargeReport {
     /// The outcome is unknown, or the provider did not take the call: they come again.
     pub later: usize,
     pub review: usize,
+}
+
+/// A lease that could not be given back, because Postgres was away. Kept until it runs out; there are no more of them
+/// than were leased in that time.
+pub(super) struct OwedLease {
+    lease: PaymentLease,
+    until: Timestamp,
 }
 
 pub(super) enum Step {
@@ -128,13 +138,14 @@ impl Engine {
         let mut report = ChargeReport::default();
         let mut left = usize::try_from(limit).unwrap_or(0);
         let mut steps = FuturesUnordered::new();
+        self.give_back_owed().await?;
         provider.probe_if_due().await;
         let mut refused = None;
         loop {
             let room = concurrency.min(fits_lease(provider.limit(), lease)).min(admitted(provider));
             let asked = room.saturating_sub(steps.len()).min(left);
             if asked > 0 && refused.is_none() {
-                let mut leasing = pin!(self.ledger.lease_payments(self.clock.now(), lease, asked as i64));
+                let mut leasing = pin!(self.lease_in_turn(lease, asked));
                 // Those under way go on meanwhile: they hold connections to Postgres, and this waits for one.
                 let leased = loop {
                     tokio::select! {
@@ -142,20 +153,17 @@ impl Engine {
                         Some((order, step)) = steps.next() => report.count(order, step),
                     }
                 };
-                match leased {
-                    Ok(leased) => {
-                        if !leased.is_empty() {
-                            steps::passed("charge.leased");
-                        }
-                        left -= leased.len();
-                        report.leased += leased.len();
-                        steps.extend(leased.into_iter().map(|payment| async move {
-                            (payment.order, self.charge_or_put_back(provider, payment).await)
-                        }));
-                    }
-                    // Calls under way are never dropped: their outcome would be unknown.
-                    Err(error) => refused = Some(error),
+                let (leased, end) = leased;
+                if !leased.is_empty() {
+                    steps::passed("charge.leased");
                 }
+                left -= leased.len();
+                report.leased += leased.len();
+                steps.extend(leased.into_iter().map(|payment| async move {
+                    (payment.order, self.charge_or_put_back(provider, payment, lease).await)
+                }));
+                // Calls under way are never dropped: their outcome would be unknown.
+                refused = end.err();
             }
             if steps.is_empty() {
                 break;
@@ -171,16 +179,78 @@ impl Engine {
         refused.map_or(Ok(report), |error| Err(error.into()))
     }
 
-    /// A payment that Postgres interrupts is put back, and comes again with what was written until then: what cost a moment
-    /// does not cost the whole lease. Should Postgres refuse that as well, the lease runs out.
-    async fn charge_or_put_back(&self, provider: &ProviderClient, payment: LeasedPayment) -> Result<Step, EngineError> {
+    /// Leases up to so many payments, and shares the places out as [`turns`] has it; with what stopped it half-way, if
+    /// anything did.
+    async fn lease_in_turn(
+        &self,
+        lease: SignedDuration,
+        places: usize,
+    ) -> (Vec<LeasedPayment>, Result<(), LedgerError>) {
+        let mut leased = Vec::new();
+        for (lanes, count) in turns::shares(self.places_taken.load(Ordering::Relaxed), places) {
+            match self.ledger.lease_payments_of(self.clock.now(), lease, lanes, count as i64).await {
+                Ok(more) => {
+                    let is_all = more.len() < count;
+                    self.places_taken.fetch_add(more.len(), Ordering::Relaxed);
+                    leased.extend(more);
+                    if is_all {
+                        break;
+                    }
+                }
+                Err(NotLeased { error, perhaps }) => {
+                    self.owe(perhaps, lease);
+                    return (leased, Err(error));
+                }
+            }
+        }
+        (leased, Ok(()))
+    }
+
+    /// Remembers leases that are to be given back as soon as Postgres is there.
+    fn owe(&self, leases: impl IntoIterator<Item = PaymentLease>, lease: SignedDuration) {
+        let until = self.clock.now().checked_add(lease).unwrap_or(Timestamp::MAX);
+        let owed = leases.into_iter().map(|lease| OwedLease { lease, until });
+        self.owed_leases.lock().expect("nobody panics holding this lock").extend(owed);
+    }
+
+    /// Gives back what could not be given back before, so that nobody waits for its lease; what may have been sent
+    /// keeps it. Answers how many leases there were.
+    pub async fn give_back_owed(&self) -> Result<usize, EngineError> {
+        let now = self.clock.now();
+        let owed = {
+            let mut owed = self.owed_leases.lock().expect("nobody panics holding this lock");
+            owed.retain(|owed| owed.until > now);
+            metrics::gauge!("doorbuster_charge_leases_owed").set(owed.len() as f64);
+            owed.iter().map(|owed| owed.lease).collect::<Vec<_>>()
+        };
+        if owed.is_empty() {
+            return Ok(0);
+        }
+        let given = self.ledger.give_back_unsent(&owed, now).await?;
+        let is_given = |lease: &PaymentLease| given.contains(&lease.order) && owed.contains(lease);
+        // The rest stays: a COMMIT that was cut off may still be on its way in Postgres.
+        self.owed_leases.lock().expect("nobody panics holding this lock").retain(|owed| !is_given(&owed.lease));
+        Ok(given.len())
+    }
+
+    /// A payment that Postgres interrupts is put back, and comes again with what was written until then: what cost a
+    /// moment does not cost the whole lease. Should Postgres refuse that as well, it is given back once Postgres is
+    /// there again.
+    async fn charge_or_put_back(
+        &self,
+        provider: &ProviderClient,
+        payment: LeasedPayment,
+        lease: SignedDuration,
+    ) -> Result<Step, EngineError> {
         let leased = payment.clone();
         let step = Box::pin(self.charge(provider, payment)).await;
         if let Err(error) = &step
             && error.is_retryable()
             && let Err(error) = self.later(&leased, None, backoff(leased.tries)).await
         {
-            tracing::warn!(order = %leased.order, %error, "the charge of order {} waits for its lease: {error}", leased.order);
+            let order = leased.order;
+            tracing::warn!(%order, %error, "the charge of order {order} waits for Postgres: {error}");
+            self.owe([PaymentLease { order: leased.order, number: leased.lease }], lease);
         }
         step
     }

@@ -2,7 +2,7 @@
 //!
 //! What lies on shelves is reserved and ordered in one Postgres transaction. If the cart has units of a drop too, the order of the
 //! goods asks for no money yet; then the drop is asked, like for any claim. Taken: the goods are charged, and settlement
-//! makes an order of the claim. Refused: the goods are cancelled, and nothing was sold. Whoever dies in between leaves a row of
+//! makes an order of the claim. Refused: the order of the goods is taken back, and nothing was sold. Whoever dies in between leaves a row of
 //! `checkouts` that says how far it had come, and [`Engine::finish_checkouts`] goes on from there.
 //!
 //! Only what was ordered leaves the cart, behind everything else: a cart that was not told is told later. So that nothing is
@@ -22,16 +22,21 @@ use crate::domain::checkout::{NoQuote, PriceChange, Quote};
 use crate::domain::claims::ClaimOutcome;
 use crate::domain::ids::{BuyerId, CheckoutId, IdempotencyKey, OrderId};
 use crate::domain::money::Money;
+use crate::domain::notices::Notice;
 use crate::ledger::checkouts::{Checkout, CheckoutClaim, ClaimState, NewCheckout, Placed, Shortage};
 use crate::ledger::profiles::CheckoutProfile;
 use crate::provider::check_chargeable;
 use crate::steps;
 
 use super::acknowledge::Acknowledged;
+use super::claim::refused_already;
 use super::engine::{Engine, EngineError};
 
 /// How long goods are kept for a payment that waits for the drop or for the buyer's bank.
 const UNPAID: SignedDuration = SignedDuration::from_mins(30);
+/// Orders of goods that one buyer may have unpaid at the same time. A charge takes seconds, so an honest buyer has one
+/// or two; ten leave room for an evening on which the payment provider is away.
+pub const UNPAID_ORDERS_MAX: u32 = 10;
 /// Tries before what is taken optimistically is locked instead.
 const OPTIMISTIC_TRIES: u32 = 8;
 /// The longest pause before the second try; it grows with each.
@@ -96,6 +101,10 @@ pub enum CheckoutRefused {
         total: Money,
     },
     OutOfStock(Vec<Shortage>),
+    /// The buyer has so many unpaid orders of goods, and may have no more.
+    TooManyOpen {
+        limit: u32,
+    },
     /// What the drop said.
     Claim(ClaimOutcome),
     /// The drop is not there any more, or could not make an order of the claim.
@@ -157,6 +166,13 @@ impl Engine {
                 None => return Ok(Some(CheckedOut::Refused(refused))),
             },
         };
+        // What is known to be sold out needs no rows.
+        if let Some(line) = &priced.quote.drop_line
+            && let Some(live) = self.live_drop(&line.offer.name).await?.filter(|live| live.drop.id == line.offer.drop)
+            && let Some(outcome) = refused_already(&live, buyer, line.offer.number, line.units)
+        {
+            return Ok(Some(CheckedOut::Refused(CheckoutRefused::Claim(outcome))));
+        }
         let now = self.clock.now();
         let new = NewCheckout {
             id: CheckoutId(Uuid::now_v7()),
@@ -169,6 +185,7 @@ impl Engine {
             quote: &priced.quote,
             profile: &priced.profile,
             pay_by: now.checked_add(UNPAID).unwrap_or(jiff::Timestamp::MAX),
+            unpaid_max: self.unpaid_orders_max,
         };
         let ended = match self.place(&new).await? {
             Placed::Now(checkout) => match self.follow_or_leave(checkout).await {
@@ -178,6 +195,7 @@ impl Engine {
             Placed::KeyKnown(known) => self.again(known, digest).await?,
             Placed::CartKnown(known) => CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known))),
             Placed::Short(short) => CheckedOut::Refused(CheckoutRefused::OutOfStock(short)),
+            Placed::TooManyOpen => CheckedOut::Refused(CheckoutRefused::TooManyOpen { limit: self.unpaid_orders_max }),
             Placed::Changed => return Err(EngineError::Moving),
             Placed::Outdated => return Ok(None),
         };
@@ -244,6 +262,7 @@ impl Engine {
             let why = ("checkout", "its checkout had been refused");
             self.ledger.cancel_order(order, None, why, now).await?;
         }
+        self.ledger.forget_refused(since).await?;
         Ok(found)
     }
 
@@ -286,7 +305,9 @@ impl Engine {
             // Somebody else is finding out.
             Some(ClaimState::Pending) => return Ok(Followed::Made(checkout)),
             Some(ClaimState::Refused) => {
-                if let Some(order) = checkout.order {
+                if let Some(order) = checkout.order
+                    && !self.ledger.undo_order(checkout.id, order).await?
+                {
                     let why = ("checkout", "the units of the drop could not be had");
                     self.ledger.cancel_order(order, None, why, now).await?;
                 }
@@ -295,6 +316,7 @@ impl Engine {
             }
             Some(ClaimState::Taken) => {
                 if let Some(order) = checkout.order {
+                    self.ledger.enqueue_notice(order, &Notice::OrderCreated, now).await?;
                     let key = format!("checkout-{}", checkout.id).parse();
                     let key = key.expect("a word and a UUID are an idempotency key");
                     self.ledger.use_profile(order, &checkout.buyer, &key, now).await?;

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
-use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
+use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
+use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial, VariantNumber};
 use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::Outcome;
@@ -110,7 +110,7 @@ impl Engine {
         if self.is_settlement_behind(live) {
             return Err(EngineError::SettlementBehind);
         }
-        match self.claim_and_wait(live, claim).await {
+        let answered = match self.claim_and_wait(live, claim).await {
             Err(error) if error.is_fenced() => match self.refresh_for_crowd(live).await? {
                 // Our epoch was old: once more with the new one.
                 Some(fresh) if fresh.drop.warehouses != live.drop.warehouses => {
@@ -119,7 +119,9 @@ impl Engine {
                 _ => Err(error),
             },
             outcome => outcome,
-        }
+        }?;
+        self.remember(live, claim, &answered);
+        Ok(answered)
     }
 
     /// What the buyer's home says by itself, or a proof that holds: how nearly all claims end. `None`: whoever asks has to call
@@ -130,7 +132,7 @@ impl Engine {
             return Ok(None);
         }
         let home = *live.home_of(&claim.buyer);
-        let outcome = match refused_already(live, claim) {
+        let outcome = match refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             Some(refused) => refused,
             None => match live.submit(&home, claim.clone()).await.map_err(EngineError::from) {
                 Ok(outcome) => match at_home(outcome, live) {
@@ -148,7 +150,9 @@ impl Engine {
             }
             _ => Acknowledged::Refused,
         };
-        Ok(Some(AnsweredClaim { outcome, acknowledged, epoch: home.epoch }))
+        let answered = AnsweredClaim { outcome, acknowledged, epoch: home.epoch };
+        self.remember(live, claim, &answered);
+        Ok(Some(answered))
     }
 
     /// The wait is for the warehouse as of the epoch that answered: another epoch may have forgotten the claim.
@@ -169,7 +173,7 @@ impl Engine {
         let home = *live.home_of(&claim.buyer);
         let deadline = Instant::now() + SEARCH_DEADLINE;
         let mut pause = FIRST_PAUSE;
-        if let Some(refused) = refused_already(live, claim) {
+        if let Some(refused) = refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             return Ok(refused);
         }
         loop {
@@ -191,9 +195,14 @@ impl Engine {
 
 /// Proved a moment ago, for everybody who holds nothing here: no word with Redis. Who holds something is given his stored
 /// answer, so he goes on.
-fn refused_already(live: &LiveDrop, claim: &Claim) -> Option<ClaimOutcome> {
-    let available = proved(live, claim.variant, claim.quantity)?;
-    if may_hold(live, &claim.buyer) {
+pub(super) fn refused_already(
+    live: &LiveDrop,
+    buyer: &BuyerId,
+    variant: VariantNumber,
+    quantity: Quantity,
+) -> Option<ClaimOutcome> {
+    let available = proved(live, variant, quantity)?;
+    if may_hold(live, buyer) {
         return None;
     }
     metrics::counter!("doorbuster_latched_refusals_total").increment(1);
@@ -210,6 +219,7 @@ fn at_home(outcome: Outcome, live: &LiveDrop) -> Option<ClaimOutcome> {
         Outcome::OverLimit { held } => ClaimOutcome::OverLimit { held, limit: live.drop.buyer_limit },
         Outcome::NotOpen => ClaimOutcome::NotOpen,
         Outcome::Closed => ClaimOutcome::Closed,
+        Outcome::TooManyReleased => ClaimOutcome::TooManyReleased,
         Outcome::Short { .. } => return None,
     })
 }

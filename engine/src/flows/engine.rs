@@ -1,6 +1,7 @@
 //! What every flow works with: the two stores, the clock, and the drops that this process has met.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,10 @@ use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
+use super::charge::OwedLease;
+use super::checkout::UNPAID_ORDERS_MAX;
 use super::grants::FirstSeen;
+use super::lost::Answers;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
@@ -97,6 +101,11 @@ pub struct Engine {
     pub clock: Clock,
     /// How old the oldest unsettled claim of a drop may be before no more are taken; see [`super::backlog`].
     pub settlement_lag_limit: SignedDuration,
+    /// Orders of goods that one buyer may have unpaid at the same time.
+    pub unpaid_orders_max: u32,
+    /// Payments that this process has leased: where in [`turns::ROUND`](crate::domain::turns::ROUND) it is.
+    pub(super) places_taken: Arc<AtomicUsize>,
+    pub(super) owed_leases: Arc<Mutex<Vec<OwedLease>>>,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     /// That of all drops, should Redis be one server.
     batcher: Arc<OnceLock<Batcher>>,
@@ -104,6 +113,7 @@ pub struct Engine {
     /// Loads of others that this process has seen under way, with their epoch, and since when.
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
     pub(super) settlement_waits: Arc<Mutex<SettlementWaits>>,
+    pub(super) answers: Arc<Answers>,
 }
 
 /// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, proofs and searches.
@@ -155,11 +165,15 @@ impl Engine {
             tokens,
             clock,
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
+            unpaid_orders_max: UNPAID_ORDERS_MAX,
+            places_taken: Arc::default(),
+            owed_leases: Arc::default(),
             drops: Arc::default(),
             batcher: Arc::default(),
             grants_seen: Arc::default(),
             loads_seen: Arc::default(),
             settlement_waits: Arc::default(),
+            answers: Arc::default(),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod drafts;
 pub mod drop_figures;
 pub mod claim;
 pub mod acknowledge;
+pub mod lost;
 pub mod pull;
 pub mod grants;
 pub mod settle;

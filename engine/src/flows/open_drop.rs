@@ -22,7 +22,7 @@ use crate::ledger::settlements::Settling;
 use crate::provider::check_chargeable;
 use crate::steps;
 use crate::tokens::TokenError;
-use crate::tokens::store::{HeldClaim, LoadVariant, WarehouseStore};
+use crate::tokens::store::{HeldClaim, LoadVariant, ServerFacts, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
 use super::grants::FREED_UNITS_WAIT;
@@ -86,6 +86,24 @@ pub enum DropRefused {
     NoDraft(DropState),
     /// Something names the draft that should not; it stays.
     InUse,
+}
+
+/// Where the replicas of Redis are not those that a drop waits for before it answers its buyers.
+pub fn replication_problems(redis: &ServerFacts, drops: &[SaleDrop]) -> Vec<String> {
+    let (fewest, most) = redis.replicas;
+    let replicated = drops.iter().filter(|drop| drop.acknowledgement == Acknowledgement::Replicated);
+    let problems = replicated.filter_map(|drop| {
+        let (name, replicas) = (&drop.name, usize::from(drop.replicas));
+        if fewest < replicas {
+            return Some(format!("Redis: a primary has {fewest} replicas online, and {name} waits for {replicas}"));
+        }
+        (most > replicas).then(|| {
+            format!(
+                "Redis: a primary has {most} replicas, and {name} waits for {replicas} only: another one could be promoted"
+            )
+        })
+    });
+    problems.collect()
 }
 
 impl Engine {
@@ -288,18 +306,7 @@ impl Engine {
         if redis.requires_full_coverage == Some(true) {
             problems.push("Redis: cluster-require-full-coverage is yes, it must be no".to_owned());
         }
-        let (fewest, most) = redis.replicas;
-        for drop in drops.iter().filter(|drop| drop.acknowledgement == Acknowledgement::Replicated) {
-            let (name, replicas) = (&drop.name, usize::from(drop.replicas));
-            if fewest < replicas {
-                problems
-                    .push(format!("Redis: a primary has {fewest} replicas online, and {name} waits for {replicas}"));
-            } else if most > replicas {
-                problems.push(format!(
-                    "Redis: a primary has {most} replicas, and {name} waits for {replicas} only: another one could be promoted"
-                ));
-            }
-        }
+        problems.extend(replication_problems(&redis, drops));
         metrics::gauge!("doorbuster_configuration_problems").set(problems.len() as f64);
         Ok(problems)
     }
@@ -360,7 +367,8 @@ impl Engine {
             }
             fenced.retain(|warehouse| !loading.contains(&warehouse.id) || self.is_left_alone(warehouse));
             for warehouse in &fenced {
-                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, "rebuilding a fenced warehouse");
+                let lost = self.tokens.warehouse(&drop, warehouse).lost_keys().await.unwrap_or_default().join(" ");
+                tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, lost, "rebuilding a fenced warehouse");
             }
             let count = fenced.len();
             match self.load_warehouses(&drop, fenced.into_iter(), state).await {
@@ -401,9 +409,13 @@ impl Engine {
         state: &str,
     ) -> Result<(), EngineError> {
         let loads = warehouses.map(|warehouse| Box::pin(self.load_warehouse(drop, warehouse, state)));
-        let mut loads = stream::iter(loads.collect::<Vec<_>>()).buffer_unordered(LOADS_AT_ONCE);
+        let loads = loads.collect::<Vec<_>>();
+        let (mut loaded, all) = (0, loads.len() as u64);
+        let mut loads = stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
         let mut failed = None;
         while let Some(outcome) = loads.next().await {
+            loaded += 1;
+            self.ledger.progress.tell("warehouses loaded", loaded, Some(all));
             if let Err(error) = outcome {
                 failed = Some(error);
             }
@@ -441,6 +453,7 @@ impl Engine {
         let mut rounds = 0;
         let contents = loop {
             self.settle_leftovers(drop, warehouse, &store).await?;
+            self.settle_unlogged(drop, warehouse, &store).await?;
             self.settle_awards(drop, warehouse).await?;
             match self.ledger.warehouse_contents(drop, warehouse.id, epoch).await? {
                 None => return Ok(()),
@@ -495,6 +508,21 @@ impl Engine {
             }
             store.settled(last, crate::tokens::store::StreamId::ZERO).await?;
         }
+    }
+
+    /// Settles what the buyers' records hold and Postgres does not know, where the log itself is lost.
+    async fn settle_unlogged(
+        &self,
+        drop: &SaleDrop,
+        warehouse: &Warehouse,
+        store: &WarehouseStore,
+    ) -> Result<(), EngineError> {
+        let recorded = store.recorded_without_log().await?;
+        if !recorded.is_empty() {
+            let read = ReadLog::of_recorded(recorded, warehouse, self.clock.now());
+            self.settle_or_set_aside(drop, &read, Settling::Rebuild).await?;
+        }
+        Ok(())
     }
 
     /// Decides the awards that were on their way to this warehouse: Redis was never told, or has forgotten what it made of them.

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::outbox::{DeliveryState, Destination, LeasedDelivery};
@@ -27,6 +28,10 @@ const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_hours(8);
 /// RFC 5321, 4.5.4.1: the give-up time of mail is at least four to five days.
 const MAIL_PATIENCE: SignedDuration = SignedDuration::from_hours(5 * 24);
 const WEBHOOK_PATIENCE: SignedDuration = SignedDuration::from_hours(3 * 24);
+/// A mail for every state of a dozen orders within one hour.
+pub const MAILS_PER_ADDRESS: u32 = 100;
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
 /// How long a lane rests when nobody is there, and when its settings are wrong.
 const UNREACHABLE_REST: SignedDuration = SignedDuration::from_secs(5);
 const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
@@ -47,12 +52,14 @@ pub struct DeliverySettings {
     pub batch: i64,
     /// How long the deliveries of a worker that died wait. What is not begun when it ends is left to others.
     pub lease: SignedDuration,
+    /// Mails that one address gets within a clock hour, at most. What comes on top waits for the next one.
+    pub mails_per_address: u32,
 }
 
 impl Default for DeliverySettings {
     /// A batch takes at most four times the 20 s of one mail, so a lease ends only when its worker is gone.
     fn default() -> Self {
-        Self { concurrency: 8, batch: 32, lease: SignedDuration::from_secs(120) }
+        Self { concurrency: 8, batch: 32, lease: SignedDuration::from_secs(120), mails_per_address: MAILS_PER_ADDRESS }
     }
 }
 
@@ -67,6 +74,10 @@ pub struct DeliveryReport {
     pub dead: usize,
     /// Leased and given back untried: the lane rests, or the worker stops.
     pub untried: usize,
+    /// The endpoint, by this batch: 410.
+    pub disabled: usize,
+    /// Mails put off, for their address has had so many within the hour.
+    pub put_off: usize,
     /// How long this lane should be left alone.
     pub rest: Option<SignedDuration>,
 }
@@ -87,6 +98,11 @@ enum Told {
         rest: SignedDuration,
     },
     Gone,
+    /// Not tried: its address has had its share of this hour.
+    PutOff {
+        until: Timestamp,
+        bound: u32,
+    },
 }
 
 impl Lane {
@@ -191,11 +207,11 @@ impl Engine {
             let now = self.clock.now();
             // Past its lease somebody else may be at it.
             let is_left = stop.is_cancelled() || rests.load(Ordering::Relaxed) || now >= delivery.leased_until;
-            let told = if is_left { None } else { Some(lane.tell(&delivery, now).await) };
+            let told = if is_left { None } else { Some(self.tell(lane, &delivery, settings, now).await) };
             if told.is_some() {
                 steps::passed(if matches!(lane, Lane::Mail(_)) { "mail.sent" } else { "webhook.sent" });
             }
-            if matches!(told, Some(Told::Down { .. } | Told::Gone)) {
+            if matches!(told, Some(Ok(Told::Down { .. } | Told::Gone))) {
                 rests.store(true, Ordering::Relaxed);
             }
             (delivery, told)
@@ -203,9 +219,17 @@ impl Engine {
         let mut attempts = std::pin::pin!(attempts.buffer_unordered(settings.concurrency));
         let mut untried = Vec::new();
         while let Some((delivery, told)) = attempts.next().await {
-            let Some(told) = told else {
-                untried.push(delivery);
-                continue;
+            let told = match told {
+                None => {
+                    untried.push(delivery);
+                    continue;
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a mail waits, for nobody knows how many its address has had: {error}");
+                    untried.push(delivery);
+                    continue;
+                }
+                Some(Ok(told)) => told,
             };
             self.record(lane, &delivery, told, &mut report).await;
         }
@@ -216,8 +240,31 @@ impl Engine {
         Ok(report)
     }
 
+    /// Makes one delivery. A mail takes a turn of its address first, and gives it back unless it may have arrived.
+    async fn tell(
+        &self,
+        lane: &Lane,
+        delivery: &LeasedDelivery,
+        settings: DeliverySettings,
+        now: Timestamp,
+    ) -> Result<Told, EngineError> {
+        let address = delivery.order.email.as_deref().filter(|_| matches!(lane, Lane::Mail(_)));
+        let Some(address) = address else { return Ok(lane.tell(delivery, now).await) };
+        let (recipient, hour) = (Sha256::digest(address.to_lowercase()), hour_of(now));
+        if !self.ledger.take_mail_turn(&recipient, hour, settings.mails_per_address).await? {
+            let next = hour.checked_add(HOUR).unwrap_or(Timestamp::MAX);
+            return Ok(Told::PutOff { until: next, bound: settings.mails_per_address });
+        }
+        let told = lane.tell(delivery, now).await;
+        if !matches!(told, Told::Sent | Told::Unknown(_)) {
+            self.ledger.give_back_mail_turn(&recipient, hour).await?;
+        }
+        Ok(told)
+    }
+
     /// Shows how many deliveries wait, by destination. Mails may wait without a lane for them.
     pub async fn count_waiting_deliveries(&self, lanes: &[Lane]) -> Result<(), EngineError> {
+        self.ledger.forget_mail_turns(hour_of(self.clock.now())).await?;
         let mut waiting = self.ledger.waiting_deliveries().await?;
         let lanes = lanes.iter().map(Lane::name).chain(["mail".to_owned()]);
         for lane in lanes {
@@ -236,16 +283,30 @@ impl Engine {
         let outcome = label(&told);
         if let Told::Gone = told {
             let Destination::Webhook(name) = lane.destination() else { return };
-            tracing::error!(
-                endpoint = name,
-                "the endpoint {name} answered 410 and is disabled: see `doorbuster outbox`"
-            );
-            if let Err(error) = self.ledger.disable_endpoint(&name, now).await {
-                tracing::warn!(%error, "the endpoint {name} could not be disabled: {error}");
+            match self.ledger.disable_endpoint(&name, now).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    report.disabled += 1;
+                    tracing::error!(
+                        endpoint = name,
+                        "the endpoint {name} answered 410 and is disabled: see `doorbuster outbox`"
+                    );
+                }
+                Err(error) => tracing::warn!(%error, "the endpoint {name} could not be disabled: {error}"),
             }
         }
         if let Told::Down { rest, .. } = told {
             report.rest = report.rest.max(Some(rest));
+        }
+        if let Told::PutOff { until, bound } = told {
+            report.put_off += 1;
+            let why = format!("{bound} mails went to this address within the hour: it waits for the next one");
+            if let Err(error) = self.ledger.put_off_delivery(delivery, until, &why).await {
+                // Its lease runs out, and it is looked at again.
+                tracing::warn!(%error, "a mail could not be put off: {error}");
+            }
+            count(lane, outcome);
+            return;
         }
         let state = state_after(told, delivery, lane.patience(), now);
         match &state {
@@ -272,9 +333,18 @@ impl Engine {
                 "unrecorded"
             }
         };
-        metrics::counter!("doorbuster_outbox_deliveries_total", "destination" => lane.name(), "outcome" => outcome)
-            .increment(1);
+        count(lane, outcome);
     }
+}
+
+fn count(lane: &Lane, outcome: &'static str) {
+    metrics::counter!("doorbuster_outbox_deliveries_total", "destination" => lane.name(), "outcome" => outcome)
+        .increment(1);
+}
+
+/// When the clock hour of an instant began.
+fn hour_of(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second() - at.as_second().rem_euclid(HOUR.as_secs())).unwrap_or(at)
 }
 
 fn label(told: &Told) -> &'static str {
@@ -286,6 +356,7 @@ fn label(told: &Told) -> &'static str {
         Told::Unknown(_) => "unknown",
         Told::Down { .. } => "unreachable",
         Told::Gone => "gone",
+        Told::PutOff { .. } => "put_off",
     }
 }
 
@@ -296,6 +367,7 @@ fn state_after(told: Told, delivery: &LeasedDelivery, patience: SignedDuration, 
         Told::Skipped(why) => return DeliveryState::Skipped(why),
         // The endpoint is disabled; should it be enabled, this comes again.
         Told::Gone => return DeliveryState::Again { at: now, error: "answered with 410".to_owned() },
+        Told::PutOff { until, .. } => return DeliveryState::Again { at: until, error: "put off".to_owned() },
         Told::Failed { error, retry_after } => (error, retry_after),
         Told::Unknown(error) | Told::Down { error, .. } => (error, None),
     };

@@ -304,6 +304,14 @@ pub(super) fn proved(live: &LiveDrop, variant: VariantNumber, quantity: Quantity
     holds.then_some(proof.available)
 }
 
+impl LiveDrop {
+    /// Whether a proof holds that no unit of the variant can be had.
+    pub fn is_known_to_be_gone(&self, variant: VariantNumber) -> bool {
+        let proofs = self.shared.proofs.lock().expect("nobody panics holding this lock");
+        proofs.get(&variant).is_some_and(|proof| proof.available == 0 && Instant::now() < proof.good_until)
+    }
+}
+
 /// Whether this buyer may have a record at his home with a claim of a variant whose proof's lease holds: nobody can have got
 /// one since it was read, with that proof or later. Two buyers with one hash only mean a needless word with Redis.
 pub(super) fn may_hold(live: &LiveDrop, buyer: &BuyerId) -> bool {

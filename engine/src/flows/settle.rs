@@ -83,6 +83,19 @@ impl ReadLog {
         Self { claims, unreadable: Vec::new() }
     }
 
+    /// Claims whose log is lost. Those that were settled before are found seen.
+    pub(super) fn of_recorded(recorded: Vec<LogClaim>, warehouse: &Warehouse, now: Timestamp) -> Self {
+        let of_record = |LogClaim { claim, serials }| ClaimToSettle {
+            claim,
+            serials,
+            warehouse: *warehouse,
+            epoch: warehouse.epoch,
+            taken_at: now,
+            entry: StreamId::ZERO,
+        };
+        Self::of_claims(recorded.into_iter().map(of_record).collect())
+    }
+
     fn add(&mut self, warehouse: &Warehouse, entries: Vec<LogEntry>) {
         for mut entry in entries {
             let taken_at = taken_at(&entry);

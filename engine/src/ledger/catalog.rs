@@ -13,7 +13,7 @@ use super::pool::Ledger;
 use super::requests::{self, Earlier};
 use super::tx::run_tx;
 use crate::domain::catalog::{CatalogRefused, NewProduct, NewVariant, Product, ProductEdit, VARIANTS_MAX, Variant};
-use crate::domain::ids::ProductId;
+use crate::domain::ids::{DropName, ProductId, VariantNumber};
 use crate::domain::money::Money;
 use crate::domain::requests::{Done, OperatorRequest};
 use crate::domain::stock::StockWay;
@@ -148,9 +148,43 @@ impl Ledger {
         only_active: bool,
     ) -> Result<Vec<Product>, LedgerError> {
         let after = after.map_or(0, |after| after.0);
-        let condition = "p.product_id in (select product_id from products
-                                          where product_id > $1 and (active or not $3) order by product_id limit $2)";
-        self.products_where(condition, &[&after, /* limit */ &limit, &only_active]).await
+        let condition = format!(
+            "p.product_id in (
+                 select product_id from products p
+                 where product_id > $1 and (not $3 or (active and exists (
+                     select 1 from variants v where v.product_id = p.product_id and not {OF_DRAFTS_ALONE})))
+                 order by product_id limit $2)
+             and (not $3 or not {OF_DRAFTS_ALONE})"
+        );
+        self.products_where(&condition, &[&after, /* limit */ &limit, &only_active]).await
+    }
+
+    /// A product as buyers may see it. `None`: there is none, it is not sold, or only drafts would sell it.
+    pub async fn product_on_sale(&self, id: ProductId) -> Result<Option<Product>, LedgerError> {
+        let condition = format!("p.product_id = $1 and p.active and not {OF_DRAFTS_ALONE}");
+        Ok(self.products_where(&condition, &[&id.0]).await?.pop())
+    }
+
+    /// The variants of these products that an open drop sells, by SKU, with the drop and its number there.
+    pub async fn sold_by_open_drops(
+        &self,
+        products: &[ProductId],
+    ) -> Result<HashMap<String, (DropName, VariantNumber)>, LedgerError> {
+        const SQL: &str = "-- catalog.sold_by_open_drops
+            select v.sku, d.name, dv.number
+            from products p join variants v using (product_id) join drop_variants dv using (variant_id)
+                 join drops d on d.drop_id = dv.drop_id
+            where p.product_id = any($1) and p.reservation = 'tokens' and d.state = 'open'";
+        let products = products.iter().map(|product| product.0).collect::<Vec<_>>();
+        let connection = self.connection().await?;
+        let rows = connection.query(&connection.prepare_cached(SQL).await?, &[&products]).await?;
+        rows.iter()
+            .map(|row| {
+                let (sku, name): (String, &str) = (row.get(0), row.get(1));
+                let name = name.parse().map_err(|_| inconsistent("drops", "name", &sku, name))?;
+                Ok((sku, (name, VariantNumber(row.get::<_, i16>(2) as u8))))
+            })
+            .collect()
     }
 
     /// Units of each SKU that nobody holds, in the places of ordinary stock together. Those without any are left out.
@@ -194,6 +228,11 @@ impl Ledger {
 }
 
 /// A row for each variant.
+/// Of `products p` and `variants v`: only drafts sell it, so nobody but their operators knows of it.
+pub(super) const OF_DRAFTS_ALONE: &str = "(p.reservation = 'tokens' and coalesce((
+    select bool_and(d.state = 'draft') from drop_variants dv join drops d using (drop_id)
+    where dv.variant_id = v.variant_id), false))";
+
 const SELECT: &str = "-- catalog.select
     select p.product_id, p.name, p.active, p.version, v.sku, v.title, v.price_minor, v.currency, v.active,
            p.reservation

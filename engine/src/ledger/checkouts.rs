@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::drops::inconsistent;
 use super::error::{LedgerError, expect_rows};
+use super::locked_order::{lock_orders, lock_payment, remove};
 use super::outbox;
 use super::pool::Ledger;
 use super::profiles::{CheckoutProfile, LOCK_BUYER};
@@ -28,6 +29,7 @@ use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
+use crate::domain::turns::{Turn, Work, may_order};
 
 pub use super::reservations::Shortage;
 
@@ -48,6 +50,8 @@ pub struct NewCheckout<'a> {
     pub profile: &'a CheckoutProfile,
     /// Until when the goods are kept for a payment that does not come.
     pub pay_by: Timestamp,
+    /// Orders of goods that this buyer may have without having paid them, this one among them.
+    pub unpaid_max: u32,
 }
 
 /// A checkout as it is now.
@@ -109,6 +113,8 @@ pub enum Placed {
     CartKnown(Checkout),
     /// Nothing was reserved: these are short.
     Short(Vec<ShortOf>),
+    /// Nothing was reserved: the buyer has as many unpaid orders of goods as they may have.
+    TooManyOpen,
     /// Nothing was done; it may be tried again at once.
     Changed,
     /// Nothing was done: the cart, or the profile, must be read again. It may still have had what another checkout has ordered.
@@ -129,7 +135,7 @@ impl Ledger {
     ) -> Result<Placed, LedgerError> {
         run_tx!(self, "checkouts.place", tx, keep if Placed::Now(_), {
             // First: a second request waits here for the first one, and then sees what it has done instead of its shortage.
-            let is_current = lock_buyer_and_compare(tx, new).await?;
+            let before = lock_buyer_and_compare(tx, new).await?;
             if !insert(tx, new, now).await? {
                 let known = format!("{SELECT} where c.buyer = $1 and c.claim_state is distinct from 'REFUSED'
                     and (c.key = $2 or c.cart_version = $3) order by c.key = $2 desc limit 1");
@@ -141,12 +147,16 @@ impl Ledger {
                 let checkout = checkout(&row)?;
                 return Ok(if is_key { Placed::KeyKnown(checkout) } else { Placed::CartKnown(checkout) });
             }
-            if !is_current {
+            if !before.is_current {
                 return Ok(Placed::Outdated);
             }
             if let Some(goods) = &new.quote.goods {
+                if !may_order(before.unpaid, new.unpaid_max) {
+                    return Ok(Placed::TooManyOpen);
+                }
+                let turn = Turn::of(Work::ChargeOfGoods { unpaid_before: before.unpaid });
                 match reserve(tx, &demands(goods), optimism).await? {
-                    Reserved::All(portions) => write_order(tx, new, goods, &portions, now).await?,
+                    Reserved::All(portions) => write_order(tx, new, goods, &portions, turn, now).await?,
                     Reserved::Short(short) => return Ok(Placed::Short(short)),
                     Reserved::Changed => return Ok(Placed::Changed),
                 }
@@ -254,6 +264,40 @@ impl Ledger {
         Ok(connection.execute(&statement, &[&id.0, &lease.0, &end.as_str()]).await? == 1)
     }
 
+    /// Takes back the order of the goods of a checkout whose claim was refused: the units are free, and no row, event or mail
+    /// tells that there was one. `false`: somebody has dealt with the order meanwhile, so it stays.
+    pub async fn undo_order(&self, id: CheckoutId, order: OrderId) -> Result<bool, LedgerError> {
+        const UNTOUCHED: &str = "-- checkouts.untouched
+            select 1 from orders o join payments p using (order_id)
+            where order_id = $1 and p.method_key is null and p.intent_id is null and o.cancel_asked_by is null
+                  and not exists (select 1 from payment_attempts where order_id = $1)";
+        const LEAVE: &str = "-- checkouts.leave_order
+            update checkouts set order_id = null where checkout_id = $1 and claim_state = 'REFUSED'";
+        run_tx!(self, "checkouts.undo_order", tx, {
+            let Some(found) = lock_orders(tx, &[order.0]).await?.pop() else { return Ok(true) };
+            let payment = lock_payment(tx, order).await?;
+            let is_untouched = tx.query_opt(UNTOUCHED, &[&order.0]).await?.is_some();
+            let is_waiting = (found.status, payment.state) == (OrderState::PendingPayment, PaymentState::Required);
+            if !is_untouched || !is_waiting {
+                return Ok(false);
+            }
+            expect_rows("checkouts.leave_order", 1, tx.execute(LEAVE, &[&id.0]).await?)?;
+            remove(tx, &found).await?;
+            Ok(true)
+        })
+    }
+
+    /// Checkouts that were refused are kept for as long as a claim of theirs may come too late, and no longer.
+    pub async fn forget_refused(&self, before: Timestamp) -> Result<u64, LedgerError> {
+        const SQL: &str = "-- checkouts.forget_refused
+            delete from checkouts where checkout_id in (
+                select checkout_id from checkouts
+                where claim_state = 'REFUSED' and ended_at is not null and order_id is null and created_at <= $1
+                order by created_at limit 1000)";
+        let connection = self.connection().await?;
+        Ok(connection.execute(&connection.prepare_cached(SQL).await?, &[/* before */ &before]).await?)
+    }
+
     /// Nothing is left to do for a checkout. One that is not there was over, and its buyer has been erased.
     pub async fn end_checkout(&self, id: CheckoutId, now: Timestamp) -> Result<(), LedgerError> {
         const SQL: &str = "-- checkouts.end
@@ -318,16 +362,25 @@ fn checkout(row: &Row) -> Result<Checkout, LedgerError> {
     })
 }
 
-/// Makes this buyer's checkouts, and an erasure, wait for each other; then says whether what was read before is still so: no
-/// other checkout may have taken units from the cart since, and the profile must be there as it was.
+/// What the buyer's lock showed.
+struct Before {
+    /// What was read before is still so: no other checkout has taken units from the cart since, and the profile is
+    /// there as it was.
+    is_current: bool,
+    /// The buyer's orders of goods that are not paid.
+    unpaid: u32,
+}
+
+/// Makes this buyer's checkouts, and an erasure, wait for each other; then compares what was read before, and counts.
 async fn lock_buyer_and_compare(
     tx: &deadpool_postgres::Transaction<'_>,
     new: &NewCheckout<'_>,
-) -> Result<bool, LedgerError> {
+) -> Result<Before, LedgerError> {
     const SQL: &str = "-- checkouts.compare
         select (select count(*) from checkouts where buyer = $1 and claim_state is distinct from 'REFUSED') = $2,
                exists (select 1 from checkout_profiles
-                       where buyer = $1 and payment_method = $3 and email = $4 and ship_to = $5)";
+                       where buyer = $1 and payment_method = $3 and email = $4 and ship_to = $5),
+               (select count(*) from orders where buyer = $1 and status = 'PENDING_PAYMENT' and drop_id is null)";
     // Both first: what is prepared on the way would be sent behind the other's words.
     let (lock, compare) = (tx.prepare_cached(LOCK_BUYER).await?, tx.prepare_cached(SQL).await?);
     let (buyer, profile) = (new.buyer.as_str(), new.profile);
@@ -339,7 +392,8 @@ async fn lock_buyer_and_compare(
     let (locked, row) = join!(tx.query(&lock, &lock_arguments), tx.query_one(&compare, &arguments));
     locked?;
     let row = row?;
-    Ok(row.get::<_, bool>(0) && row.get::<_, bool>(1))
+    let unpaid = u32::try_from(row.get::<_, i64>(2)).unwrap_or(u32::MAX);
+    Ok(Before { is_current: row.get::<_, bool>(0) && row.get::<_, bool>(1), unpaid })
 }
 
 /// The row of a checkout. `false`: the key or the cart has one already.
@@ -399,6 +453,7 @@ async fn write_order(
     new: &NewCheckout<'_>,
     goods: &Goods,
     portions: &[Vec<Portion>],
+    turn: Turn,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     const ORDER: &str = "-- checkouts.insert_order
@@ -411,8 +466,9 @@ async fn write_order(
         from unnest($2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[]) with ordinality
              as i (product_id, variant_id, warehouse_id, quantity, unit_price, line)";
     const PAYMENT: &str = "-- checkouts.insert_payment
-        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at)
-        values ($1, $2, $3, $4, 'order-' || $1::uuid, $5, $6, $7)";
+        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at,
+                              updated_at, turn)
+        values ($1, $2, $3, $4, 'order-' || $1::uuid, $5, $6, $7, $8)";
     const HISTORY: &str = "-- checkouts.history
         insert into order_history (order_id, at, from_state, to_state, actor, reason)
         values ($1, $2, null, $3, 'checkout', 'the cart was ordered')";
@@ -456,10 +512,14 @@ async fn write_order(
         &method,
         /* due_at */ &due_at,
         /* now */ &now,
+        &turn.number(),
     ];
     tx.execute(&tx.prepare_cached(PAYMENT).await?, arguments).await?;
     tx.execute(&tx.prepare_cached(HISTORY).await?, &[&new.order.0, /* now */ &now, &pending]).await?;
-    outbox::enqueue(tx, new.order, &Notice::OrderCreated, now).await?;
+    // Nor is anybody told of an order that the drop may undo.
+    if !is_waiting {
+        outbox::enqueue(tx, new.order, &Notice::OrderCreated, now).await?;
+    }
     Ok(())
 }
 

@@ -195,9 +195,12 @@ impl Ledger {
             let run_warehouses = runs.iter().map(|run| warehouses[run.warehouse]).collect::<Vec<_>>();
             let firsts = runs.iter().map(|run| run.first).collect::<Vec<_>>();
             let lengths = runs.iter().map(|run| run.length).collect::<Vec<_>>();
-            for (from, to) in pieces(1, stock_units.iter().sum::<u32>() as i32) {
+            let all = stock_units.iter().sum::<u32>();
+            self.progress.tell("units made", 0, Some(all.into()));
+            for (from, to) in pieces(1, all as i32) {
                 tx.execute(TOKENS, &[&drop_id, &variant_numbers, &run_warehouses, &firsts, &lengths, &from, &to])
                     .await?;
+                self.progress.tell("units made", u64::from(to.unsigned_abs()), Some(all.into()));
             }
             tx.execute(INVENTORY, &[&product, &run_variants, &run_warehouses, &lengths]).await?;
             tx.execute(GRANTS, &[&drop_id]).await?;

@@ -147,6 +147,9 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
     const REJECTED: &str = "-- erasures.rename_rejected
         update rejected_claims r set buyer = e.pseudonym from erasures e, drops d
         where r.buyer = e.buyer and d.drop_id = r.drop_id and d.state = 'archived'";
+    const LOST: &str = "-- erasures.rename_lost
+        update lost_claims l set buyer = e.pseudonym from erasures e, drops d
+        where l.buyer = e.buyer and d.drop_id = l.drop_id and d.state = 'archived'";
     const POISONED: &str = "-- erasures.rename_poisoned
         update poisoned_claims p set buyer = e.pseudonym from erasures e, drops d
         where p.buyer = e.buyer and d.drop_id = p.drop_id and d.state = 'archived'";
@@ -160,10 +163,11 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
               and not exists (select 1 from orders_of(e.buyer) o where o.created_at <= e.asked_at)
               and not exists (select 1 from grants g where g.buyer = e.buyer)
               and not exists (select 1 from rejected_claims r where r.buyer = e.buyer)
+              and not exists (select 1 from lost_claims l where l.buyer = e.buyer)
               and not exists (select 1 from poisoned_claims p where p.buyer = e.buyer)
               and not exists (select 1 from standby_places s where s.buyer = e.buyer)";
     let orders = tx.execute(ORDERS, &[]).await?;
-    for statement in [HOLDINGS, GRANTS, REJECTED, POISONED, PLACES] {
+    for statement in [HOLDINGS, GRANTS, REJECTED, LOST, POISONED, PLACES] {
         tx.execute(statement, &[]).await?;
     }
     tx.execute(END, &[/* now */ &now]).await?;
@@ -200,6 +204,7 @@ async fn is_named(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<bool, LedgerE
     const SQL: &str = "-- erasures.is_named
         select exists (select 1 from orders_of($1)) or exists (select 1 from grants where buyer = $1)
                or exists (select 1 from rejected_claims where buyer = $1)
+               or exists (select 1 from lost_claims where buyer = $1)
                or exists (select 1 from poisoned_claims where buyer = $1)
                or exists (select 1 from standby_places where buyer = $1)";
     Ok(tx.query_one(SQL, &[&buyer.as_str()]).await?.get(0))
@@ -214,6 +219,7 @@ async fn keeping_drops(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<Stri
             or exists (select 1 from grants g join warehouses w using (warehouse_id)
                        where g.buyer = $1 and w.drop_id = d.drop_id)
             or exists (select 1 from rejected_claims r where r.buyer = $1 and r.drop_id = d.drop_id)
+            or exists (select 1 from lost_claims l where l.buyer = $1 and l.drop_id = d.drop_id)
             or exists (select 1 from poisoned_claims p where p.buyer = $1 and p.drop_id = d.drop_id)
             or exists (select 1 from standby_places s where s.buyer = $1 and s.drop_id = d.drop_id))
         order by d.name";

@@ -13,7 +13,10 @@ use super::stock::{Shelf, lock_shelf, put, warehouse_of};
 use super::tx::run_tx;
 use crate::domain::catalog::VARIANTS_MAX;
 use crate::domain::ids::VariantId;
-use crate::domain::imports::{FAULTS_TOLD, ImportEnd, Imported, LineFault, ProductRow, StockImport, StockRow};
+use crate::domain::imports::{
+    FAULTS_TOLD, ImportEnd, Imported, LineFault, ProductRow, SameFile, StockImport, StockRow,
+};
+use crate::domain::progress::Progress;
 use crate::domain::requests::{Done, OperatorRequest};
 use crate::domain::stock::{StockWay, changed};
 
@@ -36,7 +39,7 @@ impl Ledger {
                     Earlier::Differs => return Ok(ImportEnd::IdReused),
                 }
             }
-            let (imported, faults) = write_products(tx, rows, now).await?;
+            let (imported, faults) = write_products(tx, rows, now, &self.progress).await?;
             if !faults.is_empty() {
                 return Ok(ImportEnd::Refused(faults));
             }
@@ -54,6 +57,7 @@ impl Ledger {
         request: &OperatorRequest,
         rows: &[StockRow],
         mode: StockImport,
+        same_file: SameFile,
         is_trial: bool,
         now: Timestamp,
     ) -> Result<ImportEnd, LedgerError> {
@@ -66,7 +70,16 @@ impl Ledger {
                     Earlier::Differs => return Ok(ImportEnd::IdReused),
                 }
             }
-            let (imported, faults) = write_stock(tx, request, rows, mode, now).await?;
+            if (mode, same_file) == (StockImport::Add, SameFile::Refused)
+                && let Some((actor, at)) = requests::same_content(tx, request, WHAT, &(mode, rows)).await?
+            {
+                let what = format!(
+                    "{actor} has added this very file at {at}: if its units came once more, say so with --again, or over \
+                     the API with again=true"
+                );
+                return Ok(ImportEnd::Refused(vec![LineFault::new(1, "header", what)]));
+            }
+            let (imported, faults) = write_stock(tx, request, rows, mode, now, &self.progress).await?;
             if !faults.is_empty() {
                 return Ok(ImportEnd::Refused(faults));
             }
@@ -78,6 +91,9 @@ impl Ledger {
         })
     }
 }
+
+/// What progress counts of a file.
+const LINES: &str = "lines of the file";
 
 /// A variant that is there.
 struct Known {
@@ -103,6 +119,7 @@ async fn write_products(
     tx: &Transaction<'_>,
     rows: &[ProductRow],
     now: Timestamp,
+    progress: &Progress,
 ) -> Result<(Imported, Vec<LineFault>), LedgerError> {
     // Two files at once might make one product twice: no constraint knows products by their names.
     const ALONE: &str = "-- imports.alone\nselect pg_advisory_xact_lock(hashtextextended('doorbuster import', 0))";
@@ -110,10 +127,11 @@ async fn write_products(
     let mut known = known_variants(tx, rows).await?;
     let mut products = known_products(tx, rows, &known).await?;
     let (mut imported, mut faults) = (Imported::default(), Vec::new());
-    for row in rows {
+    for (number, row) in rows.iter().enumerate() {
         if faults.len() >= FAULTS_TOLD {
             break;
         }
+        progress.tell(LINES, number as u64, Some(rows.len() as u64));
         let mut fault = |column, what: String| faults.push(LineFault::new(row.line, column, what));
         if let Some(variant) = known.get(&row.sku) {
             if variant.name != row.product {
@@ -268,6 +286,7 @@ async fn write_stock(
     rows: &[StockRow],
     mode: StockImport,
     now: Timestamp,
+    progress: &Progress,
 ) -> Result<(Imported, Vec<LineFault>), LedgerError> {
     const VARIANTS: &str = "-- imports.stock_variants
         select sku, product_id, variant_id from variants where sku = any($1)";
@@ -297,7 +316,8 @@ async fn write_stock(
         let shelf = Shelf { product: *product, variant: *variant, warehouse };
         shelves.entry((*variant, warehouse.0)).or_default().push((shelf, row));
     }
-    for (shelf, row) in shelves.into_values().flatten() {
+    for (number, (shelf, row)) in shelves.into_values().flatten().enumerate() {
+        progress.tell(LINES, number as u64, Some(rows.len() as u64));
         if faults.len() >= FAULTS_TOLD {
             break;
         }

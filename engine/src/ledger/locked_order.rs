@@ -16,6 +16,7 @@ use crate::domain::money::{Currency, Money};
 use crate::domain::notices::Notice;
 use crate::domain::orders::{OrderEvent, OrderState};
 use crate::domain::payments::{PaymentState, RefundState};
+use crate::domain::turns::{Turn, Work};
 
 /// Who moved an order, in its history, when it was the provider's word.
 const PAYMENTS: &str = "payments";
@@ -147,7 +148,7 @@ pub(super) async fn move_payment(
     const SQL: &str = "-- locked_order.move
         update payments
         set state = $2, failure = coalesce($3, failure), provider_charge_id = coalesce($4, provider_charge_id), due_at = $5,
-            leased_until = null, tries = 0, updated_at = $6
+            leased_until = null, tries = 0, updated_at = $6, turn = $8
         where order_id = $1 and state = $7";
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
         &order.0,
@@ -157,6 +158,7 @@ pub(super) async fn move_payment(
         &due_at,
         /* now */ &now,
         /* from */ &payment.state.as_str(),
+        /* turn */ &Turn::of(Work::Begun).number(),
     ];
     expect_rows("locked_order.move", 1, tx.execute(&tx.prepare_cached(SQL).await?, arguments).await?)
 }
@@ -277,6 +279,17 @@ pub(super) async fn cancel(
     let notice = Notice::OrderCancelled { is_refunded };
     outbox::enqueue(tx, order.id, &notice, now).await?;
     Ok(())
+}
+
+/// Takes an order away of which nobody has been told: its units are free, and no row of it is left.
+pub(super) async fn remove(tx: &Transaction<'_>, order: &LockedOrder) -> Result<(), LedgerError> {
+    const ROWS: &str = "-- locked_order.remove
+        with items as (delete from order_items where order_id = $1), payment as (delete from payments where order_id = $1)
+        delete from order_history where order_id = $1";
+    const ORDER: &str = "-- locked_order.remove_order\ndelete from orders where order_id = $1";
+    free_units(tx, order, UnitsWere::Reserved, Timestamp::UNIX_EPOCH).await?;
+    tx.execute(ROWS, &[&order.id.0]).await?;
+    expect_rows("locked_order.remove_order", 1, tx.execute(ORDER, &[&order.id.0]).await?)
 }
 
 /// How the inventory counts the units of an order.

@@ -173,24 +173,25 @@ impl Ledger {
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
                    coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
                    coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer), d.tax_basis_points, d.shipping_minor
+                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor
             from leased l left join orders o using (order_id)
                  left join rejected_claims r on r.claim_id = l.order_id
-                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id)
-                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer)
-            where o.order_id is not null or r.claim_id is not null
+                 left join lost_claims x on x.claim_id = l.order_id
+                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id, x.drop_id)
+                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer, x.buyer)
+            where o.order_id is not null or r.claim_id is not null or x.claim_id is not null
             order by l.outbox_id";
         const ITEMS: &str = "-- outbox.items
             select i.order_id, v.sku, p.name, v.title, i.quantity, i.unit_price_minor
             from order_items i join variants v using (variant_id) join products p on p.product_id = i.product_id
             where i.order_id = any($1) order by i.order_id, i.line";
-        // What a claim that became no order was about.
+        // What a claim that became no order was about. One may be in both tables: lost, come back, and rejected.
         const CLAIMED: &str = "-- outbox.claimed
             select r.claim_id, v.sku, p.name, v.title, r.units::int, dv.price_minor
-            from rejected_claims r
+            from (select claim_id, drop_id, variant_number, units from rejected_claims where claim_id = any($1)
+                  union select claim_id, drop_id, variant_number, units from lost_claims where claim_id = any($1)) r
                  join drop_variants dv on dv.drop_id = r.drop_id and dv.number = r.variant_number
-                 join variants v using (variant_id) join products p on p.product_id = v.product_id
-            where r.claim_id = any($1)";
+                 join variants v using (variant_id) join products p on p.product_id = v.product_id";
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
@@ -255,6 +256,50 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes one of the `bound` mails that an address may get within the clock hour from `hour` on. `false`: there are none left.
+    pub async fn take_mail_turn(&self, recipient: &[u8], hour: Timestamp, bound: u32) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- outbox.take_mail_turn
+            insert into mail_turns (recipient, hour, mails) values ($1, $2, 1)
+            on conflict (recipient, hour) do update set mails = mail_turns.mails + 1 where mail_turns.mails < $3";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let bound = i32::try_from(bound).unwrap_or(i32::MAX);
+        Ok(connection.execute(&statement, &[&recipient, &hour, &bound]).await? == 1)
+    }
+
+    /// Gives the turn of a mail back that was not sent.
+    pub async fn give_back_mail_turn(&self, recipient: &[u8], hour: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.give_back_mail_turn
+            update mail_turns set mails = mails - 1 where recipient = $1 and hour = $2 and mails > 0";
+        let connection = self.connection().await?;
+        connection.execute(&connection.prepare_cached(SQL).await?, &[&recipient, &hour]).await?;
+        Ok(())
+    }
+
+    /// Forgets the hours that are over.
+    pub async fn forget_mail_turns(&self, before: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- outbox.forget_mail_turns\ndelete from mail_turns where hour < $1";
+        let connection = self.connection().await?;
+        connection.execute(&connection.prepare_cached(SQL).await?, &[/* before */ &before]).await?;
+        Ok(())
+    }
+
+    /// Puts a delivery off that was leased and not tried. However often that happens, it is not given up for it.
+    pub async fn put_off_delivery(
+        &self,
+        delivery: &LeasedDelivery,
+        until: Timestamp,
+        why: &str,
+    ) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- outbox.put_off
+            update outbox set next_at = $3, queued_at = $3, last_error = $4, attempts = attempts - 1, leased_until = null
+            where outbox_id = $1 and lease_number = $2 and state = 'queued'";
+        let connection = self.connection().await?;
+        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&delivery.id, /* lease */ &delivery.lease, &until, &why];
+        Ok(connection.execute(&connection.prepare_cached(SQL).await?, arguments).await? == 1)
+    }
+
     /// Says that a worker is configured with these endpoints. One that is met for the first time gets what happens from now on.
     pub async fn register_endpoints(&self, names: &[String], now: Timestamp) -> Result<(), LedgerError> {
         const SQL: &str = "-- outbox.register_endpoints
@@ -291,12 +336,12 @@ impl Ledger {
         Ok(connection.query_one(&statement, arguments).await?.get::<_, i64>(0).cast_unsigned())
     }
 
-    /// An endpoint that said it is gone is left alone until somebody enables it; what happens meanwhile waits.
-    pub async fn disable_endpoint(&self, name: &str, now: Timestamp) -> Result<(), LedgerError> {
+    /// An endpoint that said it is gone is left alone until somebody enables it; what happens meanwhile waits. `false`: it was
+    /// disabled already, by one of the deliveries that were under way with this one.
+    pub async fn disable_endpoint(&self, name: &str, now: Timestamp) -> Result<bool, LedgerError> {
         const SQL: &str = "-- outbox.disable_endpoint
-            update webhook_endpoints set disabled_at = coalesce(disabled_at, $2) where name = $1";
-        self.connection().await?.execute(SQL, &[&name, /* now */ &now]).await?;
-        Ok(())
+            update webhook_endpoints set disabled_at = $2 where name = $1 and disabled_at is null";
+        Ok(self.connection().await?.execute(SQL, &[&name, /* now */ &now]).await? == 1)
     }
 
     /// Enables an endpoint again; what has waited is due at once, with all its time before it. `false`: there is none.

@@ -149,6 +149,7 @@ impl Ledger {
                         move_payment(tx, order, &payment, to, None, None, Some(again), now).await?;
                     }
                     if to == PaymentState::ActionRequired && payment.state != to {
+                        keep_for_bank(tx, order, self.bank_within, now).await?;
                         outbox::enqueue(tx, order, &Notice::PaymentActionRequired, now).await?;
                     }
                     Ok(PaymentSettled::Waiting)
@@ -221,13 +222,13 @@ impl Ledger {
         Ok(calls.iter().map(|call| Ok(confirmed.remove(&call.order).then_some(PaymentSettled::Confirmed))).collect())
     }
 
-    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for him no longer: a drop's by its
-    /// drop, a cart's by itself.
+    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for them no longer: a drop's
+    /// by its drop, a cart's by itself, and what waits for a bank by itself too.
     pub async fn unpaid_past_due(&self, now: Timestamp, limit: i64) -> Result<Vec<OrderId>, LedgerError> {
         const SQL: &str = "-- payments.unpaid_past_due
             (select p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
              where p.state in ('REQUIRED', 'ACTION_REQUIRED') and d.pay_by <= $1 limit $2)
-            union all
+            union
             (select p.order_id from orders o join payments p using (order_id)
              where o.status = 'PENDING_PAYMENT' and o.pay_by <= $1 and p.state in ('REQUIRED', 'ACTION_REQUIRED') limit $2)
             limit $2";
@@ -351,6 +352,20 @@ async fn wait_on(
     let due_at = now.checked_add(wait).unwrap_or(Timestamp::MAX);
     let changed = tx.execute(SQL, &[&order.0, /* due_at */ &due_at, &payment.state.as_str()]).await?;
     expect_rows("payments.wait_on", 1, changed)
+}
+
+/// The units wait for the buyer's bank so long at most, whatever else the order had time for.
+async fn keep_for_bank(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    within: SignedDuration,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- payments.keep_for_bank
+        update orders set pay_by = least(pay_by, $2), updated_at = $3 where order_id = $1";
+    let until = now.checked_add(within).unwrap_or(Timestamp::MAX);
+    let changed = tx.execute(SQL, &[&order.0, /* until */ &until, /* now */ &now]).await?;
+    expect_rows("payments.keep_for_bank", 1, changed)
 }
 
 /// The provider is to end the intent.

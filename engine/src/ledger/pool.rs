@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use jiff::SignedDuration;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -11,6 +12,8 @@ use super::attempts::{Attempt, DispatchCall, FinishCall, PrepareCall};
 use super::error::LedgerError;
 use super::group::Group;
 use super::payments::{CaptureCall, PaymentSettled};
+use crate::domain::payments::BANK_WITHIN;
+use crate::domain::progress::Progress;
 
 /// Waiting longer than this for a connection means that the pool is too small or Postgres too slow: an error, not a queue.
 const POOL_WAIT: Duration = Duration::from_secs(5);
@@ -25,6 +28,10 @@ pub struct Ledger {
     pub(super) pool: Pool,
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
+    /// Whoever is told how far long work is.
+    pub progress: Progress,
+    /// How long an order is kept whose buyer's bank wants them to act.
+    pub bank_within: SignedDuration,
     /// What many charges do at once is done in one transaction.
     pub(super) prepares: Group<PrepareCall, Attempt>,
     pub(super) dispatches: Group<DispatchCall, ()>,
@@ -39,6 +46,16 @@ impl Ledger {
         let (mut config, tls) = address::parse(url)?;
         config.application_name("doorbuster").options(SESSION).connect_timeout(CONNECT_WAIT);
         config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
+        Self::over(config, tls, connections)
+    }
+
+    /// The same Postgres through a pool of its own: who uses the one never waits for connections of the other.
+    pub fn with_own_pool(&self, connections: usize) -> Result<Self, LedgerError> {
+        let own = Self::over(self.config.clone(), self.tls.clone(), connections)?;
+        Ok(Self { bank_within: self.bank_within, ..own })
+    }
+
+    fn over(config: Config, tls: MakeRustlsConnect, connections: usize) -> Result<Self, LedgerError> {
         let recycling_method = RecyclingMethod::Fast;
         let manager = Manager::from_config(config.clone(), tls.clone(), ManagerConfig { recycling_method });
         let timeouts =
@@ -53,6 +70,8 @@ impl Ledger {
             pool,
             config,
             tls,
+            progress: Progress::default(),
+            bank_within: BANK_WITHIN,
             prepares: Group::default(),
             dispatches: Group::default(),
             finishes: Group::default(),
@@ -101,6 +120,13 @@ impl Ledger {
             (true, false) => Ok(()),
             _ => Err(LedgerError::Pooler("what one session set was seen in another".to_owned())),
         }
+    }
+
+    /// Sessions that Postgres takes of those who are no superusers.
+    pub async fn connections_max(&self) -> Result<i32, LedgerError> {
+        const SQL: &str = "-- pool.connections_max
+            select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int";
+        Ok(self.connection().await?.query_one(SQL, &[]).await?.get(0))
     }
 
     pub async fn version(&self) -> Result<String, LedgerError> {

@@ -9,6 +9,7 @@ use super::drops::inconsistent;
 use super::error::LedgerError;
 use super::pool::Ledger;
 use super::tx::run_tx;
+use crate::domain::countries::check_country;
 use crate::domain::money::{Currency, Money};
 use crate::domain::pricing::Rate;
 
@@ -33,17 +34,19 @@ pub struct RateRow {
 #[error("row {row}: {what}")]
 pub struct InvalidRate {
     pub row: usize,
-    pub what: &'static str,
+    pub what: String,
 }
 
 /// Checks a table before it is stored.
 pub fn check(rows: &[RateRow]) -> Result<(), InvalidRate> {
     let mut seen = BTreeSet::new();
     for (position, row) in rows.iter().enumerate() {
-        let wrong = |what| Err(InvalidRate { row: position + 1, what });
-        let is_code = row.country.len() == 2 && row.country.bytes().all(|byte| byte.is_ascii_uppercase());
-        if !is_code && row.country != ELSEWHERE {
-            return wrong("country must be two capital letters of ISO 3166-1, such as DE, or *");
+        let wrong = |what: &str| Err(InvalidRate { row: position + 1, what: what.to_owned() });
+        // The list that addresses are held against: a row for another code would never be used.
+        if row.country != ELSEWHERE
+            && let Err(what) = check_country(&row.country)
+        {
+            return wrong(&format!("country {what}, or * for everywhere else"));
         }
         if row.tax_basis_points > 10_000 {
             return wrong("tax_basis_points must be 0 to 10000: 1900 is 19 %");
@@ -131,8 +134,18 @@ mod tests {
             free_shipping_from_minor: None,
         };
         assert_eq!(check(&[row("DE", 1_900, 490), row("*", 0, 990)]), Ok(()));
-        for bad in [row("de", 0, 0), row("DEU", 0, 0), row("FR", 10_001, 0), row("FR", 0, -1), row("DE", 0, 0)] {
+        let bad = [
+            row("de", 0, 0),
+            row("DEU", 0, 0),
+            row("XX", 0, 0),
+            row("FR", 10_001, 0),
+            row("FR", 0, -1),
+            row("DE", 0, 0),
+        ];
+        for bad in bad {
             assert_eq!(check(&[row("DE", 1_900, 490), bad.clone()]).unwrap_err().row, 2, "{bad:?}");
         }
+        let error = check(&[row("UK", 2_000, 490)]).unwrap_err().to_string();
+        assert!(error.contains("for UK that is GB"), "{error}");
     }
 }

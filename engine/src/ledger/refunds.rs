@@ -21,6 +21,7 @@ use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::{OrderEvent, OrderState};
 use crate::domain::payments::{PaymentEvent, PaymentState, RefundReport, RefundState, RefundVerdict};
+use crate::domain::turns::{Turn, Work};
 
 /// How long a refund that the provider works on is left before it is asked about again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
@@ -285,11 +286,17 @@ async fn request_cancel(
 ) -> Result<(), LedgerError> {
     // Not `move_payment`: the worker that is charging right now keeps its lease, and writes down what comes of it.
     const SQL: &str = "-- refunds.request_cancel
-        update payments set state = $2, due_at = $3, updated_at = $3 where order_id = $1 and state = $4";
+        update payments set state = $2, due_at = $3, updated_at = $3, turn = $5 where order_id = $1 and state = $4";
     let to = payment.state.apply(PaymentEvent::Cancel);
     let to = to.map_err(|error| super::drops::inconsistent("payments", "state", order, &error.to_string()))?;
-    let changed = tx.execute(SQL, &[&order.0, &to.as_str(), /* now */ &now, &payment.state.as_str()]).await?;
-    expect_rows("refunds.request_cancel", 1, changed)
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &order.0,
+        &to.as_str(),
+        /* now */ &now,
+        /* from */ &payment.state.as_str(),
+        /* turn */ &Turn::of(Work::Begun).number(),
+    ];
+    expect_rows("refunds.request_cancel", 1, tx.execute(SQL, arguments).await?)
 }
 
 /// Whether a call that takes money may have reached the provider.
@@ -344,7 +351,7 @@ async fn insert_refund(
         values ($1, $2, $3, $4, $5, $6, 'PENDING', $7)";
     const PAYMENT: &str = "-- refunds.take_from_payment
         update payments
-        set refund_minor = refund_minor + $2, state = $3, due_at = $4, updated_at = $4,
+        set refund_minor = refund_minor + $2, state = $3, due_at = $4, updated_at = $4, turn = $6,
             leased_until = case when state = 'REFUND_PENDING' then leased_until end
         where order_id = $1 and state = $5";
     let event = if payment.state.was_paid() { PaymentEvent::RefundAsked } else { PaymentEvent::LateMoney };
@@ -360,8 +367,14 @@ async fn insert_refund(
         /* now */ &now,
     ];
     expect_rows("refunds.insert", 1, tx.execute(&tx.prepare_cached(REFUND).await?, arguments).await?)?;
-    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&order.0, &amount.amount_minor, &to.as_str(), /* now */ &now, /* from */ &payment.state.as_str()];
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &order.0,
+        &amount.amount_minor,
+        &to.as_str(),
+        /* now */ &now,
+        /* from */ &payment.state.as_str(),
+        /* turn */ &Turn::of(Work::Begun).number(),
+    ];
     expect_rows("refunds.take_from_payment", 1, tx.execute(&tx.prepare_cached(PAYMENT).await?, arguments).await?)
 }
 

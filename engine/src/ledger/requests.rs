@@ -42,6 +42,20 @@ pub(super) async fn before<T: DeserializeOwned>(
     answer.map(Earlier::Done).map_err(|_| inconsistent("operator_requests", "answer", request.id.0, &shown))
 }
 
+/// Who did the same under another id, the last time, and when.
+pub(super) async fn same_content(
+    tx: &Transaction<'_>,
+    request: &OperatorRequest,
+    what: &str,
+    content: &impl Serialize,
+) -> Result<Option<(String, Timestamp)>, LedgerError> {
+    const SQL: &str = "-- requests.same_content
+        select actor, asked_at from operator_requests where what = $1 and digest = $2 and request_id <> $3
+        order by asked_at desc limit 1";
+    let row = tx.query_opt(SQL, &[&what, /* digest */ &digest(content), &request.id.0]).await?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
 /// Remembers what was done, in the transaction that does it.
 pub(super) async fn done(
     tx: &Transaction<'_>,

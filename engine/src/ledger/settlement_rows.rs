@@ -20,6 +20,7 @@ use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 use crate::domain::pricing::Totals;
+use crate::domain::turns::{Turn, Work};
 
 pub(super) async fn write_orders(
     tx: &Transaction<'_>,
@@ -43,9 +44,10 @@ pub(super) async fn write_orders(
         from unnest($2::uuid[], $3::int[], $4::int[], $5::int[], $6::bigint[], $7::text[])
              as i (order_id, variant_id, warehouse_id, quantity, unit_price, serials)";
     const PAYMENTS: &str = "-- settlement_rows.insert_payments
-        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at, updated_at)
+        insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at,
+                              updated_at, turn)
         select order_id, case when method is null then $1 else $2 end, amount, $3, 'order-' || order_id, method,
-               case when method is null then null else $4::timestamptz end, $4
+               case when method is null then null else $4::timestamptz end, $4, $8
         from unnest($5::uuid[], $6::bigint[], $7::text[]) as p (order_id, amount, method)";
     const HISTORY: &str = "-- settlement_rows.insert_history
         insert into order_history (order_id, at, from_state, to_state, actor, reason)
@@ -106,8 +108,9 @@ pub(super) async fn write_orders(
     ];
     let items_arguments: [&(dyn ToSql + Sync); 7] =
         [&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists];
-    let payments_arguments: [&(dyn ToSql + Sync); 7] =
-        [&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods];
+    let turn = Turn::of(Work::ChargeOfDrop).number();
+    let payments_arguments: [&(dyn ToSql + Sync); 8] =
+        [&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods, &turn];
     let history_arguments: [&(dyn ToSql + Sync); 3] = [/* now */ &now, &pending, &ids];
     let holdings_arguments: [&(dyn ToSql + Sync); 4] = [&drop.id.0, &place_buyers, &place_nths, &place_orders];
     let tokens_arguments: [&(dyn ToSql + Sync); 3] = [&drop.id.0, &serials, &holders];
@@ -183,7 +186,7 @@ pub(super) async fn write_rejections(
         tx.execute(REJECT, arguments).await?;
         awards::refuse_place(tx, *id, *reason, now).await?;
         if *reason == Rejection::TokenHeld {
-            standby::stand_in_for(tx, drop, claim, now).await?;
+            standby::stand_in_for(tx, drop, &claim.claim, now).await?;
         }
         tx.execute(UNAWARD, &[&drop.id.0, &serials, &id.0]).await?;
         let (mut rest, mut handed) = (Vec::new(), Vec::new());

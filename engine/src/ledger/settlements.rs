@@ -8,6 +8,7 @@
 //! | how each buyer pays, and where to | profiles | checkout_profiles FOR KEY SHARE: an erasure waits, or is waited for |
 //! | drop what was seen before | seen | |
 //! | who holds the units now | lock_tokens | tokens FOR UPDATE, by serial |
+//! | what stands in line for lost claims | lock_lost_places | places in standby FOR UPDATE |
 //! | units each buyer holds | holdings | |
 //! | classify in memory | | |
 //! | write (settlement_rows.rs) | orders, items, payments, events, holdings, history, tokens, inventory | inventory, in order |
@@ -28,13 +29,21 @@ use uuid::Uuid;
 use super::awards;
 use super::drops::serial_values;
 use super::error::LedgerError;
+use super::lost;
 use super::pool::Ledger;
 use super::settlement_rows::{write_orders, write_rejections};
-use super::tx::run_tx;
+use super::tx::{planned, run_tx};
 use crate::domain::claims::Claim;
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{ClaimId, Epoch, Serial, StreamId, WarehouseId};
+use crate::domain::lost::{ComesBack, LostPlace};
 use crate::domain::pricing::Totals;
+use crate::domain::standby::PlaceState;
+
+const SEEN: &str = "-- settlements.seen
+    select order_id from orders where order_id = any($1)
+    union all select claim_id from rejected_claims where claim_id = any($1)
+    union all select claim_id from poisoned_claims where claim_id = any($1) and resolved_at is null";
 
 /// A claim from the log of one warehouse.
 #[derive(Debug, Clone)]
@@ -67,6 +76,9 @@ pub enum Rejection {
     /// A unit that is not this warehouse's, or not of this variant.
     NotGranted,
     UnknownVariant,
+    /// It had been lost and came back, and its buyer has an order in its place: of a lost claim and the award that makes it good one
+    /// becomes an order.
+    MadeGood,
 }
 
 impl Rejection {
@@ -76,6 +88,7 @@ impl Rejection {
             Self::OverLimit => "over_limit",
             Self::NotGranted => "not_granted",
             Self::UnknownVariant => "unknown_variant",
+            Self::MadeGood => "made_good",
         }
     }
 }
@@ -105,6 +118,15 @@ struct Findings {
     seen: HashSet<Uuid>,
     tokens: HashMap<i32, TokenRow>,
     held: HashMap<String, Vec<i16>>,
+    /// Places in line for lost claims which these claims, or awards, are about.
+    lost: Vec<LostRow>,
+}
+
+pub(super) struct LostRow {
+    pub(super) place: i64,
+    pub(super) claim: Uuid,
+    pub(super) award: Option<Uuid>,
+    pub(super) facts: LostPlace,
 }
 
 struct TokenRow {
@@ -136,6 +158,8 @@ struct Decision<'a> {
     accepted: Vec<Accepted<'a>>,
     rejected: Vec<(&'a ClaimToSettle, Rejection)>,
     duplicates: usize,
+    /// Places in line for claims that have come back.
+    ended_places: Vec<i64>,
 }
 
 impl Ledger {
@@ -155,7 +179,8 @@ impl Ledger {
     pub async fn seen_claims(&self, claims: &[ClaimId]) -> Result<HashSet<ClaimId>, LedgerError> {
         let claims = claims.iter().map(|claim| claim.0).collect::<Vec<_>>();
         run_tx!(self, "settlements.seen_claims", tx, {
-            Ok(seen(tx, &claims).await?.into_iter().map(ClaimId).collect())
+            let rows = planned(tx, SEEN, &[&claims]).await?;
+            Ok(rows.iter().map(|row| ClaimId(row.get(0))).collect())
         })
     }
 
@@ -217,6 +242,7 @@ pub(super) async fn settle_locked(
         return Ok(None);
     }
     write_orders(tx, drop, &decision.accepted, &profiles, now).await?;
+    lost::end_places(tx, &decision.ended_places, now).await?;
     write_rejections(tx, drop, &decision.rejected, now).await?;
     Ok(Some(Settlement {
         settled: decision.accepted.iter().map(|accepted| accepted.claim.claim.id).collect(),
@@ -280,10 +306,6 @@ pub(super) async fn lock_warehouses(
 
 /// Which of these claims need no settlement any more: orders, rejected ones, and those that wait set aside.
 pub(super) async fn seen(tx: &Transaction<'_>, ids: &[Uuid]) -> Result<HashSet<Uuid>, LedgerError> {
-    const SEEN: &str = "-- settlements.seen
-        select order_id from orders where order_id = any($1)
-        union all select claim_id from rejected_claims where claim_id = any($1)
-        union all select claim_id from poisoned_claims where claim_id = any($1) and resolved_at is null";
     let rows = tx.query(&tx.prepare_cached(SEEN).await?, &[&ids]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -316,11 +338,17 @@ async fn find(
     tx.batch_execute("-- settlements.plan_for_these\nset local plan_cache_mode = force_custom_plan").await?;
     let (tokens, held, profiles) =
         (tx.prepare_cached(TOKENS).await?, tx.prepare_cached(HELD).await?, tx.prepare_cached(PROFILES).await?);
+    let lost = tx.prepare_cached(lost::LOCK_PLACES).await?;
     let token_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &serials];
     let held_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &buyers];
     let profile_arguments: [&(dyn ToSql + Sync); 1] = [&buyers];
-    let (profiles, tokens) = join!(tx.query(&profiles, &profile_arguments), tx.query(&tokens, &token_arguments));
-    let (profiles, tokens) = (profiles?, tokens?);
+    let lost_arguments: [&(dyn ToSql + Sync); 2] = [&drop.id.0, &ids];
+    let (profiles, tokens, lost) = join!(
+        tx.query(&profiles, &profile_arguments),
+        tx.query(&tokens, &token_arguments),
+        tx.query(&lost, &lost_arguments),
+    );
+    let (profiles, tokens, lost) = (profiles?, tokens?, lost?);
     // Sent after the token locks: whoever settled the same claims before us has committed by now.
     let (seen, held, planned) = join!(
         seen(tx, &ids),
@@ -329,6 +357,7 @@ async fn find(
     );
     let (seen, held) = (seen?, held?);
     planned?;
+    let lost = lost::places(tx, &lost).await?;
 
     let mut places: HashMap<String, Vec<i16>> = HashMap::new();
     for row in &held {
@@ -347,7 +376,31 @@ async fn find(
         .iter()
         .map(|row| (row.get(0), Profile { payment_method: row.get(1), email: row.get(2), ship_to: row.get(3) }))
         .collect();
-    Ok((Findings { seen, tokens, held: places }, profiles))
+    Ok((Findings { seen, tokens, held: places, lost }, profiles))
+}
+
+impl Findings {
+    /// Whether this is a lost claim, or the award in its place, of which the other one has become an order.
+    fn is_made_good(&self, id: Uuid) -> bool {
+        self.lost.iter().any(|row| {
+            (row.claim == id && row.facts.comes_back() == ComesBack::TooLate)
+                || (row.award == Some(id) && !row.facts.takes_award())
+        })
+    }
+
+    /// Notes that a claim becomes an order, for those behind it; answers the place that nobody waits in any more.
+    fn note_order(&mut self, id: Uuid) -> Option<i64> {
+        let mut ended = None;
+        for row in &mut self.lost {
+            if row.award == Some(id) {
+                row.facts.state = PlaceState::Taken;
+            } else if row.claim == id {
+                row.facts.has_come_back = true;
+                ended = (row.facts.comes_back() == ComesBack::EndsPlace).then_some(row.place);
+            }
+        }
+        ended
+    }
 }
 
 /// Goes through the claims in the order of the log; what one claim takes, the next one finds taken.
@@ -357,7 +410,7 @@ fn decide<'a>(
     settling: Settling,
     mut findings: Findings,
 ) -> Decision<'a> {
-    let mut decision = Decision { accepted: Vec::new(), rejected: Vec::new(), duplicates: 0 };
+    let mut decision = Decision { accepted: Vec::new(), rejected: Vec::new(), duplicates: 0, ended_places: Vec::new() };
     for claim in claims.iter().copied() {
         let id = claim.claim.id.0;
         if !findings.seen.insert(id) {
@@ -365,7 +418,10 @@ fn decide<'a>(
             continue;
         }
         match accept(drop, claim, settling, &mut findings) {
-            Ok(accepted) => decision.accepted.push(accepted),
+            Ok(accepted) => {
+                decision.accepted.push(accepted);
+                decision.ended_places.extend(findings.note_order(id));
+            }
             Err(reason) => decision.rejected.push((claim, reason)),
         }
     }
@@ -379,6 +435,9 @@ fn accept<'a>(
     findings: &mut Findings,
 ) -> Result<Accepted<'a>, Rejection> {
     let variant = drop.variant(claim.claim.variant).ok_or(Rejection::UnknownVariant)?;
+    if findings.is_made_good(claim.claim.id.0) {
+        return Err(Rejection::MadeGood);
+    }
     // What an award brought and settlement set aside bears the mark of that instead.
     let mut may_be_award = settling == Settling::Retry;
     for serial in serial_values(&claim.serials) {

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Row;
 
+use super::catalog::OF_DRAFTS_ALONE;
 use super::drops::inconsistent;
 use super::error::LedgerError;
 use super::pool::Ledger;
@@ -21,10 +22,11 @@ pub struct ShownVariant {
 }
 
 impl Ledger {
-    /// These variants as they are shown now; one that nobody knows is left out. Of units of a drop the newest of its drops that
+    /// These variants as they are shown now; one that nobody knows, or that only drafts would sell, is left out. Of units of a drop the newest of its drops that
     /// is open tells the price, or else the newest one.
     pub async fn shown_variants(&self, variants: &[VariantId]) -> Result<Vec<ShownVariant>, LedgerError> {
-        const SQL: &str = "-- showcase.shown_variants
+        let sql = format!(
+            "-- showcase.shown_variants
             select v.variant_id, v.sku, v.title, p.name, coalesce(d.price_minor, v.price_minor),
                    coalesce(d.currency, v.currency),
                    v.active and p.active and (p.reservation <> 'tokens' or d.price_minor is not null)
@@ -32,13 +34,14 @@ impl Ledger {
                  left join lateral (
                      select dv.price_minor, d.currency
                      from drop_variants dv join drops d using (drop_id)
-                     where dv.variant_id = v.variant_id and d.state <> 'archived'
+                     where dv.variant_id = v.variant_id and d.state not in ('draft', 'archived')
                      order by d.state = 'open' desc, d.drop_id desc limit 1
                  ) d on p.reservation = 'tokens'
-            where v.variant_id = any($1)";
+            where v.variant_id = any($1) and not {OF_DRAFTS_ALONE}"
+        );
         let ids = variants.iter().map(|variant| variant.0).collect::<Vec<_>>();
         let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
+        let statement = connection.prepare_cached(&sql).await?;
         connection.query(&statement, &[&ids]).await?.iter().map(shown).collect()
     }
 

@@ -12,9 +12,8 @@ use super::drops::inconsistent;
 use super::error::LedgerError;
 use super::outbox;
 use super::pool::Ledger;
-use super::settlements::ClaimToSettle;
 use super::tx::run_tx;
-use crate::domain::claims::Quantity;
+use crate::domain::claims::{Claim, Quantity};
 use crate::domain::drops::{DropState, SaleDrop};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, DropName, IdempotencyKey, VariantNumber};
 use crate::domain::notices::Notice;
@@ -106,7 +105,12 @@ impl Ledger {
                     put_first(tx, drop, who, lost, now).await?
                 }
                 None => {
+                    // Who joins and leaves, again and again, has one row: the place that they gave up goes.
                     const INSERT: &str = "-- standby.insert
+                        with given_up as (
+                            delete from standby_places
+                            where drop_id = $1 and variant_number = $2 and buyer = $3 and state = 'LEFT' and lost_claim is null
+                        )
                         insert into standby_places (drop_id, variant_number, buyer, quantity, warehouse_id, request_key,
                                                     state, joined_at)
                         values ($1, $2, $3, $4, $5, $6, 'WAITING', $7)
@@ -204,18 +208,17 @@ impl Ledger {
     }
 }
 
-/// A claim was rejected because Redis had forgotten it: its buyer goes first in line and is told. Without a place of his own
+/// Redis had forgotten a claim: its buyer goes first in line and is told. Without a place of his own
 /// where he waits already, nor where the drop sells no more.
 pub(super) async fn stand_in_for(
     tx: &Transaction<'_>,
     drop: &SaleDrop,
-    rejected: &ClaimToSettle,
+    claim: &Claim,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     const IS_SELLING: &str = "-- standby.is_selling
         select exists (select 1 from drops where drop_id = $1 and state in ('open', 'paused'))
                and not exists (select 1 from standby_places where lost_claim = $2)";
-    let claim = &rejected.claim;
     let row = tx.query_one(&tx.prepare_cached(IS_SELLING).await?, &[&drop.id.0, &claim.id.0]).await?;
     if row.get(0) {
         let who = (&claim.buyer, claim.variant, claim.quantity);
@@ -249,6 +252,11 @@ async fn put_first(
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
         &[&drop.id.0, &number, &buyer.as_str(), &quantity, /* home */ &home, &lost, /* now */ &now];
     Ok(tx.query_opt(&tx.prepare_cached(SQL).await?, arguments).await?.map(|row| row.get(0)))
+}
+
+pub(super) fn place_state(row: &Row, column: usize) -> Option<PlaceState> {
+    let state: &str = row.get(column);
+    PlaceState::ALL.into_iter().find(|known| known.as_str() == state)
 }
 
 fn place(row: &Row) -> Result<Place, LedgerError> {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::Mechanism;
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
-use lettre::transport::smtp::commands::{Data, Mail as MailCommand, Rcpt};
+use lettre::transport::smtp::commands::{Data, Mail as MailCommand, Rcpt, Rset};
 use lettre::transport::smtp::extension::{Extension, MailParameter};
 
 use crate::domain::notices::{Notice, OrderFacts};
@@ -32,6 +32,17 @@ pub struct Mailer {
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
+/// Why no mail of ours would be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoMail {
+    /// The server answers, and does not want us: our login, our TLS, or our sender.
+    Refused(String),
+    /// There is no mail server at that address.
+    NobodyListens(String),
+    /// It gave no answer, or is busy.
+    NoAnswer(String),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MailOutcome {
     /// The server has taken it.
@@ -51,6 +62,14 @@ pub enum MailOutcome {
 struct Connection {
     smtp: AsyncSmtpConnection,
     mails: u32,
+}
+
+/// How an attempt ended that no error ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handed {
+    Over,
+    /// Nothing was said to the server: it would not understand the address.
+    NeedsUtf8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,30 +98,57 @@ impl Mailer {
         self.sender.compose(order, notice, at)
     }
 
+    /// A mail that only says that mails arrive.
+    pub fn compose_test(&self, to: &str, at: Timestamp) -> Result<Mail, NotMailable> {
+        self.sender.compose_test(to, at)
+    }
+
     /// Hands a mail over once. A future that is dropped half way leaves an unknown outcome behind, like a timeout does.
     pub async fn send(&self, mail: &Mail) -> MailOutcome {
         let mut stage = Stage::Connecting;
         match tokio::time::timeout(self.server.send_timeout, self.attempt(mail, &mut stage)).await {
-            Ok(Ok(())) => MailOutcome::Sent,
+            Ok(Ok(Handed::Over)) => MailOutcome::Sent,
+            Ok(Ok(Handed::NeedsUtf8)) => MailOutcome::Refused(
+                "the address has letters beyond ASCII before its @, and the mail server does not take such addresses: it \
+                 offers no SMTPUTF8"
+                    .to_owned(),
+            ),
             Ok(Err(error)) => outcome(stage, &error),
             Err(_) => silence(stage, "the mail server gave no answer in time".to_owned()),
         }
     }
 
-    /// Connects and logs in, and says what stands in the way.
-    pub async fn check_server(&self) -> Result<(), String> {
-        let connected = tokio::time::timeout(self.server.send_timeout, self.connect()).await;
-        match connected {
-            Ok(Ok(connection)) => {
-                self.give_back(connection);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(text(&error)),
-            Err(_) => Err("it gave no answer in time".to_owned()),
+    /// Connects, logs in, names the sender of a mail, and takes it back: everything but a mail.
+    pub async fn check_server(&self) -> Result<(), NoMail> {
+        let checked = async {
+            let mut smtp = self.connect().await?.smtp;
+            smtp.command(MailCommand::new(Some(self.sender.from.email.clone()), Vec::new())).await?;
+            smtp.command(Rset).await?;
+            // It has taken our sender; how it says goodbye is its business.
+            let _ = smtp.quit().await;
+            Ok(())
+        };
+        match tokio::time::timeout(self.server.send_timeout, checked).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(no_mail(&error)),
+            Err(_) => Err(NoMail::NoAnswer("it gave no answer in time".to_owned())),
         }
     }
 
-    async fn attempt(&self, mail: &Mail, stage: &mut Stage) -> Result<(), Error> {
+    /// How mails leave this machine, and who writes them, for an operator.
+    pub fn about(&self) -> String {
+        let Server { host, port, tls, credentials, .. } = &*self.server;
+        let tls = match tls {
+            Tls::None => "without TLS",
+            Tls::Opportunistic(_) => "with STARTTLS if it has that",
+            Tls::Required(_) => "with STARTTLS",
+            Tls::FromTheStart(_) => "over TLS",
+        };
+        let login = if credentials.is_some() { ", logged in" } else { "" };
+        format!("{host}:{port} {tls}{login}, as {}", self.sender.from.email)
+    }
+
+    async fn attempt(&self, mail: &Mail, stage: &mut Stage) -> Result<Handed, Error> {
         while let Some(connection) = self.take_idle() {
             match self.exchange(connection, mail, stage).await {
                 // Servers close what is idle. Nothing has been said on it yet, so the next connection repeats nothing.
@@ -115,13 +161,16 @@ impl Mailer {
         self.exchange(connection, mail, stage).await
     }
 
-    async fn exchange(&self, mut connection: Connection, mail: &Mail, stage: &mut Stage) -> Result<(), Error> {
+    async fn exchange(&self, mut connection: Connection, mail: &Mail, stage: &mut Stage) -> Result<Handed, Error> {
         let smtp = &mut connection.smtp;
         *stage = Stage::Sender;
         let mut parameters = Vec::new();
-        // A buyer's address may have letters that only some servers take; ours, and the content, are ASCII.
-        let is_ascii = mail.envelope.to().iter().all(|address| address.to_string().is_ascii());
-        if !is_ascii && smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
+        // A buyer's address may have letters before its @ that only some servers take; ours, and the content, are ASCII.
+        if !mail.envelope.to().iter().all(|address| address.to_string().is_ascii()) {
+            if !smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
+                self.give_back(connection);
+                return Ok(Handed::NeedsUtf8);
+            }
             parameters.push(MailParameter::SmtpUtfEight);
         }
         smtp.command(MailCommand::new(mail.envelope.from().cloned(), parameters)).await?;
@@ -134,7 +183,7 @@ impl Mailer {
         smtp.message(&mail.bytes).await?;
         connection.mails += 1;
         self.give_back(connection);
-        Ok(())
+        Ok(Handed::Over)
     }
 
     async fn connect(&self) -> Result<Connection, Error> {
@@ -181,6 +230,22 @@ fn outcome(stage: Stage, error: &Error) -> MailOutcome {
         Stage::Sender | Stage::Recipient => MailOutcome::NotSent(text),
         Stage::Content if error.is_transient() => MailOutcome::NotSent(text),
         Stage::Content => MailOutcome::Unknown(text),
+    }
+}
+
+fn no_mail(error: &Error) -> NoMail {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let refused = inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if refused == Some(std::io::ErrorKind::ConnectionRefused) {
+            return NoMail::NobodyListens(text(error));
+        }
+        cause = inner.source();
+    }
+    match outcome(Stage::Connecting, error) {
+        MailOutcome::Misconfigured(text) => NoMail::Refused(text),
+        _ if error.is_tls() => NoMail::Refused(text(error)),
+        _ => NoMail::NoAnswer(text(error)),
     }
 }
 

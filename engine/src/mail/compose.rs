@@ -7,10 +7,13 @@ use jiff::Timestamp;
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message, MultiPart, SinglePart};
 use lettre::{Address, address::Envelope};
+use uuid::Uuid;
 
+use crate::domain::emails::Email;
 use crate::domain::notices::{Notice, OrderFacts};
 
-use super::letter::{Letter, line, words};
+use super::letter::{Letter, line, may_greet, words};
+use super::recipient::Recipient;
 use super::settings::{Sender, has_control};
 
 /// A message that is ready to be sent.
@@ -70,14 +73,17 @@ impl Sender {
         let letter = self.letter(order, notice)?;
         for (what, text) in [
             ("the e-mail address", Some(email)),
-            ("the buyer's name", letter.name.as_deref()),
+            ("the buyer's name", order.buyer_name.as_deref()),
             ("the product's name", Some(letter.subject.as_str())),
         ] {
             if text.is_some_and(has_control) {
                 return Err(NotMailable::ControlCharacter(what));
             }
         }
-        let address = email.parse::<Address>().map_err(|_| NotMailable::BadAddress)?;
+        let email = email.parse::<Email>().map_err(|_| NotMailable::BadAddress)?;
+        let address = Address::new(email.local(), email.domain()).map_err(|_| NotMailable::BadAddress)?;
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![address.clone()]);
+        let envelope = envelope.map_err(|error| NotMailable::Unwritable(error.to_string()))?;
         let written = |error: askama::Error| NotMailable::Unwritable(error.to_string());
         let text = Text { letter: &letter }.render().map_err(written)?;
         let html = Html { letter: &letter }.render().map_err(written)?;
@@ -88,10 +94,31 @@ impl Sender {
             .message_id(Some(format!("<{event}@{}>", self.from.email.domain())))
             .date(SystemTime::from(at))
             .from(self.from.clone())
-            .to(Mailbox::new(letter.name.clone(), address))
+            .header(Recipient(Mailbox::new(letter.name.clone(), address)))
+            .envelope(envelope)
             .subject(letter.subject.as_str())
             .header(AutoSubmitted)
             .multipart(body.singlepart(SinglePart::plain(text)).singlepart(SinglePart::html(html)))
+            .map_err(|error| NotMailable::Unwritable(error.to_string()))?;
+        Ok(Mail { envelope: message.envelope().clone(), bytes: message.formatted() })
+    }
+
+    /// Names no order and no buyer.
+    pub(super) fn compose_test(&self, to: &str, at: Timestamp) -> Result<Mail, NotMailable> {
+        let address = to.parse::<Address>().map_err(|_| NotMailable::BadAddress)?;
+        let text = format!(
+            "This is a test, sent with `doorbuster check-config --send-test`.\n\n\
+             Mails to buyers leave in the same way, from {}.\n",
+            self.from.email
+        );
+        let message = Message::builder()
+            .message_id(Some(format!("<test-{}@{}>", Uuid::new_v4().simple(), self.from.email.domain())))
+            .date(SystemTime::from(at))
+            .from(self.from.clone())
+            .to(Mailbox::new(None, address))
+            .subject("Test of the mails to buyers")
+            .header(AutoSubmitted)
+            .singlepart(SinglePart::plain(text))
             .map_err(|error| NotMailable::Unwritable(error.to_string()))?;
         Ok(Mail { envelope: message.envelope().clone(), bytes: message.formatted() })
     }
@@ -104,7 +131,7 @@ impl Sender {
         Ok(Letter {
             about: if is_order { "Order" } else { "Claim" },
             subject,
-            name: order.buyer_name.clone().filter(|name| !name.is_empty()),
+            name: order.buyer_name.clone().filter(|name| !name.is_empty() && may_greet(name)),
             paragraphs,
             lines: lines.map_err(|error| NotMailable::Unwritable(error.to_string()))?,
             totals: order.totals,
@@ -167,6 +194,45 @@ mod tests {
         let text = Text { letter: &letter }.render().unwrap();
         assert!(text.contains("2 x Shoe & <script>alert(1)</script>, 42 (S): 2980 JPY\n"), "{text}");
         assert!(text.contains("Total: 3278 JPY\n") && text.starts_with("Hello Zoë <b>,\n"), "{text}");
+    }
+
+    #[test]
+    fn a_name_that_would_be_a_link_is_not_greeted() {
+        for (name, is_greeted) in [
+            ("Zoë", true),
+            ("J. R. Smith", true),
+            ("J.R. Smith Jr.", true),
+            ("Martin Luther King, Jr.", true),
+            ("O'Neill-Nuñez", true),
+            ("3.14", true),
+            ("You won http://evil.example/x", false),
+            ("HTTPS://evil", false),
+            ("see www.evil", false),
+            ("WWW.EVIL.EXAMPLE", false),
+            ("evil.example", false),
+            ("Claim it: evil.example/now", false),
+            ("(evil-1.example)", false),
+            ("ada@evil", false),
+            ("дом.рф", false),
+        ] {
+            let named = OrderFacts { buyer_name: Some(name.to_owned()), ..order() };
+            let letter = sender().letter(&named, &Notice::OrderConfirmed).unwrap();
+            assert_eq!(letter.name.is_some(), is_greeted, "{name}");
+            let mail = sender().compose(&named, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH).unwrap();
+            let text = String::from_utf8(mail.bytes).unwrap();
+            assert!(is_greeted || !text.contains("evil") && text.contains("Hello,"), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_address_that_is_taken_can_be_written_to() {
+        for (given, written) in crate::domain::emails::tests::GOOD {
+            let order = OrderFacts { email: Some(given.to_owned()), buyer_name: Some("J. R.".to_owned()), ..order() };
+            let mail = sender().compose(&order, &Notice::OrderConfirmed, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(mail.envelope.to().iter().map(ToString::to_string).collect::<Vec<_>>(), [written]);
+            let text = String::from_utf8(mail.bytes).unwrap();
+            assert!(text.contains(&format!("To: \"J. R.\"\r\n <{written}>\r\n")), "{text}");
+        }
     }
 
     #[test]

@@ -118,6 +118,19 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
     (format!("{subject}: {what}"), paragraphs)
 }
 
+/// Whether a mail may begin with this name. Not with one that mail programs make a link of: a buyer chooses their name and
+/// whom we write to, and must not choose where a click in our mail leads.
+pub(super) fn may_greet(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let is_host = |word: &str| {
+        let (front, last) = word.trim_end_matches('.').rsplit_once('.').unwrap_or_default();
+        let ends_in_letter_or_digit = front.ends_with(char::is_alphanumeric);
+        ends_in_letter_or_digit && last.chars().take_while(|character| character.is_alphabetic()).count() >= 2
+    };
+    let separators = |character: char| !character.is_alphanumeric() && !matches!(character, '.' | '-');
+    !lower.contains("://") && !lower.contains("www.") && !lower.contains('@') && !lower.split(separators).any(is_host)
+}
+
 const REFUND_TAKES: &str = "It can take some days until your bank shows it.";
 
 /// The provider's codes are many and say more than a buyer should be told in a mail; ours are few.

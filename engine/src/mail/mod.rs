@@ -1,6 +1,6 @@
 //! Mails to buyers over SMTP: the only module that imports `lettre`.
 //!
-//! Reading order: `letter` (what is said, as data), `compose` (the message, from templates), `client` (one attempt to hand it
+//! Reading order: `letter` (what is said, as data), `recipient` (to whom), `compose` (the message, from templates), `client` (one attempt to hand it
 //! over, and what its end proves), `settings`.
 //!
 //! **Invariants.** Nothing here retries: the outbox decides, in one layer. A notice makes the same message each time, byte for byte,
@@ -8,10 +8,11 @@
 //! refuses it; a server that does not want *us* refuses nothing. A text with a line break never becomes part of a header.
 
 mod letter;
+mod recipient;
 mod compose;
 mod client;
 mod settings;
 
-pub use client::{MailOutcome, Mailer};
+pub use client::{MailOutcome, Mailer, NoMail};
 pub use compose::{Mail, NotMailable};
 pub use settings::{MailSettings, UnusableMailSettings};

@@ -18,7 +18,7 @@ const ORDER_PLACEHOLDER: &str = "{order}";
 #[derive(Clone)]
 pub struct MailSettings {
     /// `smtp://user:password@host:587`, `smtps://…` for TLS from the first byte. With `smtp://` TLS is required unless the host is
-    /// this machine; `?tls=none`, `?tls=opportunistic` and `?tls=required` say otherwise. `?ca=/etc/ssl/shop-ca.pem` is a
+    /// this machine; `?tls=none`, `?tls=opportunistic` and `?tls=required` say otherwise, and so does `?ca=`. `?ca=/etc/ssl/shop-ca.pem` is a
     /// certificate to trust beside the system's, for a server that has one of an authority of your own.
     pub url: String,
     /// `Shop <orders@shop.example>`
@@ -109,8 +109,14 @@ impl MailSettings {
         let parameters = || tls_parameters(&host, authority.as_deref());
         let (tls, port) = match (url.scheme(), wanted.as_deref()) {
             ("smtps", None) => (Tls::FromTheStart(parameters()?), 465),
+            ("smtp", Some("none")) if authority.is_some() => {
+                return Err(UnusableMailSettings(
+                    "tls=none leaves nothing for ca= to prove: take tls=required, or no ca=",
+                ));
+            }
             ("smtp", Some("none")) => (Tls::None, 25),
-            ("smtp", None) if is_local => (Tls::None, 25),
+            // Whoever names an authority wants TLS, also on this machine.
+            ("smtp", None) if is_local && authority.is_none() => (Tls::None, 25),
             ("smtp", Some("opportunistic")) => (Tls::Opportunistic(parameters()?), 587),
             ("smtp", None | Some("required")) => (Tls::Required(parameters()?), 587),
             ("smtp", Some(_)) => return Err(UnusableMailSettings("tls= is none, opportunistic or required")),
@@ -214,6 +220,8 @@ mod tests {
             "smtps://u:secret@mail.example?tls=none",
             "smtps://u:secret@mail.example?ca=/nowhere.pem",
             "smtps://u:secret@mail.example?ca=/dev/null",
+            "smtp://u:secret@127.0.0.1?ca=/nowhere.pem",
+            "smtp://mail.example?tls=none&ca=/etc/ssl/certs/ca-certificates.crt",
             "smtps://u:secret@mail.example?verify=no",
             "smtp://u@mail.example",
             "smtp://",

@@ -3,6 +3,7 @@
 //! A future of `send` that is dropped half way leaves an unknown result behind, like a timeout does.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +110,11 @@ impl ProviderClient {
         let url = reqwest::Url::parse(&settings.base_url).map_err(|_| wrong("base_url is not a URL"))?;
         if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
             return Err(wrong("base_url must be http or https, without query and fragment"));
+        }
+        if url.scheme() == "http" && !is_this_machine(&url) {
+            return Err(wrong(
+                "base_url is http:// to another machine: our key would be read on the way; use https://",
+            ));
         }
         if settings.connect_timeout >= settings.answer_timeout {
             // Otherwise a connection that never stood would be reported as unknown instead of not sent.
@@ -305,6 +311,14 @@ impl ProviderClient {
     }
 }
 
+/// Fakes of the provider run here, without a certificate.
+fn is_this_machine(url: &reqwest::Url) -> bool {
+    let name = url.host_str().unwrap_or_default();
+    // An address of IPv6 stands in brackets.
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -393,6 +407,13 @@ mod tests {
         {
             let error = ProviderClient::new(settings(base_url, secret_key)).unwrap_err();
             assert!(matches!(error, ProviderError::Settings(_)), "{base_url} {secret_key}");
+        }
+        for here in ["http://127.0.0.1:12111", "http://localhost", "http://[::1]:80/base", "https://api.stripe.com"] {
+            assert!(ProviderClient::new(settings(here, "sk")).is_ok(), "{here}");
+        }
+        for elsewhere in ["http://api.stripe.com", "http://10.0.0.7", "http://localhost.example", "http://[fe80::1]"] {
+            let error = ProviderClient::new(settings(elsewhere, "sk")).unwrap_err().to_string();
+            assert!(error.contains("use https://"), "{elsewhere}: {error}");
         }
         let slow = ProviderSettings { connect_timeout: Duration::from_secs(2), ..settings("http://127.0.0.1", "sk") };
         assert!(ProviderClient::new(slow).is_err());

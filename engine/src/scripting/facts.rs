@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use redis::FromRedisValue as _;
 
 use super::connection::Connection;
@@ -11,6 +12,10 @@ use super::error::ScriptError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
     pub version: String,
+    /// Whether it is Redis itself, and not another program that speaks its protocol under its version numbers.
+    pub is_redis: bool,
+    /// One of each primary, made up at its start: the same one is the same server.
+    pub run_ids: Vec<String>,
     pub maxmemory_policy: String,
     pub appendonly: bool,
     /// `None`: we may not ask.
@@ -47,6 +52,9 @@ impl Connection {
         let full_coverage = if is_cluster { settings("cluster-require-full-coverage").await } else { None };
         Ok(ServerFacts {
             version: all_but(&of("redis_version"), ""),
+            // Redis names itself from 8.0 on, or not at all.
+            is_redis: of("server_name").iter().all(|name| ["redis", "unknown"].contains(name)),
+            run_ids: of("run_id").into_iter().map(ToOwned::to_owned).collect(),
             maxmemory_policy: all_but(&of("maxmemory_policy"), "noeviction"),
             appendonly: of("aof_enabled").iter().all(|enabled| *enabled == "1"),
             appendfsync: settings("appendfsync").await.map(|values| all_but(&values, "always")),
@@ -54,6 +62,19 @@ impl Connection {
             requires_full_coverage: full_coverage.map(|values| values.iter().any(|value| value == "yes")),
             replicas: (replicas().min().unwrap_or(0), replicas().max().unwrap_or(0)),
         })
+    }
+}
+
+impl Connection {
+    /// What the clock of each primary says.
+    pub(crate) async fn clocks(&self) -> Result<Vec<Timestamp>, ScriptError> {
+        let bad = |what: String| ScriptError::BadReply { script: "TIME", what };
+        let replies = self.clone().ask_primaries(&redis::cmd("TIME")).await?;
+        let clocks = replies.into_iter().map(|reply| {
+            let (seconds, micros) = <(i64, i32)>::from_redis_value(reply).map_err(|error| bad(error.to_string()))?;
+            Timestamp::new(seconds, micros.saturating_mul(1_000)).map_err(|error| bad(error.to_string()))
+        });
+        clocks.collect()
     }
 }
 

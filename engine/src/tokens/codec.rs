@@ -86,6 +86,7 @@ pub enum BatchOutcome {
     },
     NotOpen,
     Closed,
+    TooManyReleased,
 }
 
 /// Reads bytes one field at a time; running out of them is an error with the script's name.
@@ -139,6 +140,7 @@ pub(super) fn unpack_outcomes(
             status::SHORT => Ok(BatchOutcome::Short { free: reader.number()? }),
             status::NOT_OPEN => Ok(BatchOutcome::NotOpen),
             status::CLOSED => Ok(BatchOutcome::Closed),
+            status::TOO_MANY_RELEASED => Ok(BatchOutcome::TooManyReleased),
             other => Err(reader.bad(format!("status {other}"))),
         })
         .collect::<Result<Vec<_>, _>>()?;

@@ -8,7 +8,7 @@ use crate::scripting::{ReplyCode, ScriptCall, ScriptContract, script};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     Ok = 0,
-    /// The warehouse has no meta: never loaded, or lost.
+    /// Never loaded, or a key, field or sentinel of the warehouse is lost.
     NotLoaded = 1,
     /// Another epoch, or a server that may have forgotten its newest writes.
     Fenced = 2,
@@ -55,7 +55,12 @@ pub mod status {
     pub const SHORT: u8 = 5;
     pub const NOT_OPEN: u8 = 6;
     pub const CLOSED: u8 = 7;
+    pub const TOO_MANY_RELEASED: u8 = 8;
 }
+
+/// Claims of one buyer in a drop that have been released: so many, and they claim no more. Each keeps 14 bytes of the buyer's
+/// record, and an order in Postgres. Far more than an honest buyer is declined, and less than a record that slows others down.
+pub const MAX_RELEASED: usize = 50;
 
 /// Claims in one call of `claim`; `cargo bench --bench script_times` prints what the longest calls cost.
 pub const MAX_BATCH: usize = 256;
@@ -111,7 +116,7 @@ script!(CLEAR, "clear", ["meta", "out"], [], ["epoch", "transfer_id"], ["code"],
 script!(
     LOOK,
     "look",
-    ["meta", "out"],
+    ["meta", "buyers", "claims", "out"],
     ["tokens", "spare"],
     ["epoch", "variants"],
     ["code", "granted", "state", "leaving", "free", "seq"],

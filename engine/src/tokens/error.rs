@@ -1,12 +1,12 @@
 //! What can keep us from finding out what Redis did.
 
-use redis::RedisError;
+use redis::{RedisError, RetryMethod};
 
 use crate::scripting::{Refusal, ScriptError, describe, is_retryable};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The warehouse was never loaded, or its keys are gone. Never shown as sold out.
+    /// The warehouse was never loaded, or some of its keys are gone. Never shown as sold out.
     #[error("the warehouse is not loaded in Redis")]
     NotLoaded,
     /// Redis may have forgotten claims, or our epoch is old. Never shown as sold out.
@@ -32,6 +32,16 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Whether Redis did answer, and what it has there is not what a warehouse has: a key of another type, say.
+    pub fn is_about_the_keys(&self) -> bool {
+        match self {
+            Self::BadReply { .. } => true,
+            // The server has answered, and would answer so again.
+            Self::Redis(error) => !error.is_io_error() && matches!(error.retry_method(), RetryMethod::NoRetry),
+            _ => false,
+        }
+    }
+
     /// Whether the same call may succeed when it is made again. Every script may be called twice.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use redis::{FromRedisValue, Value};
 
 use super::codec::{self, BatchOutcome, Leaving, Packed, RecordedClaim};
@@ -78,6 +79,11 @@ impl TokenStore {
     /// How the server is set up, for the operator's check.
     pub async fn server_facts(&self) -> Result<ServerFacts, TokenError> {
         Ok(self.connection.clone().server_facts().await?)
+    }
+
+    /// What its clock says, or that of each primary.
+    pub async fn clocks(&self) -> Result<Vec<Timestamp>, TokenError> {
+        Ok(self.connection.clocks().await?)
     }
 
     /// Whether a drop's warehouses lie evenly on the primaries: none has a tenth more than its share. `Err` of the inner
@@ -394,12 +400,55 @@ impl WarehouseStore {
         Ok(connection.ask(&unlink).await?)
     }
 
-    /// What this buyer holds here, as far as Redis knows.
+    /// What this buyer holds here, as far as Redis knows. Where the records are lost, nobody knows.
     pub async fn record_of(&self, buyer: &BuyerId) -> Result<Vec<RecordedClaim>, TokenError> {
         let mut connection = self.connection.clone();
-        let record: Option<Vec<u8>> =
-            connection.ask(redis::cmd("HGET").arg(self.keys.fixed("buyers")).arg(buyer.as_str())).await?;
+        let (sentinel, record): (Option<Vec<u8>>, Option<Vec<u8>>) =
+            connection.ask(redis::cmd("HMGET").arg(self.keys.fixed("buyers")).arg("").arg(buyer.as_str())).await?;
+        sentinel.ok_or(TokenError::NotLoaded)?;
         record.map_or_else(|| Ok(Vec::new()), |record| codec::unpack_record(self.drop, &record))
+    }
+
+    /// Every claim that the buyers' records hold, if the claim log is lost; otherwise it has them. Without a log they are all
+    /// that is left of claims that were answered and not settled.
+    pub async fn recorded_without_log(&self) -> Result<Vec<LogClaim>, TokenError> {
+        let mut connection = self.connection.clone();
+        let has_log: bool = connection.ask(redis::cmd("EXISTS").arg(self.keys.fixed("claims"))).await?;
+        if has_log {
+            return Ok(Vec::new());
+        }
+        let records: Pairs = connection.ask(redis::cmd("HGETALL").arg(self.keys.fixed("buyers"))).await?;
+        let mut claims = Vec::new();
+        for (name, record) in records.iter().filter(|(name, _)| !name.is_empty()) {
+            let (buyer, record) = (codec::buyer(name)?, codec::unpack_record(self.drop, record)?);
+            claims.extend(record.into_iter().filter_map(|held| held.into_claim(buyer.clone())));
+        }
+        Ok(claims)
+    }
+
+    /// The keys of the warehouse that are gone, or came back without their sentinel.
+    pub async fn lost_keys(&self) -> Result<Vec<String>, TokenError> {
+        let (mut pipe, mut keys) = (redis::pipe(), Vec::new());
+        for name in ["meta", "claims"] {
+            keys.push(self.keys.fixed(name));
+            pipe.cmd("EXISTS").arg(self.keys.fixed(name));
+        }
+        for name in ["buyers", "out"] {
+            keys.push(self.keys.fixed(name));
+            pipe.cmd("HEXISTS").arg(self.keys.fixed(name)).arg("");
+        }
+        for variant in &self.variants {
+            let (tokens, spare) = (self.keys.of_variant("tokens", *variant), self.keys.of_variant("spare", *variant));
+            pipe.cmd("EXISTS").arg(&tokens);
+            pipe.cmd("LINDEX").arg(&spare).arg(-1);
+            keys.extend([tokens, spare]);
+        }
+        let mut connection = self.connection.clone();
+        let replies: Vec<Value> = pipe.query_async(&mut connection).await?;
+        // The sentinel of a list is 0; the keys that are asked for by EXISTS answer 0 when they are not there.
+        let is_there = |reply: &Value| *reply == Value::Int(1) || *reply == Value::BulkString(b"0".to_vec());
+        let gone = keys.into_iter().zip(replies).filter(|(_, reply)| !is_there(reply));
+        Ok(gone.map(|(key, _)| key).collect())
     }
 
     /// Every buyer who has a record here, live or released. Read in pieces, so that Redis serves others in between; who
@@ -407,24 +456,27 @@ impl WarehouseStore {
     pub async fn holders(&self) -> Result<Vec<BuyerId>, TokenError> {
         const PIECE: usize = 1000;
         let mut connection = self.connection.clone();
-        let mut holders = Vec::new();
+        let (mut holders, mut is_whole) = (Vec::new(), false);
         let mut cursor = 0_u64;
         loop {
             let key = self.keys.fixed("buyers");
             let (next, piece): (u64, Vec<Vec<u8>>) =
                 connection.ask(redis::cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(PIECE)).await?;
             // Field, value, field, value; the field of no name is the sentinel.
-            for name in piece.into_iter().step_by(2).filter(|name| !name.is_empty()) {
-                holders.push(codec::buyer(&name)?);
+            for name in piece.into_iter().step_by(2) {
+                match name.is_empty() {
+                    true => is_whole = true,
+                    false => holders.push(codec::buyer(&name)?),
+                }
             }
             if next == 0 {
-                return Ok(holders);
+                return if is_whole { Ok(holders) } else { Err(TokenError::NotLoaded) };
             }
             cursor = next;
         }
     }
 
-    /// Everything, in one transaction. `None`: the warehouse was never loaded.
+    /// Everything, in one transaction. `None`: the warehouse was never loaded, or some of it is lost.
     pub async fn dump(&self) -> Result<Option<Dump>, TokenError> {
         let mut connection = self.connection.clone();
         let mut pipe = redis::pipe();
@@ -433,6 +485,7 @@ impl WarehouseStore {
             pipe.cmd("HGETALL").arg(self.keys.fixed(name));
         }
         pipe.cmd("XRANGE").arg(self.keys.fixed("claims")).arg("-").arg("+");
+        pipe.cmd("EXISTS").arg(self.keys.fixed("claims"));
         for variant in &self.variants {
             pipe.cmd("GET").arg(self.keys.of_variant("tokens", *variant));
             pipe.cmd("LRANGE").arg(self.keys.of_variant("spare", *variant)).arg(0).arg(-1);
@@ -444,21 +497,33 @@ impl WarehouseStore {
             return Ok(None);
         }
         // A fence alone holds nothing: the first chunk of the first load has not come.
-        if !meta.contains_key("granted") {
+        if !meta.contains_key("granted") && meta.get("state").is_some_and(|state| state == "loading") {
             return Err(TokenError::Fenced);
+        }
+        let of_variants =
+            self.variants.iter().flat_map(|variant| [format!("first:{}", variant.0), format!("seq:{}", variant.0)]);
+        let fields = ["epoch", "fence", "granted", "state", "limit", "settled", "chunks"].map(str::to_owned);
+        if fields.into_iter().chain(of_variants).any(|field| !meta.contains_key(&field)) {
+            return Ok(None);
         }
         let get = |name: &str| meta.get(name).cloned().ok_or_else(|| dump_error(format!("meta has no {name}")));
         let number = |name: &str| get(name)?.parse::<i64>().map_err(|_| dump_error(format!("{name} is no number")));
         let out: Pairs = value(next()?)?;
         let records: Pairs = value(next()?)?;
         let log = self.log_entries(next()?)?;
+        // Until a load has opened for the first time there is no log.
+        let has_log = value::<bool>(next()?)? || get("state")? == "loading";
+        let has_sentinel = |pairs: &Pairs| pairs.iter().any(|(name, _)| name.is_empty());
+        if !has_log || !has_sentinel(&out) || !has_sentinel(&records) {
+            return Ok(None);
+        }
         let (mut free, mut seq) = (Vec::new(), Vec::new());
         for variant in &self.variants {
-            let of_variant = format!("seq:{}", variant.0);
-            seq.push(if meta.contains_key(&of_variant) { number(&of_variant)? as u64 } else { 0 });
-            let range: u32 = value(next()?)?;
+            seq.push(number(&format!("seq:{}", variant.0))? as u64);
+            let range: Option<u32> = value(next()?)?;
             let first = number(&format!("first:{}", variant.0))? as u32;
             let spare: Vec<u32> = value(next()?)?;
+            let (Some(range), Some(0)) = (range, spare.last()) else { return Ok(None) };
             let serials = (first..first + range).chain(spare.into_iter().filter(|serial| *serial != 0));
             free.push((*variant, serials.map(Serial).collect()));
         }

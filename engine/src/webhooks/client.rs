@@ -8,10 +8,9 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 
 use super::event::Event;
+use super::reach::{self, CONNECT_TIMEOUT, NotReached};
 use super::secret::{WebhookSecret, signatures};
 
-/// Bounds name lookup, TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bounds the whole call. The specification's 15 to 30 s, at its lower end: a worker that is told to stop waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// However long an endpoint asks us to wait.
@@ -88,6 +87,7 @@ impl WebhookClient {
             ));
         }
         let http = reqwest::Client::builder()
+            .user_agent(concat!("doorbuster/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
@@ -105,6 +105,21 @@ impl WebhookClient {
     /// Whether anybody on the way can read what is sent.
     pub fn is_plain(&self) -> bool {
         self.url.scheme() == "http"
+    }
+
+    /// The machine that events are sent to. The rest of the address may hold a token.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
+    /// How many secrets sign: two while they rotate.
+    pub fn secrets(&self) -> usize {
+        self.secrets.len()
+    }
+
+    /// Whether somebody is there who would take events, without sending anything that the endpoint would notice.
+    pub async fn reach(&self) -> Result<(), NotReached> {
+        reach::reach(&self.url).await
     }
 
     /// Sends an event once, signed as of now.

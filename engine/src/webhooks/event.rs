@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use crate::domain::notices::{Notice, OrderFacts};
 
@@ -14,6 +15,13 @@ pub struct Event {
 }
 
 impl Event {
+    /// An event that tells of nothing, for a receiver to show that it takes events.
+    pub fn test(at: Timestamp) -> Self {
+        let id = format!("test_{}", Uuid::new_v4().simple());
+        let body = json!({ "id": id, "type": "test", "timestamp": at.to_string(), "data": {} });
+        Self { id, body: body.to_string() }
+    }
+
     pub fn new(order: &OrderFacts, notice: &Notice, at: Timestamp) -> Self {
         let id = notice.event_id(order.id).to_string();
         let items = order

@@ -14,6 +14,7 @@
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
+//! | answers | second | in every process that answers claims: finds those that Redis forgot ([`look_after_answers`]) |
 //! | settings | minute | compares the stores' settings with what keeps claims and orders |
 
 use std::time::{Duration, Instant};
@@ -24,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::DropName;
+use crate::domain::payments::BANK_WITHIN;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
+use crate::flows::lost::AnswerWatch;
 use crate::flows::outbox::{DeliverySettings, Lane};
 use crate::flows::{Engine, EngineError};
 use crate::provider::ProviderClient;
@@ -41,6 +44,7 @@ const SETTLE_AT_ONCE_EVERY: Duration = Duration::from_millis(50);
 const SETTLE_IDLE: Duration = Duration::from_millis(250);
 const GRANTS_EVERY: Duration = Duration::from_millis(250);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+const ANSWERS_EVERY: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 const NEWS_EVERY: Duration = Duration::from_millis(500);
 /// Events dealt with between two looks; at the provider's limit, 10 seconds' worth.
@@ -58,6 +62,9 @@ const OUTBOX_IDLE: Duration = Duration::from_millis(500);
 const EVENTS_EVERY: Duration = Duration::from_millis(250);
 const OUTBOX_LOOK_EVERY: Duration = Duration::from_secs(15);
 const EXPIRE_BATCH: i64 = 500;
+/// Told to stop while Postgres is away, charging tries so often to give its leases back, before others wait for these
+/// to run out.
+const GIVE_BACK_TRIES: u32 = 3;
 /// After an error: long enough not to fill the log, short enough to be back when the store is.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -71,6 +78,8 @@ pub struct WorkerSettings {
     pub charge_concurrency: usize,
     /// How long the payments of a worker that died wait before another one takes them up.
     pub charge_lease: SignedDuration,
+    /// How long an order is kept whose buyer's bank wants them to act.
+    pub bank_within: SignedDuration,
     /// Who is told what happens to orders. Without a lane for mails, mails wait in the outbox.
     pub lanes: Vec<Lane>,
     pub delivery: DeliverySettings,
@@ -83,6 +92,7 @@ impl Default for WorkerSettings {
             backlog_limit: 5_000,
             charge_concurrency: 16,
             charge_lease: CHARGE_LEASE,
+            bank_within: BANK_WITHIN,
             lanes: Vec::new(),
             delivery: DeliverySettings::default(),
         }
@@ -90,7 +100,8 @@ impl Default for WorkerSettings {
 }
 
 /// Runs all loops until `stop`; then every loop finishes its step, and what is accepted is settled once more.
-pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+    engine.ledger.bank_within = settings.bank_within;
     let tasks = TaskTracker::new();
     if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
         tracing::warn!("no mail server is configured: mails to buyers wait in the outbox");
@@ -169,6 +180,17 @@ pub async fn run(engine: Engine, provider: ProviderClient, settings: WorkerSetti
     tasks.close();
     tasks.wait().await;
     tracing::info!("all workers have stopped");
+}
+
+/// Looks after what this process has answered, until `stop`. In every process that claims, once, with or without workers.
+pub async fn look_after_answers(engine: Engine, stop: CancellationToken) {
+    let mut watch = AnswerWatch::default();
+    while !pause(ANSWERS_EVERY, &stop).await {
+        if let Err(error) = engine.look_after_answers(&mut watch).await {
+            tracing::warn!(%error, "the claims that were answered could not be looked after: {error}");
+            pause(AFTER_ERROR, &stop).await;
+        }
+    }
 }
 
 /// Settles every drop's backlog now, until nothing is left. A drop that cannot be settled keeps none of the others from it;
@@ -286,6 +308,13 @@ async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettin
                 pause(AFTER_ERROR, &stop).await;
             }
         }
+    }
+    for _ in 0..GIVE_BACK_TRIES {
+        match engine.give_back_owed().await {
+            Ok(_) => return,
+            Err(error) => tracing::warn!(%error, "leases of payments could not be given back: {error}"),
+        }
+        tokio::time::sleep(AFTER_ERROR).await;
     }
 }
 

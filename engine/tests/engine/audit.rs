@@ -111,6 +111,21 @@ async fn a_second_capture_and_a_forged_redis_turn_the_audit_red() {
     assert_eq!(rules(&report), ["unit_lost", "unit_unknown"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_the_provider_refuses_for_now_is_asked_for_again() {
+    let world = World::new().await;
+    let at_once = FakeProviderOptions {
+        requests_per_second_max: std::num::NonZeroU32::new(2),
+        retry_after_seconds: 0,
+        ..FakeProviderOptions::default()
+    };
+    let (_fake, client) = provider(at_once).await;
+    // Whatever may be asked within a second is asked by somebody else.
+    while client.list_intents(None, 1).await.is_ok() {}
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert_eq!(report.captures, Some(0));
+}
+
 /// No accusation, and not clean either: the audit says of its one drop that the stores did not stand still.
 async fn assert_not_quiet(world: &World, when: &str) {
     let report = world.engine.audit(None).await.unwrap();

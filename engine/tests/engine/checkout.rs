@@ -9,15 +9,17 @@ use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::domain::versions::Expected;
+use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::checkout::{CartQuote, CheckedOut, CheckoutAsked, CheckoutRefused};
 use doorbuster_engine::ledger::checkouts::{Checkout, ClaimState, NewCheckout, Placed, Taken};
 use doorbuster_engine::ledger::erasures::Erasure;
+use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 use uuid::Uuid;
 
-use crate::harness::{World, provider};
+use crate::harness::{World, provider, taken};
 use crate::shelves::{
     add, asked, audited, cart, check_out, euros, fill, made, ordered, put_on_shelves, refused, save_profile,
     serve_everywhere, shopper, stock,
@@ -69,6 +71,7 @@ async fn place_read(world: &World, buyer: &BuyerId, key: &str, taken: Taken, pri
         quote: &priced.quote,
         profile: &priced.profile,
         pay_by: now + SignedDuration::from_mins(30),
+        unpaid_max: world.engine.unpaid_orders_max,
     };
     world.engine.ledger.place_checkout(&new, true, now).await.unwrap()
 }
@@ -80,6 +83,16 @@ async fn state(world: &World, order: OrderId) -> (OrderState, PaymentState) {
 
 const WAITS: (OrderState, PaymentState) = (OrderState::PendingPayment, PaymentState::InFlight);
 const CANCELLED: (OrderState, PaymentState) = (OrderState::Cancelled, PaymentState::Canceled);
+
+/// What an order leaves behind, table by table.
+async fn rows_left(world: &World) -> [i64; 6] {
+    let tables = ["orders", "order_items", "payments", "order_history", "order_events", "outbox"];
+    let mut left = [0; 6];
+    for (left, table) in left.iter_mut().zip(tables) {
+        *left = world.count(&format!("select count(*) from {table}")).await;
+    }
+    left
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cart_becomes_an_order_and_is_paid() {
@@ -102,6 +115,45 @@ async fn a_cart_becomes_an_order_and_is_paid() {
     assert_eq!(fake.intents().len(), 1);
     let report = world.engine.audit(Some(&provider)).await.unwrap();
     assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bank_that_wants_its_customer_keeps_units_for_ten_minutes_and_no_order_longer_than_before() {
+    const ASKED: &str = "pm_card_authenticationRequired";
+    let (mut world, mug, _) = shop().await;
+    let clock = Clock::manual(world.engine.clock.now());
+    let tokens = TokenStore::connect(&world.redis_url).await.unwrap();
+    world.engine = Engine::new(world.engine.ledger.clone(), tokens, clock.clone());
+    let (fake, provider) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(1, ASKED).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    let order_mugs = async |world: &World, key: &str, units: i64| {
+        let buyer = fill(world, 1, &[(mug, units)]).await;
+        world.sql.execute("update checkout_profiles set payment_method = $1", &[&ASKED]).await.unwrap();
+        ordered(world, &buyer, key).await
+    };
+    let order = order_mugs(&world, "a", 10).await;
+    assert_eq!(world.engine.charge_due(&provider, 10, 4).await.unwrap().leased, 2);
+    assert_eq!(state(&world, order).await, (OrderState::PendingPayment, PaymentState::ActionRequired));
+    clock.advance(SignedDuration::from_secs(599));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0, "there is time to act");
+    clock.advance(SignedDuration::from_secs(1));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 2, "goods, and a drop's unit");
+    assert_eq!(stock(&world, "mug").await, (10, 10), "not before the provider's word");
+    assert_eq!(world.engine.charge_due(&provider, 10, 4).await.unwrap().released, 2);
+    assert_eq!(stock(&world, "mug").await, (10, 0));
+    assert_eq!(world.count("select count(*) from tokens where order_id is not null").await, 0);
+    assert!(fake.intents().iter().all(|intent| intent.status == "canceled"));
+
+    // More time than the order has anyway.
+    world.engine.ledger.bank_within = SignedDuration::from_hours(2);
+    order_mugs(&world, "b", 1).await;
+    world.engine.charge_due(&provider, 10, 4).await.unwrap();
+    let as_before =
+        "select count(*) from orders where status = 'PENDING_PAYMENT' and pay_by = created_at + interval '30 minutes'";
+    assert_eq!(world.count(as_before).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -344,6 +396,8 @@ async fn goods_and_a_drops_unit_are_bought_together() {
     assert_eq!(claim.state, ClaimState::Taken);
     assert_eq!(checkout.total, euros(1_800 + 342 + 490 + 29_800 + 5_662 + 490));
     assert_eq!((state(&world, checkout.order.unwrap()).await, cart(&world, &buyer).await), (WAITS, vec![]));
+    let created = "select count(*) from order_events where kind = 'order_created'";
+    assert_eq!(world.count(created).await, 1, "the shop hears of the goods once they are sold");
     let again = check_out(&world, &buyer, "a").await;
     assert!(matches!(again, CheckedOut::Before(_)), "{again:?}");
     assert_eq!(world.settle().await, 1);
@@ -364,12 +418,59 @@ async fn what_the_drop_refuses_leaves_nothing_of_the_goods() {
     assert_eq!(refusal, CheckoutRefused::Claim(ClaimOutcome::NotEnough { available: 1 }));
     assert_eq!((stock(&world, "mug").await, world.settle().await), ((10, 0), 0));
     assert_eq!(cart(&world, &buyer).await, [(mug, 2), (shoe, 2)]);
-    assert_eq!(world.count("select count(*) from orders where status <> 'CANCELLED'").await, 0);
+    assert_eq!(rows_left(&world).await, [0; 6], "no order, no event, no mail");
     // The same key and cart may be tried again, and are a new claim.
     let drop = world.drop.clone();
     world.engine.close_drop(&drop).await.unwrap().unwrap();
     let refusal = refused(&world, &buyer, "a").await;
     assert_eq!(refusal, CheckoutRefused::NoQuote(NoQuote::Lines(vec![(shoe, LineFault::NotForSale)])));
+    audited(&world).await;
+}
+
+/// Again and again, as somebody would who wants a shop to write to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_to_be_sold_out_is_refused_without_a_row_and_what_was_refused_is_forgotten() {
+    let (mut world, mug, shoe) = shop_with_drop(1).await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let live = world.live().await;
+    crate::harness::taken(world.claim_until_answered(&live, 7, "k", 0, 1).await);
+    let first = fill(&world, 1, &[(mug, 1)]).await;
+    add_shoe(&world, &first, shoe, 1).await;
+    let sold_out = CheckoutRefused::Claim(ClaimOutcome::SoldOut);
+    assert_eq!(refused(&world, &first, "a").await, sold_out);
+    let known = world.count("select count(*) from checkouts").await;
+    assert_eq!((known, rows_left(&world).await), (1, [0; 6]));
+    // The proof holds for a second: whoever asks meanwhile leaves nothing at all.
+    let second = fill(&world, 2, &[(mug, 1)]).await;
+    add_shoe(&world, &second, shoe, 1).await;
+    assert_eq!(refused(&world, &second, "a").await, sold_out);
+    assert!(world.count("select count(*) from checkouts").await <= known + 1);
+    // For a day a claim of it may come too late.
+    world.engine.clock.advance(SignedDuration::from_hours(23));
+    world.engine.finish_checkouts().await.unwrap();
+    assert!(world.count("select count(*) from checkouts").await >= 1);
+    world.engine.clock.advance(SignedDuration::from_hours(2));
+    world.engine.finish_checkouts().await.unwrap();
+    assert_eq!(world.count("select count(*) from checkouts").await, 0);
+    assert_eq!(stock(&world, "mug").await, (10, 0));
+}
+
+/// What its buyer has dealt with exists for them: it is cancelled, and they are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn goods_that_their_buyer_was_told_of_are_cancelled_rather_than_taken_back() {
+    let (world, mug, shoe) = shop_with_drop(1).await;
+    let buyer = fill(&world, 1, &[(mug, 2)]).await;
+    add_shoe(&world, &buyer, shoe, 2).await;
+    let placed = place_only(&world, &buyer, "a").await;
+    let (order, now) = (placed.order.unwrap(), world.engine.clock.now());
+    let given = "update payments set method_key = 'given', payment_method = 'pm_card_visa', state = 'IN_FLIGHT'";
+    world.sql.batch_execute(given).await.unwrap();
+    let lease = world.engine.ledger.lease_claim(placed.id, SignedDuration::from_secs(10), now).await.unwrap().unwrap();
+    assert!(world.engine.ledger.end_claim(placed.id, lease, ClaimState::Refused).await.unwrap());
+    assert!(!world.engine.ledger.undo_order(placed.id, order).await.unwrap());
+    assert!(matches!(world.engine.checkout(&buyer, &asked("b")).await.unwrap(), CheckedOut::Refused(_)));
+    assert_eq!(state(&world, order).await, CANCELLED);
+    assert_eq!(stock(&world, "mug").await, (10, 0));
     audited(&world).await;
 }
 
@@ -452,8 +553,9 @@ async fn a_claim_that_comes_too_late_is_given_back() {
     assert_eq!(world.settle().await, 1);
     tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
     world.engine.finish_checkouts().await.unwrap();
+    // The late claim was answered, so its order is cancelled; the goods were refused, and leave nothing.
     assert_eq!(world.count("select count(*) from orders where status <> 'CANCELLED'").await, 0);
-    assert_eq!(state(&world, placed.order.unwrap()).await, CANCELLED);
+    assert_eq!(world.engine.ledger.order(placed.order.unwrap()).await.unwrap(), None);
     world.apply_all_grants().await;
     assert_eq!((world.free_in_redis(&live).await, stock(&world, "mug").await), (5, (10, 0)));
     audited(&world).await;

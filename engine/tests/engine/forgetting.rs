@@ -8,6 +8,7 @@ use std::time::Duration;
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::ids::{ClaimId, Serial};
 use doorbuster_engine::flows::LiveDrop;
+use doorbuster_engine::flows::lost::AnswerWatch;
 use doorbuster_engine::ledger::settlements::{ClaimToSettle, Settling};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_sandbox::{Redis, RedisCluster, RedisClusterOptions, RedisOptions};
@@ -249,6 +250,11 @@ async fn sale_that_is_put_back(file: OldFile, last_settled: LastSettled) {
     }
     let forgotten = told.keys().filter(|id| !is_kept(id)).count();
     assert!(forgotten > 0, "the file was old");
+    // Whoever answered them finds these and no others, and nothing of it is settled any more.
+    let lost = world.engine.look_after_answers(&mut AnswerWatch::default()).await.unwrap().lost;
+    let expected = told.keys().filter(|id| !is_kept(id)).copied().collect::<HashSet<_>>();
+    assert_eq!((lost.len(), lost.into_iter().collect::<HashSet<_>>()), (forgotten, expected));
+    assert_eq!(world.count("select count(*) from standby_places where precedence = 0").await, forgotten as i64);
 
     // Everybody comes again, and more than there is.
     let live = world.live().await;

@@ -1,6 +1,6 @@
 //! Files of products and of stock: all of one or nothing.
 
-use doorbuster_engine::domain::imports::{ImportEnd, Imported, LineFault, ProductRow, StockImport, StockRow};
+use doorbuster_engine::domain::imports::{ImportEnd, Imported, LineFault, ProductRow, SameFile, StockImport, StockRow};
 use doorbuster_engine::domain::requests::{Done, OperatorRequest, RequestId};
 use doorbuster_engine::domain::stock::StockWay;
 
@@ -103,10 +103,18 @@ async fn stock_is_added_or_counted_and_never_below_what_is_reserved() {
         reason: "a file".to_owned(),
     };
     let import = async |key: &str, rows: &[StockRow], mode| {
-        world.engine.ledger.import_stock(&request(key), rows, mode, false, world.engine.clock.now()).await.unwrap()
+        let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+        ledger.import_stock(&request(key), rows, mode, SameFile::Refused, false, now).await.unwrap()
     };
     let rows = [row(2, "mug", "place-1", 4), row(3, "mug", "place-0", -1), row(4, "mug", "place-1", -2)];
     assert_eq!(import("a", &rows, StockImport::Add).await, counts(0, 3, 0));
+    assert_eq!(stock(&world, "mug").await, (6, 0));
+    // The same file under another id: told, unless its units came once more.
+    let ImportEnd::Refused(faults) = import("a2", &rows, StockImport::Add).await else { panic!() };
+    assert!(faults.len() == 1 && faults[0].what.starts_with("ada has added this very file at "), "{faults:?}");
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let tried = ledger.import_stock(&request("a3"), &rows, StockImport::Add, SameFile::Again, true, now).await.unwrap();
+    assert_eq!(tried, ImportEnd::Tried(Imported { changed: 3, ..Imported::default() }));
     assert_eq!(stock(&world, "mug").await, (6, 0));
     // Three are reserved in the first place, which has four.
     let buyer = fill(&world, 1, &[(mug, 3)]).await;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::{OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::notices::Notice;
@@ -10,7 +11,7 @@ use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::outbox::{DeliveryReport, DeliverySettings, Lane};
 use doorbuster_engine::ledger::outbox::{DeliveryState, Destination};
-use doorbuster_engine::mail::{MailOutcome, MailSettings, Mailer};
+use doorbuster_engine::mail::{MailOutcome, MailSettings, Mailer, NoMail};
 use doorbuster_sandbox::certificate::Certificate;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 use doorbuster_sandbox::smtp_sink::{ReceivedMail, SinkTls, SmtpSink, SmtpSinkOptions};
@@ -420,4 +421,74 @@ async fn who_ordered_his_cart_is_told_how_long_it_is_kept_for_him() {
     let until =
         world.sql.query_one("select to_char(pay_by at time zone 'UTC', 'HH24:MI') from orders", &[]).await.unwrap();
     assert!(text(told).contains(&format!(", {} UTC;", until.get::<_, String>(0))), "{}", text(told));
+}
+
+/// Somebody who gives another person's address cannot fill that person's mailbox, and loses no mail by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_gets_so_many_mails_an_hour_and_the_others_come_in_the_next_one() {
+    let mut world = World::new().await;
+    let now = world.engine.clock.now();
+    world.engine.clock = Clock::manual(now);
+    let sink = SmtpSink::start(SmtpSinkOptions::default()).await.unwrap();
+    sell(&world, 5, "pm_card_visa").await;
+    let same = "update orders set email = case when buyer = (select max(buyer) from orders) then 'eve@example.test'
+        when buyer = (select min(buyer) from orders) then 'Ada@Example.test' else 'ada@example.test' end";
+    world.sql.batch_execute(same).await.unwrap();
+    let lane = Lane::Mail(mailer(&sink.url()));
+    let settings = DeliverySettings { concurrency: 4, mails_per_address: 3, ..DeliverySettings::default() };
+    let deliver = async || world.engine.deliver_due(&lane, settings, &CancellationToken::new()).await.unwrap();
+    let report = deliver().await;
+    assert_eq!((report.leased, report.sent, report.put_off), (5, 4, 1), "three of four to Ada, and Eve's");
+    assert_eq!(deliver().await.leased, 0);
+    let waiting = "select count(*) from outbox where state = 'queued' and attempts = 0 and last_error like '3 mails%'";
+    assert_eq!(world.count(waiting).await, 1);
+    world.engine.clock.advance(SignedDuration::from_hours(1));
+    world.engine.count_waiting_deliveries(&[]).await.unwrap();
+    assert_eq!(world.count("select count(*) from mail_turns").await, 0, "the hour is forgotten");
+    let report = deliver().await;
+    assert_eq!((report.leased, report.sent), (1, 1));
+    assert_eq!(by_message_id(&sink).len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_was_not_taken_is_not_counted_against_its_address() {
+    let world = World::new().await;
+    sell(&world, 1, "").await;
+    let lane = Lane::Mail(mailer("smtp://127.0.0.1:1"));
+    let settings = DeliverySettings { mails_per_address: 1, ..DeliverySettings::default() };
+    for _ in 0..2 {
+        bring_forward(&world).await;
+        let report = world.engine.deliver_due(&lane, settings, &CancellationToken::new()).await.unwrap();
+        assert_eq!((report.leased, report.put_off), (1, 0));
+    }
+}
+
+/// A mail server that knows no SMTPUTF8 takes a domain in punycode, and cannot be asked for a mailbox of other letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_letters_before_the_at_need_a_server_that_takes_them() {
+    let world = World::new().await;
+    let login = Some(("u".to_owned(), "p".to_owned()));
+    let sink = SmtpSink::start(SmtpSinkOptions { login, ..SmtpSinkOptions::default() }).await.unwrap();
+    sell(&world, 2, "").await;
+    let addresses =
+        "update orders set email = case when buyer = (select min(buyer) from orders) then 'zoe@münchen.example'
+        else 'jürgen@exämple.com' end";
+    world.sql.batch_execute(addresses).await.unwrap();
+    let lane = Lane::Mail(mailer(&sink.url()));
+    let report = deliver(&world.engine, &lane).await;
+    assert_eq!((report.sent, report.refused), (1, 1));
+    assert_eq!(sink.mails()[0].to, ["zoe@xn--mnchen-3ya.example"]);
+    let why: String =
+        world.sql.query_one("select last_error from outbox where state = 'refused'", &[]).await.unwrap().get(0);
+    assert!(why.contains("no SMTPUTF8"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_finds_out_that_a_server_wants_a_login() {
+    let login = Some(("u".to_owned(), "p".to_owned()));
+    let sink = SmtpSink::start(SmtpSinkOptions { login, ..SmtpSinkOptions::default() }).await.unwrap();
+    assert_eq!(mailer(&sink.url()).check_server().await, Ok(()));
+    let refused = mailer(&sink.url().replace("u:p@", "")).check_server().await.unwrap_err();
+    let NoMail::Refused(why) = &refused else { panic!("{refused:?}") };
+    assert!(why.contains("authentication required"), "{why}");
 }

@@ -13,7 +13,7 @@ use doorbuster_engine::flows::backlog::LogWatch;
 use doorbuster_engine::flows::{Engine, EngineError};
 use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::tokens::store::TokenStore;
-use doorbuster_engine::workers::settle_all;
+use doorbuster_engine::workers::{self, WorkerSettings, settle_all};
 use doorbuster_sandbox::provider::FakeProviderOptions;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
@@ -132,6 +132,8 @@ const PASS: u8 = 0;
 const CUT_BEFORE: u8 = 1;
 /// Postgres commits, and nobody hears of that.
 const CUT_AFTER: u8 = 2;
+/// Every connection is cut, until it is told otherwise.
+const AWAY: u8 = 3;
 
 /// A way to Postgres that is cut around a COMMIT, once each time it is told to.
 struct CommitCutter {
@@ -170,6 +172,9 @@ async fn carry(mut client: TcpStream, server: u16, next: Arc<AtomicU8>, cuts: Ar
             read = client.read(&mut from_client) => {
                 let Ok(len @ 1..) = read else { return };
                 let bytes = &from_client[..len];
+                if next.load(Ordering::SeqCst) == AWAY {
+                    return;
+                }
                 let cut = if bytes.ends_with(COMMIT) { next.swap(PASS, Ordering::SeqCst) } else { PASS };
                 if cut == CUT_BEFORE {
                     cuts[usize::from(cut)].fetch_add(1, Ordering::SeqCst);
@@ -314,4 +319,122 @@ async fn l14_no_commit_without_an_answer_charges_refunds_or_frees_anything_twice
     assert!(report.is_clean(), "{:#?}", report.violations);
     let (before, after) = (cutter.cuts(CUT_BEFORE), cutter.cuts(CUT_AFTER));
     assert!(before >= 5 && after >= 5, "{before} were cut before, {after} after");
+}
+
+/// A world with so many orders to charge, and an engine whose way to Postgres can be cut.
+async fn behind_cutter(orders: u32) -> (World, CommitCutter, Engine) {
+    let world = World::new().await;
+    let port = servers().await.postgres.port();
+    let cutter = CommitCutter::before(port).await;
+    let proxied = world.database.replace(&format!(":{port}/"), &format!(":{}/", cutter.port));
+    let tokens = TokenStore::connect(&world.redis_url).await.unwrap();
+    let engine = Engine::new(Ledger::new(&proxied, 4).unwrap(), tokens, world.engine.clock.clone());
+    let live = world.open(&[orders], 1, 1).await;
+    for who in 0..orders {
+        world.save_profile(who, "pm_card_visa").await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    (world, cutter, engine)
+}
+
+const LEASED: &str = "select count(*) from payments where leased_until is not null";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l7_a_lease_that_nobody_was_told_of_is_given_back_at_once() {
+    const ORDERS: u32 = 6;
+    let (world, cutter, engine) = behind_cutter(ORDERS).await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    cutter.next.store(CUT_AFTER, Ordering::SeqCst);
+    engine.charge_due(&client, 100, 8).await.unwrap_err();
+    assert!(world.count(LEASED).await > 0, "it was committed");
+    assert_eq!(fake.requests_seen(), 0);
+    // Workers that are told to stop leave no lease behind either.
+    let stop = tokio_util::sync::CancellationToken::new();
+    stop.cancel();
+    workers::run(engine.clone(), client.clone(), WorkerSettings::default(), stop).await;
+    assert_eq!(world.count(LEASED).await, 0);
+    cutter.next.store(CUT_AFTER, Ordering::SeqCst);
+    engine.charge_due(&client, 100, 8).await.unwrap_err();
+    assert!(world.count(LEASED).await > 0);
+    let mut confirmed = 0;
+    while confirmed < ORDERS as usize {
+        let report = engine.charge_due(&client, 100, 8).await.unwrap();
+        assert!(report.leased > 0, "the others wait for their lease");
+        confirmed += report.confirmed;
+    }
+    assert_eq!((fake.captures().len(), world.count(LEASED).await), (ORDERS as usize, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l7_what_was_not_sent_when_postgres_went_away_is_given_back_and_the_rest_is_read_back() {
+    const ORDERS: usize = 2;
+    let (world, cutter, engine) = behind_cutter(ORDERS as u32).await;
+    let delay = Duration::from_millis(500)..Duration::from_millis(501);
+    let (fake, client) = provider(FakeProviderOptions { delay, ..FakeProviderOptions::default() }).await;
+    // The second waits a second for its turn, with its first call committed and not sent.
+    let slow = client.clone().limited_to(doorbuster_engine::provider::RateLimit { per_second: 1, burst: 1 });
+    let charging = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.charge_due(&slow, 100, 4).await })
+    };
+    while fake.requests_seen() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cutter.next.store(AWAY, Ordering::SeqCst);
+    let _ = charging.await.unwrap();
+    let sent = "select count(*) from payment_attempts where state = 'DISPATCHED'";
+    let sent = world.count(sent).await;
+    assert_eq!(world.count(LEASED).await, ORDERS as i64, "nothing could be given back");
+    cutter.next.store(PASS, Ordering::SeqCst);
+    let report = engine.charge_due(&client, 100, 4).await.unwrap();
+    assert_eq!((report.confirmed as i64, world.count(LEASED).await), (ORDERS as i64 - sent, sent));
+    assert!(report.confirmed > 0, "both were sent: the turns of the provider are too fast for this test");
+    world.sql.execute("update payments set leased_until = null where leased_until is not null", &[]).await.unwrap();
+    while engine.charge_due(&client, 100, 4).await.unwrap().leased > 0 {}
+    assert_eq!((fake.captures().len(), fake.intents().len()), (ORDERS, ORDERS), "the rest was read back, or repeated");
+    assert!(world.engine.audit(Some(&client)).await.unwrap().is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l7_only_what_our_rows_say_was_never_sent_is_given_back() {
+    use doorbuster_engine::domain::payments::AttemptState::{self, Dispatched, NotSent, Prepared, Succeeded, Unknown};
+    use doorbuster_engine::ledger::attempts::PaymentLease;
+
+    let cases: [(Option<AttemptState>, bool); 6] = [
+        (None, true),
+        (Some(Prepared), true),
+        (Some(NotSent), true),
+        (Some(Succeeded), true),
+        (Some(Dispatched), false),
+        (Some(Unknown), false),
+    ];
+    let (world, _, _) = behind_cutter(cases.len() as u32).await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let leased = ledger.lease_payments(now, SignedDuration::from_mins(2), 100).await.unwrap();
+    let mut expected = std::collections::HashSet::new();
+    for (number, (payment, (state, is_given_back))) in leased.iter().zip(cases).enumerate() {
+        if let Some(state) = state {
+            let key = format!("key-{number}");
+            let attempt = ledger.prepare_attempt(payment, ("create", &key, "/p", "b"), now).await.unwrap();
+            if state != Prepared {
+                ledger.dispatch_attempt(payment, &attempt, now).await.unwrap();
+            }
+            if state != Prepared && state != Dispatched {
+                ledger.finish_attempt(payment, &attempt, state, "", None, now).await.unwrap();
+            }
+        }
+        expected.extend(is_given_back.then_some(payment.order));
+    }
+    let lease = |number: i64| {
+        let of = move |payment: &doorbuster_engine::ledger::attempts::LeasedPayment| PaymentLease {
+            order: payment.order,
+            number: payment.lease + number,
+        };
+        leased.iter().map(of).collect::<Vec<_>>()
+    };
+    assert!(ledger.give_back_unsent(&lease(1), now).await.unwrap().is_empty(), "another's lease");
+    assert_eq!(ledger.give_back_unsent(&lease(0), now).await.unwrap(), expected);
+    assert_eq!(world.count(LEASED).await, 2);
+    assert!(ledger.give_back_unsent(&lease(0), now).await.unwrap().is_empty(), "once");
 }

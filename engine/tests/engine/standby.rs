@@ -170,6 +170,13 @@ async fn joining_again_is_the_same_place_and_leaving_gives_it_up() {
         panic!()
     };
     assert_eq!(later.ahead, Some(1));
+    for round in 0..5 {
+        ledger.leave_standby(live.drop.id, &buyer(1), None, now).await.unwrap();
+        let key = format!("round-{round}");
+        assert!(matches!(ledger.join_standby(&live.drop, &place(1, 1, &key), now).await.unwrap(), Joined::Now(_)));
+    }
+    let rows = format!("select count(*) from standby_places where buyer = '{}'", buyer(1));
+    assert_eq!(world.count(&rows).await, 1, "whoever joins and leaves has one row");
     world.engine.close_drop(&world.drop).await.unwrap().unwrap();
     assert_eq!(
         (place_of(&world, 1).await.state, place_of(&world, 2).await.state),

@@ -148,7 +148,15 @@ async fn an_endpoint_that_is_gone_is_left_alone_until_it_is_enabled() {
     sell(&world, 1, "").await;
     sink.answer_with(410);
     fan_out(&world, &[&lane]).await;
-    deliver(&world.engine, &lane).await;
+    let report = deliver(&world.engine, &lane).await;
+    assert_eq!((report.leased, report.disabled), (2, 1));
+    let now = world.engine.clock.now();
+    assert!(
+        !world.engine.ledger.disable_endpoint("shop", now).await.unwrap(),
+        "however many were under way, it is said once"
+    );
+    let agent = concat!("doorbuster/", env!("CARGO_PKG_VERSION"));
+    assert!(sink.events().iter().all(|event| event.user_agent == agent), "{:?}", sink.events());
     let heard = sink.events().len();
     hurry(&world).await;
     assert_eq!(deliver(&world.engine, &lane).await.leased, 0);

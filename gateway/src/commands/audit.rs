@@ -1,11 +1,16 @@
 //! `doorbuster audit`: every unit in exactly one place, every order charged once. Exit code 1 when something is wrong.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
+use doorbuster_engine::flows::audit::{AuditReport, Violation};
 
-use super::{Failure, print};
-use crate::config::{PROVIDER_ANSWER_TIMEOUT, PROVIDER_CONNECT_TIMEOUT, Secret, StoresConfig};
+use serde_json::json;
+
+use super::Failure;
+use super::output::Format;
+use super::progress::Bar;
+use super::text::count;
+use crate::config::{self, Secret, StoresConfig};
 
 #[derive(Debug, Args)]
 pub struct AuditArguments {
@@ -17,53 +22,49 @@ pub struct AuditArguments {
     /// The payment provider's secret key
     #[arg(long, env = "DOORBUSTER_PROVIDER_KEY", hide_env_values = true, value_name = "KEY")]
     provider_key: Option<Secret>,
-    /// Prints JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub async fn run(arguments: &AuditArguments) -> Result<(), Failure> {
     let provider = match (&arguments.provider_url, &arguments.provider_key) {
-        (Some(url), Some(key)) => Some(ProviderClient::new(ProviderSettings {
-            base_url: url.clone(),
-            secret_key: SecretKey::from(key.expose().to_owned()),
-            connect_timeout: PROVIDER_CONNECT_TIMEOUT,
-            answer_timeout: PROVIDER_ANSWER_TIMEOUT,
-        })),
+        (Some(url), Some(key)) => Some(config::provider(url, key)?),
         _ => None,
     };
-    let provider = provider.transpose().context("the provider's settings cannot be used")?;
-    let engine = super::engine(&arguments.stores)?;
+    let mut engine = super::engine(&arguments.stores)?;
+    let bar = Bar::start(arguments.format);
+    engine.ledger.progress = bar.progress();
     let report = engine.audit(provider.as_ref()).await.context("the audit could not read everything")?;
-    if arguments.json {
-        print(serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?);
-    } else {
-        for drop in &report.drops {
-            let quiet = if drop.is_quiet { "" } else { " (not quiet: read at different instants)" };
-            let poisoned = match drop.poisoned {
-                0 => String::new(),
-                units => format!(" + {units} set aside"),
-            };
-            print(format!(
-                "{}: {} units = {} free + {} moving + {} claimed{poisoned} + {} reserved + {} sold{quiet}",
-                drop.drop, drop.stock, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold
-            ));
-        }
-        let stock = &report.stock;
-        if stock.shelves > 0 {
-            print(format!(
-                "ordinary stock: {} shelves with {} units, {} of them reserved",
-                stock.shelves, stock.available, stock.reserved
-            ));
-        }
-        for violation in &report.violations {
-            print(format!("{} {}: {}", violation.drop, violation.rule, violation.detail));
-        }
-        print(format!("{} violations", report.violations.len()));
+    drop(bar);
+    arguments.format.answer(|| json!(report), || as_text(&report));
+    match report.violations.len() as u64 {
+        0 => Ok(()),
+        found => Err(anyhow!("the audit found {}", count(found, "violation")).into()),
     }
-    if report.violations.is_empty() {
-        Ok(())
-    } else {
-        Err(anyhow::anyhow!("the audit found {} violations", report.violations.len()).into())
+}
+
+fn as_text(report: &AuditReport) -> String {
+    let mut lines = Vec::new();
+    for drop in &report.drops {
+        let quiet = if drop.is_quiet { "" } else { " (not quiet: read at different instants)" };
+        let poisoned = match drop.poisoned {
+            0 => String::new(),
+            units => format!(" + {units} set aside"),
+        };
+        let units = count(drop.stock as u64, "unit");
+        lines.push(format!(
+            "{}: {units} = {} free + {} moving + {} claimed{poisoned} + {} reserved + {} sold{quiet}",
+            drop.drop, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold
+        ));
     }
+    let stock = &report.stock;
+    if stock.shelves > 0 {
+        let shelves = if stock.shelves == 1 { "1 shelf".to_owned() } else { format!("{} shelves", stock.shelves) };
+        let units = count(stock.available.unsigned_abs(), "unit");
+        lines.push(format!("ordinary stock: {shelves} with {units}, {} of them reserved", stock.reserved));
+    }
+    let violation = |found: &Violation| format!("{} {}: {}", found.drop, found.rule, found.detail);
+    lines.extend(report.violations.iter().map(violation));
+    lines.push(count(report.violations.len() as u64, "violation"));
+    lines.join("\n")
 }

@@ -9,6 +9,8 @@ use doorbuster_engine::ledger::order_pages::ORDERS_AT_ONCE;
 use serde_json::{Value, json};
 
 use super::order::as_json;
+use super::output::Format;
+use super::text::count;
 use super::{Failure, print};
 use crate::config::StoresConfig;
 
@@ -18,11 +20,13 @@ pub struct BuyerArguments {
     command: BuyerCommand,
     #[command(flatten)]
     stores: StoresConfig,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
 enum BuyerCommand {
-    /// Prints everything that is kept of a buyer, as JSON
+    /// Prints everything that is kept of a buyer, always as JSON
     Export(BuyerArgument),
     /// Forgets a buyer, once all of his orders are over; the books keep them under a pseudonym
     Erase(BuyerArgument),
@@ -38,7 +42,7 @@ pub async fn run(arguments: BuyerArguments) -> Result<(), Failure> {
     let engine = super::engine(&arguments.stores)?;
     match &arguments.command {
         BuyerCommand::Export(BuyerArgument { buyer }) => export(&engine, buyer).await,
-        BuyerCommand::Erase(BuyerArgument { buyer }) => erase(&engine, buyer).await,
+        BuyerCommand::Erase(BuyerArgument { buyer }) => erase(&engine, buyer, arguments.format).await,
     }
 }
 
@@ -75,14 +79,20 @@ fn exported(exported: &ExportedOrder) -> Value {
     order
 }
 
-async fn erase(engine: &Engine, buyer: &BuyerId) -> Result<(), Failure> {
+async fn erase(engine: &Engine, buyer: &BuyerId, format: Format) -> Result<(), Failure> {
     let erased = engine.ledger.erase_buyer(buyer, engine.clock.now()).await;
     match erased.context("Postgres gave no answer: do it again")? {
         Erasure::Done(erased) => {
-            print(format!("{} orders have a pseudonym now", erased.orders));
-            if !erased.kept_by_drops.is_empty() {
-                print(format!("his limit needs his id until these are archived: {}", erased.kept_by_drops.join(", ")));
-            }
+            let text = || {
+                let have = if erased.orders == 1 { "has" } else { "have" };
+                let mut text = format!("{} {have} a pseudonym now", count(erased.orders, "order"));
+                if !erased.kept_by_drops.is_empty() {
+                    let drops = erased.kept_by_drops.join(", ");
+                    text += &format!("\ntheir limit needs their id until these are archived: {drops}");
+                }
+                text
+            };
+            format.answer(|| json!({ "orders": erased.orders, "kept_by_drops": erased.kept_by_drops }), text);
             Ok(())
         }
         Erasure::Open(orders) => {

@@ -10,15 +10,18 @@ use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
 use doorbuster_engine::flows::{Engine, EngineError};
+use doorbuster_engine::ledger::reconcile::ChargeBacklog;
 use doorbuster_engine::provider::RateLimit;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::Failure;
 use super::drop_draft::UpdateArguments;
 use super::drop_figures::{self, ListArguments, WatchArguments};
-use super::text::{Table, count, time, time_or_by_hand};
-use super::{Failure, print};
+use super::output::Format;
+use super::progress::Bar;
+use super::text::{Table, count, one_of, time, time_or_by_hand};
 use crate::config::{BadUsage, StoresConfig};
 
 /// How long an order waits for a payment method when nothing else is said.
@@ -26,15 +29,17 @@ const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 const DRAIN_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Within a tenth of a second every gateway has asked again: when this command ends, a click is answered as by an open drop.
+const GATEWAYS_KNOW: std::time::Duration = std::time::Duration::from_millis(200);
+
 #[derive(Debug, Args)]
 pub struct DropArguments {
     #[command(subcommand)]
     command: DropCommand,
     #[command(flatten)]
     stores: StoresConfig,
-    /// Prints JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,8 +84,8 @@ struct NameArgument {
 struct RestockArguments {
     /// The drop's name
     name: DropName,
-    /// The variant
-    #[arg(long)]
+    /// The variant, by its SKU
+    #[arg(long, value_name = "SKU")]
     sku: String,
     /// Units to add
     #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -131,9 +136,9 @@ struct CreateArguments {
     /// Until when an order waits for a payment method (RFC 3339); 24 hours from now if left out
     #[arg(long, value_name = "TIME")]
     pay_by: Option<Timestamp>,
-    /// When a buyer is told that units are his: accepted (on Redis' disk), replicated (on all its replicas too) or settled
+    /// When a buyer is told that units are theirs: accepted (on Redis' disk), replicated (on all its replicas too) or settled
     /// (committed in Postgres)
-    #[arg(long, default_value = "accepted", value_name = "LEVEL")]
+    #[arg(long, default_value = "accepted", value_name = "LEVEL", value_parser = one_of(Acknowledgement::ALL, Acknowledgement::as_str))]
     acknowledgement: Acknowledgement,
     /// For --acknowledgement replicated: how many replicas each Redis primary has; all are waited for
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -145,14 +150,20 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         DropCommand::Create(create) => Some(create.new_drop()?),
         _ => None,
     };
-    let engine = super::engine(&arguments.stores)?;
+    let mut engine = super::engine(&arguments.stores)?;
+    let bar = Bar::start(arguments.format);
+    engine.ledger.progress = bar.progress();
     let mut restocked = None;
     let (name, done) = match arguments.command {
         DropCommand::Create(_) => {
             let new = new.expect("made above for this command");
             (new.name.clone(), engine.create_drop(&new, rand::random()).await)
         }
-        DropCommand::Open(NameArgument { name }) => (name.clone(), engine.open_drop(&name).await),
+        DropCommand::Open(NameArgument { name }) => {
+            let opened = engine.open_drop(&name).await;
+            tokio::time::sleep(GATEWAYS_KNOW).await;
+            (name, opened)
+        }
         DropCommand::Pause(NameArgument { name }) => (name.clone(), engine.pause_drop(&name).await),
         DropCommand::Resume(NameArgument { name }) => (name.clone(), engine.resume_drop(&name).await),
         DropCommand::Restock(restock) => {
@@ -167,79 +178,102 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
         DropCommand::Update(update) => {
             (update.name.clone(), engine.update_draft(&update.name, &update.change()?).await)
         }
-        DropCommand::Delete(NameArgument { name }) => return delete(&engine, &name, arguments.json).await,
-        DropCommand::List(list) => return drop_figures::list(&engine, &list, arguments.json).await,
-        DropCommand::Show(NameArgument { name }) => return show(&engine, &name, arguments.json).await,
-        DropCommand::Watch(watch) => return drop_figures::watch(&engine, &watch, arguments.json).await,
+        DropCommand::Delete(NameArgument { name }) => return delete(&engine, &name, arguments.format).await,
+        DropCommand::List(list) => return drop_figures::list(&engine, &list, arguments.format).await,
+        DropCommand::Show(NameArgument { name }) => return show(&engine, &name, arguments.format).await,
+        DropCommand::Watch(watch) => return drop_figures::watch(&engine, &watch, arguments.format.is_json()).await,
     };
+    drop(bar);
     let drop = done.context("it could not be done")?.map_err(|refused| anyhow!(what_to_do(&name, &refused)))?;
-    if arguments.json {
-        let mut shown = as_json(&drop);
-        if let Some(restocked) = restocked {
-            shown["restock"] = json!({ "id": restocked.id.0, "is_new": restocked.is_new });
-        }
-        print(shown);
-    } else {
-        print(as_text(&drop));
-        if let Some(restocked) = restocked {
-            print(restocked.as_text());
-        }
-        print_who_waits(&engine, &drop).await?;
-        print_what_is_next(&drop);
-    }
+    let waiting = Waiting::read(&engine, &drop).await?;
+    arguments.format.answer(
+        || {
+            let mut shown = as_json(&drop);
+            shown["waiting"] = waiting.as_json();
+            if let Some(restocked) = &restocked {
+                shown["restock"] = json!({ "id": restocked.id.0, "is_new": restocked.is_new });
+            }
+            shown
+        },
+        || {
+            let parts = [Some(as_text(&drop)), restocked.as_ref().map(RestockDone::as_text)];
+            text_of(parts.into_iter().flatten().chain(waiting.lines()).chain(what_is_next(&drop)))
+        },
+    );
     Ok(())
 }
 
-async fn show(engine: &Engine, name: &DropName, json: bool) -> Result<(), Failure> {
+fn text_of(lines: impl Iterator<Item = String>) -> String {
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn show(engine: &Engine, name: &DropName, format: Format) -> Result<(), Failure> {
     let found = engine.drop_figures(name).await.context("nobody knows how it stands")?;
     let figures = found.ok_or_else(|| anyhow!(what_to_do(name, &DropRefused::Unknown)))?;
     let drop = &figures.drop;
     let account = engine.drop_account(drop).await.context("Postgres gave no answer")?;
-    if json {
-        let mut shown = as_json(drop);
-        let units = drop_figures::figures_as_json(&figures);
-        (shown["units"], shown["unread"], shown["at"]) =
-            (units["variants"].clone(), units["unread"].clone(), units["at"].clone());
-        shown["account"] = drop_figures::account_as_json(&account);
-        print(shown);
-        return Ok(());
-    }
-    print(terms_as_text(drop));
-    print(drop_figures::units_as_text(&figures));
-    if drop.state != DropState::Draft {
-        print(drop_figures::account_as_text(&account));
-    }
-    print_who_waits(engine, drop).await?;
-    print_what_is_next(drop);
+    let waiting = Waiting::read(engine, drop).await?;
+    format.answer(
+        || {
+            let mut shown = as_json(drop);
+            let units = drop_figures::figures_as_json(&figures);
+            (shown["units"], shown["unread"], shown["at"]) =
+                (units["variants"].clone(), units["unread"].clone(), units["at"].clone());
+            shown["account"] = drop_figures::account_as_json(&account);
+            shown["waiting"] = waiting.as_json();
+            shown
+        },
+        || {
+            let account = (drop.state != DropState::Draft).then(|| drop_figures::account_as_text(&account));
+            let parts = [Some(terms_as_text(drop)), Some(drop_figures::units_as_text(&figures)), account];
+            text_of(parts.into_iter().flatten().chain(waiting.lines()).chain(what_is_next(drop)))
+        },
+    );
     Ok(())
 }
 
-async fn delete(engine: &Engine, name: &DropName, json: bool) -> Result<(), Failure> {
+async fn delete(engine: &Engine, name: &DropName, format: Format) -> Result<(), Failure> {
     let deleted = engine.delete_draft(name).await.context("it may have been deleted or not: do it again")?;
     deleted.map_err(|refused| anyhow!(what_to_do(name, &refused)))?;
-    print(if json { json!({ "deleted": name }).to_string() } else { format!("{name} is deleted") });
+    format.answer(|| json!({ "deleted": name }), || format!("{name} is deleted"));
     Ok(())
 }
 
-async fn print_who_waits(engine: &Engine, drop: &SaleDrop) -> Result<(), Failure> {
-    for (variant, waiting) in engine.ledger.standby_lines(drop.id).await.context("Postgres gave no answer")? {
-        let sku = drop.variant(variant).map_or("", |variant| &variant.sku);
-        let buyers = count(waiting, "buyer");
-        print(format!("  in standby for {sku}: {buyers}"));
-    }
-    let backlog = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
-    if backlog.orders() > 0 {
-        let RateLimit { per_second, .. } = RateLimit::default();
-        let (orders, seconds) = (backlog.orders(), backlog.seconds_at(per_second).ceil());
-        print(format!("  to be charged, of all drops: {orders} orders, {seconds} s at {per_second} calls a second"));
-    }
-    Ok(())
+/// Who waits: buyers for units of a drop, and the orders of all drops for their charges.
+struct Waiting {
+    standby: Vec<(String, u64)>,
+    to_charge: ChargeBacklog,
 }
 
-fn print_what_is_next(drop: &SaleDrop) {
-    if drop.state == DropState::Draft {
-        print(format!("next: doorbuster drop open {}", drop.name));
+impl Waiting {
+    async fn read(engine: &Engine, drop: &SaleDrop) -> Result<Self, Failure> {
+        let standby = engine.ledger.standby_lines(drop.id).await.context("Postgres gave no answer")?;
+        let sku = |variant| drop.variant(variant).map_or_else(String::new, |variant| variant.sku.clone());
+        let standby = standby.into_iter().map(|(variant, buyers)| (sku(variant), buyers)).collect();
+        let to_charge = engine.ledger.charge_backlog().await.context("Postgres gave no answer")?;
+        Ok(Self { standby, to_charge })
     }
+
+    fn as_json(&self) -> Value {
+        let standby = self.standby.iter().map(|(sku, buyers)| json!({ "sku": sku, "buyers": buyers }));
+        json!({ "standby": standby.collect::<Vec<_>>(), "orders_to_charge_of_all_drops": self.to_charge.orders() })
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let standby = self.standby.iter();
+        let standby = standby.map(|(sku, buyers)| format!("  in standby for {sku}: {}", count(*buyers, "buyer")));
+        let to_charge = (self.to_charge.orders() > 0).then(|| {
+            let RateLimit { per_second, .. } = RateLimit::default();
+            let orders = count(self.to_charge.orders().unsigned_abs(), "order");
+            let seconds = self.to_charge.seconds_at(per_second).ceil();
+            format!("  to be charged, of all drops: {orders}, {seconds} s at {per_second} calls a second")
+        });
+        standby.chain(to_charge)
+    }
+}
+
+fn what_is_next(drop: &SaleDrop) -> Option<String> {
+    (drop.state == DropState::Draft).then(|| format!("next: doorbuster drop open {}", drop.name))
 }
 
 /// What is said of a restock beside the drop as it is now.
@@ -290,9 +324,13 @@ async fn drain(engine: &Engine, name: &DropName) -> Result<Moved, EngineError> {
 
 fn what_is_left(left: &LeftToDo) -> String {
     format!(
-        "{} claims to settle, {} warehouses that cannot be read, {} claims set aside (doorbuster settlement show), {} orders to pay \
-         or release, {} grants on their way",
-        left.unsettled_claims, left.unread_warehouses, left.poisoned_claims, left.unpaid_orders, left.pending_grants
+        "{} to settle, {} that cannot be read, {} set aside (doorbuster settlement show), {} to pay or release, {} on \
+         their way",
+        count(left.unsettled_claims, "claim"),
+        count(left.unread_warehouses, "warehouse"),
+        count(left.poisoned_claims, "claim"),
+        count(left.unpaid_orders, "order"),
+        count(left.pending_grants, "grant"),
     )
 }
 

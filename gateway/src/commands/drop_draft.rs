@@ -8,6 +8,7 @@ use doorbuster_engine::domain::drafts::DraftChange;
 use doorbuster_engine::domain::ids::DropName;
 use jiff::Timestamp;
 
+use super::text::one_of;
 use crate::config::BadUsage;
 
 #[derive(Debug, Args)]
@@ -39,7 +40,7 @@ pub(super) struct UpdateArguments {
     #[arg(long, value_name = "TIME")]
     pay_by: Option<Timestamp>,
     /// When buyers are answered: accepted, replicated or settled, as for `drop create`
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = one_of(Acknowledgement::ALL, Acknowledgement::as_str))]
     acknowledgement: Option<Acknowledgement>,
     /// For --acknowledgement replicated: how many replicas each Redis primary has
     #[arg(long, value_name = "N")]

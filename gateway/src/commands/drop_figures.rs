@@ -11,9 +11,9 @@ use doorbuster_engine::flows::drop_figures::{DROPS_AT_ONCE, DropAccount, DropFig
 use doorbuster_engine::flows::{Engine, EngineError};
 use serde_json::{Value, json};
 
-use super::finance::account_lines;
-use super::output::{self, print};
-use super::text::{Table, count, time, time_or_by_hand};
+use super::finance::account_table;
+use super::output::{self, Format, print};
+use super::text::{Table, count, one_of, time, time_or_by_hand, with_next};
 use super::{Failure, StopSignals};
 
 /// What Redis and Postgres answer in a few milliseconds, at a pace that eyes follow.
@@ -24,7 +24,7 @@ const AT_MOST: i64 = DROPS_AT_ONCE as i64;
 #[derive(Debug, Args)]
 pub(super) struct ListArguments {
     /// Of this state alone; may be repeated
-    #[arg(long, value_name = "STATE", value_parser = parse_state)]
+    #[arg(long, value_name = "STATE", value_parser = one_of(DropState::ALL, DropState::as_str))]
     state: Vec<DropState>,
     /// How many
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = value_parser!(u16).range(1..=AT_MOST))]
@@ -43,24 +43,12 @@ pub(super) struct WatchArguments {
     once: bool,
 }
 
-fn parse_state(text: &str) -> Result<DropState, String> {
-    let known = || DropState::ALL.map(DropState::as_str).join(", ");
-    DropState::ALL
-        .into_iter()
-        .find(|state| state.as_str() == text)
-        .ok_or_else(|| format!("a state is one of {}", known()))
-}
-
-pub(super) async fn list(engine: &Engine, arguments: &ListArguments, as_json: bool) -> Result<(), Failure> {
+pub(super) async fn list(engine: &Engine, arguments: &ListArguments, format: Format) -> Result<(), Failure> {
     let found = engine.list_drops(&arguments.state, arguments.after.as_ref(), arguments.limit).await;
     let page = found.context("the drops cannot be listed")?.ok_or_else(|| {
         anyhow!("there is no drop named {} to go on behind", arguments.after.as_ref().map_or("", DropName::as_str))
     })?;
     let next = page.drops.last().filter(|_| page.has_more).map(|last| last.name.clone());
-    if as_json {
-        print(json!({ "drops": page.drops, "next_after": next }));
-        return Ok(());
-    }
     let mut table = Table::new(["NAME", "STATE", ">UNITS", ">LIMIT", "OPENS", "CLOSES", "PRODUCT"]);
     for drop in &page.drops {
         table.row([
@@ -73,10 +61,10 @@ pub(super) async fn list(engine: &Engine, arguments: &ListArguments, as_json: bo
             drop.product.clone(),
         ]);
     }
-    print(table);
-    if let Some(next) = next {
-        print(format_args!("more: --after {next}"));
-    }
+    format.answer(
+        || json!({ "drops": page.drops, "next_after": next }),
+        || with_next(&table, next.as_ref().map(|next| next as &dyn std::fmt::Display)),
+    );
     Ok(())
 }
 
@@ -176,7 +164,7 @@ pub(super) fn account_as_text(account: &DropAccount) -> String {
     let mut orders = account.orders.iter().collect::<Vec<_>>();
     orders.sort_by_key(|(state, _)| state.as_str());
     let orders = orders.iter().map(|(state, number)| format!("{} {}", count(**number, "order"), state.as_str()));
-    format!("{}\n{}", orders.collect::<Vec<_>>().join(", "), account_lines(&account.accounts))
+    format!("{}\n{}", orders.collect::<Vec<_>>().join(", "), account_table(&account.accounts))
 }
 
 pub(super) fn account_as_json(account: &DropAccount) -> Value {

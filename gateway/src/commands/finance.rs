@@ -1,5 +1,6 @@
 //! `doorbuster finance close | drop`: the books of a day against the provider's, and what one drop brought in.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -8,12 +9,13 @@ use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::finance::{DayReport, day_in_utc};
 use doorbuster_engine::ledger::finance::AccountSum;
-use doorbuster_engine::provider::{ProviderClient, ProviderSettings, SecretKey};
 use jiff::civil::Date;
 use serde_json::json;
 
-use super::{Failure, print};
-use crate::config::{PROVIDER_ANSWER_TIMEOUT, PROVIDER_CONNECT_TIMEOUT, Secret, StoresConfig};
+use super::Failure;
+use super::output::Format;
+use super::text::{Table, count};
+use crate::config::{self, Secret, StoresConfig};
 
 #[derive(Debug, Args)]
 pub struct FinanceArguments {
@@ -21,9 +23,8 @@ pub struct FinanceArguments {
     command: FinanceCommand,
     #[command(flatten)]
     stores: StoresConfig,
-    /// Prints JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,33 +61,23 @@ struct DropArgument {
 pub async fn run(arguments: FinanceArguments) -> Result<(), Failure> {
     let engine = super::engine(&arguments.stores)?;
     match &arguments.command {
-        FinanceCommand::Close(close) => close_day(&engine, close, arguments.json).await,
-        FinanceCommand::Drop(DropArgument { name }) => show_drop(&engine, name, arguments.json).await,
+        FinanceCommand::Close(close) => close_day(&engine, close, arguments.format).await,
+        FinanceCommand::Drop(DropArgument { name }) => show_drop(&engine, name, arguments.format).await,
     }
 }
 
-async fn close_day(engine: &Engine, arguments: &CloseArguments, json: bool) -> Result<(), Failure> {
-    let provider = ProviderClient::new(ProviderSettings {
-        base_url: arguments.provider_url.clone(),
-        secret_key: SecretKey::from(arguments.provider_key.expose().to_owned()),
-        connect_timeout: PROVIDER_CONNECT_TIMEOUT,
-        answer_timeout: PROVIDER_ANSWER_TIMEOUT,
-    });
-    let provider = provider.context("the provider's settings cannot be used")?;
+async fn close_day(engine: &Engine, arguments: &CloseArguments, format: Format) -> Result<(), Failure> {
+    let provider = config::provider(&arguments.provider_url, &arguments.provider_key)?;
     let day = arguments.day;
     let closed = engine.close_day(&provider, day).await.context("the day could not be compared: do it again")?;
     let report = closed.map_err(|_| anyhow!("{day} is not over yet (in UTC): close it tomorrow"))?;
     if let Some(folder) = &arguments.csv {
         export(engine, day, folder).await?;
     }
-    if json {
-        print(serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?);
-    } else {
-        print(as_text(&report));
-    }
-    match report.differences.len() {
+    format.answer(|| json!(report), || as_text(&report));
+    match report.differences.len() as u64 {
         0 => Ok(()),
-        count => Err(anyhow!("{count} differences on {day}").into()),
+        found => Err(anyhow!("{} on {day}", count(found, "difference")).into()),
     }
 }
 
@@ -107,36 +98,31 @@ async fn export(engine: &Engine, day: Date, folder: &Path) -> Result<(), Failure
     Ok(())
 }
 
-async fn show_drop(engine: &Engine, name: &DropName, json: bool) -> Result<(), Failure> {
+async fn show_drop(engine: &Engine, name: &DropName, format: Format) -> Result<(), Failure> {
     let drop = engine.ledger.drop_by_name(name).await.context("Postgres gave no answer")?;
     let drop = drop.ok_or_else(|| anyhow!("there is no drop named {name}"))?;
     let counts = engine.ledger.order_counts(drop.id).await.context("Postgres gave no answer")?;
     let accounts = engine.ledger.account_sums_of_drop(drop.id).await.context("Postgres gave no answer")?;
-    if json {
-        let orders =
-            counts.iter().map(|(state, count)| (state.as_str(), count)).collect::<std::collections::BTreeMap<_, _>>();
-        print(json!({ "drop": drop.name, "units": drop.stock_units(), "orders": orders, "accounts": accounts }));
-        return Ok(());
-    }
-    let mut lines = vec![format!("{}: {} units", drop.name, drop.stock_units())];
-    let mut counts = counts.into_iter().collect::<Vec<_>>();
-    counts.sort_by_key(|(state, _)| state.as_str());
-    lines.extend(counts.iter().map(|(state, count)| format!("  {:<16} {count:>10} orders", state.as_str())));
-    lines.push(account_lines(&accounts));
-    print(lines.join("\n"));
+    let orders = counts.iter().map(|(state, number)| (state.as_str(), *number)).collect::<BTreeMap<_, _>>();
+    let text = || {
+        let lines = orders.iter().map(|(state, number)| format!("  {} {state}\n", count(*number, "order")));
+        let (units, lines) = (count(drop.stock_units(), "unit"), lines.collect::<String>());
+        format!("{}: {units}\n{lines}{}", drop.name, account_table(&accounts))
+    };
+    format.answer(
+        || json!({ "drop": drop.name, "units": drop.stock_units(), "orders": orders, "accounts": accounts }),
+        text,
+    );
     Ok(())
 }
 
-pub(super) fn account_lines(accounts: &[AccountSum]) -> String {
-    let mut lines = vec![format!("  {:<16} {:>4} {:>16} {:>16} {:>16}", "account", "", "debit", "credit", "balance")];
-    lines.extend(accounts.iter().map(|sum| {
+pub(super) fn account_table(accounts: &[AccountSum]) -> Table {
+    Table::new(["ACCOUNT", "CURRENCY", ">DEBIT", ">CREDIT", ">BALANCE"]).with(accounts, |sum| {
         let balance = sum.debit_minor - sum.credit_minor;
-        format!(
-            "  {:<16} {:>4} {:>16} {:>16} {balance:>16}",
-            sum.account, sum.currency, sum.debit_minor, sum.credit_minor
-        )
-    }));
-    lines.join("\n")
+        let minor = [sum.debit_minor, sum.credit_minor, balance].map(|minor| minor.to_string());
+        let [debit, credit, balance] = minor;
+        [sum.account.clone(), sum.currency.to_string(), debit, credit, balance]
+    })
 }
 
 fn as_text(report: &DayReport) -> String {
@@ -146,15 +132,20 @@ fn as_text(report: &DayReport) -> String {
         _ => "none new".to_owned(),
     };
     let mut lines = vec![
-        format!("{}: {} charges, {} refunds", report.day, report.charges, report.refunds),
+        format!(
+            "{}: {}, {}",
+            report.day,
+            count(report.charges as u64, "charge"),
+            count(report.refunds as u64, "refund")
+        ),
         format!("  invoices {}, credit notes {}", documents(&report.invoices), documents(&report.credit_notes)),
-        account_lines(&report.accounts),
+        account_table(&report.accounts).to_string(),
     ];
     for (currency, minor) in &report.provider_net_minor {
         let across = report.across_midnight_minor.get(currency).copied().unwrap_or_default();
         lines.push(format!("  the provider's books: {minor} {currency}, and {across} dated on another day there"));
     }
     lines.extend(report.differences.iter().map(|difference| format!("  ✗ {}: {}", difference.rule, difference.detail)));
-    lines.push(format!("{} differences", report.differences.len()));
+    lines.push(count(report.differences.len() as u64, "difference"));
     lines.join("\n")
 }

@@ -12,8 +12,8 @@ use doorbuster_engine::ledger::fulfilment::{Fulfilled, FulfilmentStep};
 use doorbuster_engine::ledger::returns::ReturnTaken;
 use uuid::Uuid;
 
-use super::order::unknown;
-use super::{Failure, print};
+use super::Failure;
+use super::order::{Extra, unknown};
 
 #[derive(Debug, Args)]
 pub struct ShipArguments {
@@ -30,7 +30,7 @@ pub struct ShipArguments {
 #[derive(Debug, Args)]
 pub struct ReturnArguments {
     /// The order's id
-    order: Uuid,
+    pub(super) order: Uuid,
     /// What came back, as LINE:QUANTITY; once for each line
     #[arg(long = "line", value_name = "LINE:QUANTITY", required = true)]
     lines: Vec<LineArgument>,
@@ -95,7 +95,7 @@ pub async fn step(engine: &Engine, order: OrderId, step: &FulfilmentStep, by: &s
     Err(refused.into())
 }
 
-pub async fn take_return(engine: &Engine, arguments: &ReturnArguments, by: &str) -> Result<OrderId, Failure> {
+pub(super) async fn take_return(engine: &Engine, arguments: &ReturnArguments, by: &str) -> Result<Extra, Failure> {
     let order = OrderId(arguments.order);
     let found = engine.ledger.order(order).await.context("Postgres gave no answer")?.ok_or_else(|| unknown(order))?;
     let amount = arguments.refund_minor.map(|minor| Money::new(minor, found.totals.total.currency));
@@ -114,14 +114,8 @@ pub async fn take_return(engine: &Engine, arguments: &ReturnArguments, by: &str)
     let why = (by, arguments.reason.as_str());
     let taken = engine.ledger.take_return(id, order, &new, why, engine.clock.now()).await;
     let refused = match taken.with_context(|| format!("Postgres gave no answer: do it again with --id {id}"))? {
-        ReturnTaken::Now => {
-            print(format!("return {id}"));
-            return Ok(order);
-        }
-        ReturnTaken::Before => {
-            print(format!("return {id}: was taken before"));
-            return Ok(order);
-        }
+        ReturnTaken::Now => return Ok(taken_return(id, true, format!("return {id}"))),
+        ReturnTaken::Before => return Ok(taken_return(id, false, format!("return {id}: was taken before"))),
         ReturnTaken::IdTaken => anyhow!("the id {id} belongs to another return or refund: leave --id away"),
         ReturnTaken::NotShipped(state) => {
             anyhow!("{order} is {}: only what has shipped comes back", state.as_str())
@@ -133,4 +127,8 @@ pub async fn take_return(engine: &Engine, arguments: &ReturnArguments, by: &str)
         ReturnTaken::NoSuchOrder => unknown(order),
     };
     Err(refused.into())
+}
+
+fn taken_return(id: ReturnId, is_new: bool, sentence: String) -> Extra {
+    Extra { name: "return", id: id.0, is_new, sentence }
 }

@@ -21,7 +21,9 @@ pub mod check_config;
 pub mod demo;
 pub mod audit;
 pub mod outbox;
+pub mod shells;
 pub mod output;
+mod progress;
 mod text;
 
 use std::io::Write as _;
@@ -78,8 +80,13 @@ pub enum Command {
     Audit(audit::AuditArguments),
     /// Shows what buyers and the shop's systems were not told, and tells them again
     Outbox(outbox::OutboxArguments),
-    /// Connects to Redis, Postgres and the mail server and says what it finds there
-    CheckConfig(check_config::CheckArguments),
+    /// Tries everything that is configured: stores, payment provider, mail server, webhooks, secrets, clocks. Says what a
+    /// sale would fail of
+    CheckConfig(Box<check_config::CheckArguments>),
+    /// Prints the script with which a shell completes commands, flags and words
+    Completions(shells::CompletionsArguments),
+    /// Writes a manual page for each command
+    Man(shells::ManArguments),
 }
 
 /// Why a command did not do what it was told.
@@ -87,6 +94,8 @@ pub enum Command {
 pub enum Failure {
     Config(BadConfig),
     Usage(BadUsage),
+    /// What was found out ends with this code, and nothing failed.
+    Ended(Exit, String),
     Other(anyhow::Error),
 }
 
@@ -113,13 +122,16 @@ impl Failure {
         match self {
             Self::Config(bad) => Stop::from(bad).exit(),
             Self::Usage(bad) => Stop::from(bad).exit(),
-            Self::Other(error) => {
-                // Who has closed stderr wants no sentence; the exit code says it too.
-                let _ = writeln!(std::io::stderr(), "doorbuster: {}", sentence(&error));
-                Exit::of(&error).into()
-            }
+            Self::Ended(exit, sentence) => said(&sentence, exit),
+            Self::Other(error) => said(&sentence(&error), Exit::of(&error)),
         }
     }
+}
+
+fn said(sentence: &str, exit: Exit) -> ExitCode {
+    // Who has closed stderr wants no sentence; the exit code says it too.
+    let _ = writeln!(std::io::stderr(), "doorbuster: {sentence}");
+    exit.into()
 }
 
 /// The error and its causes, each said once: many of them say those below them already.
@@ -156,6 +168,8 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Audit(arguments) => audit::run(&arguments).await,
         Command::Outbox(arguments) => outbox::run(arguments).await,
         Command::CheckConfig(arguments) => check_config::run(&arguments).await,
+        Command::Completions(arguments) => shells::completions(&arguments),
+        Command::Man(arguments) => shells::man(&arguments),
     }
 }
 

@@ -15,9 +15,11 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::Failure;
 use super::fulfil::{self, ReturnArguments, ShipArguments};
+use super::output::Format;
 use super::review::{self, ReviewArguments};
-use super::{Failure, print};
+use super::text::{Table, one_of, time, with_next};
 use crate::config::StoresConfig;
 
 #[derive(Debug, Args)]
@@ -29,9 +31,8 @@ pub struct OrderArguments {
     /// Who does it, for the order's history
     #[arg(long, env = "DOORBUSTER_OPERATOR", default_value = "operator", value_name = "NAME", global = true)]
     by: String,
-    /// Prints JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,10 +68,10 @@ struct OrderArgument {
 #[derive(Debug, Args)]
 struct ListArguments {
     /// Of this state alone; may be repeated
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, value_name = "STATE", value_parser = one_of(OrderState::ALL, OrderState::as_str))]
     status: Vec<OrderState>,
-    /// Of this buyer alone
-    #[arg(long)]
+    /// Of this buyer alone, as their tokens name them
+    #[arg(long, value_name = "ID")]
     buyer: Option<BuyerId>,
     /// Of this drop alone
     #[arg(long, value_name = "NAME")]
@@ -82,8 +83,11 @@ struct ListArguments {
     #[arg(long, value_name = "TIME")]
     before: Option<Timestamp>,
     /// How many
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..ORDERS_AT_ONCE))]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(i64).range(1..ORDERS_AT_ONCE))]
     limit: i64,
+    /// Begins behind this order: the last one of the page before
+    #[arg(long, value_name = "ORDER")]
+    after: Option<Uuid>,
 }
 
 #[derive(Debug, Args)]
@@ -112,12 +116,13 @@ struct RefundArguments {
 
 pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
     let engine = super::engine(&arguments.stores)?;
-    let by = arguments.by.as_str();
+    let (by, format) = (arguments.by.as_str(), arguments.format);
+    let mut extra = None;
     let order = match &arguments.command {
-        OrderCommand::List(list) => return list_orders(&engine, list, arguments.json).await,
+        OrderCommand::List(list) => return list_orders(&engine, list, format).await,
         OrderCommand::Show(OrderArgument { order }) => OrderId(*order),
         OrderCommand::History(OrderArgument { order }) => {
-            return show_history(&engine, OrderId(*order), arguments.json).await;
+            return show_history(&engine, OrderId(*order), format).await;
         }
         OrderCommand::Process(OrderArgument { order }) => {
             fulfil::step(&engine, OrderId(*order), &FulfilmentStep::Process, by).await?
@@ -126,18 +131,44 @@ pub async fn run(arguments: OrderArguments) -> Result<(), Failure> {
         OrderCommand::Deliver(OrderArgument { order }) => {
             fulfil::step(&engine, OrderId(*order), &FulfilmentStep::Deliver, by).await?
         }
-        OrderCommand::Return(taking) => fulfil::take_return(&engine, taking, by).await?,
+        OrderCommand::Return(taking) => {
+            extra = Some(fulfil::take_return(&engine, taking, by).await?);
+            OrderId(taking.order)
+        }
         OrderCommand::Cancel(cancel) => cancel_order(&engine, cancel, by).await?,
-        OrderCommand::Refund(refund) => refund_order(&engine, refund, by).await?,
-        OrderCommand::Review(review) => return review::run(&engine, review, by, arguments.json).await,
+        OrderCommand::Refund(refund) => {
+            extra = Some(refund_order(&engine, refund, by).await?);
+            OrderId(refund.order)
+        }
+        OrderCommand::Review(review) => return review::run(&engine, review, by, format).await,
     };
     let found = engine.ledger.order(order).await.context("Postgres gave no answer")?;
     let found = found.ok_or_else(|| unknown(order))?;
-    print(if arguments.json { as_json(&found).to_string() } else { as_text(&found) });
+    format.answer(
+        || {
+            let mut shown = as_json(&found);
+            if let Some(Extra { name, id, is_new, .. }) = &extra {
+                shown[*name] = json!({ "id": id, "is_new": is_new });
+            }
+            shown
+        },
+        || match &extra {
+            Some(extra) => format!("{}\n{}", extra.sentence, as_text(&found)),
+            None => as_text(&found),
+        },
+    );
     Ok(())
 }
 
-async fn list_orders(engine: &Engine, list: &ListArguments, json: bool) -> Result<(), Failure> {
+/// What was done beside moving the order: a refund or a return, and whether it was new.
+pub(super) struct Extra {
+    pub(super) name: &'static str,
+    pub(super) id: Uuid,
+    pub(super) is_new: bool,
+    pub(super) sentence: String,
+}
+
+async fn list_orders(engine: &Engine, list: &ListArguments, format: Format) -> Result<(), Failure> {
     let filter = OrderFilter {
         statuses: list.status.clone(),
         buyer: list.buyer.clone(),
@@ -145,29 +176,40 @@ async fn list_orders(engine: &Engine, list: &ListArguments, json: bool) -> Resul
         created_from: list.from,
         created_before: list.before,
     };
-    let found = engine.ledger.find_orders(&filter, None, list.limit).await.context("Postgres gave no answer")?;
-    if json {
-        print(found.iter().map(as_json).collect::<serde_json::Value>());
-        return Ok(());
-    }
-    for order in &found {
-        let (status, payment) = (order.status.as_str(), order.payment.as_str());
-        let (id, total, buyer, at) = (order.id, order.totals.total, &order.buyer, order.created_at);
-        print(format!("{id}  {at}  {status}  payment {payment}  {total}  {buyer}"));
-    }
+    let after = match list.after.map(OrderId) {
+        Some(order) => {
+            let last = engine.ledger.order(order).await.context("Postgres gave no answer")?;
+            Some(last.ok_or_else(|| anyhow!("there is no order {order} to go on behind"))?.position())
+        }
+        None => None,
+    };
+    // One more than is shown says whether there are more.
+    let found = engine.ledger.find_orders(&filter, after, list.limit + 1).await;
+    let mut found = found.context("Postgres gave no answer")?;
+    let has_more = found.len() as i64 > list.limit;
+    found.truncate(list.limit as usize);
+    let next = found.last().filter(|_| has_more).map(|last| last.id);
+    let cells = |order: &OrderView| {
+        let (status, payment) = (order.status.as_str().to_owned(), order.payment.as_str().to_owned());
+        let (total, buyer) = (order.totals.total.to_string(), order.buyer.to_string());
+        [order.id.to_string(), time(order.created_at), status, payment, total, buyer]
+    };
+    format.answer(
+        || json!({ "orders": found.iter().map(as_json).collect::<Vec<_>>(), "next_after": next.map(|next| next.0) }),
+        || {
+            let table = Table::new(["ORDER", "CREATED", "STATUS", "PAYMENT", ">TOTAL", "BUYER"]).with(&found, cells);
+            with_next(&table, next.as_ref().map(|next| next as &dyn std::fmt::Display))
+        },
+    );
     Ok(())
 }
 
-async fn show_history(engine: &Engine, order: OrderId, json: bool) -> Result<(), Failure> {
+async fn show_history(engine: &Engine, order: OrderId, format: Format) -> Result<(), Failure> {
     let history = engine.ledger.history(order).await.context("Postgres gave no answer")?;
     let history = history.ok_or_else(|| unknown(order))?;
-    if json {
-        print(json!(history));
-        return Ok(());
-    }
-    for HistoryEntry { at, to, by, reason, .. } in &history {
-        print(format!("{at}  {}  {by}: {reason}", to.as_str()));
-    }
+    let cells =
+        |entry: &HistoryEntry| [time(entry.at), entry.to.as_str().to_owned(), entry.by.clone(), entry.reason.clone()];
+    format.answer(|| json!(history), || Table::new(["AT", "STATUS", "BY", "REASON"]).with(&history, cells));
     Ok(())
 }
 
@@ -191,7 +233,7 @@ async fn cancel_order(engine: &Engine, arguments: &CancelArguments, by: &str) ->
     Ok(order)
 }
 
-async fn refund_order(engine: &Engine, arguments: &RefundArguments, by: &str) -> Result<OrderId, Failure> {
+async fn refund_order(engine: &Engine, arguments: &RefundArguments, by: &str) -> Result<Extra, Failure> {
     let order = OrderId(arguments.order);
     let found = engine.ledger.order(order).await.context("Postgres gave no answer")?.ok_or_else(|| unknown(order))?;
     let amount = arguments.amount_minor.map(|minor| Money::new(minor, found.totals.total.currency));
@@ -199,14 +241,17 @@ async fn refund_order(engine: &Engine, arguments: &RefundArguments, by: &str) ->
     let why = (by, arguments.reason.as_str());
     let asked = engine.ledger.ask_refund(id, order, amount, why, engine.clock.now()).await;
     match asked.with_context(|| format!("Postgres gave no answer: do it again with --id {id}"))? {
-        RefundAsked::Now => print(format!("refund {id}: workers carry it out")),
-        RefundAsked::Before => print(format!("refund {id}: was asked for before")),
-        RefundAsked::IdTaken => return Err(anyhow!("the id {id} belongs to another refund: leave --id away").into()),
-        RefundAsked::TooMuch { left } => return Err(anyhow!("at most {left} of {order} can go back").into()),
-        RefundAsked::NotPaid => return Err(anyhow!("{order} has not been paid: cancel it instead").into()),
-        RefundAsked::NoSuchOrder => return Err(unknown(order).into()),
+        RefundAsked::Now => Ok(refund(id, true, "workers carry it out")),
+        RefundAsked::Before => Ok(refund(id, false, "was asked for before")),
+        RefundAsked::IdTaken => Err(anyhow!("the id {id} belongs to another refund: leave --id away").into()),
+        RefundAsked::TooMuch { left } => Err(anyhow!("at most {left} of {order} can go back").into()),
+        RefundAsked::NotPaid => Err(anyhow!("{order} has not been paid: cancel it instead").into()),
+        RefundAsked::NoSuchOrder => Err(unknown(order).into()),
     }
-    Ok(order)
+}
+
+fn refund(id: RefundId, is_new: bool, what: &str) -> Extra {
+    Extra { name: "refund", id: id.0, is_new, sentence: format!("refund {id}: {what}") }
 }
 
 pub(super) fn unknown(order: OrderId) -> anyhow::Error {

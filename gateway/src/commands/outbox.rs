@@ -5,11 +5,13 @@ use clap::{Args, Subcommand};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::notices::EventId;
 use doorbuster_engine::ledger::Ledger;
-use doorbuster_engine::ledger::outbox::Replay;
+use doorbuster_engine::ledger::outbox::{DeliveryCount, Replay, Unsent};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Failure, print};
+use super::Failure;
+use super::output::Format;
+use super::text::{Table, count, time};
 use crate::config::StoresConfig;
 
 #[derive(Debug, Args)]
@@ -18,6 +20,8 @@ pub struct OutboxArguments {
     command: OutboxCommand,
     #[command(flatten)]
     stores: StoresConfig,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,9 +44,6 @@ struct ShowArguments {
     /// So many of those that failed
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: u32,
-    /// Prints JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -58,9 +59,9 @@ struct ReplayArguments {
 
 pub async fn run(arguments: OutboxArguments) -> Result<(), Failure> {
     let ledger = super::ledger(&arguments.stores)?;
-    let now = Clock::System.now();
+    let (now, format) = (Clock::System.now(), arguments.format);
     match arguments.command {
-        OutboxCommand::Show(options) => show(&ledger, &options).await,
+        OutboxCommand::Show(options) => show(&ledger, &options, format).await,
         OutboxCommand::Replay(ReplayArguments { event, since }) => {
             let replay = match (event, since) {
                 (Some(event), _) => Replay::Event(event),
@@ -68,51 +69,61 @@ pub async fn run(arguments: OutboxArguments) -> Result<(), Failure> {
             };
             match ledger.replay_events(&replay, now).await.context("Postgres")? {
                 0 => Err(anyhow!("no such event, or no worker has had an endpoint configured for a day").into()),
-                count => {
-                    print(format_args!("{count} deliveries are due"));
+                due => {
+                    let text =
+                        if due == 1 { "1 delivery is due".to_owned() } else { format!("{due} deliveries are due") };
+                    format.answer(|| json!({ "due": due }), || text);
                     Ok(())
                 }
             }
         }
         OutboxCommand::RetryMails => {
-            let count = ledger.retry_mails(now).await.context("Postgres")?;
-            print(format_args!("{count} mails are due"));
+            let due = ledger.retry_mails(now).await.context("Postgres")?;
+            let text = if due == 1 { "1 mail is due".to_owned() } else { format!("{due} mails are due") };
+            format.answer(|| json!({ "due": due }), || text);
             Ok(())
         }
         OutboxCommand::Enable { name } => {
             if !ledger.enable_endpoint(&name, now).await.context("Postgres")? {
                 return Err(anyhow!("there is no endpoint named {name}").into());
             }
-            print(format_args!("the endpoint {name} is enabled"));
+            format.answer(|| json!({ "enabled": name }), || format!("the endpoint {name} is enabled"));
             Ok(())
         }
     }
 }
 
-async fn show(ledger: &Ledger, options: &ShowArguments) -> Result<(), Failure> {
+async fn show(ledger: &Ledger, options: &ShowArguments, format: Format) -> Result<(), Failure> {
     let counts = ledger.delivery_counts().await.context("Postgres")?;
     let unsent = ledger.unsent_deliveries(options.limit.into()).await.context("Postgres")?;
     let disabled = ledger.disabled_endpoints().await.context("Postgres")?;
-    if options.json {
+    let as_json = || {
         let disabled = disabled.iter().map(|(name, at)| json!({ "name": name, "disabled_at": at }));
-        let shown = json!({ "counts": counts, "unsent": unsent, "disabled": disabled.collect::<Vec<_>>() });
-        print(serde_json::to_string_pretty(&shown).context("the outbox cannot be written as JSON")?);
-        return Ok(());
-    }
-    if counts.is_empty() {
-        print("the outbox is empty");
-    }
-    for count in counts {
-        print(format_args!("{:<24} {:<8} {:>8}  oldest {}", count.destination, count.state, count.count, count.oldest));
-    }
-    for (name, at) in disabled {
-        print(format_args!(
-            "the endpoint {name} answered 410 at {at} and is disabled: doorbuster outbox enable {name}"
-        ));
-    }
-    for one in unsent {
-        let error = one.last_error.unwrap_or_default();
-        print(format_args!("{} {} {} after {} attempts: {error}", one.event, one.destination, one.state, one.attempts));
-    }
+        json!({ "counts": counts, "unsent": unsent, "disabled": disabled.collect::<Vec<_>>() })
+    };
+    let as_text = || {
+        let mut parts = Vec::new();
+        if counts.is_empty() {
+            parts.push("the outbox is empty".to_owned());
+        } else {
+            let cells =
+                |of: &DeliveryCount| [of.destination.clone(), of.state.clone(), of.count.to_string(), time(of.oldest)];
+            parts.push(Table::new(["TO", "STATE", ">COUNT", "OLDEST"]).with(&counts, cells).to_string());
+        }
+        parts.extend(disabled.iter().map(|(name, at)| {
+            let at = time(*at);
+            format!("the endpoint {name} answered 410 at {at} and is disabled: doorbuster outbox enable {name}")
+        }));
+        if !unsent.is_empty() {
+            let cells = |one: &Unsent| {
+                let attempts = count(u64::from(one.attempts.unsigned_abs()), "attempt");
+                let error = one.last_error.clone().unwrap_or_default();
+                [one.event.clone(), one.destination.clone(), one.state.clone(), attempts, error]
+            };
+            parts.push(Table::new(["EVENT", "TO", "STATE", "AFTER", "ERROR"]).with(&unsent, cells).to_string());
+        }
+        parts.join("\n")
+    };
+    format.answer(as_json, as_text);
     Ok(())
 }

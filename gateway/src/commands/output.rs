@@ -8,6 +8,30 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
 use std::sync::OnceLock;
 
+use clap::Args;
+use serde_json::Value;
+
+/// In which form a command answers. Every command that prints data takes it, and says both forms at once.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Format {
+    /// Prints JSON
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+}
+
+impl Format {
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    pub(crate) fn answer<T: Display>(self, json: impl FnOnce() -> Value, text: impl FnOnce() -> T) {
+        match self.json {
+            true => print(format_args!("{:#}", json())),
+            false => print(text()),
+        }
+    }
+}
+
 /// The first write that failed.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 

@@ -5,11 +5,14 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use doorbuster_engine::domain::ids::OrderId;
 use doorbuster_engine::flows::Engine;
-use doorbuster_engine::ledger::reviews::{Resolution, ReviewResolved};
+use doorbuster_engine::ledger::reconcile::Finding;
+use doorbuster_engine::ledger::reviews::{Resolution, Review, ReviewResolved};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Failure, print};
+use super::Failure;
+use super::output::Format;
+use super::text::{Table, count, time};
 
 /// A list is for eyes: what is older comes first, and the rest when that is done.
 const LISTED: i64 = 200;
@@ -74,15 +77,19 @@ impl From<Way> for Resolution {
     }
 }
 
-pub(super) async fn run(engine: &Engine, arguments: &ReviewArguments, by: &str, as_json: bool) -> Result<(), Failure> {
+pub(super) async fn run(engine: &Engine, arguments: &ReviewArguments, by: &str, format: Format) -> Result<(), Failure> {
     match &arguments.command {
-        ReviewCommand::List => list(engine, as_json).await,
+        ReviewCommand::List => list(engine, format).await,
         ReviewCommand::Resolve(resolve) => {
             let (order, why) = (OrderId(resolve.order), (by, resolve.reason.as_str()));
             let done = engine.ledger.resolve_review(order, resolve.way.into(), why, engine.clock.now()).await;
             match done.context("Postgres gave no answer: look before you do it again")? {
                 ReviewResolved::Now => {
-                    print(format!("{order}: done"));
+                    let way = resolve.way.to_possible_value().map(|way| way.get_name().to_owned());
+                    format.answer(
+                        || json!({ "order_id": order.0, "resolved_as": way }),
+                        || format!("{order}: the review has ended"),
+                    );
                     Ok(())
                 }
                 ReviewResolved::NoSuchOrder => Err(anyhow!("there is no order {order}").into()),
@@ -99,18 +106,22 @@ pub(super) async fn run(engine: &Engine, arguments: &ReviewArguments, by: &str, 
             let why = (by, close.reason.as_str());
             let is_closed = engine.ledger.settle_finding(close.finding, why, engine.clock.now()).await;
             match is_closed.context("Postgres gave no answer: do it again")? {
-                true => Ok(()),
+                true => {
+                    let json = || json!({ "finding": close.finding, "closed": true });
+                    format.answer(json, || format!("finding {} is dealt with", close.finding));
+                    Ok(())
+                }
                 false => Err(anyhow!("there is no open finding {}", close.finding).into()),
             }
         }
     }
 }
 
-async fn list(engine: &Engine, as_json: bool) -> Result<(), Failure> {
+async fn list(engine: &Engine, format: Format) -> Result<(), Failure> {
     let reviews = engine.ledger.reviews(LISTED).await.context("Postgres gave no answer")?;
     let findings = engine.ledger.open_findings(LISTED).await.context("Postgres gave no answer")?;
-    if as_json {
-        let text = json!({
+    let as_json = || {
+        json!({
             "reviews": reviews.iter().map(|review| json!({
                 "order_id": review.order.0, "intent": review.intent, "amount": review.amount, "reason": review.reason,
                 "since": review.since,
@@ -119,17 +130,30 @@ async fn list(engine: &Engine, as_json: bool) -> Result<(), Failure> {
                 "finding": finding.number, "kind": finding.kind, "intent": finding.intent,
                 "order_id": finding.order.map(|order| order.0), "detail": finding.detail, "found_at": finding.found_at,
             })).collect::<Vec<_>>(),
-        });
-        print(text);
-        return Ok(());
-    }
-    for review in &reviews {
-        let intent = review.intent.as_deref().unwrap_or("no intent");
-        print(format!("{}  {}  {intent}  since {}: {}", review.order, review.amount, review.since, review.reason));
-    }
-    for finding in &findings {
-        print(format!("finding {}  {}  {}: {}", finding.number, finding.kind, finding.intent, finding.detail));
-    }
-    print(format!("{} payments wait for a person, {} findings are open", reviews.len(), findings.len()));
+        })
+    };
+    let as_text = || {
+        let mut text = String::new();
+        if !reviews.is_empty() {
+            let cells = |review: &Review| {
+                let intent = review.intent.clone().unwrap_or_else(|| "no intent".to_owned());
+                let (order, amount) = (review.order.to_string(), review.amount.to_string());
+                [order, amount, intent, time(review.since), review.reason.clone()]
+            };
+            let table = Table::new(["ORDER", ">AMOUNT", "INTENT", "SINCE", "REASON"]).with(&reviews, cells);
+            text += &format!("{table}\n");
+        }
+        if !findings.is_empty() {
+            let cells = |finding: &Finding| {
+                let found = (finding.kind.clone(), finding.intent.clone(), finding.detail.clone());
+                [finding.number.to_string(), found.0, found.1, time(finding.found_at), found.2]
+            };
+            let table = Table::new([">FINDING", "KIND", "INTENT", "FOUND", "WHAT"]).with(&findings, cells);
+            text += &format!("{table}\n");
+        }
+        let (payments, open) = (count(reviews.len() as u64, "payment"), count(findings.len() as u64, "finding"));
+        text + &format!("to be looked at by a person: {payments}, {open}")
+    };
+    format.answer(as_json, as_text);
     Ok(())
 }

@@ -7,7 +7,9 @@ use doorbuster_engine::domain::ids::{DropName, PoisonId};
 use doorbuster_engine::ledger::poison::{PoisonRow, Poisoned};
 use serde_json::{Value, json};
 
-use super::{Failure, print};
+use super::Failure;
+use super::output::Format;
+use super::text::{Table, time};
 use crate::config::StoresConfig;
 
 #[derive(Debug, Args)]
@@ -16,9 +18,8 @@ pub struct SettlementArguments {
     command: SettlementCommand,
     #[command(flatten)]
     stores: StoresConfig,
-    /// Prints JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,37 +49,36 @@ pub async fn run(arguments: &SettlementArguments) -> Result<(), Failure> {
         SettlementCommand::Show(of) => {
             let ledger = super::ledger(&arguments.stores)?;
             let rows = ledger.poisoned(of.drop.as_ref()).await.context("Postgres cannot be asked")?;
-            if arguments.json {
-                print(json!(rows.iter().map(as_json).collect::<Vec<_>>()));
-            } else {
-                rows.iter().for_each(|row| print(line(row)));
-                print(format!("{} set aside", rows.len()));
-            }
+            let json = || json!(rows.iter().map(as_json).collect::<Vec<_>>());
+            let header = ["NUMBER", "DROP", ">WAREHOUSE", "ENTRY", "WHAT", ">TRIES", "SINCE", "ERROR"];
+            let text = || match rows.as_slice() {
+                [] => "0 set aside".to_owned(),
+                rows => format!("{}\n{} set aside", Table::new(header).with(rows, cells), rows.len()),
+            };
+            arguments.format.answer(json, text);
             Ok(())
         }
         SettlementCommand::Retry(of) => {
             let engine = super::engine(&arguments.stores)?;
             let report = engine.retry_poisoned(of.drop.as_ref()).await.context("the retry could not finish")?;
             let left = report.left.iter().map(|(id, error)| json!({ "id": id, "error": error })).collect::<Vec<_>>();
-            if arguments.json {
-                let (settled, rejected, known) = (report.settled, report.rejected, report.known);
-                print(json!({ "settled": settled, "rejected": rejected, "known": known, "left": left }));
-            } else {
-                report.left.iter().for_each(|(id, error)| print(format!("{}: {error}", id.0)));
-                print(format!(
-                    "{} settled, {} rejected, {} known before, {} left",
-                    report.settled,
-                    report.rejected,
-                    report.known,
-                    left.len()
-                ));
-            }
+            let (settled, rejected, known) = (report.settled, report.rejected, report.known);
+            arguments.format.answer(
+                || json!({ "settled": settled, "rejected": rejected, "known": known, "left": left }),
+                || {
+                    let lines = report.left.iter().map(|(id, error)| format!("{}: {error}\n", id.0));
+                    let lines = lines.collect::<String>();
+                    format!("{lines}{settled} settled, {rejected} rejected, {known} known before, {} left", left.len())
+                },
+            );
             if left.is_empty() { Ok(()) } else { Err(anyhow!("{} could not be settled", left.len()).into()) }
         }
         SettlementCommand::Dismiss(one) => {
             let ledger = super::ledger(&arguments.stores)?;
             let dismissed = ledger.dismiss_poisoned(PoisonId(one.number), Clock::System.now()).await;
             if dismissed.context("Postgres cannot be asked")? {
+                let json = || json!({ "dismissed": one.number });
+                arguments.format.answer(json, || format!("{} is off the list", one.number));
                 return Ok(());
             }
             Err(anyhow!("{} is no unreadable entry: it does not exist, or is a claim, which holds units", one.number)
@@ -87,7 +87,7 @@ pub async fn run(arguments: &SettlementArguments) -> Result<(), Failure> {
     }
 }
 
-fn line(row: &PoisonRow) -> String {
+fn cells(row: &PoisonRow) -> [String; 8] {
     let what = match &row.what {
         Poisoned::Claim { claim, serials, .. } => {
             let units = serials.iter().map(|serial| serial.0.to_string()).collect::<Vec<_>>().join(" ");
@@ -96,10 +96,16 @@ fn line(row: &PoisonRow) -> String {
         Poisoned::Entry { raw } => format!("an entry of {} bytes", raw.len()),
     };
     let PoisonRow { id, drop, warehouse, entry, tries, poisoned_at, error, .. } = row;
-    format!(
-        "{}: {drop}, warehouse {}, entry {entry}: {what}; {tries} tries since {poisoned_at}: {error}",
-        id.0, warehouse.0
-    )
+    [
+        id.0.to_string(),
+        drop.to_string(),
+        warehouse.0.to_string(),
+        entry.to_string(),
+        what,
+        tries.to_string(),
+        time(*poisoned_at),
+        error.clone(),
+    ]
 }
 
 fn as_json(row: &PoisonRow) -> Value {

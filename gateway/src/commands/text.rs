@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::Timestamp;
 
 /// Columns as wide as their widest cell. A column whose header begins with `>` is flush right.
@@ -15,6 +16,11 @@ impl Table {
         let right = header.iter().map(|cell| cell.starts_with('>')).collect();
         let header = header.iter().map(|cell| cell.trim_start_matches('>').to_owned()).collect();
         Self { right, rows: vec![header] }
+    }
+
+    pub(super) fn with<T, const COLUMNS: usize>(mut self, rows: &[T], cells: impl Fn(&T) -> [String; COLUMNS]) -> Self {
+        rows.iter().for_each(|row| self.row(cells(row)));
+        self
     }
 
     pub(super) fn row<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
@@ -42,6 +48,20 @@ impl fmt::Display for Table {
 /// `1 unit`, `2 units`.
 pub(super) fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// One of these words. Whoever misspells one is told which it is most like, and shells complete them.
+pub(super) fn one_of<T: Copy + Send + Sync + 'static, const COUNT: usize>(
+    all: [T; COUNT],
+    word: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let meant = move |given: String| all.into_iter().find(|one| word(*one) == given);
+    PossibleValuesParser::new(all.map(word)).map(move |given| meant(given).expect("other words were refused before"))
+}
+
+/// A list that goes on, or has ended.
+pub(super) fn with_next(table: &Table, next: Option<&dyn fmt::Display>) -> String {
+    next.map_or_else(|| table.to_string(), |next| format!("{table}\nmore: --after {next}"))
 }
 
 /// To the second; nobody's eyes need more.

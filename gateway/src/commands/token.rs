@@ -5,7 +5,10 @@ use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::BuyerId;
 use jiff::SignedDuration;
 
-use super::{Failure, print};
+use serde_json::json;
+
+use super::Failure;
+use super::output::Format;
 use crate::auth;
 use crate::config::TokenSecret;
 
@@ -19,10 +22,17 @@ pub struct TokenArguments {
     expires_in: SignedDuration,
     #[command(flatten)]
     secret: TokenSecret,
+    #[command(flatten)]
+    format: Format,
 }
 
 pub fn run(arguments: &TokenArguments) -> Result<(), Failure> {
-    arguments.secret.check()?;
-    print(auth::mint(&arguments.secret.jwt_secret, &arguments.buyer, Clock::System.now(), arguments.expires_in));
+    let keys = arguments.secret.check()?;
+    let now = Clock::System.now();
+    let token = auth::mint_with(&keys[0], &arguments.buyer, now, arguments.expires_in);
+    let expires_at = now.checked_add(arguments.expires_in).ok();
+    arguments
+        .format
+        .answer(|| json!({ "token": token, "buyer": arguments.buyer, "expires_at": expires_at }), || token.clone());
     Ok(())
 }

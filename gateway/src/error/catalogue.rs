@@ -226,6 +226,9 @@ catalogue! {
     OutOfStock(lines: Vec<LineProblem> = short()) = CONFLICT "out_of_stock", "Fewer units are left",
         "Nothing was reserved: lines says what can be had of each.",
         tells (lines);
+    TooManyOpen { limit: u32 = 10 } = CONFLICT "too_many_open", "Too many orders are not paid yet",
+        "A buyer may have {limit} unpaid orders: let one be paid, or end one with POST /v1/orders/{{order}}/cancel.",
+        tells (limit);
     NotServed = CONFLICT "region_not_served", "Nothing is sent there in this currency",
         "Change the country in PUT /v1/me/checkout-profile, or what is in the cart.";
     NotChargeable = CONFLICT "not_chargeable", "This amount cannot be charged",
@@ -254,6 +257,10 @@ catalogue! {
         tells (held limit);
     NotOpen = CONFLICT "not_open", "The drop is not open yet",
         "GET /v1/drops/{drop} says when it opens.";
+    TooManyReleased = CONFLICT "too_many_released", "Too many claims of this drop came to nothing",
+        "Units that you do not pay for, or give back, are kept from others: you get no more of this drop.";
+    Paused = CONFLICT "paused", "The drop is paused",
+        "It goes on later: try again after Retry-After. What you have claimed stays yours.";
     Closed = GONE "closed", "The drop is closed",
         "No new claims are taken. What you have claimed stays yours.";
     KeyReused = UNPROCESSABLE_ENTITY "key_reused", "The Idempotency-Key was used for another request",

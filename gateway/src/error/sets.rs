@@ -70,8 +70,8 @@ sets! {
     WithJson = MalformedJson;
 
     /// Why a claim took nothing, whether it was made by itself or out of a cart.
-    ClaimRefused = SoldOut NotEnough LimitExceeded NotOpen Closed KeyReused ClaimRejected
-        Overloaded WarehouseRebuilding UnitsMoving;
+    ClaimRefused = SoldOut NotEnough LimitExceeded NotOpen Paused Closed TooManyReleased KeyReused
+        ClaimRejected Overloaded WarehouseRebuilding UnitsMoving;
     /// Why a cart has no price.
     CartUnpriced = CartEmpty ProfileMissing LinesRefused NotServed NotChargeable;
 }

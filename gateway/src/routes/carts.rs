@@ -149,7 +149,9 @@ pub async fn add_item(
     let quantity = LineQuantity::new(item.quantity).map_err(|error| Problem::field("quantity", error.to_string()))?;
     let showcase = &gate.showcase;
     let variant = match (&item.sku, item.variant_id) {
-        (Some(sku), None) if sku.len() <= SKU_BYTES_MAX && !sku.contains('\0') => showcase.variant_of_sku(sku).await?,
+        (Some(sku), None) if sku.len() <= SKU_BYTES_MAX && !sku.contains('\0') => {
+            showcase.variant_of_sku(sku, &owner).await?
+        }
         (Some(_), None) => None,
         (None, Some(id)) => showcase.variant(VariantId(id)).await?,
         _ => {

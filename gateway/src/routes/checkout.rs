@@ -139,7 +139,8 @@ pub async fn quote_cart(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result
             headers(("Location" = String), ("Idempotent-Replayed" = Option<bool>))),
         (status = 202, body = CheckoutMade, description = "Ordered, and the drop has not answered yet: ask again", headers(("Location" = String), ("Retry-After" = u32))),
         Errors<(
-            CartUnpriced, kinds::CartChanged, kinds::CartOrdered, kinds::PriceChanged, kinds::OutOfStock, ClaimRefused
+            CartUnpriced, kinds::CartChanged, kinds::CartOrdered, kinds::PriceChanged, kinds::OutOfStock,
+            kinds::TooManyOpen, ClaimRefused
         )>,
     ),
     security(("buyer" = []))
@@ -288,6 +289,7 @@ fn refusal(refused: CheckoutRefused) -> Problem {
             };
             Problem::OutOfStock(short.into_iter().map(line).collect())
         }
+        CheckoutRefused::TooManyOpen { limit } => Problem::TooManyOpen { limit },
         CheckoutRefused::Claim(ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. })
         | CheckoutRefused::ClaimFailed => Problem::ClaimRejected,
         CheckoutRefused::Claim(refused) => claim_refusal(refused),

@@ -201,6 +201,7 @@ pub async fn make_claim(
     let (serials, is_replay) = match answered.outcome {
         ClaimOutcome::Taken { serials } => (serials, false),
         ClaimOutcome::Replayed { serials } => (serials, true),
+        ClaimOutcome::NotOpen if is_paused(&gate, live).await => return Err(counted_problem(Problem::Paused)),
         refused => return Err(counted_problem(refusal(refused))),
     };
     let Acknowledged::Reached(acknowledgement) = answered.acknowledged else {
@@ -294,6 +295,7 @@ pub(super) fn refusal(outcome: ClaimOutcome) -> Problem {
         ClaimOutcome::OverLimit { held, limit } => Problem::LimitExceeded { held, limit },
         ClaimOutcome::NotOpen => Problem::NotOpen,
         ClaimOutcome::Closed => Problem::Closed,
+        ClaimOutcome::TooManyReleased => Problem::TooManyReleased,
         ClaimOutcome::KeyReused => Problem::KeyReused,
         ClaimOutcome::Released => Problem::ClaimReleased,
         ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => unreachable!("these two are answered with 201"),
@@ -308,6 +310,12 @@ fn is_unknown(error: &EngineError) -> bool {
 fn is_not_loaded_yet(gate: &Gate, live: &LiveDrop) -> bool {
     let known = gate.engine.known_drop(&live.drop.name);
     known.is_some_and(|known| matches!(known.drop.state, DropState::Draft | DropState::Opening))
+}
+
+/// Redis says that the drop is not open; whether that is for now, Postgres knows.
+async fn is_paused(gate: &Gate, live: &LiveDrop) -> bool {
+    let fresh = gate.drops.fresh(&live.drop.name).await;
+    fresh.is_ok_and(|fresh| fresh.is_some_and(|fresh| fresh.drop.state == DropState::Paused))
 }
 
 fn created(taken: ClaimTaken, is_replay: bool) -> Response {

@@ -45,7 +45,7 @@ pub struct Variant {
     params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
     responses(
         (status = 200, body = DropFound),
-        Errors<kinds::DropNotFound>,
+        Errors<(kinds::DropNotFound, kinds::Overloaded)>,
     ),
     security(())
 )]

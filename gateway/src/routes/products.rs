@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use doorbuster_engine::domain::catalog::Product;
@@ -13,9 +12,10 @@ use utoipa::ToSchema;
 use super::Amount;
 use super::admin::products::product_id;
 use crate::error::{Errors, Problem, kinds};
-use crate::etag::{IfNoneMatch, etag_of_bytes};
+use crate::etag::IfNoneMatch;
 use crate::extract::PathText;
 use crate::page::{Page, PageParams, Paged};
+use crate::pages::{Page as KeptPage, PageKey};
 use crate::state::Gate;
 
 /// A product that is sold
@@ -32,7 +32,7 @@ pub struct VariantOnSale {
     pub title: String,
     /// Before tax and shipping
     pub price: Amount,
-    /// Whether a unit is free just now, outside of drops: a hint, no promise
+    /// Whether a unit is free just now, on a shelf or in an open drop: a hint, no promise
     pub in_stock: bool,
 }
 
@@ -52,27 +52,54 @@ impl From<Shown> for ProductOnSale {
     }
 }
 
+/// Units of each SKU that can be had. Of an open drop it is known that there are some, or that there are none any more.
+async fn free_units(gate: &Gate, products: &[ProductId]) -> Result<HashMap<String, i64>, Problem> {
+    let ledger = &gate.engine.ledger;
+    let mut free = ledger.free_ordinary_units(products).await?;
+    for (sku, (drop, number)) in ledger.sold_by_open_drops(products).await? {
+        let is_gone = gate.engine.known_drop(&drop).is_some_and(|live| live.is_known_to_be_gone(number));
+        free.insert(sku, i64::from(!is_gone));
+    }
+    Ok(free)
+}
+
 /// What is sold, in the order in which it was made
+///
+/// A second old at most.
 #[utoipa::path(
     get, path = "/v1/products", tag = "catalog",
-    params(PageParams),
-    responses((status = 200, body = Paged<ProductOnSale>)),
+    params(
+        PageParams,
+        ("If-None-Match" = Option<String>, Header, description = "An ETag that is known already"),
+    ),
+    responses(
+        (status = 200, body = Paged<ProductOnSale>, headers(("ETag" = String))),
+        (status = 304, description = "As known"),
+        Errors<kinds::Overloaded>,
+    ),
     security(())
 )]
-pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<Json<Paged<ProductOnSale>>, Problem> {
-    let ledger = &gate.engine.ledger;
-    let found = ledger.products(page.after.map(ProductId), page.fetch(), true).await?;
-    let ids = found.iter().map(|product| product.id).collect::<Vec<_>>();
-    let free = ledger.free_ordinary_units(&ids).await?;
-    let shown = found.into_iter().map(|product| {
-        let of_product = product.variants.iter().filter_map(|variant| free.get_key_value(&variant.sku));
-        let of_product = of_product.map(|(sku, units)| (sku.clone(), *units)).collect();
-        Shown(product, of_product)
-    });
-    Ok(Json(page.of(shown.collect(), |shown: &Shown| shown.0.id.0)))
+pub async fn list_products(State(gate): State<Gate>, known: IfNoneMatch, page: Page<i32>) -> Result<Response, Problem> {
+    let key = PageKey::Products { after: page.after, count: page.fetch() };
+    let of = gate.clone();
+    let read = async move {
+        let found = of.engine.ledger.products(page.after.map(ProductId), page.fetch(), true).await?;
+        let ids = found.iter().map(|product| product.id).collect::<Vec<_>>();
+        let free = free_units(&of, &ids).await?;
+        let shown = found.into_iter().map(|product| {
+            let of_product = product.variants.iter().filter_map(|variant| free.get_key_value(&variant.sku));
+            let of_product = of_product.map(|(sku, units)| (sku.clone(), *units)).collect();
+            Shown(product, of_product)
+        });
+        let paged: Paged<ProductOnSale> = page.of(shown.collect(), |shown: &Shown| shown.0.id.0);
+        Ok(kept(&paged))
+    };
+    Ok(gate.pages.page(key, read).await?.answer(&known))
 }
 
 /// A product that is sold
+///
+/// A second old at most.
 #[utoipa::path(
     get, path = "/v1/products/{id}", tag = "catalog",
     params(
@@ -82,7 +109,7 @@ pub async fn list_products(State(gate): State<Gate>, page: Page<i32>) -> Result<
     responses(
         (status = 200, body = ProductOnSale, headers(("ETag" = String))),
         (status = 304, description = "As known"),
-        Errors<kinds::ProductNotFound>,
+        Errors<(kinds::ProductNotFound, kinds::Overloaded)>,
     ),
     security(())
 )]
@@ -91,11 +118,16 @@ pub async fn get_product(
     known: IfNoneMatch,
     PathText(id): PathText,
 ) -> Result<Response, Problem> {
-    let ledger = &gate.engine.ledger;
-    let product = ledger.product(product_id(&id)?).await?.filter(|product| product.is_active);
-    let product = product.ok_or(Problem::ProductNotFound)?;
-    let free = ledger.free_ordinary_units(&[product.id]).await?;
-    let shown = ProductOnSale::from(Shown(product, free));
-    let bytes = serde_json::to_vec(&shown).expect("a product is made of texts and numbers");
-    Ok(known.answer(etag_of_bytes(&bytes), Json(shown)))
+    let id = product_id(&id)?;
+    let of = gate.clone();
+    let read = async move {
+        let product = of.engine.ledger.product_on_sale(id).await?.ok_or(Problem::ProductNotFound)?;
+        let free = free_units(&of, &[product.id]).await?;
+        Ok(kept(&ProductOnSale::from(Shown(product, free))))
+    };
+    Ok(gate.pages.page(PageKey::Product(id.0), read).await?.answer(&known))
+}
+
+fn kept(shown: &impl Serialize) -> KeptPage {
+    KeptPage::new(serde_json::to_vec(shown).expect("a catalog is made of texts and numbers"))
 }

@@ -105,7 +105,7 @@ pub struct WhichLine {
             headers(("Idempotent-Replayed" = Option<bool>))),
         Errors<(
             kinds::DropNotFound, kinds::VariantNotFound, kinds::AlreadyInLine, kinds::LineFull, kinds::LimitExceeded,
-            kinds::NotOpen, kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
+            (kinds::NotOpen, kinds::Paused), kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
         )>,
     ),
     security(("buyer" = []))
@@ -139,6 +139,7 @@ pub async fn join_standby(
         Joined::InLine => Err(Problem::AlreadyInLine),
         Joined::Full => Err(Problem::LineFull),
         Joined::NotSelling(DropState::Closed | DropState::Archived) => Err(Problem::Closed),
+        Joined::NotSelling(DropState::Paused) => Err(Problem::Paused),
         Joined::NotSelling(_) => Err(Problem::NotOpen),
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::admin::shop_with_operators;
 use super::shop::{Shop, send};
-use crate::support::{Answer, count as count_of_rows};
+use crate::support::{Answer, count as count_of_rows, until};
 
 fn shoe(skus: &[&str]) -> Value {
     let variants = skus.iter().map(|sku| json!({ "sku": sku, "title": "Size", "price_minor": 100, "currency": "EUR" }));
@@ -52,6 +52,9 @@ async fn a_product_is_made_once_for_each_key_and_sold_when_it_is_active() {
     let adjust = shop.ada(Method::POST, "/v1/stock/adjustments").header("Idempotency-Key", "u").json(&units);
     assert_eq!(send(adjust).await.status, 201);
     let known = |tag: &str| shop.http.get(shop.url(&of(&format!("/{id}")))).header("If-None-Match", tag);
+    assert_eq!(seen.header("cache-control"), Some("public, max-age=1"));
+    // A second later.
+    until("it has changed", async || send(known(seen.header("etag").unwrap())).await.status == 200).await;
     let now = send(known(seen.header("etag").unwrap())).await;
     assert_eq!((now.status.as_u16(), &now.json()["variants"][0]["in_stock"]), (200, &json!(true)), "it has changed");
     let same = send(known(now.header("etag").unwrap())).await;
@@ -64,8 +67,13 @@ async fn a_product_is_made_once_for_each_key_and_sold_when_it_is_active() {
 
     let hidden = change(&shop, id, "\"v1\"", json!({ "active": false })).await;
     assert_eq!((hidden.status.as_u16(), hidden.header("etag")), (200, Some("\"v2\"")), "{hidden:?}");
-    send(shop.http.get(shop.url(&of(&format!("/{id}"))))).await.is_problem(404, "product_not_found");
-    let public = send(shop.http.get(shop.url(&of("?limit=100")))).await.json();
+    let hidden = async || send(shop.http.get(shop.url(&of(&format!("/{id}"))))).await;
+    until("it is not shown any more", async || hidden().await.status == 404).await;
+    hidden().await.is_problem(404, "product_not_found");
+    let list = async |tag: &str| send(shop.http.get(shop.url(&of("?limit=100"))).header("If-None-Match", tag)).await;
+    let (public, same) = (list("").await, list("*").await);
+    assert_eq!((same.status.as_u16(), &*same.text, same.header("etag")), (304, "", public.header("etag")));
+    let public = public.json();
     assert!(public["items"].as_array().unwrap().iter().all(|product| product["id"] != *id), "{public}");
     for wrong in ["/0", "/x", "/99999999999"] {
         send(shop.http.get(shop.url(&of(wrong)))).await.is_problem(404, "product_not_found");

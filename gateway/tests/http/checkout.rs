@@ -166,7 +166,8 @@ async fn a_drops_unit_goes_through_the_cart_as_well() {
     add(shop, &eve, sku, limit + 1).await;
     let over = check_out(shop, &eve, "k", json!({})).await.is_problem(409, "limit_exceeded");
     assert_eq!(over["limit"], limit, "{drop}");
-    assert_eq!(paid.count("select count(*) from orders where status <> 'CANCELLED'").await, 0);
+    assert_eq!(paid.count("select count(*) from orders").await, 0);
+    assert_eq!(paid.count("select count(*) from outbox").await, 0);
     let clear = shop.http.delete(shop.url("/v1/cart")).bearer_auth(token(&eve)).header("If-Match", "*");
     assert_eq!(send(clear).await.status, 200);
     add(shop, &eve, "mug", 1).await;
@@ -180,4 +181,27 @@ async fn a_drops_unit_goes_through_the_cart_as_well() {
     let seen = shop.get(&eve, claim["link"].as_str().unwrap()).await.json();
     assert_eq!(seen["status"], "confirmed", "{seen}");
     assert_eq!(paid.count("select count(*) from orders where status = 'CONFIRMED'").await, 2);
+}
+
+#[tokio::test]
+async fn a_buyer_with_ten_unpaid_orders_is_told_to_pay_or_cancel_one() {
+    let paid = shop_with_mugs().await;
+    let (shop, eve) = (&paid.shop, buyer(&paid.shop));
+    save_profile(shop, &eve, "DE").await;
+    add(shop, &eve, "mug", 1).await;
+    let made = check_out(shop, &eve, "first", json!({})).await.json();
+    let order = made["order"]["order_id"].as_str().unwrap();
+    let (sql, connection) = tokio_postgres::connect(&shop.database_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let nine =
+        "insert into orders (order_id, buyer, status, currency, subtotal_minor, tax_minor, shipping_minor, total_minor,
+                                    created_at, updated_at)
+        select gen_random_uuid(), $1, 'PENDING_PAYMENT', 'EUR', 1, 0, 0, 1, now(), now() from generate_series(1, 9)";
+    sql.execute(nine, &[&eve]).await.unwrap();
+    add(shop, &eve, "mug", 1).await;
+    let refused = check_out(shop, &eve, "one-more", json!({})).await.is_problem(409, "too_many_open");
+    assert_eq!(refused["limit"], 10, "{refused}");
+    let cancel = shop.http.post(shop.url(&format!("/v1/orders/{order}/cancel"))).bearer_auth(token(&eve));
+    assert_eq!(send(cancel.header("Idempotency-Key", "c")).await.status, 200);
+    assert_eq!(check_out(shop, &eve, "one-more", json!({})).await.status, 201);
 }

@@ -119,6 +119,11 @@ async fn a_drop_is_not_open_then_open_then_closed() {
     shop.claim("ada", "k", 1).await.is_problem(409, "not_open");
     shop.engine.open_drop(&name).await.unwrap().unwrap();
     assert_eq!(shop.claim("ada", "k", 1).await.status, 201);
+    shop.engine.pause_drop(&name).await.unwrap().unwrap();
+    let paused = shop.claim("bob", "k", 1).await;
+    paused.is_problem(409, "paused");
+    assert_eq!(paused.header("retry-after"), Some("10"));
+    assert_eq!(shop.claim("ada", "k", 1).await.status, 201, "known claims are answered");
     shop.engine.close_drop(&name).await.unwrap().unwrap();
     shop.claim("bob", "k", 1).await.is_problem(410, "closed");
     let replay = shop.claim("ada", "k", 1).await;

@@ -18,6 +18,8 @@ mod pairs;
 mod schemathesis;
 mod standby;
 mod catalog;
+mod drafts;
+mod crowded;
 mod stopping;
 mod stores;
 mod connections;

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::shop::{Shop, send, shop, shop_with};
-use crate::support::{Answer, SECRET, Sale, token};
+use crate::support::{Answer, SECRET, Sale, token, until};
 
 async fn ask(shop: &Shop, method: Method, buyer: &str, key: &str, body: &Value) -> Answer {
     let url = shop.url(&format!("/v1/drops/{}/standby", shop.drop));
@@ -54,6 +54,22 @@ async fn a_buyer_who_was_refused_waits_and_gets_the_unit_that_comes_back() {
     assert_eq!(ask(&shop, Method::DELETE, "eve", "d", &json!({})).await.status, 204);
     assert_eq!(place_of(&shop, "eve").await["status"], "left");
     assert_eq!(place_of(&shop, "mallory").await, Value::Null, "nobody sees another's place");
+}
+
+#[tokio::test]
+async fn whose_claim_was_answered_and_then_lost_with_redis_finds_themselves_first_in_line() {
+    let shop = shop(Sale { variants: vec![("shoe-42", 4)], ..Sale::default() }).await;
+    assert_eq!(shop.claim("ada", "k", 1).await.status, 201);
+    assert_eq!(join(&shop, "bob", "w", json!({})).await.status, 201);
+    let live = shop.engine.live_drop(&shop.drop.parse().unwrap()).await.unwrap().unwrap();
+    for warehouse in &live.drop.warehouses {
+        live.store(warehouse).forget().await.unwrap();
+    }
+    shop.engine.rebuild_fenced().await.unwrap();
+    until("ada is in line", async || place_of(&shop, "ada").await["status"] == "waiting").await;
+    let place = place_of(&shop, "ada").await;
+    assert_eq!((&place["is_first"], &place["ahead"]), (&json!(true), &json!(0)));
+    assert_eq!(place_of(&shop, "bob").await["ahead"], 1);
 }
 
 #[tokio::test]

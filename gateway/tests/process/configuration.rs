@@ -14,6 +14,9 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
     let all = [redis, database, secret];
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let with_workers = &["serve", "--with-workers"];
+    let with_mails = &["work", "--mail-from", "s@x.example"];
+    let provider = ("DOORBUSTER_PROVIDER_URL", "http://127.0.0.1:1");
+    let key = ("DOORBUSTER_PROVIDER_KEY", "sk_test_hidden");
     let settings: &[Case] = &[
         (&["serve"], &[redis, database], "--jwt-secret"),
         (&["serve"], &[database, secret], "--redis-url"),
@@ -30,6 +33,13 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
         (&["serve", "--log", "doorbuster=loud"], &all, "log filter"),
         (&["serve", "--log-format", "xml"], &all, "xml"),
         (&["serve", "--database-connections", "1"], &all, "at least 2"),
+        (&["serve", "--worker-database-connections", "1"], &all, "at least 2"),
+        (&["serve", "--unpaid-orders-max", "0"], &all, "above zero"),
+        (
+            &["work", "--provider-url", "http://127.0.0.1:1", "--provider-key", "sk_test_x", "--bank-within", "0s"],
+            &all,
+            "above zero",
+        ),
         (&["serve", "--connections", "0"], &all, "above zero"),
         (&["serve", "--trusted-proxies", "10.0.0.0/8,proxy.example"], &all, "neither an address nor a network"),
         (with_workers, &all, "--provider-url"),
@@ -37,13 +47,11 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
         (&["work", "--provider-url", "nonsense", "--provider-key", "sk"], &all, "not a URL"),
         (&["work", "--settle-every", "soon"], &all, "soon"),
         (&["work"], &[redis, database, ("DOORBUSTER_SMTP_URL", "smtp://u:hidden@x")], "--mail-from"),
-        (
-            &["check-config", "--mail-from", "s@x.example"],
-            &[redis, database, ("DOORBUSTER_SMTP_URL", "hidden")],
-            "not a URL",
-        ),
+        (with_mails, &[redis, database, provider, key, ("DOORBUSTER_SMTP_URL", "hidden")], "not a URL"),
         (&["token", "--buyer", "ada"], &[], "--jwt-secret"),
-        (&["check-config"], &[redis, database, ("DOORBUSTER_WEBHOOKS", "shop=https://hidden@x")], "unsigned"),
+        (&["work"], &[redis, database, provider, key, ("DOORBUSTER_WEBHOOKS", "shop=https://hidden@x")], "unsigned"),
+        (&["work", "--provider-url", "http://192.0.2.1"], &[redis, database, key], "use https://"),
+        (&["audit", "--provider-url", "http://192.0.2.1"], &[redis, database, key], "use https://"),
     ];
     let usage: &[Case] = &[
         (&[], &[], "say what to do"),
@@ -51,6 +59,10 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
         (&["serve", "--fast"], &all, "unexpected argument '--fast'"),
         (&["sevre"], &[], "did you mean serve?"),
         (&["drop", "lst"], &all, "did you mean list?"),
+        (&["drop", "list", "--state", "opne"], &all, "did you mean open?"),
+        (&["order", "list", "--status", "CONFRIMED"], &all, "did you mean CONFIRMED?"),
+        (&["stock", "import", "x.csv", "--mode", "cuont"], &all, "did you mean count?"),
+        (&["drop", "update", "x", "--acknowledgement", "setled"], &all, "did you mean settled?"),
         (&["drop"], &all, "requires a subcommand"),
         (&["drop", "show"], &all, "<NAME>"),
         (&["order", "list", "--limit", "0"], &all, "--limit"),

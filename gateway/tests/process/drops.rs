@@ -126,3 +126,23 @@ async fn watching_goes_on_until_it_is_interrupted() {
     let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("it ends").unwrap();
     assert_eq!(ended.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_table_of_rates_without_any_row_is_taken_only_by_who_says_so() {
+    let (database_url, _) = new_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let import = async |table: &str, flags: &[&str]| {
+        let file = folder.path().join("rates.json");
+        std::fs::write(&file, table).unwrap();
+        run(&database_url, &[&["rates", "import", file.to_str().unwrap()], flags].concat()).await
+    };
+    let rate = r#"[{"country":"DE","currency":"EUR","tax_basis_points":1900,"shipping_minor":490}]"#;
+    assert_eq!(import(rate, &[]).await.0, Some(0));
+    let (code, _, error) = import("[]", &[]).await;
+    assert!(code == Some(1) && error.contains("--none"), "{error}");
+    let (code, _, error) = import(&rate.replace("DE", "UK"), &[]).await;
+    assert!(code == Some(1) && error.contains("for UK that is GB"), "{error}");
+    assert_eq!(count(&database_url, "select count(*) from rates where country = 'DE'").await, 1);
+    assert_eq!(import("[]", &["--none"]).await.0, Some(0));
+    assert_eq!(count(&database_url, "select count(*) from rates").await, 0);
+}

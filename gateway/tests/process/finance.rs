@@ -74,6 +74,9 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
     assert_eq!((code, said.contains("workers carry it out")), (Some(0), true), "{said}");
     let (code, said, _) = run(&refund).await;
     assert_eq!((code, said.contains("was asked for before")), (Some(0), true), "{said}");
+    let (code, said, _) = run(&[&refund[..], &["--json"]].concat()).await;
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &shown["refund"]), (Some(0), &serde_json::json!({ "id": id, "is_new": false })), "{said}");
     let (code, _, error) =
         run(&["order", "refund", &orders[0], "--amount-minor", "99999999", "--reason", "too much"]).await;
     assert_eq!((code, error.contains("can go back")), (Some(1), true), "{error}");
@@ -97,7 +100,7 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
         (&back, 0, "1 returned"),
         (&back, 0, "was taken before"),
         (&again, 1, "at most 0 can come back"),
-        (&["order", "history", eves], 0, "SHIPPED  grace: handed over to DHL"),
+        (&["order", "history", eves], 0, "SHIPPED          grace       handed over to DHL"),
         (&["order", "list", "--status", "DELIVERED", "--buyer", "eve"], 0, eves),
         (&["buyer", "export", "eve"], 0, "\"tracking_number\": \"1\""),
         (&["buyer", "erase", "ada"], 1, &orders[0]),

@@ -2,7 +2,11 @@
 
 mod program;
 mod configuration;
+mod check_config;
 mod output;
+mod json;
+mod shells;
+mod privileges;
 mod drops;
 mod signals;
 mod killed;

@@ -69,7 +69,8 @@ pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleD
         warehouses: 3,
         tax_basis_points: 1_900,
         shipping_minor: 490,
-        opens_at: None,
+        // Otherwise it is a draft that buyers know nothing of.
+        opens_at: (!sale.is_open).then(|| Clock::System.now().checked_add(SignedDuration::from_hours(1)).unwrap()),
         closes_at: None,
         pay_by: Clock::System.now().checked_add(SignedDuration::from_hours(24)).unwrap(),
         acknowledgement: sale.acknowledgement,
@@ -120,7 +121,7 @@ impl Answer {
         assert_eq!((self.status.as_u16(), body["code"].as_str().unwrap()), (status, code), "{self:?}");
         assert_eq!(body["status"], status, "{self:?}");
         assert!(body["title"].is_string() && body["detail"].is_string(), "{self:?}");
-        assert_eq!(self.header("retry-after").is_some(), status == 503, "{self:?}");
+        assert_eq!(self.header("retry-after").is_some(), status == 503 || code == "paused", "{self:?}");
         assert_eq!(self.header("www-authenticate").is_some(), status == 401, "{self:?}");
         assert!(self.header("x-request-id").is_some(), "{self:?}");
         body
@@ -149,4 +150,11 @@ where
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Does to the database what no program of ours would.
+pub(crate) async fn execute(database_url: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(database_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute(sql).await.unwrap();
 }

@@ -142,7 +142,7 @@ pub fn read_outcome(status: u16, replayed: bool, body: &[u8]) -> CallOutcome {
         (409, "sold_out") => CallOutcome::SoldOut,
         (409, "not_enough") => CallOutcome::NotEnough { available: problem.available },
         (409, "limit_exceeded") => CallOutcome::LimitExceeded,
-        (409, "not_open") => CallOutcome::NotOpen,
+        (409, "not_open" | "paused") => CallOutcome::NotOpen,
         (409, "claim_released") => CallOutcome::Released,
         (410, _) => CallOutcome::Closed,
         (422, "key_reused") => CallOutcome::KeyReused,

@@ -2,7 +2,7 @@
 
 use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, GrantNumber, Serial, VariantNumber};
-use doorbuster_engine::tokens::contract::MAX_BATCH;
+use doorbuster_engine::tokens::contract::{MAX_BATCH, MAX_RELEASED};
 use doorbuster_engine::tokens::store::{HeldClaim, Outcome};
 
 use super::harness::{Place, servers};
@@ -77,4 +77,34 @@ fn claim(place: &Place, who: u32, key: &str, units: i64) -> Claim {
     let buyer: BuyerId = format!("buyer-{who:014x}").parse().expect("a buyer");
     let (key, variant) = (key.parse().expect("a key"), VariantNumber((who % 2) as u8));
     Claim::new(place.drop.id, buyer, &key, variant, Quantity::new(units).expect("a quantity"))
+}
+
+#[test]
+fn who_gives_back_again_and_again_gets_no_more_and_others_do() {
+    let servers = servers();
+    servers.runtime.block_on(async {
+        let place = Place::new(servers, 2, 100).await;
+        let mut truth = Truth { last_grant: 1, ..Truth::default() };
+        truth.free.extend((1..10).map(|serial| (Serial(serial), VariantNumber(0))));
+        for round in 0..MAX_RELEASED as u32 - 1 {
+            let claim = claim(&place, 1, &format!("round-{round}"), 1);
+            let held = HeldClaim { id: claim.id, variant: claim.variant, quantity: claim.quantity, serials: None };
+            truth.claims.push((claim.buyer, held));
+        }
+        let store = place.store(1);
+        let replid = store.fence().await.unwrap();
+        let chunks = store.load(&replid, GrantNumber(1), 5, &truth.load(2), &truth.holders()).await.unwrap();
+        store.open(&replid, chunks, "open").await.unwrap();
+        let ask = async |who: u32, key: &str| {
+            let claim = Claim { variant: VariantNumber(0), ..claim(&place, who, key, 1) };
+            store.claim(7, &[claim]).await.unwrap().remove(0)
+        };
+        assert!(matches!(ask(1, "last").await, Outcome::Taken(_)));
+        let last = Claim { variant: VariantNumber(0), ..claim(&place, 1, "last", 1) };
+        let held = HeldClaim { id: last.id, variant: last.variant, quantity: last.quantity, serials: None };
+        store.grant(GrantNumber(2), &[], Some(&release_of(&last.buyer, &held))).await.unwrap();
+        assert_eq!(ask(1, "last").await, Outcome::Released, "a repeat is told how it ended");
+        assert_eq!(ask(1, "one-more").await, Outcome::TooManyReleased);
+        assert!(matches!(ask(2, "first").await, Outcome::Taken(_)));
+    });
 }

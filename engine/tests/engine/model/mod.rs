@@ -8,3 +8,4 @@ mod driver;
 mod random;
 mod large;
 mod malformed;
+mod lost;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, Epoch, GrantNumber, Serial, TransferId, VariantNumber, WarehouseNumber};
-use doorbuster_engine::tokens::contract::{MAX_BATCH, MAX_SERIALS};
+use doorbuster_engine::tokens::contract::{MAX_BATCH, MAX_RELEASED, MAX_SERIALS};
 use doorbuster_engine::tokens::store::{
     HeldClaim, LeavingTokens, LoadVariant, LogClaim, Outcome, ReleasedClaim, StreamId, View,
 };
@@ -94,6 +94,8 @@ pub(crate) struct Loaded {
 pub(crate) struct WarehouseModel {
     pub(crate) contents: Option<Contents>,
     pub(crate) log: Vec<Logged>,
+    /// A log may be empty; before the first opening there is none.
+    has_log: bool,
 }
 
 impl WarehouseModel {
@@ -212,7 +214,7 @@ impl WarehouseModel {
         if contents.epoch != epoch {
             return Reply::Fenced;
         }
-        let Some(loaded) = &mut contents.loaded else { return Reply::NotLoaded };
+        let Some(loaded) = contents.loaded.as_mut().filter(|_| self.has_log) else { return Reply::NotLoaded };
         let last =
             self.log.last().map_or(StreamId::ZERO, |entry| entry.id.expect("ids are learned before a mark is moved"));
         loaded.settled = loaded.settled.max(settled.min(last));
@@ -295,6 +297,7 @@ impl WarehouseModel {
             return Reply::Fenced;
         }
         (contents.fence, contents.state) = (Fence::Up, state);
+        self.has_log = true;
         Reply::Done
     }
 
@@ -325,6 +328,9 @@ impl Loaded {
         let held = live.map(|held| held.quantity.units()).sum::<u32>();
         if held + claim.quantity.units() > self.limit {
             return Outcome::OverLimit { held };
+        }
+        if record.len() - record.iter().filter(|held| held.serials.is_some()).count() >= MAX_RELEASED {
+            return Outcome::TooManyReleased;
         }
         let free = &mut self.free[usize::from(claim.variant.0)];
         if free.units() < claim.quantity.units() as usize {

@@ -149,7 +149,7 @@ async fn a_refused_port_proves_that_nothing_was_sent() {
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_proves_that_nothing_was_sent() {
-    let client = client_of("http://provider.invalid", "sk_test", ANSWER_TIMEOUT);
+    let client = client_of("https://provider.invalid", "sk_test", ANSWER_TIMEOUT);
     let outcome = client.send(&create(1)).await;
     assert!(matches!(outcome, Outcome::NotSent { .. }), "{outcome:?}");
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use doorbuster_engine::domain::imports::{ImportEnd, Imported, LineFault, StockImport};
+use doorbuster_engine::domain::imports::{ImportEnd, Imported, LineFault, SameFile, StockImport};
 use doorbuster_engine::domain::requests::{Done, OperatorRequest, RequestId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -37,6 +37,9 @@ pub struct StockFile {
     #[serde(default)]
     #[param(inline)]
     pub mode: Mode,
+    /// Adds the quantities of a file that were added before, under another key, once more
+    #[serde(default)]
+    pub again: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
@@ -88,7 +91,8 @@ pub async fn import_products(
 
 /// Import stock
 ///
-/// `sku,warehouse,quantity,reason`, with a header. Every change is one of the history. At most 10,000 rows.
+/// `sku,warehouse,quantity,reason`, with a header. Every change is one of the history. At most 10,000 rows. A file that was added
+/// before, under another key, is refused unless `again` says that its units came once more.
 #[utoipa::path(
     post, path = "/v1/stock/import", tag = "stock",
     params(StockFile, KeyHeader),
@@ -110,10 +114,11 @@ pub async fn import_stock(
         Mode::Add => StockImport::Add,
         Mode::Count => StockImport::Count,
     };
+    let same_file = if file.again { SameFile::Again } else { SameFile::Refused };
     let rows = import::stock(&text, mode).map_err(refused)?;
     let request = OperatorRequest { id: RequestId::new(operator.name(), &key), actor: operator.name().to_owned() };
     let now = ops.engine.clock.now();
-    answer(ops.engine.ledger.import_stock(&request, &rows, mode, file.dry_run, now).await?)
+    answer(ops.engine.ledger.import_stock(&request, &rows, mode, same_file, file.dry_run, now).await?)
 }
 
 fn answer(end: ImportEnd) -> Result<Response, Problem> {
