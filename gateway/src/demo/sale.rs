@@ -222,20 +222,21 @@ impl Demo {
         let mut changed = Instant::now();
         while Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
+            // In the order of a claim's way, so that none passes between two of these looks.
+            let (progress, unanswered) = (self.crowd.progress(), self.clicks_unanswered());
             let standing = match self.standing().await {
                 Ok(standing) => standing,
                 // Redis is away, or a warehouse is closed: there is nothing to see, and all will be rebuilt.
                 Err(_) if self.options.chaos => continue,
                 Err(error) => return Err(error),
             };
-            let progress = self.crowd.progress();
             bars.show(&progress, &standing);
             if standing != last {
                 (last, changed) = (standing, Instant::now());
             }
             let everybody_clicked = progress.clicked as usize >= self.options.buyers;
             let at_rest = everybody_clicked
-                && self.clicks_unanswered() == 0
+                && unanswered == 0
                 && standing.unsettled == 0
                 && standing.pending == 0
                 && standing.mails == 0
@@ -291,9 +292,10 @@ impl Demo {
 
     pub(super) async fn standing(&self) -> anyhow::Result<Standing> {
         let live = self.engine.refresh(&self.drop).await?.context("the drop is gone")?;
+        // A claim leaves the backlog for the orders: looked at first, it is in one of them.
+        let backlog = self.engine.backlog(&self.drop).await?;
         let counts = self.engine.ledger.order_counts(live.drop.id).await?;
         let of = |state: OrderState| counts.get(&state).copied().unwrap_or_default();
-        let backlog = self.engine.backlog(&self.drop).await?;
         Ok(Standing {
             free: live.free_units().await?.into_iter().map(u64::from).sum(),
             unsettled: backlog.map_or(0, |backlog| backlog.claims() as u64),

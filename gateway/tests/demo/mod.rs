@@ -157,7 +157,7 @@ async fn a_served_sale_can_be_looked_at_from_another_terminal() {
 async fn comes_out_even(stock: u32, warehouses: u32, limit: u32) {
     let demo = sold(DemoOptions { buyers: 40, stock, warehouses, limit, decline_rate: 0.0, ..options() }).await;
     let report = demo.report().await.unwrap();
-    assert!(report.is_clean(), "{stock} units: {:#?}", report.verdict);
+    assert!(report.is_clean(), "{stock} units: {:#?} {:#?} {:#?}", report.verdict, report.audit, report.mails);
     assert_eq!(report.verdict.units_confirmed + report.verdict.tokens_free, u64::from(stock));
 }
 
