@@ -85,14 +85,7 @@ impl ReadLog {
 
     /// Claims whose log is lost. Those that were settled before are found seen.
     pub(super) fn of_recorded(recorded: Vec<LogClaim>, warehouse: &Warehouse, now: Timestamp) -> Self {
-        let of_record = |LogClaim { claim, serials }| ClaimToSettle {
-            claim,
-            serials,
-            warehouse: *warehouse,
-            epoch: warehouse.epoch,
-            taken_at: now,
-            entry: StreamId::ZERO,
-        };
+        let of_record = |LogClaim { claim, serials }| ClaimToSettle::without_log(claim, serials, warehouse, now);
         Self::of_claims(recorded.into_iter().map(of_record).collect())
     }
 

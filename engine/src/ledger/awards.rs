@@ -28,9 +28,7 @@ use super::settlements::{ClaimToSettle, Rejection, seen};
 use super::tx::run_tx;
 use crate::domain::claims::{Claim, Quantity};
 use crate::domain::drops::{SaleDrop, Warehouse};
-use crate::domain::ids::{
-    BuyerId, ClaimId, DropId, GrantNumber, PlaceId, Serial, StreamId, VariantNumber, WarehouseId,
-};
+use crate::domain::ids::{BuyerId, ClaimId, DropId, GrantNumber, PlaceId, Serial, VariantNumber, WarehouseId};
 
 /// Places looked at in one go.
 const PLACES_PER_LOOK: u32 = 1000;
@@ -292,7 +290,7 @@ impl Ledger {
             if units.is_empty() {
                 return Ok(false);
             }
-            let refused = to_settle(claim.clone(), units, warehouse, now);
+            let refused = ClaimToSettle::without_log(claim.clone(), units, warehouse, now);
             write_rejections(tx, drop, &[(&refused, Rejection::OverLimit)], now).await?;
             Ok(true)
         })
@@ -322,21 +320,9 @@ impl Ledger {
                     variant: VariantNumber(row.get::<_, i16>(2) as u8),
                     quantity: Quantity::new(quantity.into()).map_err(|_| wrong("quantity", &quantity.to_string()))?,
                 };
-                Ok(to_settle(claim, serials(row.get(4)), warehouse, now))
+                Ok(ClaimToSettle::without_log(claim, serials(row.get(4)), warehouse, now))
             })
             .collect()
-    }
-}
-
-/// An award as settlement takes it; it stands in no log.
-fn to_settle(claim: Claim, serials: Vec<Serial>, warehouse: &Warehouse, now: Timestamp) -> ClaimToSettle {
-    ClaimToSettle {
-        claim,
-        serials,
-        warehouse: *warehouse,
-        epoch: warehouse.epoch,
-        taken_at: now,
-        entry: StreamId::ZERO,
     }
 }
 

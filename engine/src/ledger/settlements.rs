@@ -58,6 +58,14 @@ pub struct ClaimToSettle {
     pub entry: StreamId,
 }
 
+impl ClaimToSettle {
+    /// One that stands in no log: an award, or a claim whose log is lost.
+    pub fn without_log(claim: Claim, serials: Vec<Serial>, warehouse: &Warehouse, now: Timestamp) -> Self {
+        let entry = StreamId::ZERO;
+        Self { claim, serials, warehouse: *warehouse, epoch: warehouse.epoch, taken_at: now, entry }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settling {
     /// Entries of another epoch are left alone.

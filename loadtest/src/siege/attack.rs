@@ -78,9 +78,18 @@ pub fn run_attack(arguments: &AttackArguments) -> anyhow::Result<()> {
             match attack {
                 Attack::IdleSockets => hold(address, IDLE_SOCKETS, Vec::new).await,
                 Attack::WebhookBodies => hold(address, WEBHOOK_BODIES, move || webhook(address)).await,
-                Attack::CatalogPages => repeat(address, PAGES_PER_S, move |_| page(address)).await,
-                Attack::GuestCarts => repeat(address, CARTS_PER_S, move |n| guest_cart(address, n)).await,
-                Attack::Orders => order(address, accounts).await,
+                Attack::CatalogPages => {
+                    repeat(address, PAGES_PER_S, CONNECTIONS, move |_, _| vec![page(address)]).await;
+                }
+                Attack::GuestCarts => {
+                    let cart = move |connection, sent| vec![guest_cart(address, connection, sent)];
+                    repeat(address, CARTS_PER_S, CONNECTIONS, cart).await;
+                }
+                // Each account over a connection of its own.
+                Attack::Orders => {
+                    let order = move |account, sent| order(address, accounts.token(account), sent);
+                    repeat(address, ORDERS_PER_S, ACCOUNTS, order).await;
+                }
             }
         };
         // It ends only with its time.
@@ -140,8 +149,15 @@ fn page(address: SocketAddr) -> Vec<u8> {
     format!("GET /v1/products?limit=100 HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes()
 }
 
-fn guest_cart(address: SocketAddr, number: u64) -> Vec<u8> {
-    post(address, "/v1/carts/guest", &format!("guest-{number}"), None, "")
+fn guest_cart(address: SocketAddr, connection: u32, sent: u64) -> Vec<u8> {
+    post(address, "/v1/carts/guest", &format!("guest-{connection}-{sent}"), None, "")
+}
+
+/// A line for the cart, and the checkout of it.
+fn order(address: SocketAddr, token: &[u8], sent: u64) -> Vec<Vec<u8>> {
+    let (key, line) = (format!("siege-{sent}"), format!(r#"{{"sku":"{}","quantity":1}}"#, sku(0, 0)));
+    let cart = post(address, "/v1/cart/items", &key, Some(token), &line);
+    vec![cart, post(address, "/v1/checkout", &key, Some(token), "{}")]
 }
 
 fn post(address: SocketAddr, path: &str, key: &str, token: Option<&[u8]>, body: &str) -> Vec<u8> {
@@ -160,58 +176,34 @@ fn post(address: SocketAddr, path: &str, key: &str, token: Option<&[u8]>, body: 
     request
 }
 
-/// Sends requests at this rate over a few kept connections; what could not be sent in time is left out.
-async fn repeat(address: SocketAddr, per_s: u32, request: impl Fn(u64) -> Vec<u8> + Clone + Send + 'static) {
+/// At this rate sends what `requests` says, one behind the other, over so many kept connections: it is told which one, and how
+/// often before. What could not be sent in time is left out.
+async fn repeat(
+    address: SocketAddr,
+    per_s: u32,
+    connections: u32,
+    requests: impl Fn(u32, u64) -> Vec<Vec<u8>> + Clone + Send + 'static,
+) {
     let mut tasks = tokio::task::JoinSet::new();
-    for first in 0..CONNECTIONS {
-        let request = request.clone();
+    for number in 0..connections {
+        let requests = requests.clone();
         tasks.spawn(async move {
-            let mut number = u64::from(first);
-            let mut pace = pace(per_s, CONNECTIONS, first);
+            let mut sent = 0;
+            let mut pace = pace(per_s, connections, number);
             loop {
                 let Ok(stream) = connect(address).await else {
                     tokio::time::sleep(AFTER_CUT).await;
                     continue;
                 };
                 let mut connection = Connection::of(stream);
-                loop {
+                'kept: loop {
                     pace.tick().await;
-                    number += u64::from(CONNECTIONS);
-                    match connection.exchange(&request(number)).await {
-                        Ok(answer) if !answer.closes => {}
-                        _ => break,
-                    }
-                }
-            }
-        });
-    }
-    while tasks.join_next().await.is_some() {}
-}
-
-/// A cart and its checkout, again and again, each account over a connection of its own.
-async fn order(address: SocketAddr, accounts: Arc<Buyers>) {
-    let mut tasks = tokio::task::JoinSet::new();
-    for account in 0..ACCOUNTS {
-        let accounts = Arc::clone(&accounts);
-        tasks.spawn(async move {
-            let token = Some(accounts.token(account));
-            let mut pace = pace(ORDERS_PER_S, ACCOUNTS, account);
-            let mut number = 0_u64;
-            loop {
-                let Ok(stream) = connect(address).await else {
-                    tokio::time::sleep(AFTER_CUT).await;
-                    continue;
-                };
-                let mut connection = Connection::of(stream);
-                loop {
-                    pace.tick().await;
-                    number += 1;
-                    let key = format!("siege-{number}");
-                    let line = format!(r#"{{"sku":"{}","quantity":1}}"#, sku(0, 0));
-                    let cart = post(address, "/v1/cart/items", &key, token, &line);
-                    let checkout = post(address, "/v1/checkout", &key, token, "{}");
-                    if connection.exchange(&cart).await.is_err() || connection.exchange(&checkout).await.is_err() {
-                        break;
+                    sent += 1;
+                    for request in requests(number, sent) {
+                        match connection.exchange(&request).await {
+                            Ok(answer) if !answer.closes => {}
+                            _ => break 'kept,
+                        }
                     }
                 }
             }
