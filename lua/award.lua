@@ -53,7 +53,7 @@ if is_taken then
         'r', request, 's', serials)
     if not entry then return { NOT_LOADED } end
     redis.call('HSET', buyers, buyer, record .. request .. serials)
-    -- A new record of the variant must not be missed by a proof (flows/pull.rs).
+    -- A new record of the variant must not be missed by a lease (flows/readings.rs).
     redis.call('HINCRBY', meta, 'seq:' .. variant, 1)
 end
 redis.call('HSET', meta, 'granted', ARGV[2])

@@ -38,8 +38,6 @@ if released then
     local tail, quantity = released[2], released[4]
     local variant = char(released[3])
     local over = tail .. variant .. char(quantity + 128)
-    -- Also where its units do not come back here: a new record of a variant must not be missed by a proof (flows/pull.rs).
-    if not string.find(variants, variant, 1, true) then changed = variants .. variant end
     record = records[2] or ''
     local cursor, found = 1, false
     while cursor <= #record and not found do
@@ -51,7 +49,11 @@ if released then
         end
         cursor = cursor + size
     end
-    if not found then record = record .. over end
+    if not found then
+        record = record .. over
+        -- A new record of a variant must not be missed by a lease (flows/readings.rs); one that was there is known.
+        if not string.find(variants, variant, 1, true) then changed = variants .. variant end
+    end
 end
 
 -- Write.

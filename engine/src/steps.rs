@@ -29,8 +29,8 @@ pub const STEPS: &[&str] = &[
     // A claim, and the search for units elsewhere.
     "claim.taken",
     "pull.set_aside",
-    "grants.grant_transfer:written",
-    "grants.grant_transfer:committed",
+    "grants.grant_transfers:written",
+    "grants.grant_transfers:committed",
     "pull.applied",
     "pull.cleared",
     // Claims become orders.
@@ -94,6 +94,8 @@ pub const STEPS: &[&str] = &[
     "refund.looked_up",
     "refunds.settle_refund:written",
     "refunds.settle_refund:committed",
+    "rest.end:written",
+    "rest.end:committed",
     "grants.applied",
     "grants.recorded",
     // Who is told.

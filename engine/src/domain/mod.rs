@@ -21,6 +21,8 @@ pub mod lost;
 pub mod carts;
 pub mod checkout;
 pub mod standby;
+pub mod rest;
+pub mod transfers;
 pub mod orders;
 pub mod fulfilment;
 pub mod payments;

@@ -81,6 +81,8 @@ pub struct DropAudit {
     pub stock: usize,
     pub free: usize,
     pub moving: usize,
+    /// Came back, and will be on sale in a moment.
+    pub resting: usize,
     pub claimed: usize,
     /// Held by claims that settlement had to set aside; see `doorbuster settlement show`.
     pub poisoned: usize,
@@ -109,6 +111,8 @@ enum Place {
     Free(WarehouseId),
     Leaving(WarehouseId),
     Granted(WarehouseId),
+    /// It came back, and Postgres has not granted it anew.
+    Resting,
     Claimed(ClaimId),
     Poisoned(ClaimId),
     /// On its way to a standby buyer: his home has refused it, and Postgres has not granted it anew.
@@ -269,6 +273,7 @@ impl Checks<'_> {
         match place {
             Place::Free(_) => self.audit.free += serials.len(),
             Place::Leaving(_) | Place::Granted(_) | Place::Awarded(_) => self.audit.moving += serials.len(),
+            Place::Resting => self.audit.resting += serials.len(),
             Place::Claimed(_) => self.audit.claimed += serials.len(),
             Place::Poisoned(_) => self.audit.poisoned += serials.len(),
             Place::Order(_) => {}
@@ -297,6 +302,9 @@ impl Checks<'_> {
             }
             if let Some(claim) = token.poisoned {
                 self.put(&[token.serial], &Place::Poisoned(claim));
+            }
+            if token.is_resting {
+                self.put(&[token.serial], &Place::Resting);
             }
         }
         for (buyer, serials) in facts.poisoned_claims.values() {

@@ -29,7 +29,6 @@ use crate::provider::check_chargeable;
 use crate::steps;
 
 use super::acknowledge::Acknowledged;
-use super::claim::refused_already;
 use super::engine::{Engine, EngineError};
 
 /// How long goods are kept for a payment that waits for the drop or for the buyer's bank.
@@ -169,7 +168,7 @@ impl Engine {
         // What is known to be sold out needs no rows.
         if let Some(line) = &priced.quote.drop_line
             && let Some(live) = self.live_drop(&line.offer.name).await?.filter(|live| live.drop.id == line.offer.drop)
-            && let Some(outcome) = refused_already(&live, buyer, line.offer.number, line.units)
+            && let Some(outcome) = self.refused_already(&live, buyer, line.offer.number, line.units)
         {
             return Ok(Some(CheckedOut::Refused(CheckoutRefused::Claim(outcome))));
         }

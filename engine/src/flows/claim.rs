@@ -1,24 +1,22 @@
 //! The claim: from the buyer's click to an answer that is kept.
 //!
 //! One EVALSHA, shared with up to 255 others, when the home warehouse has a token. Otherwise a pull (some milliseconds, one
-//! Postgres transaction) or the proof that nothing is left, whose lease answers everybody else for a second, without Redis.
+//! Postgres transaction) or a reading that says that nothing is left; it is kept, and answers everybody else for a second, without
+//! Redis.
 
 use std::time::{Duration, Instant};
 
-use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
-use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial, VariantNumber};
+use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
+use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
 use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::Outcome;
 
 use super::acknowledge::Acknowledged;
 use super::engine::{Engine, EngineError, LiveDrop};
-use super::pull::{Found, may_hold, proved};
 
-/// How long a claim may look for tokens elsewhere: twice the wait of a grant that frees units, then "ask again" is kinder.
+/// How long a claim may look for units elsewhere: longer than a failover takes, then "ask again" is kinder.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(3);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 
 /// How far a claim has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +130,7 @@ impl Engine {
             return Ok(None);
         }
         let home = *live.home_of(&claim.buyer);
-        let outcome = match refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
+        let outcome = match self.refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             Some(refused) => refused,
             None => match live.submit(&home, claim.clone()).await.map_err(EngineError::from) {
                 Ok(outcome) => match at_home(outcome, live) {
@@ -172,45 +170,18 @@ impl Engine {
     async fn try_claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {
         let home = *live.home_of(&claim.buyer);
         let deadline = Instant::now() + SEARCH_DEADLINE;
-        let mut pause = FIRST_PAUSE;
-        if let Some(refused) = refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
+        if let Some(refused) = self.refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             return Ok(refused);
         }
-        loop {
-            if let Some(outcome) = at_home(live.submit(&home, claim.clone()).await?, live) {
-                return Ok(outcome);
-            }
-            match self.find_tokens(live, &home, claim.variant, claim.quantity, deadline).await? {
-                Found::NoMoreThan { available } => return Ok(refusal(available)),
-                Found::Fetched if Instant::now() < deadline => pause = FIRST_PAUSE,
-                Found::Moving if Instant::now() + pause < deadline => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Found::Fetched | Found::Moving => return Err(EngineError::Moving),
-            }
+        match at_home(live.submit(&home, claim.clone()).await?, live) {
+            Some(outcome) => Ok(outcome),
+            None => self.search(live, claim, deadline).await,
         }
     }
-}
-
-/// Proved a moment ago, for everybody who holds nothing here: no word with Redis. Who holds something is given his stored
-/// answer, so he goes on.
-pub(super) fn refused_already(
-    live: &LiveDrop,
-    buyer: &BuyerId,
-    variant: VariantNumber,
-    quantity: Quantity,
-) -> Option<ClaimOutcome> {
-    let available = proved(live, variant, quantity)?;
-    if may_hold(live, buyer) {
-        return None;
-    }
-    metrics::counter!("doorbuster_latched_refusals_total").increment(1);
-    Some(refusal(available))
 }
 
 /// What a buyer's home decides by itself. `None`: it has too few units, and others may have some.
-fn at_home(outcome: Outcome, live: &LiveDrop) -> Option<ClaimOutcome> {
+pub(super) fn at_home(outcome: Outcome, live: &LiveDrop) -> Option<ClaimOutcome> {
     Some(match outcome {
         Outcome::Taken(serials) => ClaimOutcome::Taken { serials },
         Outcome::Replayed(serials) => ClaimOutcome::Replayed { serials },
@@ -222,11 +193,4 @@ fn at_home(outcome: Outcome, live: &LiveDrop) -> Option<ClaimOutcome> {
         Outcome::TooManyReleased => ClaimOutcome::TooManyReleased,
         Outcome::Short { .. } => return None,
     })
-}
-
-fn refusal(available: u32) -> ClaimOutcome {
-    match available {
-        0 => ClaimOutcome::SoldOut,
-        available => ClaimOutcome::NotEnough { available },
-    }
 }

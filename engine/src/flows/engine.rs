@@ -10,8 +10,9 @@ use jiff::SignedDuration;
 use crate::carts::{CartError, CartStore};
 use crate::domain::claims::Claim;
 use crate::domain::clock::Clock;
-use crate::domain::drops::{MAX_VARIANTS, SaleDrop, Warehouse};
+use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
+use crate::domain::rest::ClockWatch;
 use crate::ledger::{Ledger, LedgerError};
 use crate::tokens::TokenError;
 use crate::tokens::batcher::Batcher;
@@ -21,8 +22,10 @@ use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
 use super::charge::OwedLease;
 use super::checkout::UNPAID_ORDERS_MAX;
-use super::grants::FirstSeen;
+use super::grants::ComingBack;
 use super::lost::Answers;
+use super::pull::SearchDesk;
+use super::readings::Lease;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
@@ -109,14 +112,15 @@ pub struct Engine {
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     /// That of all drops, should Redis be one server.
     batcher: Arc<OnceLock<Batcher>>,
-    pub(super) grants_seen: Arc<Mutex<FirstSeen>>,
+    pub(super) coming_back: Arc<Mutex<ComingBack>>,
+    pub(super) postgres_clock: Arc<Mutex<ClockWatch>>,
     /// Loads of others that this process has seen under way, with their epoch, and since when.
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
     pub(super) settlement_waits: Arc<Mutex<SettlementWaits>>,
     pub(super) answers: Arc<Answers>,
 }
 
-/// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, proofs and searches.
+/// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, leases and the search.
 #[derive(Clone)]
 pub struct LiveDrop {
     pub drop: SaleDrop,
@@ -129,23 +133,17 @@ pub struct LiveDrop {
 /// What stays when a warehouse's epoch changes.
 #[derive(Default)]
 pub(super) struct DropShared {
-    pub(super) proofs: Mutex<HashMap<VariantNumber, Proof>>,
-    /// Who holds something in each warehouse, as last read; see [`super::pull`].
+    pub(super) leases: Mutex<HashMap<VariantNumber, Lease>>,
+    /// Who holds something in each warehouse, as last read; see [`super::readings`].
     pub(super) holders: Mutex<HashMap<WarehouseId, Holders>>,
     /// When claims last had the drop read anew.
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
     /// How far settlement is behind; see [`super::backlog`].
     pub(super) lag: Mutex<Lag>,
-    /// One search for tokens of each variant at a time: many that want one variant must not keep another's buyers waiting.
-    /// Holds how the last one ended, for those who waited behind it.
-    pub(super) searches: [Arc<tokio::sync::Mutex<Option<super::pull::LastSearch>>>; MAX_VARIANTS],
-}
-
-/// A proof that no more than `available` units of a variant can be had, good until the lease ends.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Proof {
-    pub(super) available: u32,
-    pub(super) good_until: Instant,
+    /// This process has left its mark that somebody may be refused.
+    pub(super) is_marked: tokio::sync::OnceCell<()>,
+    /// Where claims wait that their homes could not serve.
+    pub(super) search: SearchDesk,
 }
 
 /// The buyers with a record in one warehouse, by hash, as of one reading of it: everybody who had one when `seq` was read.
@@ -170,7 +168,8 @@ impl Engine {
             owed_leases: Arc::default(),
             drops: Arc::default(),
             batcher: Arc::default(),
-            grants_seen: Arc::default(),
+            coming_back: Arc::default(),
+            postgres_clock: Arc::default(),
             loads_seen: Arc::default(),
             settlement_waits: Arc::default(),
             answers: Arc::default(),

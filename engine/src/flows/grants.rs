@@ -1,10 +1,15 @@
-//! Brings grants from Postgres to Redis. Anyone may, any number of times, in the order of their numbers.
+//! Brings units and the ends of claims from Postgres to Redis: what has rested is granted, and grants are applied.
+//!
+//! Anyone may apply a grant, any number of times, in the order of the numbers of its warehouse. No warehouse waits for another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::domain::drops::Warehouse;
+use futures_util::future::join_all;
+
+use crate::domain::drops::SaleDrop;
 use crate::domain::ids::{DropId, GrantNumber, WarehouseId};
+use crate::domain::rest::{REST, RestWatch, RestingUnits};
 use crate::ledger::grants::PendingGrant;
 use crate::steps;
 use crate::tokens::TokenError;
@@ -12,96 +17,154 @@ use crate::tokens::store::{AwardApplied, ReleasedClaim, WarehouseStore};
 
 use super::engine::{Engine, EngineError, LiveDrop};
 
-/// How long a grant that frees units waits after its commit while a proof of "sold out" may be out: longer than a proof's
-/// lease, by a margin for clocks that tick at different speeds. So no refusal overlaps a free unit.
-pub const FREED_UNITS_WAIT: Duration = Duration::from_millis(1500);
-
-/// When this process first saw a grant committed: the wait is counted from there, on the monotonic clock.
-pub(super) type FirstSeen = HashMap<(WarehouseId, GrantNumber), Instant>;
+/// What this process has seen of units on their way back.
+#[derive(Debug, Default)]
+pub(super) struct ComingBack {
+    rests: RestWatch,
+    /// Grants with units that were made by a program from before units rested.
+    older: HashMap<(WarehouseId, GrantNumber), Instant>,
+}
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GrantsReport {
     pub applied: usize,
-    /// Left for later: they wait their time, or their warehouse is fenced.
+    /// Left for later: they wait their time, or their warehouse is fenced or away.
     pub left: usize,
+    /// Returns of units that rest.
+    pub resting: usize,
+    /// When the next of these will have rested.
+    pub next: Option<Instant>,
+}
+
+impl GrantsReport {
+    /// Nothing is on its way back any more.
+    pub fn is_done(&self) -> bool {
+        self.left == 0 && self.resting == 0
+    }
 }
 
 impl Engine {
-    /// Applies every pending grant whose time has come.
+    /// Grants what has rested, and applies every pending grant whose time has come.
     pub async fn apply_grants(&self) -> Result<GrantsReport, EngineError> {
+        let (resting, next) = self.end_rests().await?;
         let pending = self.ledger.pending_grants().await?;
+        let report = self.apply(pending).await?;
+        Ok(GrantsReport { resting, next, ..report })
+    }
+
+    pub(super) async fn apply_grants_of(&self, warehouses: &[WarehouseId]) -> Result<GrantsReport, EngineError> {
+        let pending = self.ledger.pending_grants_of(warehouses).await?;
         self.apply(pending).await
     }
 
-    pub(super) async fn apply_grants_of(
-        &self,
-        live: &LiveDrop,
-        warehouse: &Warehouse,
-    ) -> Result<GrantsReport, EngineError> {
-        debug_assert!(live.store_by_id(warehouse.id).is_some());
-        let pending = self.ledger.pending_grants_of(warehouse.id).await?;
-        self.apply(pending).await
+    /// Grants the units that have rested. Answers in how many returns units still rest, and when the next of them will have.
+    async fn end_rests(&self) -> Result<(usize, Option<Instant>), EngineError> {
+        let resting = self.ledger.resting_units().await?;
+        let returns = resting.len();
+        let rested = {
+            let mut coming = self.coming_back.lock().expect("nobody panics holding this lock");
+            coming.rests.look(resting, Instant::now())
+        };
+        let left = returns - rested.units.len();
+        let mut of_drops: BTreeMap<DropId, Vec<RestingUnits>> = BTreeMap::new();
+        for units in rested.units {
+            of_drops.entry(units.drop).or_default().push(units);
+        }
+        let mut failed = None;
+        for (drop, rested) in of_drops {
+            // What keeps one drop's units from sale keeps no other's.
+            if let Err(error) = self.end_rests_of(drop, &rested).await {
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok((left, rested.next)), Err)
+    }
+
+    async fn end_rests_of(&self, drop: DropId, rested: &[RestingUnits]) -> Result<(), EngineError> {
+        let Some(drop) = self.ledger.drop_by_id(drop).await? else { return Ok(()) };
+        while self.ledger.end_rest(&drop, rested, self.clock.now()).await? {}
+        Ok(())
     }
 
     async fn apply(&self, pending: Vec<PendingGrant>) -> Result<GrantsReport, EngineError> {
         let mut report = GrantsReport::default();
+        let too_early = self.too_early(&pending);
         if pending.is_empty() {
             return Ok(report);
         }
-        let seen_now = Instant::now();
-        // Others apply grants too; what nobody has applied for so long is looked at anew.
-        self.grants_seen
-            .lock()
-            .expect("nobody panics holding this lock")
-            .retain(|_, seen| seen.elapsed() < 20 * FREED_UNITS_WAIT);
-        let mut marked: HashMap<DropId, bool> = HashMap::new();
         let drops = self.ledger.loaded_drops().await?;
-        // A grant must not overtake the one before it.
-        let mut stopped: HashSet<WarehouseId> = HashSet::new();
+        let mut of_warehouses: BTreeMap<WarehouseId, Vec<PendingGrant>> = BTreeMap::new();
         for grant in pending {
-            let live = drops.iter().find(|drop| drop.warehouse_by_id(grant.warehouse).is_some());
-            let Some(drop) = live.filter(|_| !stopped.contains(&grant.warehouse)) else {
-                report.left += 1;
-                continue;
-            };
-            let key = (grant.warehouse, grant.number);
-            let seen =
-                *self.grants_seen.lock().expect("nobody panics holding this lock").entry(key).or_insert(seen_now);
-            if grant.frees_units && seen.elapsed() < FREED_UNITS_WAIT {
-                // Asked after the grant was seen committed: a proof that is marked later will see this grant.
-                let is_marked = match marked.get(&drop.id) {
-                    Some(known) => *known,
-                    None => self.ledger.is_proof_marked(drop.id).await?,
-                };
-                marked.insert(drop.id, is_marked);
-                if is_marked {
-                    stopped.insert(grant.warehouse);
-                    report.left += 1;
-                    continue;
-                }
+            of_warehouses.entry(grant.warehouse).or_default().push(grant);
+        }
+        let mut applying = Vec::new();
+        for (warehouse, grants) in &of_warehouses {
+            match drops.iter().find(|drop| drop.warehouse_by_id(*warehouse).is_some()) {
+                Some(drop) => applying.push(self.apply_in_order(drop, *warehouse, grants, &too_early)),
+                None => report.left += grants.len(),
             }
-            let live = self.adopt(drop.clone());
-            let Some(store) = live.store_by_id(grant.warehouse) else { continue };
-            match self.apply_one(&live, store, &grant).await {
-                Ok(()) => {
-                    self.grants_seen.lock().expect("nobody panics holding this lock").remove(&key);
-                    metrics::counter!("doorbuster_grants_applied_total").increment(1);
-                    report.applied += 1;
-                }
+        }
+        let mut failed = None;
+        let mut applied = Vec::new();
+        for of_warehouse in join_all(applying).await {
+            report.left += of_warehouse.left;
+            applied.extend(of_warehouse.applied);
+            failed = of_warehouse.failed.or(failed);
+        }
+        report.applied = applied.len();
+        metrics::counter!("doorbuster_grants_applied_total").increment(applied.len() as u64);
+        if !applied.is_empty() {
+            // Dying before it only means that they are brought again.
+            self.ledger.mark_applied(&applied, self.clock.now()).await?;
+            steps::passed("grants.recorded");
+        }
+        failed.map_or(Ok(report), Err)
+    }
+
+    /// The grants of an older program that must wait. The wait of each runs from its own first sight, whatever waits before it.
+    fn too_early(&self, pending: &[PendingGrant]) -> Vec<(WarehouseId, GrantNumber)> {
+        let mut coming = self.coming_back.lock().expect("nobody panics holding this lock");
+        let now = Instant::now();
+        // Others apply grants too; what nobody has applied for so long is looked at anew.
+        coming.older.retain(|_, seen| now - *seen < 20 * REST);
+        let older = pending.iter().filter(|grant| grant.must_rest).map(|grant| (grant.warehouse, grant.number));
+        older.filter(|key| now - *coming.older.entry(*key).or_insert(now) < REST).collect()
+    }
+
+    /// Applies the grants of one warehouse until one must wait: none may overtake the one before it.
+    async fn apply_in_order(
+        &self,
+        drop: &SaleDrop,
+        warehouse: WarehouseId,
+        grants: &[PendingGrant],
+        too_early: &[(WarehouseId, GrantNumber)],
+    ) -> AppliedInOrder {
+        let mut of_warehouse = AppliedInOrder::default();
+        let live = self.adopt(drop.clone());
+        let Some(store) = live.store_by_id(warehouse) else { return of_warehouse };
+        for grant in grants {
+            if too_early.contains(&(warehouse, grant.number)) {
+                break;
+            }
+            match self.apply_one(&live, store, grant).await {
+                Ok(()) => of_warehouse.applied.push((warehouse, grant.number)),
                 // The warehouse is about to be rebuilt, from a state that contains this grant.
                 Err(EngineError::Tokens(error))
                     if matches!(*error, TokenError::Fenced | TokenError::NotLoaded | TokenError::Gap) =>
                 {
-                    stopped.insert(grant.warehouse);
-                    report.left += 1;
+                    break;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    of_warehouse.failed = Some(error);
+                    break;
+                }
             }
         }
-        Ok(report)
+        of_warehouse.left = grants.len() - of_warehouse.applied.len();
+        of_warehouse
     }
 
-    /// Brings one grant to Redis, and notes that it is there. Dying in between only means that it is brought again.
+    /// Brings one grant to Redis. Dying behind it only means that it is brought again.
     async fn apply_one(
         &self,
         live: &LiveDrop,
@@ -133,8 +196,20 @@ impl Engine {
             store.grant(grant.number, &grant.tokens, released.as_ref()).await?;
         }
         steps::passed("grants.applied");
-        self.ledger.mark_applied(grant.warehouse, grant.number, now).await?;
-        steps::passed("grants.recorded");
         Ok(())
     }
+}
+
+/// How far the grants of one warehouse have come.
+#[derive(Debug, Default)]
+struct AppliedInOrder {
+    applied: Vec<(WarehouseId, GrantNumber)>,
+    left: usize,
+    failed: Option<EngineError>,
+}
+
+/// When to look for units on their way back again: as soon as the next has rested, and often enough to see new ones soon.
+pub fn look_again(report: &GrantsReport, every: Duration) -> Duration {
+    let next = report.next.map_or(every, |next| next.saturating_duration_since(Instant::now()));
+    next.min(every)
 }

@@ -7,6 +7,7 @@ pub mod drop_figures;
 pub mod claim;
 pub mod acknowledge;
 pub mod lost;
+mod readings;
 pub mod pull;
 pub mod grants;
 pub mod settle;

@@ -16,6 +16,7 @@ use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::pricing::Totals;
+use crate::domain::rest::REST;
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::Settling;
@@ -25,7 +26,6 @@ use crate::tokens::TokenError;
 use crate::tokens::store::{HeldClaim, LoadVariant, ServerFacts, WarehouseStore};
 
 use super::engine::{Engine, EngineError};
-use super::grants::FREED_UNITS_WAIT;
 use super::settle::ReadLog;
 
 /// A load is begun again when the server restarts under it; more often than this in a row, something else is wrong.
@@ -58,6 +58,8 @@ pub struct LeftToDo {
     pub unread_warehouses: u64,
     pub unpaid_orders: u64,
     pub pending_grants: u64,
+    /// Units that came back and are not granted yet.
+    pub resting_units: u64,
     /// Set aside by settlement: an operator must see to them.
     pub poisoned_claims: u64,
 }
@@ -210,11 +212,12 @@ impl Engine {
             unread_warehouses: backlog.as_ref().map_or(0, |backlog| backlog.unread as u64),
             unpaid_orders: counts.get(&OrderState::PendingPayment).copied().unwrap_or_default(),
             pending_grants: self.ledger.count_pending_grants(drop.id).await?,
+            resting_units: self.ledger.count_resting(drop.id).await?,
         })
     }
 
-    /// Adds units to an open or paused drop, once for each id: what got no answer is repeated under the same one. They reach
-    /// Redis as every grant does, after the wait that freed units wait.
+    /// Adds units to an open or paused drop, once for each id: what got no answer is repeated under the same one. They rest, as
+    /// all units that come back, and a worker puts them on sale.
     pub async fn restock_drop(
         &self,
         name: &DropName,
@@ -238,10 +241,6 @@ impl Engine {
             RestockDecided::NotSelling => return Ok(Err(DropRefused::State(drop.state))),
             RestockDecided::TooMany(units) => return Ok(Err(DropRefused::Invalid(InvalidDrop::Stock(units)))),
         };
-        // Committed: whatever hinders the way to Redis now, a worker brings the grants there.
-        if let Err(error) = self.apply_grants().await {
-            tracing::warn!(drop = %name, %error, "the new units of {name} wait for a worker: {error}");
-        }
         let live = self.refresh(name).await?;
         Ok(live.map(|live| Restocked { drop: live.drop.clone(), is_new }).ok_or(DropRefused::Unknown))
     }
@@ -449,6 +448,7 @@ impl Engine {
             Err(TokenError::Stale) => return Ok(()),
             other => other?,
         };
+        let fenced_at = Instant::now();
         steps::passed("load.fenced");
         let mut rounds = 0;
         let contents = loop {
@@ -469,8 +469,9 @@ impl Engine {
         let chunks = store.load(&replid, contents.last_grant, drop.buyer_limit, &variants, &holders).await?;
         steps::passed("load.loaded");
         if self.ledger.is_proof_marked(drop.id).await? {
-            // Units that were granted but not yet applied come in with this load: no refusal may overlap them.
-            tokio::time::sleep(FREED_UNITS_WAIT).await;
+            // Units that Redis had forgotten are free again with this load: no lease may overlap them. Whoever looks at the
+            // warehouse since it was fenced gets no reading.
+            tokio::time::sleep_until((fenced_at + REST).into()).await;
         }
         store.open(&replid, chunks, state).await?;
         steps::passed("load.opened");

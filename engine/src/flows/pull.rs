@@ -1,322 +1,452 @@
-//! The search for tokens when a home has too few: a pull from other warehouses, or the proof that there are none.
+//! The search for units when homes have too few: pulls from other warehouses, or a reading that says that there are none.
+//!
+//! One search a drop and process serves all claims that wait, of all variants and homes, round by round. A round looks at every
+//! warehouse once. What it can serve it pulls together, and puts the claims again itself, so that no later round takes away what an
+//! earlier one has fetched. What it cannot serve is refused if a reading allows it (see [`super::readings`]), or
+//! waits for the next round. A claim that arrives during a round waits for the next one.
 //!
 //! A pull, each step of which anyone may repeat or finish:
 //!
-//! 1. `pull.lua` sets tokens aside in the source's `out`;
+//! 1. `pull.lua` sets units aside in the source's `out`;
 //! 2. one Postgres transaction grants them to the destination (the transfer id is unique, the source's epoch must hold);
 //! 3. the grant is applied to the destination;
 //! 4. the source forgets what it had set aside.
 //!
-//! A crash after 1 leaves tokens in `out`: whoever looks next finishes at 2. After 2 the grant is pending: the worker or the
-//! next search applies it. One search for each variant at a time in a process; several processes disturb but never hurt each
-//! other.
+//! A crash after 1 leaves units in `out`: whoever looks next finishes at 2. After 2 the grant is pending: the worker or the
+//! next search applies it. Several processes disturb but never hurt each other.
 //!
-//! A search and a proof look at their own variant only. What is sold, moved or granted of another one does not stop them:
-//! else nobody could be told that his size is gone while the others still sell.
+//! A warehouse that is fenced or away hides no other: what the others have is found. But while it is, nobody is refused.
 //!
-//! A claim waits for a search until its own deadline. The search is not cancelled with it: it is a task that keeps its turn
-//! until it has come to its end, so that no transfer is left half-way only because its buyer could not wait, and no connection
-//! goes back to the pool with an answer on it that nobody has read.
+//! A claim waits until its own deadline. The search is not cancelled with it: it is a task that goes on until nobody waits, so
+//! that no transfer is left half-way only because its buyer could not wait.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::domain::claims::Quantity;
-use crate::domain::drops::Warehouse;
-use crate::domain::ids::{BuyerId, TransferId, VariantNumber, WarehouseId};
-use crate::ledger::grants::TransferDecided;
+use crate::domain::claims::{Claim, ClaimOutcome};
+use crate::domain::ids::{TransferId, VariantNumber, WarehouseId};
+use crate::domain::rest::Verdict;
+use crate::domain::transfers::{Pull, TransferDecided, Want, plan};
+use crate::ledger::grants::Transfer;
 use crate::steps;
 use crate::tokens::contract::MAX_SERIALS;
-use crate::tokens::store::{LeavingTokens, View};
+use crate::tokens::store::LeavingTokens;
 
-use super::engine::{Engine, EngineError, Holders, LiveDrop, Proof};
+use super::claim::at_home;
+use super::engine::{Engine, EngineError, LiveDrop};
+use super::readings::{Look, leased, refusal};
 
-/// A proof is good for this long, counted from before its first reading. [`super::grants::FREED_UNITS_WAIT`] is longer.
-pub(super) const PROOF_LEASE: Duration = Duration::from_secs(1);
+/// Between two rounds of which the first has served nobody.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a claim waits for its turn to search.
-const SEARCH_WAIT: Duration = Duration::from_secs(2);
-
-/// What a search came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    /// The home has, or had a moment ago, what was asked for.
-    Fetched,
-    /// At one instant after the search began no more than this could be had anywhere.
-    NoMoreThan { available: u32 },
-    /// Units are between places; neither can be said yet.
-    Moving,
+/// What a search is asked for.
+pub(super) enum Asked {
+    /// Units for a claim that its home could not serve. The drop is as whoever asks knows it.
+    Units(Box<Waiter>),
+    /// A reading that can be kept.
+    Reading { variant: VariantNumber },
 }
 
-/// How the last search ended: those who waited behind it since before it began need not repeat it.
-#[derive(Debug)]
-pub(super) struct LastSearch {
-    began: Instant,
-    warehouses: Vec<Warehouse>,
-    outcome: Result<Found, EngineError>,
+/// A claim that waits.
+pub(super) struct Waiter {
+    live: LiveDrop,
+    claim: Claim,
+    deadline: Instant,
+    turn: Arc<Turn>,
+    answer: oneshot::Sender<Result<ClaimOutcome, EngineError>>,
 }
 
-impl LastSearch {
-    /// What a search would come to that a claim has waited for since `arrived`, if this one has found it out already.
-    fn shared_with(&self, live: &LiveDrop, arrived: Instant) -> Option<Result<Found, EngineError>> {
-        let is_ours = self.began >= arrived && self.warehouses == live.drop.warehouses;
-        match &self.outcome {
-            Ok(Found::Moving) if is_ours => Some(Ok(Found::Moving)),
-            // In turn, each of a crowd would wait for the same stall.
-            Err(error) if is_ours => Some(Err(error.clone())),
-            _ => None,
+/// Who is told that nothing was taken must have nothing: so a claim is put while it is waited for, or not at all.
+#[derive(Default)]
+struct Turn(Mutex<TurnState>);
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum TurnState {
+    #[default]
+    Waiting,
+    /// Its claim is on its way to Redis.
+    Put,
+    /// Nobody waits for it any more.
+    Left,
+}
+
+impl Turn {
+    /// Moves on, unless it is anywhere else.
+    fn go(&self, from: TurnState, to: TurnState) -> bool {
+        let mut state = self.0.lock().expect("nobody panics holding this lock");
+        let goes = *state == from;
+        if goes {
+            *state = to;
+        }
+        goes
+    }
+}
+
+impl Asked {
+    fn variant(&self) -> VariantNumber {
+        match self {
+            Self::Units(waiter) => waiter.claim.variant,
+            Self::Reading { variant } => *variant,
+        }
+    }
+
+    fn units(&self) -> u32 {
+        match self {
+            Self::Units(waiter) => waiter.claim.quantity.units(),
+            Self::Reading { .. } => 1,
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        match self {
+            Self::Units(waiter) => Instant::now() >= waiter.deadline,
+            Self::Reading { .. } => false,
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        match self {
+            Self::Units(waiter) => !waiter.answer.is_closed(),
+            Self::Reading { .. } => true,
+        }
+    }
+}
+
+/// Where claims wait for the search of their drop.
+#[derive(Default)]
+pub(super) struct SearchDesk {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    asked: Vec<Asked>,
+    is_served: bool,
+}
+
+impl SearchDesk {
+    /// `true`: nobody serves this desk yet, and the caller has to see to it.
+    fn put(&self, asked: Asked) -> bool {
+        let mut waiting = self.waiting.lock().expect("nobody panics holding this lock");
+        waiting.asked.push(asked);
+        !std::mem::replace(&mut waiting.is_served, true)
+    }
+
+    /// Everything that is asked for now. With nothing, and nobody left who waits, this desk is not served any more.
+    fn take(&self, has_waiters: bool) -> Vec<Asked> {
+        let mut waiting = self.waiting.lock().expect("nobody panics holding this lock");
+        let asked = std::mem::take(&mut waiting.asked);
+        waiting.is_served = has_waiters || !asked.is_empty();
+        asked
+    }
+}
+
+/// Serves a desk; should it panic, who waits is told to ask again and the next claim has the desk served anew.
+struct Serving(LiveDrop);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let mut waiting = match self.0.shared.search.waiting.lock() {
+            Ok(waiting) => waiting,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        if std::thread::panicking() {
+            *waiting = Waiting::default();
         }
     }
 }
 
 impl Engine {
-    pub(super) async fn find_tokens(
+    /// Finds units for a claim that its home cannot serve, and claims them; or says that there are none.
+    pub(super) async fn search(
         &self,
         live: &LiveDrop,
-        home: &Warehouse,
-        variant: VariantNumber,
-        quantity: Quantity,
+        claim: &Claim,
         deadline: Instant,
-    ) -> Result<Found, EngineError> {
-        let arrived = Instant::now();
-        if let Some(available) = proved(live, variant, quantity) {
-            return Ok(Found::NoMoreThan { available });
-        }
-        let search = &live.shared.searches[live.variant_position(variant)];
-        // Behind a search that takes long, for Postgres does, a claim must not wait for ever.
-        let turn = Arc::clone(search).lock_owned();
-        let patience = deadline.min(arrived + SEARCH_WAIT);
-        let Ok(mut last) = tokio::time::timeout_at(patience.into(), turn).await else {
-            return Ok(Found::Moving);
-        };
-        if let Some(available) = proved(live, variant, quantity) {
-            return Ok(Found::NoMoreThan { available });
-        }
-        if let Some(outcome) = last.as_ref().and_then(|last| last.shared_with(live, arrived)) {
-            return outcome;
-        }
-        let search = tokio::spawn({
-            let (engine, live, home) = (self.clone(), live.clone(), *home);
-            async move {
-                let began = Instant::now();
-                let outcome = engine.search(&live, &home, variant, quantity, began).await;
-                let warehouses = live.drop.warehouses.clone();
-                *last = Some(LastSearch { began, warehouses, outcome: outcome.clone() });
-                outcome
-            }
-        });
-        match tokio::time::timeout_at(deadline.into(), search).await {
-            Ok(Ok(outcome)) => outcome,
-            // Nobody aborts it: it has panicked, or the process is stopping.
-            Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Ok(Err(_)) => Ok(Found::Moving),
-            Err(_) => {
+    ) -> Result<ClaimOutcome, EngineError> {
+        let (answer, mut answered) = oneshot::channel();
+        let turn = Arc::new(Turn::default());
+        let waiter = Waiter { live: live.clone(), claim: claim.clone(), deadline, turn: Arc::clone(&turn), answer };
+        self.have_searched(live, Asked::Units(Box::new(waiter)));
+        let outcome = match tokio::time::timeout_at(deadline.into(), &mut answered).await {
+            Ok(outcome) => outcome,
+            Err(_) if turn.go(TurnState::Waiting, TurnState::Left) => {
                 metrics::counter!("doorbuster_searches_outwaited_total").increment(1);
-                Ok(Found::Moving)
+                return Err(EngineError::Moving);
+            }
+            // It is on its way to Redis, which answers within a bound of its own.
+            Err(_) => answered.await,
+        };
+        // No answer: the search has panicked, or the process is stopping.
+        outcome.unwrap_or(Err(EngineError::Moving))
+    }
+
+    pub(super) fn have_searched(&self, live: &LiveDrop, asked: Asked) {
+        if live.shared.search.put(asked) {
+            tokio::spawn(self.clone().serve(live.clone()));
+        }
+    }
+
+    /// Round after round, until nobody waits.
+    async fn serve(self, first: LiveDrop) {
+        let serving = Serving(first);
+        let shared = &serving.0.shared;
+        let (mut waiting, mut pause): (Vec<Asked>, _) = (Vec::new(), FIRST_PAUSE);
+        loop {
+            let (late, in_time) = waiting.into_iter().filter(Asked::is_waiting).partition(Asked::is_late);
+            waiting = in_time;
+            answer_all(late, &EngineError::Moving);
+            let arrived = shared.search.take(!waiting.is_empty());
+            let is_new = !arrived.is_empty();
+            waiting.extend(arrived);
+            if waiting.is_empty() {
+                return;
+            }
+            // The newest that this process knows: epochs change under a search.
+            let known = self.known_drop(&serving.0.drop.name).filter(|known| known.drop.id == serving.0.drop.id);
+            let live = known.as_deref().unwrap_or(&serving.0);
+            let asked = waiting.len();
+            waiting = self.round(live, waiting).await;
+            let has_moved = waiting.len() < asked || is_new;
+            pause = if has_moved { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            if !waiting.is_empty() {
+                tokio::time::sleep(pause).await;
             }
         }
     }
 
-    async fn search(
-        &self,
-        live: &LiveDrop,
-        home: &Warehouse,
-        variant: VariantNumber,
-        quantity: Quantity,
-        began: Instant,
-    ) -> Result<Found, EngineError> {
-        let position = live.variant_position(variant);
-        let views = self.look_everywhere(live).await?;
-        // What somebody set aside and did not bring home: finish it first, it may be all that is left.
-        if self.finish(live, &views, |leaving| leaving.variant == variant).await? > 0 {
-            return Ok(Found::Fetched);
+    /// Serves what can be served. Answers those who must wait for another round.
+    async fn round(&self, live: &LiveDrop, asked: Vec<Asked>) -> Vec<Asked> {
+        if let Err(error) = self.mark_proof(live).await {
+            return answer_all(asked, &error);
         }
-        let at_home = views[usize::from(home.number.0)].free[position];
-        let everywhere = views.iter().map(|view| view.free[position]).sum::<u32>();
-        if at_home >= quantity.units() {
-            return Ok(Found::Fetched);
-        }
-        if everywhere < quantity.units() {
-            return self.prove(live, variant, quantity, began).await;
-        }
-        let mut donors =
-            live.drop.warehouses.iter().zip(&views).filter(|(donor, _)| donor.id != home.id).collect::<Vec<_>>();
-        donors.sort_by_key(|(_, view)| std::cmp::Reverse(view.free[position]));
-        let mut missing = quantity.units() - at_home;
-        for (donor, view) in donors {
-            let rest = view.free[position];
-            if missing == 0 || rest == 0 {
-                break;
+        let look = self.look_everywhere(live).await;
+        let (mut served, mut refused, mut short) = (Vec::new(), Vec::new(), Vec::new());
+        let mut again = Vec::new();
+        let variants = asked.iter().map(Asked::variant).collect::<BTreeSet<_>>();
+        // What somebody set aside and did not bring home comes first: it may be all that is left.
+        let mut transfers = leaving(live, &look, |leaving| variants.contains(&leaving.variant));
+        let is_leaving = transfers.iter().map(|transfer| transfer.variant).collect::<BTreeSet<_>>();
+        let mut of_variants: BTreeMap<VariantNumber, Vec<Asked>> = BTreeMap::new();
+        for one in asked {
+            match leased(live, one.variant(), one.units()) {
+                // A lease that was begun since they arrived.
+                Some(available) if matches!(one, Asked::Units(_)) => refused.push((one, available)),
+                _ => of_variants.entry(one.variant()).or_default().push(one),
             }
-            // What is asked for, plus an even share of the donor's rest, so that the next buyers of this home need no pull.
-            // Near the end the share is nothing, and units go one by one to whoever asks.
-            let share = rest.saturating_sub(missing) / live.drop.warehouses.len() as u32;
-            let units = (missing + share).min(rest).min(MAX_SERIALS as u32);
-            let transfer = TransferId(Uuid::now_v7());
-            let serials = live.store(donor).pull(variant, transfer, home.number, units).await?;
-            metrics::counter!("doorbuster_pulled_units_total").increment(serials.len() as u64);
-            if serials.is_empty() {
-                continue;
+        }
+        let mut pulls = Vec::new();
+        for (variant, asked) in of_variants {
+            let position = live.variant_position(variant);
+            let free = look.views.iter().map(|view| view.as_ref().ok().map(|view| view.free[position]));
+            let free = free.collect::<Vec<_>>();
+            let want = |one: &Asked| match one {
+                Asked::Units(waiter) => {
+                    Some(Want { home: usize::from(live.home_of(&waiter.claim.buyer).number.0), units: one.units() })
+                }
+                Asked::Reading { .. } => None,
+            };
+            let wants = asked.iter().filter_map(want).collect::<Vec<_>>();
+            let plan = plan(&free, &wants, MAX_SERIALS as u32);
+            pulls.extend(plan.pulls.iter().map(|pull| (variant, *pull)));
+            let mut is_served = plan.is_served.into_iter();
+            for one in asked {
+                let everywhere = look.free(position);
+                match &one {
+                    Asked::Units(_) if is_served.next() == Some(true) => served.push(one),
+                    // Others of this round get what there is.
+                    Asked::Units(_) if one.units() <= everywhere && look.error().is_none() => again.push(one),
+                    _ if is_leaving.contains(&variant) => again.push(one),
+                    _ => short.push(one),
+                }
             }
-            missing = missing.saturating_sub(serials.len() as u32);
+        }
+        let pulled = self.pull(live, &pulls).await;
+        let moved = match pulled {
+            Ok(pulled) => {
+                transfers.extend(pulled);
+                self.bring(live, &transfers).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &moved {
+            // What lies at home is there all the same.
+            tracing::debug!(drop = %live.drop.name, %error, "units could not be brought: {error}");
+        }
+        let mut keep = Vec::new();
+        if let Some(error) = look.error() {
+            // It may have units, so nobody is refused; and whoever only wants a reading gets none.
+            answer_all(std::mem::take(&mut short), &error);
+        } else if !short.is_empty() {
+            match self.read_behind(live, &look).await {
+                Err(error) => drop(answer_all(std::mem::take(&mut short), &error)),
+                Ok(read) => {
+                    for one in short {
+                        let found = read.evidence(live, one.variant(), &look);
+                        let available = match found.verdict() {
+                            Verdict::NoMoreThan(available) if available < one.units() => Some(available),
+                            Verdict::NoMoreThan(_) | Verdict::Moving => None,
+                        };
+                        keep.extend(available.map(|_| (one.variant(), found)));
+                        match (available, &one) {
+                            (Some(available), Asked::Units(_)) => refused.push((one, available)),
+                            (None, Asked::Units(_)) => again.push(one),
+                            // Who only wants a reading does not wait for another one.
+                            (_, Asked::Reading { .. }) => {}
+                        }
+                    }
+                }
+            }
+        }
+        // Also those who are refused: the same click may have been served meanwhile.
+        let put = join_all(served.into_iter().map(put_again)).await;
+        let put_refused = refused.into_iter().map(|(one, available)| async move { (put_again(one).await, available) });
+        for (left, available) in join_all(put_refused).await {
+            if let Some(Asked::Units(waiter)) = left {
+                let _ = waiter.answer.send(Ok(refusal(available)));
+            }
+        }
+        let left = put.into_iter().flatten().collect::<Vec<_>>();
+        match moved {
+            Ok(()) => again.extend(left),
+            // The next round would run into the same.
+            Err(error) => drop(answer_all(left.into_iter().chain(std::mem::take(&mut again)).collect(), &error)),
+        }
+        let mut kept = BTreeSet::new();
+        for (variant, found) in keep {
+            if kept.insert(variant)
+                && let Err(error) = self.keep_reading(live, variant, &look, &found).await
+            {
+                tracing::debug!(drop = %live.drop.name, %error, "a reading could not be kept: {error}");
+            }
+        }
+        again
+    }
+
+    /// Step 1 of pulls.
+    async fn pull(&self, live: &LiveDrop, pulls: &[(VariantNumber, Pull)]) -> Result<Vec<Transfer>, EngineError> {
+        let each = pulls.iter().map(|(variant, pull)| async move {
+            let (source, destination) = (&live.drop.warehouses[pull.source], &live.drop.warehouses[pull.destination]);
+            let id = TransferId(Uuid::now_v7());
+            let moved = live.store(source).pull(*variant, id, destination.number, pull.units).await?;
+            let transfer = Transfer { source: *source, destination: destination.id, variant: *variant, id, moved };
+            Ok::<_, EngineError>(transfer)
+        });
+        // All to their ends: what is set aside can only be brought home by somebody who knows of it.
+        let (mut set_aside, mut failed) = (Vec::new(), None);
+        for one in join_all(each).await {
+            match one {
+                Ok(transfer) => set_aside.push(transfer),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed.filter(|_| set_aside.is_empty()) {
+            return Err(error);
+        }
+        set_aside.retain(|transfer| !transfer.moved.is_empty());
+        let units = set_aside.iter().map(|transfer| transfer.moved.len() as u64).sum();
+        metrics::counter!("doorbuster_pulled_units_total").increment(units);
+        if !set_aside.is_empty() {
             steps::passed("pull.set_aside");
-            let leaving = LeavingTokens { transfer, variant, destination: home.number, serials };
-            self.finish_transfer(live, donor, &leaving).await?;
         }
-        Ok(Found::Fetched)
+        Ok(set_aside)
     }
 
     /// Finishes every transfer that somebody began and did not bring home.
     pub async fn finish_transfers(&self, live: &LiveDrop) -> Result<(), EngineError> {
-        let views = self.look_everywhere(live).await?;
-        self.finish(live, &views, |_| true).await.map(|_| ())
+        let look = self.look_everywhere(live).await;
+        self.bring(live, &leaving(live, &look, |_| true)).await?;
+        look.error().map_or(Ok(()), Err)
     }
 
-    /// Finishes the transfers that are `wanted` of those in `views`. Answers how many they were.
-    async fn finish(
-        &self,
-        live: &LiveDrop,
-        views: &[View],
-        wanted: impl Fn(&LeavingTokens) -> bool,
-    ) -> Result<usize, EngineError> {
-        let mut finished = 0;
-        for (source, view) in live.drop.warehouses.iter().zip(views) {
-            for leaving in view.leaving.iter().filter(|leaving| wanted(leaving)) {
-                self.finish_transfer(live, source, leaving).await?;
-                finished += 1;
-            }
-        }
-        Ok(finished)
-    }
-
-    /// Steps 2 to 4 of a pull.
-    async fn finish_transfer(
-        &self,
-        live: &LiveDrop,
-        source: &Warehouse,
-        leaving: &LeavingTokens,
-    ) -> Result<(), EngineError> {
-        let destination = live.drop.warehouses.get(usize::from(leaving.destination.0)).unwrap_or(source);
-        let decided = self
-            .ledger
-            .grant_transfer(&live.drop, source, destination.id, leaving.variant, leaving.transfer, &leaving.serials)
-            .await?;
-        if decided == TransferDecided::Void {
+    /// Steps 2 to 4 of pulls.
+    async fn bring(&self, live: &LiveDrop, transfers: &[Transfer]) -> Result<(), EngineError> {
+        if transfers.is_empty() {
             return Ok(());
         }
-        let granted = if decided == TransferDecided::Returned { source } else { destination };
-        self.apply_grants_of(live, granted).await?;
+        let decided = match self.ledger.grant_transfers(&live.drop, transfers).await {
+            // One that is impossible must not keep the others from their homes.
+            Err(error) if transfers.len() > 1 && !error.is_retryable() => {
+                let mut decided = Vec::new();
+                for transfer in transfers {
+                    let one = self.ledger.grant_transfers(&live.drop, std::slice::from_ref(transfer)).await;
+                    decided.extend(one.unwrap_or_else(|_| vec![TransferDecided::Void]));
+                }
+                decided
+            }
+            decided => decided?,
+        };
+        let at = |(transfer, decided): (&Transfer, &TransferDecided)| match decided {
+            TransferDecided::Returned => Some(transfer.source.id),
+            TransferDecided::Granted | TransferDecided::Before => Some(transfer.destination),
+            TransferDecided::Void => None,
+        };
+        let granted = transfers.iter().zip(&decided).filter_map(at).collect::<BTreeSet<WarehouseId>>();
+        self.apply_grants_of(&granted.into_iter().collect::<Vec<_>>()).await?;
         steps::passed("pull.applied");
-        live.store(source).clear(leaving.transfer).await?;
+        let done = transfers.iter().zip(&decided).filter(|(_, decided)| **decided != TransferDecided::Void);
+        let clears = done.map(|(transfer, _)| live.store(&transfer.source).clear(transfer.id));
+        for cleared in join_all(clears).await {
+            cleared?;
+        }
         steps::passed("pull.cleared");
         Ok(())
     }
+}
 
-    async fn look_everywhere(&self, live: &LiveDrop) -> Result<Vec<View>, EngineError> {
-        Ok(try_join_all(live.stores.iter().map(|store| store.look())).await?)
+/// The transfers in a look that are wanted.
+fn leaving(live: &LiveDrop, look: &Look, wanted: impl Fn(&LeavingTokens) -> bool) -> Vec<Transfer> {
+    let mut found = Vec::new();
+    for (source, view) in live.drop.warehouses.iter().zip(&look.views) {
+        for leaving in view.iter().flat_map(|view| &view.leaving).filter(|leaving| wanted(leaving)) {
+            let destination = live.drop.warehouses.get(usize::from(leaving.destination.0)).unwrap_or(source);
+            found.push(Transfer {
+                source: *source,
+                destination: destination.id,
+                variant: leaving.variant,
+                id: leaving.transfer,
+                moved: leaving.serials.clone(),
+            });
+        }
     }
+    found
+}
 
-    /// Reads who holds something, in the warehouses where the variant has changed since the last time. Bounded by the stock:
-    /// only who got something has a record.
-    ///
-    /// One reading serves every variant. Records never go while the epoch lasts, so it has everybody who had one at its
-    /// `seq`; and while `seq` of a variant stays, no claim of that variant is added to anybody's record. It may miss somebody
-    /// who got another variant since. He has no stored answer for this one; if he asks for it with a key that he has used,
-    /// or beyond his limit, he may hear that it is sold out, which is as true.
-    async fn read_holders(
-        &self,
-        live: &LiveDrop,
-        position: usize,
-        views: &[View],
-    ) -> Result<Vec<(WarehouseId, Holders)>, EngineError> {
-        let mut changed = Vec::new();
-        for (warehouse, view) in live.drop.warehouses.iter().zip(views) {
-            let is_known = {
-                let holders = live.shared.holders.lock().expect("nobody panics holding this lock");
-                holders
-                    .get(&warehouse.id)
-                    .is_some_and(|known| (known.epoch, known.seq[position]) == (warehouse.epoch, view.seq[position]))
-            };
-            if is_known {
-                continue;
-            }
-            let buyers = live.store(warehouse).holders().await?;
-            let buyers = Arc::new(buyers.iter().map(|buyer| live.drop.hash_of(buyer)).collect());
-            changed.push((warehouse.id, Holders { epoch: warehouse.epoch, seq: view.seq.clone(), buyers }));
-        }
-        Ok(changed)
+/// Puts a claim to its home once more, and tells whoever waits what it says. Who still has nothing comes back.
+async fn put_again(asked: Asked) -> Option<Asked> {
+    let Asked::Units(waiter) = asked else { return None };
+    if !waiter.turn.go(TurnState::Waiting, TurnState::Put) {
+        return None;
     }
-
-    /// Proves that at one instant no more than `available` units of the variant were free anywhere and none was moving.
-    ///
-    /// Its `seq` in every warehouse is equal before and after the reading in Postgres, so in between nothing happened to it;
-    /// and in that time every warehouse had applied every grant of such units that Postgres knew of. Grants of other variants
-    /// may be pending and others' units be sold or leave: that makes none of this one free.
-    async fn prove(
-        &self,
-        live: &LiveDrop,
-        variant: VariantNumber,
-        quantity: Quantity,
-        began: Instant,
-    ) -> Result<Found, EngineError> {
-        let position = live.variant_position(variant);
-        self.ledger.mark_proof(live.drop.id, self.clock.now()).await?;
-        let first_reading = Instant::now();
-        let before = self.look_everywhere(live).await?;
-        let granted = before.iter().map(|view| view.granted).collect::<Vec<_>>();
-        let marks = self.ledger.warehouse_marks(live.drop.id, variant, &granted).await?;
-        let holders = self.read_holders(live, position, &before).await?;
-        let after = self.look_everywhere(live).await?;
-
-        let of_variant = |view: &View| (view.seq[position], view.free[position]);
-        let stood_still = before.iter().map(of_variant).eq(after.iter().map(of_variant));
-        let epochs_hold = live.stores.iter().zip(&marks).all(|(store, mark)| store.epoch() == mark.epoch);
-        let grants_applied = marks.iter().all(|mark| !mark.is_pending);
-        let at_rest = after.iter().all(|view| view.leaving_of(variant).next().is_none());
-        if !stood_still || !epochs_hold || !grants_applied || !at_rest || marks.len() != after.len() {
-            for warehouse in &live.drop.warehouses {
-                self.apply_grants_of(live, warehouse).await?;
-            }
-            return Ok(Found::Moving);
+    let home = *waiter.live.home_of(&waiter.claim.buyer);
+    let answered = match waiter.live.submit(&home, waiter.claim.clone()).await {
+        Ok(outcome) => at_home(outcome, &waiter.live).map(Ok),
+        Err(error) => Some(Err(error.into())),
+    };
+    match answered {
+        Some(answered) => {
+            let _ = waiter.answer.send(answered);
+            None
         }
-        let available = after.iter().map(|view| view.free[position]).sum::<u32>();
-        if available >= quantity.units() {
-            return Ok(Found::Fetched);
+        None => {
+            waiter.turn.go(TurnState::Put, TurnState::Waiting);
+            Some(Asked::Units(waiter))
         }
-        // Only now: what was read beside a change may miss somebody who holds something.
-        live.shared.holders.lock().expect("nobody panics holding this lock").extend(holders);
-        let proof = Proof { available, good_until: first_reading + PROOF_LEASE };
-        live.shared.proofs.lock().expect("nobody panics holding this lock").insert(variant, proof);
-        metrics::counter!("doorbuster_sold_out_proofs_total").increment(1);
-        tracing::debug!(drop = %live.drop.name, available, took = ?began.elapsed(), "proved: {available} units left");
-        Ok(Found::NoMoreThan { available })
     }
 }
 
-/// How many units a proof whose lease still holds says there are at most, if that is fewer than asked for.
-pub(super) fn proved(live: &LiveDrop, variant: VariantNumber, quantity: Quantity) -> Option<u32> {
-    let proofs = live.shared.proofs.lock().expect("nobody panics holding this lock");
-    let proof = proofs.get(&variant)?;
-    let holds = Instant::now() < proof.good_until && quantity.units() > proof.available;
-    holds.then_some(proof.available)
-}
-
-impl LiveDrop {
-    /// Whether a proof holds that no unit of the variant can be had.
-    pub fn is_known_to_be_gone(&self, variant: VariantNumber) -> bool {
-        let proofs = self.shared.proofs.lock().expect("nobody panics holding this lock");
-        proofs.get(&variant).is_some_and(|proof| proof.available == 0 && Instant::now() < proof.good_until)
+/// Tells all of them the same. Nobody is left.
+fn answer_all(asked: Vec<Asked>, error: &EngineError) -> Vec<Asked> {
+    for one in asked {
+        if let Asked::Units(waiter) = one {
+            let _ = waiter.answer.send(Err(error.clone()));
+        }
     }
-}
-
-/// Whether this buyer may have a record at his home with a claim of a variant whose proof's lease holds: nobody can have got
-/// one since it was read, with that proof or later. Two buyers with one hash only mean a needless word with Redis.
-pub(super) fn may_hold(live: &LiveDrop, buyer: &BuyerId) -> bool {
-    let home = live.home_of(buyer);
-    let holders = live.shared.holders.lock().expect("nobody panics holding this lock");
-    let known = holders.get(&home.id).filter(|holders| holders.epoch == home.epoch);
-    known.is_none_or(|holders| holders.buyers.contains(&live.drop.hash_of(buyer)))
+    Vec::new()
 }

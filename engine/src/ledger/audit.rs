@@ -44,6 +44,8 @@ pub struct TokenFact {
     pub poisoned: Option<ClaimId>,
     /// The claim that an award is to make of it.
     pub awarded: Option<ClaimId>,
+    /// It came back, and is in no warehouse yet.
+    pub is_resting: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -136,7 +138,9 @@ impl Ledger {
 
     pub async fn drop_facts(&self, drop: &SaleDrop) -> Result<DropFacts, LedgerError> {
         const TOKENS: &str = "-- audit.tokens
-            select serial, variant_number, warehouse_id, order_id, poisoned_claim, awarded_claim from tokens
+            select serial, variant_number, warehouse_id, order_id, poisoned_claim, awarded_claim,
+                   rested_at is not null
+            from tokens
             where drop_id = $1 order by serial";
         const ORDERS: &str = "-- audit.orders
             select o.order_id, o.buyer, o.status, i.serials, o.total_minor, o.currency, p.state, p.intent_id,
@@ -221,6 +225,7 @@ impl Ledger {
                     holder: row.get::<_, Option<Uuid>>(3).map(OrderId),
                     poisoned: row.get::<_, Option<Uuid>>(4).map(ClaimId),
                     awarded: row.get::<_, Option<Uuid>>(5).map(ClaimId),
+                    is_resting: row.get(6),
                 })
                 .collect(),
             orders: orders.collect::<Result<_, LedgerError>>()?,

@@ -40,7 +40,7 @@ pub(super) type Units = (WarehouseId, Vec<Serial>);
 #[derive(Debug, Default)]
 pub(super) struct HandedOut {
     pub(super) awards: Vec<Award>,
-    /// Nobody in line wants these: they go on sale where they lie.
+    /// Nobody in line wants these: they stay where they lie.
     pub(super) rest: Vec<Units>,
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn lock_warehouses_and_homes(
 }
 
 /// Finds out who gets units that came back. The caller holds the line, and writes what it comes to with [`write`], after the
-/// grant of the rest: that may end a claim of the very buyer who is first.
+/// grant that ends a claim: it may be one of the very buyer who is first.
 pub(super) async fn hand_out(
     tx: &Transaction<'_>,
     drop: DropId,
@@ -165,7 +165,7 @@ pub(super) async fn write(
              as a (warehouse_id, number, serials, claim_id, buyer, units)";
     // By the whole key of each: see `settlement_rows.take_tokens`.
     const TOKENS: &str = "-- awards.move_tokens
-        update tokens t set warehouse_id = u.warehouse_id, awarded_claim = u.claim_id
+        update tokens t set warehouse_id = u.warehouse_id, awarded_claim = u.claim_id, rested_at = null
         from (select $1::int as drop_id, serial, warehouse_id, claim_id, null::uuid as nobody
               from unnest($2::int[], $3::int[], $4::uuid[]) as u (serial, warehouse_id, claim_id) offset 0) u
         where t.drop_id = u.drop_id and t.serial = u.serial

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::erasures;
-use super::error::{LedgerError, expect_rows};
+use super::error::LedgerError;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::drops::{DropState, DropVariant, NewDrop, SaleDrop, Warehouse};
@@ -24,14 +24,6 @@ pub enum DropCreated {
     NameTaken,
     /// The SKU belongs to another product, or is sold in another currency.
     SkuTaken(String),
-}
-
-/// A warehouse as Postgres knows it, for the proof that a variant is sold out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WarehouseMark {
-    pub epoch: Epoch,
-    /// Units of the variant have been granted and Redis has not got them.
-    pub is_pending: bool,
 }
 
 /// What Postgres knows of one warehouse: all that a load puts into Redis.
@@ -303,10 +295,15 @@ impl Ledger {
                 update drops set state = 'archived' where drop_id = $1 and state in ('closed', 'archived')";
             const WAREHOUSES: &str = "-- drops.unload
                 update warehouses set epoch = epoch + 1, state = 'unloaded' where drop_id = $1";
+            // Redis will not hear of them any more.
+            const GRANTS: &str = "-- drops.grants_are_over
+                update grants g set applied_at = $2 from warehouses w
+                where w.drop_id = $1 and g.warehouse_id = w.warehouse_id and g.applied_at is null";
             if tx.execute(DROP, &[&id.0]).await? == 0 {
                 return Ok(false);
             }
             tx.execute(WAREHOUSES, &[&id.0]).await?;
+            tx.execute(GRANTS, &[&id.0, /* now */ &now]).await?;
             // Who wanted to be forgotten, and was kept as its limit, is forgotten now.
             erasures::rename(tx, now).await?;
             Ok(true)
@@ -338,7 +335,7 @@ impl Ledger {
             const FREE: &str = "-- drops.free_tokens
                 select variant_number, serial from tokens
                 where drop_id = $1 and warehouse_id = $2 and order_id is null and poisoned_claim is null
-                      and awarded_claim is null
+                      and awarded_claim is null and rested_at is null
                 order by serial";
             const AWARDS: &str = "-- drops.has_awards
                 select exists (select 1 from tokens
@@ -376,48 +373,6 @@ impl Ledger {
                     .collect::<Result<_, _>>()?,
             }))
         })
-    }
-
-    /// Leaves the mark that a proof of "sold out" may be out; grants that free units wait from then on.
-    /// Must be committed before the first reading of a proof.
-    pub async fn mark_proof(&self, drop: DropId, now: Timestamp) -> Result<(), LedgerError> {
-        const SQL: &str = "-- drops.mark_proof
-            update drops set proof_marked_at = $2 where drop_id = $1 and proof_marked_at is null";
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let changed = connection.execute(&statement, &[&drop.0, /* now */ &now]).await?;
-        if changed > 1 { expect_rows("drops.mark_proof", 1, changed) } else { Ok(()) }
-    }
-
-    /// Whether a proof of "sold out" may be out for this drop.
-    pub async fn is_proof_marked(&self, drop: DropId) -> Result<bool, LedgerError> {
-        const SQL: &str = "-- drops.is_proof_marked\nselect proof_marked_at is not null from drops where drop_id = $1";
-        Ok(self.connection().await?.query_one(SQL, &[&drop.0]).await?.get(0))
-    }
-
-    /// Epoch of every warehouse of a drop, and whether units of the variant wait in a grant behind `granted`, which is the
-    /// number of the last grant that Redis has applied; both in the order of the warehouses' numbers. Costs as much as there
-    /// are such grants, not as much as there ever were; `applied_at` is only a hint and is not asked.
-    pub async fn warehouse_marks(
-        &self,
-        drop: DropId,
-        variant: VariantNumber,
-        granted: &[GrantNumber],
-    ) -> Result<Vec<WarehouseMark>, LedgerError> {
-        const SQL: &str = "-- drops.warehouse_marks
-            select w.epoch, exists (
-                select 1 from grants g
-                where g.warehouse_id = w.warehouse_id and g.number > known.granted and exists (
-                    select 1 from tokens t
-                    where t.drop_id = $1 and t.serial = any(g.serials) and t.variant_number = $2))
-            from warehouses w join unnest($3::bigint[]) with ordinality as known (granted, place)
-                 on known.place = w.number + 1
-            where w.drop_id = $1 order by w.number";
-        let granted = granted.iter().map(|number| number.0).collect::<Vec<_>>();
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let rows = connection.query(&statement, &[&drop.0, &i16::from(variant.0), &granted]).await?;
-        Ok(rows.iter().map(|row| WarehouseMark { epoch: Epoch(row.get(0)), is_pending: row.get(1) }).collect())
     }
 }
 

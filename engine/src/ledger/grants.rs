@@ -3,6 +3,8 @@
 //! A grant is inserted, and its tokens are moved, under the row lock of the warehouse that gets them, in the transaction
 //! that decides it. Applying it to Redis is a separate step that anyone may take, any number of times.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -15,10 +17,13 @@ use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::claims::{Claim, Quantity};
 use crate::domain::drops::{SaleDrop, Warehouse};
-use crate::domain::ids::{BuyerId, ClaimId, DropId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId};
+use crate::domain::ids::{
+    BuyerId, ClaimId, DropId, Epoch, GrantNumber, Serial, TransferId, VariantNumber, WarehouseId,
+};
+use crate::domain::transfers::{TransferDecided, decide};
 
-/// Grants looked at in one go. More are waiting only after a long absence of Redis, and the next round takes those.
-const PENDING_GRANTS: i64 = 1000;
+/// Grants of one warehouse looked at in one go. More wait only after a long absence of Redis; the next round takes those.
+const PENDING_OF_WAREHOUSE: i64 = 100;
 
 /// A grant that Redis may not have yet.
 #[derive(Debug, Clone)]
@@ -29,8 +34,8 @@ pub struct PendingGrant {
     pub released: Option<Released>,
     /// It gives its units to a standby buyer: the claim that it makes.
     pub award: Option<Claim>,
-    /// It makes units free that no warehouse had: a release or a restock, not a move from one warehouse to another.
-    pub frees_units: bool,
+    /// A program from before units rested has granted units that came back at once: whoever applies it waits instead.
+    pub must_rest: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -41,91 +46,79 @@ pub struct Released {
     pub units: u32,
 }
 
-/// How the transaction of a pull ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransferDecided {
-    /// The tokens belong to the destination now.
-    Granted,
-    /// Somebody finished this transfer before.
-    Before,
-    /// The name of the transfer was used for other tokens before: these are granted back to the source.
-    Returned,
-    /// The source has begun another epoch since: what it had set aside is void, and its rebuild frees the tokens.
-    Void,
+/// Units that a warehouse has set aside for another one.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    pub source: Warehouse,
+    pub destination: WarehouseId,
+    pub variant: VariantNumber,
+    pub id: TransferId,
+    pub moved: Vec<Serial>,
 }
 
 impl Ledger {
-    /// Grants what `source` has set aside to `destination`. The source's epoch must be the one in which it was set aside.
-    pub async fn grant_transfer(
+    /// Grants what was set aside to the warehouses for which it was, all in one transaction, and answers what became of each.
+    /// The epoch of each source must be the one in which it was set aside.
+    pub async fn grant_transfers(
         &self,
         drop: &SaleDrop,
-        source: &Warehouse,
-        destination: WarehouseId,
-        variant: VariantNumber,
-        transfer: TransferId,
-        moved: &[Serial],
-    ) -> Result<TransferDecided, LedgerError> {
-        let units = moved.len() as i32;
-        let kind = if destination == source.id { "return" } else { "transfer" };
-        run_tx!(self, "grants.grant_transfer", tx, {
+        transfers: &[Transfer],
+    ) -> Result<Vec<TransferDecided>, LedgerError> {
+        let warehouses = transfers.iter().flat_map(|transfer| [transfer.source.id.0, transfer.destination.0]);
+        let warehouses = warehouses.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+        let ids = transfers.iter().map(|transfer| transfer.id.0).collect::<Vec<_>>();
+        run_tx!(self, "grants.grant_transfers", tx, {
             const LOCK: &str = "-- grants.lock_warehouses
                 select warehouse_id, epoch from warehouses where warehouse_id = any($1) order by warehouse_id for update";
-            let rows = tx.query(LOCK, &[/* warehouses */ &vec![source.id.0, destination.0]]).await?;
-            let epoch = rows.iter().find(|row| row.get::<_, i32>(0) == source.id.0).map(|row| row.get::<_, i64>(1));
-            if epoch != Some(source.epoch.0) {
-                return Ok(TransferDecided::Void);
-            }
-            let known = "-- grants.known_transfer\nselect serials from grants where transfer_id = $1";
-            if let Some(row) = tx.query_opt(known, &[&transfer.0]).await? {
-                let granted = serials(row.get(0));
-                if granted.iter().all(|serial| moved.contains(serial)) && granted.len() == moved.len() {
-                    return Ok(TransferDecided::Before);
+            const KNOWN: &str = "-- grants.known_transfers
+                select transfer_id, serials from grants where transfer_id = any($1)";
+            let rows = tx.query(&tx.prepare_cached(LOCK).await?, &[&warehouses]).await?;
+            let epochs = rows.iter().map(|row| (row.get(0), Epoch(row.get(1)))).collect::<HashMap<i32, _>>();
+            let rows = tx.query(&tx.prepare_cached(KNOWN).await?, &[&ids]).await?;
+            let mut known =
+                rows.iter().map(|row| (row.get(0), serials(row.get(1)))).collect::<HashMap<Uuid, Vec<Serial>>>();
+            let mut outcomes = Vec::new();
+            let mut moves: Vec<&Transfer> = Vec::new();
+            for transfer in transfers {
+                let granted = known.get(&transfer.id.0).map(Vec::as_slice);
+                let epoch = epochs.get(&transfer.source.id.0).copied();
+                let decided = decide(transfer.source.epoch, epoch, &transfer.moved, granted);
+                match decided {
+                    TransferDecided::Granted => {
+                        let is_move = transfer.destination != transfer.source.id;
+                        let kind = if is_move { "transfer" } else { "return" };
+                        insert(tx, transfer.destination, kind, &transfer.moved, None, Some(transfer.id)).await?;
+                        known.insert(transfer.id.0, transfer.moved.clone());
+                        moves.extend(is_move.then_some(transfer));
+                    }
+                    // These go back where they came from, once.
+                    TransferDecided::Returned => {
+                        const KNOWN_AGAIN: &str = "-- grants.known_again\nselect 1 from grants where transfer_id = $1";
+                        let again = transfer_again(transfer.id, &transfer.moved);
+                        if tx.query_opt(KNOWN_AGAIN, &[&again.0]).await?.is_none() {
+                            insert(tx, transfer.source.id, "return", &transfer.moved, None, Some(again)).await?;
+                        }
+                    }
+                    TransferDecided::Before | TransferDecided::Void => {}
                 }
-                // The same call was executed twice, the second time after its transfer was over, and set other tokens
-                // aside: these go back where they came from, once.
-                let again = transfer_again(transfer, moved);
-                if tx.query_opt(known, &[&again.0]).await?.is_none() {
-                    insert(tx, source.id, "return", moved, None, Some(again)).await?;
-                }
-                return Ok(TransferDecided::Returned);
+                outcomes.push(decided);
             }
-            insert(tx, destination, kind, moved, None, Some(transfer)).await?;
-            if destination != source.id {
-                const MOVE: &str = "-- grants.move_tokens
-                    update tokens set warehouse_id = $4
-                    where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null
-                          and poisoned_claim is null and awarded_claim is null";
-                let serials = serial_values(moved);
-                let changed = tx.execute(MOVE, &[&drop.id.0, &serials, &source.id.0, &destination.0]).await?;
-                expect_rows("grants.move_tokens", moved.len() as u64, changed)?;
-                let variant_id = drop.variant(variant).map(|variant| variant.variant_id);
-                let variant_id = variant_id
-                    .ok_or_else(|| inconsistent("tokens", "variant_number", &drop.name, &variant.0.to_string()))?;
-                const INVENTORY: &str = "-- grants.move_inventory
-                    update inventory i
-                    set quantity_available = quantity_available + delta.units, version = version + 1
-                    from (select warehouse_id, units from unnest($3::int[], $4::int[]) as d (warehouse_id, units)) delta
-                    where i.product_id = $1 and i.variant_id = $2 and i.warehouse_id = delta.warehouse_id";
-                lock_inventory(tx, drop.product_id, &[variant_id], &[source.id.0, destination.0]).await?;
-                let changed = tx
-                    .execute(
-                        INVENTORY,
-                        &[&drop.product_id, &variant_id, &vec![source.id.0, destination.0], &vec![-units, units]],
-                    )
-                    .await?;
-                expect_rows("grants.move_inventory", 2, changed)?;
-            }
-            Ok(TransferDecided::Granted)
+            move_units(tx, drop, &moves).await?;
+            Ok(outcomes)
         })
     }
 
-    /// Grants that nobody has marked as applied yet, oldest first in each warehouse.
+    /// Grants that nobody has marked as applied yet, oldest first in each warehouse. No warehouse hides another's.
     pub async fn pending_grants(&self) -> Result<Vec<PendingGrant>, LedgerError> {
-        self.find_pending("g.applied_at is null", &[&PENDING_GRANTS]).await
-    }
-
-    pub async fn pending_grants_of(&self, warehouse: WarehouseId) -> Result<Vec<PendingGrant>, LedgerError> {
-        self.find_pending("g.applied_at is null and g.warehouse_id = $2", &[&PENDING_GRANTS, &warehouse.0]).await
+        const ANY: &str = "-- grants.with_pending\nselect distinct warehouse_id from grants where applied_at is null";
+        let connection = self.connection().await?;
+        let rows = connection.query(&connection.prepare_cached(ANY).await?, &[]).await?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let warehouses = rows.iter().map(|row| WarehouseId(row.get(0))).collect::<Vec<_>>();
+        drop(connection);
+        self.pending_grants_of(&warehouses).await
     }
 
     /// How many grants of a drop nobody has marked as applied yet: all of them, unlike [`Self::pending_grants`].
@@ -136,23 +129,19 @@ impl Ledger {
         Ok(row.get::<_, i64>(0).cast_unsigned())
     }
 
-    async fn find_pending(
-        &self,
-        condition: &'static str,
-        arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-    ) -> Result<Vec<PendingGrant>, LedgerError> {
-        let sql = format!(
-            "-- grants.pending
+    pub async fn pending_grants_of(&self, warehouses: &[WarehouseId]) -> Result<Vec<PendingGrant>, LedgerError> {
+        const SQL: &str = "-- grants.pending
             select g.warehouse_id, g.number, g.kind, g.claim_id, g.buyer, u.serials, u.variants, g.claim_variant, g.claim_units
-            from (select * from grants g where {condition} order by warehouse_id, number limit $1) g
-                 join warehouses w using (warehouse_id),
+            from unnest($1::int[]) as asked (warehouse_id) join warehouses w using (warehouse_id),
+                 lateral (select * from grants g where g.warehouse_id = w.warehouse_id and g.applied_at is null
+                          order by number limit $2) g,
                  lateral (select array_agg(t.serial) as serials, array_agg(t.variant_number) as variants
                           from tokens t where t.drop_id = w.drop_id and t.serial = any(g.serials)) u
-            order by g.warehouse_id, g.number"
-        );
+            order by g.warehouse_id, g.number";
+        let warehouses = warehouses.iter().map(|warehouse| warehouse.0).collect::<Vec<_>>();
         let connection = self.connection().await?;
-        let statement = connection.prepare_cached(&sql).await?;
-        let rows = connection.query(&statement, arguments).await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        let rows = connection.query(&statement, &[&warehouses, &PENDING_OF_WAREHOUSE]).await?;
         rows.iter()
             .map(|row| {
                 let found = serials(row.get(5));
@@ -171,8 +160,7 @@ impl Ledger {
                 Ok(PendingGrant {
                     warehouse: WarehouseId(row.get(0)),
                     number: GrantNumber(row.get(1)),
-                    // Where all that a release gave back was awarded, it only ends its claim.
-                    frees_units: matches!(kind, "release" | "restock") && !tokens.is_empty(),
+                    must_rest: matches!(kind, "release" | "restock") && !tokens.is_empty(),
                     tokens,
                     award: claim.clone().filter(|_| is_award),
                     released: claim.filter(|_| !is_award).map(|claim| Released {
@@ -186,20 +174,65 @@ impl Ledger {
             .collect()
     }
 
-    /// Notes that Redis has this grant. Only a hint for the next round: applying it again would do nothing.
+    /// Notes that Redis has these grants. Only a hint for the next round: applying one again would do nothing.
     pub async fn mark_applied(
         &self,
-        warehouse: WarehouseId,
-        number: GrantNumber,
+        applied: &[(WarehouseId, GrantNumber)],
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         const SQL: &str = "-- grants.mark_applied
-            update grants set applied_at = $3 where warehouse_id = $1 and number = $2 and applied_at is null";
+            update grants g set applied_at = $3 from unnest($1::int[], $2::bigint[]) as a (warehouse_id, number)
+            where g.warehouse_id = a.warehouse_id and g.number = a.number and g.applied_at is null";
+        let warehouses = applied.iter().map(|(warehouse, _)| warehouse.0).collect::<Vec<_>>();
+        let numbers = applied.iter().map(|(_, number)| number.0).collect::<Vec<_>>();
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
-        connection.execute(&statement, &[&warehouse.0, &number.0, /* now */ &now]).await?;
+        connection.execute(&statement, &[&warehouses, &numbers, /* now */ &now]).await?;
         Ok(())
     }
+}
+
+/// Moves the rows of units, and what the inventory counts, from their sources to their destinations.
+async fn move_units(tx: &Transaction<'_>, drop: &SaleDrop, moves: &[&Transfer]) -> Result<(), LedgerError> {
+    if moves.is_empty() {
+        return Ok(());
+    }
+    // By the whole key of each: see `settlement_rows.take_tokens`.
+    const TOKENS: &str = "-- grants.move_tokens
+        update tokens t set warehouse_id = m.destination
+        from (select $1::int as drop_id, serial, source, destination
+              from unnest($2::int[], $3::int[], $4::int[]) as m (serial, source, destination) offset 0) m
+        where t.drop_id = m.drop_id and t.serial = m.serial and t.warehouse_id = m.source
+              and num_nonnulls(t.order_id, t.poisoned_claim, t.awarded_claim, t.rested_at) = 0";
+    const INVENTORY: &str = "-- grants.move_inventory
+        update inventory i set quantity_available = quantity_available + d.units, version = version + 1
+        from unnest($2::int[], $3::int[], $4::int[]) as d (variant_id, warehouse_id, units)
+        where i.product_id = $1 and i.variant_id = d.variant_id and i.warehouse_id = d.warehouse_id";
+    let (mut moved, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
+    let mut deltas: BTreeMap<(i32, i32), i32> = BTreeMap::new();
+    for transfer in moves {
+        let variant = drop.variant(transfer.variant).map(|variant| variant.variant_id);
+        let variant = variant
+            .ok_or_else(|| inconsistent("tokens", "variant_number", &drop.name, &transfer.variant.0.to_string()))?;
+        let units = transfer.moved.len() as i32;
+        *deltas.entry((variant, transfer.source.id.0)).or_default() -= units;
+        *deltas.entry((variant, transfer.destination.0)).or_default() += units;
+        for serial in serial_values(&transfer.moved) {
+            moved.push(serial);
+            from.push(transfer.source.id.0);
+            to.push(transfer.destination.0);
+        }
+    }
+    let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.id.0, &moved, &from, &to]).await?;
+    expect_rows("grants.move_tokens", moved.len() as u64, changed)?;
+    deltas.retain(|_, units| *units != 0);
+    let variants = deltas.keys().map(|(variant, _)| *variant).collect::<Vec<_>>();
+    let warehouses = deltas.keys().map(|(_, warehouse)| *warehouse).collect::<Vec<_>>();
+    let units = deltas.into_values().collect::<Vec<_>>();
+    lock_inventory(tx, drop.product_id, &variants, &warehouses).await?;
+    let statement = tx.prepare_cached(INVENTORY).await?;
+    let changed = tx.execute(&statement, &[&drop.product_id, &variants, &warehouses, &units]).await?;
+    expect_rows("grants.move_inventory", units.len() as u64, changed)
 }
 
 /// The claim that a release ends, or an award makes.
@@ -225,7 +258,8 @@ fn transfer_again(transfer: TransferId, moved: &[Serial]) -> TransferId {
     TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-/// Inserts the next grant of a warehouse. The caller holds, or hereby takes, the warehouse's row lock.
+/// Inserts the next grant of a warehouse. The caller holds, or hereby takes, the warehouse's row lock. That of an archived
+/// drop is in no Redis, so nobody has to apply it.
 pub(super) async fn insert(
     tx: &Transaction<'_>,
     warehouse: WarehouseId,
@@ -236,10 +270,12 @@ pub(super) async fn insert(
 ) -> Result<(), LedgerError> {
     const SQL: &str = "-- grants.insert
         with numbered as (
-            update warehouses set last_grant = last_grant + 1 where warehouse_id = $1 returning last_grant
+            update warehouses w set last_grant = last_grant + 1 where warehouse_id = $1
+            returning last_grant, (select now() from drops d where d.drop_id = w.drop_id and d.state = 'archived') as over
         )
-        insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, transfer_id)
-        select $1, last_grant, $2, $3, $4, $5, $6, $7, $8 from numbered";
+        insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, transfer_id,
+                            applied_at)
+        select $1, last_grant, $2, $3, $4, $5, $6, $7, $8, over from numbered";
     let claim = released.map(|released| released.claim.0);
     let buyer = released.map(|released| released.buyer.as_str());
     let variant = released.map(|released| i16::from(released.variant.0));

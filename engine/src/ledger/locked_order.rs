@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::drops::{inconsistent, order_state, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::tx::planned;
-use super::{awards, grants, journal, outbox};
+use super::{awards, grants, journal, outbox, rest};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::notices::Notice;
@@ -302,7 +302,7 @@ pub(super) enum UnitsWere {
 }
 
 /// The units of an order that ends lose their holder, the buyer's limit comes back, and a grant tells Redis of both. Who
-/// waits in standby gets the units; what nobody waits for goes back on sale.
+/// waits in standby gets the units; what nobody waits for rests, and goes back on sale.
 async fn free_units(
     tx: &Transaction<'_>,
     order: &LockedOrder,
@@ -342,14 +342,12 @@ async fn free_units(
             variant,
             units: item.quantity as u32,
         };
-        let handed = awards::hand_out(tx, drop, variant, vec![(item.warehouse, item.serials)]).await?;
-        let rest = handed.rest.into_iter().flat_map(|(_, serials)| serials).collect::<Vec<_>>();
-        // The release first, also where it has no units left: it ends the claim, and its buyer may be the first in line.
-        grants::insert(tx, item.warehouse, "release", &rest, Some(&released), None).await?;
+        // The release first: it ends the claim, and its buyer may be the first in line.
+        grants::insert(tx, item.warehouse, "release", &[], Some(&released), None).await?;
         let changed = tx.execute(&inventory, arguments).await?;
         expect_rows("locked_order.free_inventory", 1, changed)?;
         let stock = awards::Stock { drop, product: item.product, variant_id: item.variant_id };
-        awards::write(tx, stock, &handed.awards, now).await?;
+        rest::come_back(tx, stock, variant, vec![(item.warehouse, item.serials)], now).await?;
     }
     Ok(())
 }

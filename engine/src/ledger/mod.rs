@@ -19,6 +19,8 @@ pub mod drops;
 pub mod drafts;
 pub mod drop_figures;
 pub mod grants;
+pub mod rest;
+pub mod readings;
 pub mod restocks;
 pub mod standby;
 pub mod lost;

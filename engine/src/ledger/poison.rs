@@ -80,7 +80,7 @@ impl Ledger {
                                                  variant_number, serials, raw, error, poisoned_at)
                     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
                 const HOLD: &str = "-- poison.hold
-                    update tokens set poisoned_claim = $4, awarded_claim = null
+                    update tokens set poisoned_claim = $4, awarded_claim = null, rested_at = null
                     where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null
                           and poisoned_claim is null and (awarded_claim is null or awarded_claim = $4)";
                 let (claim, held, raw) = match &poison.what {

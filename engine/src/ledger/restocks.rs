@@ -7,12 +7,9 @@ use super::drops::{pieces, serial, split};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
-use super::{awards, grants};
+use super::{awards, rest};
 use crate::domain::drops::{MAX_STOCK_UNITS, SaleDrop};
 use crate::domain::ids::{RestockId, VariantNumber};
-
-/// Units in one grant of a restock: what one script call adds in well under two milliseconds.
-const SERIALS_PER_GRANT: usize = 1000;
 
 /// How a restock ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +26,7 @@ pub enum RestockDecided {
 }
 
 impl Ledger {
-    /// Adds units of one variant to a drop: new rows, spread evenly, granted to the warehouses in the same transaction.
+    /// Adds units of one variant to a drop: new rows, spread evenly. They rest before they are on sale, as all that comes back.
     pub async fn restock(
         &self,
         drop: &SaleDrop,
@@ -92,15 +89,8 @@ impl Ledger {
                 expect_rows("restocks.inventory", 1, changed)?;
                 came.push((warehouse, (first..=end).map(serial).collect::<Vec<_>>()));
             }
-            // Who waits in standby comes first, for new units too.
-            let handed = awards::hand_out(tx, drop.id, variant, came).await?;
-            for (warehouse, serials) in &handed.rest {
-                for serials in serials.chunks(SERIALS_PER_GRANT) {
-                    grants::insert(tx, *warehouse, "restock", serials, None, None).await?;
-                }
-            }
             let stock = awards::Stock { drop: drop.id, product: drop.product_id, variant_id };
-            awards::write(tx, stock, &handed.awards, now).await?;
+            rest::come_back(tx, stock, variant, came, now).await?;
             Ok(RestockDecided::Added)
         });
         match decided {

@@ -23,7 +23,7 @@ use super::pool::Ledger;
 use super::refunds::{RefundAsked, refund_in};
 use super::stock::{self, Shelf};
 use super::tx::run_tx;
-use super::{awards, grants};
+use super::{awards, rest};
 use crate::domain::fulfilment::{NewReturn, ReturnedLine};
 use crate::domain::ids::{DropId, OrderId, RefundId, ReturnId, Serial, VariantId, VariantNumber, WarehouseId};
 use crate::domain::money::Money;
@@ -317,19 +317,15 @@ async fn take_line(
         let statement = tx.prepare_cached(TOKENS).await?;
         let changed = tx.execute(&statement, &[&drop.0, &serial_values(serials), &order.0]).await?;
         expect_rows("returns.free_tokens", serials.len() as u64, changed)?;
-        let handed = awards::hand_out(tx, drop, variant, vec![(of.warehouse, serials.to_vec())]).await?;
-        // Not a release: the claim it was sold under is not over.
-        for (warehouse, serials) in &handed.rest {
-            grants::insert(tx, *warehouse, "restock", serials, None, None).await?;
-        }
         const INVENTORY: &str = "-- returns.restock
             update inventory set quantity_available = quantity_available + $4, version = version + 1
             where product_id = $1 and variant_id = $2 and warehouse_id = $3";
         let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
             &[&of.product, &of.variant, &of.warehouse.0, &quantity];
         expect_rows("returns.restock", 1, tx.execute(&tx.prepare_cached(INVENTORY).await?, arguments).await?)?;
+        // No release: the claim it was sold under is not over.
         let stock = awards::Stock { drop, product: of.product, variant_id: of.variant };
-        awards::write(tx, stock, &handed.awards, now).await?;
+        rest::come_back(tx, stock, variant, vec![(of.warehouse, serials.to_vec())], now).await?;
     }
     Ok(())
 }

@@ -10,10 +10,10 @@ use futures_util::join;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
-use super::drops::serial_values;
+use super::drops::{inconsistent, serial_values};
 use super::error::{LedgerError, expect_rows};
 use super::settlements::{Accepted, ClaimToSettle, Profile, Rejection};
-use super::{awards, grants, outbox, standby};
+use super::{awards, grants, outbox, rest, standby};
 use crate::domain::drops::SaleDrop;
 use crate::domain::ids::{OrderId, VariantNumber};
 use crate::domain::notices::Notice;
@@ -59,7 +59,7 @@ pub(super) async fn write_orders(
     // were a condition of its own, all that is free would be held against each claim (measured: 2,400 orders/s instead of 4,000).
     // So each row is looked up by its whole key, which the subquery hides from the planner until then.
     const TOKENS: &str = "-- settlement_rows.take_tokens
-        update tokens t set order_id = u.order_id, awarded_claim = null
+        update tokens t set order_id = u.order_id, awarded_claim = null, rested_at = null
         from (select $1::int as drop_id, serial, order_id, null::uuid as nobody
               from unnest($2::int[], $3::uuid[]) as u (serial, order_id) offset 0) u
         where t.drop_id = u.drop_id and t.serial = u.serial
@@ -153,7 +153,7 @@ pub(super) async fn write_orders(
     expect_rows("settlement_rows.reserve", reserved.len() as u64, changed)
 }
 
-/// Remembers rejected claims, and gives back the units that nobody holds: to standby buyers, else to the warehouse. Whose claim
+/// Remembers rejected claims, and gives back the units that nobody holds: to standby buyers, else they rest. Whose claim
 /// was forgotten by Redis goes first in line himself. The caller holds the lines.
 pub(super) async fn write_rejections(
     tx: &Transaction<'_>,
@@ -169,7 +169,7 @@ pub(super) async fn write_rejections(
     const FREE: &str = "-- settlement_rows.free_of
         select variant_number, array_agg(serial order by serial) from tokens
         where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null and poisoned_claim is null
-              and awarded_claim is null
+              and awarded_claim is null and rested_at is null
         group by variant_number order by variant_number";
     for (claim, reason) in rejected {
         let serials = serial_values(&claim.serials);
@@ -189,19 +189,16 @@ pub(super) async fn write_rejections(
             standby::stand_in_for(tx, drop, &claim.claim, now).await?;
         }
         tx.execute(UNAWARD, &[&drop.id.0, &serials, &id.0]).await?;
-        let (mut rest, mut handed) = (Vec::new(), Vec::new());
+        // Before any award of its units: its buyer may be the first in line.
+        grants::insert(tx, claim.warehouse.id, "release", &[], Some(&released), None).await?;
         for row in tx.query(FREE, &[&drop.id.0, &serials, &claim.warehouse.id.0]).await? {
-            let variant = VariantNumber(row.get::<_, i16>(0) as u8);
-            let came_back = vec![(claim.warehouse.id, super::drops::serials(row.get(1)))];
-            let of_variant = awards::hand_out(tx, drop.id, variant, came_back).await?;
-            rest.extend(of_variant.rest.into_iter().flat_map(|(_, serials)| serials));
-            handed.push((variant, of_variant.awards));
-        }
-        grants::insert(tx, claim.warehouse.id, "release", &rest, Some(&released), None).await?;
-        for (variant, awards) in handed {
-            let Some(variant) = drop.variant(variant) else { continue };
-            let stock = awards::Stock { drop: drop.id, product: drop.product_id, variant_id: variant.variant_id };
-            awards::write(tx, stock, &awards, now).await?;
+            let number = VariantNumber(row.get::<_, i16>(0) as u8);
+            let variant = drop.variant(number).map(|variant| variant.variant_id);
+            let variant_id =
+                variant.ok_or_else(|| inconsistent("tokens", "variant_number", &drop.name, &number.0.to_string()))?;
+            let stock = awards::Stock { drop: drop.id, product: drop.product_id, variant_id };
+            let units = vec![(claim.warehouse.id, super::drops::serials(row.get(1)))];
+            rest::come_back(tx, stock, number, units, now).await?;
         }
     }
     Ok(())

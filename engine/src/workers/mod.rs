@@ -28,6 +28,7 @@ use crate::domain::ids::DropName;
 use crate::domain::payments::BANK_WITHIN;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
+use crate::flows::grants::look_again;
 use crate::flows::lost::AnswerWatch;
 use crate::flows::outbox::{DeliverySettings, Lane};
 use crate::flows::{Engine, EngineError};
@@ -151,10 +152,7 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
         let engine = engine.clone();
         async move || engine.measure_payments(&provider).await
     }));
-    tasks.spawn(repeat("grants", GRANTS_EVERY, stop.clone(), {
-        let engine = engine.clone();
-        async move || engine.apply_grants().await.map(|_| ())
-    }));
+    tasks.spawn(bring_back(engine.clone(), stop.clone()));
     tasks.spawn(repeat("checkouts", WATCH_EVERY, stop.clone(), {
         let engine = engine.clone();
         async move || engine.finish_checkouts().await.map(|_| ())
@@ -315,6 +313,20 @@ async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettin
             Err(error) => tracing::warn!(%error, "leases of payments could not be given back: {error}"),
         }
         tokio::time::sleep(AFTER_ERROR).await;
+    }
+}
+
+/// Puts units that come back on sale as soon as they may be.
+async fn bring_back(engine: Engine, stop: CancellationToken) {
+    let mut wait = GRANTS_EVERY;
+    while !pause(wait, &stop).await {
+        wait = match engine.apply_grants().await {
+            Ok(report) => look_again(&report, GRANTS_EVERY),
+            Err(error) => {
+                tracing::warn!(%error, "units that come back could not all be put on sale: {error}");
+                AFTER_ERROR
+            }
+        };
     }
 }
 

@@ -49,7 +49,7 @@ async fn an_honest_sale_is_clean_and_every_unit_is_counted_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_doctored_store_turns_the_audit_red() {
     // What is done to Postgres, and the rules that must notice.
-    let cases: [(&str, &[&str]); 8] = [
+    let cases: [(&str, &[&str]); 9] = [
         (
             "update tokens set order_id = null where serial = (select min(serial) from tokens where order_id is not null)",
             &["inventory_differs", "unit_lost", "unit_not_held"],
@@ -70,7 +70,11 @@ async fn every_doctored_store_turns_the_audit_red() {
             "update payments set state = 'IN_FLIGHT' where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)",
             &["journal_differs", "payment_differs"],
         ),
-        ("update grants set number = 77 where kind = 'release'", &["grants_have_gaps", "unit_twice"]),
+        ("update grants set number = 77 where kind = 'rested'", &["grants_have_gaps", "unit_twice"]),
+        (
+            "update tokens set rested_at = now() where serial = (select min(serial) from tokens where order_id is null)",
+            &["unit_twice"],
+        ),
         (
             "update tokens set warehouse_id = (select max(warehouse_id) from warehouses) + (select min(warehouse_id) from warehouses) - warehouse_id where order_id is null",
             &["inventory_differs", "unit_in_wrong_warehouse"],

@@ -204,15 +204,15 @@ impl World {
         self.dumps(live).await.iter().flat_map(|dump| &dump.free).map(|(_, serials)| serials.len()).sum()
     }
 
-    /// Applies grants until none is left; those that free units wait their time.
+    /// Puts everything that comes back on sale, once it has rested.
     pub(crate) async fn apply_all_grants(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let report = self.engine.apply_grants().await.unwrap();
-            if report.left == 0 {
+            if report.is_done() {
                 return;
             }
-            assert!(Instant::now() < deadline, "grants are left: {report:?}");
+            assert!(Instant::now() < deadline, "something is still on its way: {report:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -45,7 +45,7 @@ async fn a_declined_order_gives_its_unit_and_its_limit_back_and_the_unit_is_sold
     assert_eq!(world.count("select count(*) from orders where status = 'PAYMENT_FAILED'").await, 1);
     assert_eq!(world.count("select sum(quantity_reserved) from inventory").await, 0);
     assert_eq!(world.count("select count(*) from holdings").await, 0);
-    assert!(world.engine.apply_grants().await.unwrap().left > 0, "a proof may be out: the unit waits");
+    assert!(world.engine.apply_grants().await.unwrap().resting > 0, "a lease may be out: the unit rests");
     world.apply_all_grants().await;
     assert_eq!(
         world.claim_until_answered(&live, 1, "k", 0, 1).await,

@@ -25,7 +25,10 @@ async fn poisoned_units(world: &World) -> usize {
     let report = world.engine.audit(None).await.unwrap();
     assert!(report.is_clean(), "{:#?}", report.violations);
     let drop = &report.drops[0];
-    assert_eq!(drop.stock, drop.free + drop.moving + drop.claimed + drop.poisoned + drop.reserved + drop.sold);
+    assert_eq!(
+        drop.stock,
+        drop.free + drop.moving + drop.resting + drop.claimed + drop.poisoned + drop.reserved + drop.sold
+    );
     drop.poisoned
 }
 

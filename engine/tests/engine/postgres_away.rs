@@ -305,7 +305,7 @@ async fn l14_no_commit_without_an_answer_charges_refunds_or_frees_anything_twice
         while ask().await.is_err() {}
     }
     work().await;
-    while world.engine.apply_grants().await.unwrap().left > 0 {
+    while !world.engine.apply_grants().await.unwrap().is_done() {
         cutter.next.store(CUT_AFTER, Ordering::SeqCst);
         let _ = engine.apply_grants().await;
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,17 +1,21 @@
 //! Tokens that travel: pulls, their crashes, and the proof of "sold out".
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::ids::{TransferId, VariantNumber};
-use doorbuster_engine::flows::EngineError;
+use doorbuster_engine::domain::rest::REST;
+use doorbuster_engine::flows::{EngineError, LiveDrop};
+use doorbuster_engine::ledger::grants::Transfer;
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 
 use crate::harness::{World, buyer, taken};
 
 /// A buyer whose home is the warehouse of this number.
-fn at_home(live: &doorbuster_engine::flows::LiveDrop, number: u16, from: u32) -> u32 {
+fn at_home(live: &LiveDrop, number: u16, from: u32) -> u32 {
     (from..).find(|who| live.home_of(&buyer(*who)).number.0 == number).unwrap()
 }
 
@@ -55,7 +59,10 @@ async fn a_pull_that_died_after_its_commit_is_finished_by_the_next_search() {
     let moved = live.store(source).pull(VariantNumber(0), transfer, destination.number, 2).await.unwrap();
     let ledger = &world.engine.ledger;
     for _ in 0..2 {
-        ledger.grant_transfer(&live.drop, source, destination.id, VariantNumber(0), transfer, &moved).await.unwrap();
+        let moved = moved.clone();
+        let transfer =
+            Transfer { source: *source, destination: destination.id, variant: VariantNumber(0), id: transfer, moved };
+        ledger.grant_transfers(&live.drop, &[transfer]).await.unwrap();
     }
     assert_eq!(world.count("select count(*) from grants where kind = 'transfer'").await, 1, "granted once");
     let outcomes = join_all((0..10).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
@@ -63,29 +70,104 @@ async fn a_pull_that_died_after_its_commit_is_finished_by_the_next_search() {
     assert_eq!(sold, 4, "{outcomes:?}");
 }
 
+/// A sale of one unit, which has been sold and whose order has ended: the unit rests.
+async fn sale_with_a_resting_unit(world: &World) -> Arc<LiveDrop> {
+    let live = world.open(&[1], 2, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    world.settle().await;
+    // It ends for want of a payment method.
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
+    live
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_rests_is_sold_out_and_its_buyers_limit_is_back_at_once() {
+    let world = World::new().await;
+    let live = sale_with_a_resting_unit(&world).await;
+    let report = world.engine.apply_grants().await.unwrap();
+    assert_eq!((report.applied, report.left, report.resting), (1, 0, 1), "the claim has ended, the unit rests");
+    assert_eq!(world.claim(&live, 1, "k", 0, 1).await.unwrap(), ClaimOutcome::Released);
+    for who in 1..4 {
+        assert_eq!(world.claim(&live, who, "again", 0, 1).await.unwrap(), ClaimOutcome::SoldOut);
+    }
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    assert_eq!((report.drops[0].resting, report.drops[0].free, report.drops[0].moving), (1, 0, 0));
+    world.apply_all_grants().await;
+    assert_eq!(world.count("select count(*) from grants where kind = 'rested'").await, 1);
+    taken(world.claim_until_answered(&live, 1, "again", 0, 1).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_is_granted_but_not_yet_in_redis_is_waited_for_and_never_called_sold_out() {
     let world = World::new().await;
-    let live = world.open(&[1], 3, 1).await;
-    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
-    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
-    world.settle().await;
-    // The order ends for want of a payment method; the grant of its unit is committed and waits, for a proof is out.
-    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
-    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
-    assert_eq!(world.engine.apply_grants().await.unwrap().left, 1);
-    // Another gateway holds no proof. Its buyer waits until the unit arrives; on a busy machine they are asked to come again.
-    let other = world.another_engine().await;
-    let elsewhere = other.refresh(&world.drop).await.unwrap().unwrap();
-    let claim = crate::harness::claim(&live, &buyer(3), "k", 0, 1);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let answered = loop {
-        match other.claim(&elsewhere, &claim).await {
-            Err(EngineError::Moving) if Instant::now() < deadline => {}
-            answered => break answered.unwrap(),
-        }
+    let live = sale_with_a_resting_unit(&world).await;
+    // A worker has ended its rest, and has died before it told Redis.
+    let resting = world.engine.ledger.resting_units().await.unwrap();
+    world.engine.ledger.end_rest(&live.drop, &resting, world.engine.clock.now()).await.unwrap();
+    let claim = world.claim(&live, 3, "k", 0, 1);
+    let applies = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.apply_all_grants().await;
     };
-    assert!(matches!(answered.outcome, ClaimOutcome::Taken { .. }), "{answered:?}");
+    let (outcome, ()) = tokio::join!(claim, applies);
+    assert!(matches!(outcome, Ok(ClaimOutcome::Taken { .. })), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_rests_for_too_long_is_a_fault_and_nobody_is_told_that_it_is_sold_out() {
+    let world = World::new().await;
+    let live = sale_with_a_resting_unit(&world).await;
+    world.sql.execute("update tokens set rested_at = rested_at - interval '6 seconds'", &[]).await.unwrap();
+    let answered = world.claim(&live, 3, "k", 0, 1).await;
+    assert!(matches!(answered, Err(EngineError::Moving)), "{answered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_units_that_come_back_at_once_are_on_sale_together() {
+    const UNITS: u32 = 100;
+    let world = World::new().await;
+    let live = world.open(&[UNITS], 6, 1).await;
+    join_all((0..UNITS).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    world.settle().await;
+    let ends = (0..UNITS).map(|who| {
+        let order = crate::harness::claim(&live, &buyer(who), "k", 0, 1).id.order_id();
+        let now = world.engine.clock.now();
+        let ledger = &world.engine.ledger;
+        async move { ledger.cancel_order(order, None, ("test", "all of them"), now).await.unwrap() }
+    });
+    // As many at once as there are connections.
+    stream::iter(ends).buffer_unordered(6).for_each(async |_| {}).await;
+    let first = world.engine.apply_grants().await.unwrap();
+    assert!(first.resting > 0 && first.left == 0, "{first:?}");
+    // However many rest, none waits for another: a look after the wait of one finds them all.
+    tokio::time::sleep_until((Instant::now() + REST).into()).await;
+    let second = world.engine.apply_grants().await.unwrap();
+    assert!(second.is_done(), "{second:?}");
+    assert_eq!(world.free_in_redis(&live).await, UNITS as usize);
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_click_three_times_at_once_gets_one_answer() {
+    for units in [1, 2] {
+        let world = World::new().await;
+        let live = world.open(&[units], 3, units).await;
+        // Whose home has nothing: the last unit, or one of the last two, lies elsewhere.
+        let empty = live.free_units().await.unwrap().iter().position(|free| *free == 0).unwrap();
+        let who = at_home(&live, empty as u16, 1);
+        let clicks = (0..3).map(|_| world.claim(&live, who, "k", 0, i64::from(units)));
+        let mut serials = Vec::new();
+        for outcome in join_all(clicks).await {
+            match outcome.unwrap() {
+                ClaimOutcome::Taken { serials: of } | ClaimOutcome::Replayed { serials: of } => serials.push(of),
+                other => panic!("{units} units: {other:?}"),
+            }
+        }
+        assert!(serials.iter().all(|of| *of == serials[0]), "{serials:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,10 +265,12 @@ async fn what_moves_of_another_variant_holds_up_no_refusal() {
     // One move is granted and not applied, another is only set aside, and nobody goes on with either.
     let moved = store.pull(VariantNumber(1), granted, destination.number, 1).await.unwrap();
     let ledger = &world.engine.ledger;
-    ledger.grant_transfer(&live.drop, source, destination.id, VariantNumber(1), granted, &moved).await.unwrap();
+    let granted =
+        Transfer { source: *source, destination: destination.id, variant: VariantNumber(1), id: granted, moved };
+    ledger.grant_transfers(&live.drop, &[granted]).await.unwrap();
     store.pull(VariantNumber(1), transfer(), destination.number, 1).await.unwrap();
     assert_eq!(world.claim(&live, 2, "k", 0, 1).await.unwrap(), ClaimOutcome::SoldOut);
-    let pending = ledger.pending_grants_of(destination.id).await.unwrap();
+    let pending = ledger.pending_grants_of(&[destination.id]).await.unwrap();
     assert_eq!((pending.len(), store.look().await.unwrap().leaving.len()), (1, 2), "still on the move");
     // For its own variant what moves is brought home first, whichever number its grant has.
     let sold = join_all((10..20).map(|who| world.claim_until_answered(&live, who, "k", 1, 1))).await;

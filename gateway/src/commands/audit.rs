@@ -51,9 +51,13 @@ fn as_text(report: &AuditReport) -> String {
             0 => String::new(),
             units => format!(" + {units} set aside"),
         };
+        let resting = match drop.resting {
+            0 => String::new(),
+            units => format!(" + {units} at rest"),
+        };
         let units = count(drop.stock as u64, "unit");
         lines.push(format!(
-            "{}: {units} = {} free + {} moving + {} claimed{poisoned} + {} reserved + {} sold{quiet}",
+            "{}: {units} = {} free + {} moving{resting} + {} claimed{poisoned} + {} reserved + {} sold{quiet}",
             drop.drop, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold
         ));
     }

@@ -325,12 +325,13 @@ async fn drain(engine: &Engine, name: &DropName) -> Result<Moved, EngineError> {
 fn what_is_left(left: &LeftToDo) -> String {
     format!(
         "{} to settle, {} that cannot be read, {} set aside (doorbuster settlement show), {} to pay or release, {} on \
-         their way",
+         their way, {} at rest",
         count(left.unsettled_claims, "claim"),
         count(left.unread_warehouses, "warehouse"),
         count(left.poisoned_claims, "claim"),
         count(left.unpaid_orders, "order"),
         count(left.pending_grants, "grant"),
+        count(left.resting_units, "unit"),
     )
 }
 

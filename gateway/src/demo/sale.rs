@@ -241,7 +241,10 @@ impl Demo {
                 && standing.pending == 0
                 && standing.mails == 0
                 && struck.is_cancelled();
-            let all_sold = standing.free == 0 && self.engine.ledger.pending_grants().await?.is_empty();
+            let ledger = &self.engine.ledger;
+            let all_sold = standing.free == 0
+                && ledger.resting_units().await?.is_empty()
+                && ledger.pending_grants().await?.is_empty();
             if at_rest && (changed.elapsed() > QUIET || (all_sold && changed.elapsed() > 2 * LOOK_EVERY)) {
                 return Ok(());
             }

@@ -110,7 +110,7 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
         let (code, said, error) = run(arguments).await;
         assert_eq!((code, format!("{said}{error}").contains(says)), (Some(expected), true), "{says}: {said}{error}");
     }
-    until("the units are back", async || engine.apply_grants().await.unwrap().left == 0).await;
+    until("the units are back", async || engine.apply_grants().await.unwrap().is_done()).await;
     let (code, said, error) = run(&["drop", "archive", &drop]).await;
     assert_eq!((code, said.contains("archived")), (Some(0), true), "{said}{error}");
     let (code, said, error) = run(&["order", "list", "--status", "CANCELLED"]).await;

@@ -98,6 +98,12 @@ pub(crate) struct WarehouseModel {
     has_log: bool,
 }
 
+impl Loaded {
+    fn has_record_of(&self, released: &ReleasedClaim) -> bool {
+        self.buyers.get(&released.buyer).is_some_and(|record| record.iter().any(|held| held.id == released.id))
+    }
+}
+
 impl WarehouseModel {
     /// The contents if the warehouse may issue under this epoch.
     fn issuing(&mut self, epoch: i64) -> Result<(&mut Contents, &mut Vec<Logged>), Reply> {
@@ -181,7 +187,8 @@ impl WarehouseModel {
             return Reply::Gap;
         }
         let mut changed = tokens.iter().map(|(variant, _)| *variant).collect::<BTreeSet<_>>();
-        changed.extend(released.map(|released| released.variant));
+        // A record that is there already is known to every lease.
+        changed.extend(released.filter(|released| !loaded.has_record_of(released)).map(|released| released.variant));
         changed.into_iter().for_each(|variant| loaded.seq[usize::from(variant.0)] += 1);
         for (variant, serials) in tokens {
             serials.iter().for_each(|serial| loaded.free[usize::from(variant.0)].spare.push_front(serial.0));
