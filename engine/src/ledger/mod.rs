@@ -22,6 +22,7 @@ pub mod grants;
 pub mod restocks;
 pub mod standby;
 pub mod lost;
+pub mod answered;
 pub mod awards;
 pub mod profiles;
 pub mod rates;
