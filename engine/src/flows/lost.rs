@@ -10,8 +10,10 @@
 //!
 //! A buyer who asks again under the same key may be given units by the same claim, before this, during it or after it. Then the
 //! claim becomes an order and the place in line ends, or the place has brought an order and the claim is rejected:
-//! `domain/lost.rs` says which, settlement keeps to it. A process that dies takes with it what it has not noted yet: the answers of its
-//! last second, or of longer while Postgres was away. These are told to nobody.
+//! `domain/lost.rs` says which, settlement keeps to it.
+//!
+//! A process that dies takes with it what it has not noted yet: the answers of its last second, or of longer while Postgres was
+//! away. These are told to nobody.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};

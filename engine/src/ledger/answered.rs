@@ -1,7 +1,8 @@
 //! Notes of claims that were answered and are in Redis alone: what the other processes know of them when one dies.
 //!
-//! One row for what a process has answered in a second for one warehouse, so that a note costs next to nothing beside the orders that
-//! become of it. Notes prove nothing: a claim in one may have been settled, released or told as lost. `flows/lost.rs` looks it up.
+//! One row for what a process has answered in a second for one warehouse, so that a note costs next to nothing beside the
+//! orders that become of it. Notes prove nothing: a claim in one may have been settled, released or told as lost.
+//! `flows/lost.rs` looks it up.
 
 use std::iter::zip;
 
@@ -74,8 +75,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// The warehouses of which processes other than this one have answered something under an epoch that is past, and whose rebuild
-    /// has ended.
+    /// The warehouses for which processes other than this one have answered something under an epoch that is past, and whose
+    /// rebuild has ended.
     pub async fn noted_warehouses(&self, process: Uuid) -> Result<Vec<WarehouseEpoch>, LedgerError> {
         const SQL: &str = "-- answered.warehouses
             select w.warehouse_id, w.epoch, w.state from warehouses w
