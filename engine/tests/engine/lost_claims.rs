@@ -346,8 +346,9 @@ async fn what_a_dead_process_had_answered_is_told_by_another_one() {
     assert_eq!(notes("coalesce(sum(cardinality(claim_ids)), 0)").await, 4);
 
     let live = lose_redis(&world).await;
-    // One of them asks again through a process that lives.
-    taken(world.claim_until_answered(&live, 4, "k", 0, 1).await);
+    // One of them asks again, through a process that dies before it notes anything.
+    let dies = world.another_engine().await;
+    taken(dies.claim(&live, &claim(&live, &buyer(4), "k", 0, 1)).await.unwrap().outcome);
     let mut watch = AnswerWatch::default();
     assert_eq!(look(&world, &mut watch).await, [], "a process that lives looks after its own answers first");
     world.engine.clock.advance(SignedDuration::from_secs(6));
@@ -357,6 +358,7 @@ async fn what_a_dead_process_had_answered_is_told_by_another_one() {
     let mut expected = [id(&live, 2), id(&live, 3)];
     expected.sort();
     assert_eq!((&lost[..], report.taken_again), (&expected[..], 1));
+    // What was taken again is remembered and noted from now on.
     assert_eq!(look(&world, &mut watch).await, []);
     assert_eq!(notes("count(*)").await, 1, "its own, of the claim that was taken again");
     for who in [2, 3] {
