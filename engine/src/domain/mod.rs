@@ -17,6 +17,7 @@ pub mod drops;
 pub mod drafts;
 pub mod figures;
 pub mod claims;
+pub mod settlement;
 pub mod lost;
 pub mod carts;
 pub mod checkout;

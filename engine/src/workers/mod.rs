@@ -19,7 +19,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,8 +34,8 @@ use crate::provider::ProviderClient;
 
 /// How often the claim logs are looked at for what is new in them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Batches of one drop that are settled at the same time, of different warehouses: while one is being read, packed or committed,
-/// Postgres works on another.
+/// Batches of one drop that are settled at the same time, of different buyers: while one is being packed or committed, Postgres
+/// works on another.
 const SETTLE_LANES: usize = 2;
 /// For drops that are settled continuously: what a buyer waits on top of the transaction.
 const SETTLE_AT_ONCE_EVERY: Duration = Duration::from_millis(50);
@@ -207,14 +206,8 @@ pub async fn settle_all(engine: &Engine) -> Result<usize, EngineError> {
 }
 
 async fn settle_drop(engine: &Engine, name: &DropName) -> Result<usize, EngineError> {
-    // To their ends, whatever becomes of the others.
-    let lanes = join_all((0..SETTLE_LANES).map(|lane| settle_lane(engine, name, lane))).await;
-    lanes.into_iter().sum()
-}
-
-async fn settle_lane(engine: &Engine, name: &DropName, lane: usize) -> Result<usize, EngineError> {
     let mut settled = 0;
-    while let Some(backlog) = engine.backlog_of_lane(name, lane, SETTLE_LANES).await? {
+    while let Some(backlog) = engine.backlog_in_lanes(name, SETTLE_LANES).await? {
         let report = engine.settle(&backlog).await?;
         settled += report.settled;
         let is_moving = report.settled + report.duplicates + report.rejected + report.poisoned > 0;
