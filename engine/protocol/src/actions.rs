@@ -32,7 +32,14 @@ pub(crate) enum Action {
     SettleUnknown {
         worker: usize,
     },
+    /// The lane of the newer entries commits before the one of the oldest.
+    SettleAhead {
+        worker: usize,
+    },
     Mark {
+        worker: usize,
+    },
+    MarkOverGap {
         worker: usize,
     },
     MarkEarly {
@@ -110,7 +117,9 @@ impl Model for Protocol {
             actions.extend([
                 Action::Settle { worker },
                 Action::SettleUnknown { worker },
+                Action::SettleAhead { worker },
                 Action::Mark { worker },
+                Action::MarkOverGap { worker },
                 Action::MarkEarly { worker },
                 Action::WorkerDies { worker },
             ]);

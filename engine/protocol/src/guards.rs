@@ -41,6 +41,7 @@ guards! {
     GrantNumbers: "grant: number n comes after n - 1, once", "lua/grant.lua", In("ping-pong");
     MarkInStream: "settled: the mark stays within what the stream has", "lua/settled.lua", In("forgetting");
     MarkAfterCommit: "settle: the mark moves after the commit", "flows/settle.rs", In("ping-pong");
+    MarkUnbroken: "settle: the mark moves over no entry that a lane has left open", "domain/settlement.rs", In("two clicks");
     SettleEpoch: "settle: entries of another epoch are left alone", "ledger/settlements.rs", In("forgetting");
     SettleRebuildEpoch: "settle in a rebuild: it is still the newest rebuild", "ledger/settlements.rs", In("two rebuilds");
     SettleOnce: "settle: a claim id seen once is not settled again", "ledger/settlements.rs", In("ping-pong");

@@ -178,6 +178,8 @@ pub(crate) enum Worker {
         epoch: u8,
         entries: Vec<Entry>,
         upto: usize,
+        /// One lane has committed its share; `entries` are the other's.
+        is_ahead: bool,
     },
     Committed {
         warehouse: usize,

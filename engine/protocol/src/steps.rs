@@ -42,7 +42,9 @@ impl State {
             Action::ReadLog { .. }
             | Action::Settle { .. }
             | Action::SettleUnknown { .. }
+            | Action::SettleAhead { .. }
             | Action::Mark { .. }
+            | Action::MarkOverGap { .. }
             | Action::MarkEarly { .. }
             | Action::WorkerDies { .. } => self.work(protocol, action),
             Action::Pull { .. }
@@ -185,10 +187,12 @@ impl State {
                     return None;
                 }
                 let epoch = self.postgres.epoch[warehouse];
-                self.workers[worker] = Worker::Read { warehouse, epoch, entries, upto: redis.log.len() };
+                self.workers[worker] =
+                    Worker::Read { warehouse, epoch, entries, upto: redis.log.len(), is_ahead: false };
             }
+            Action::SettleAhead { worker } => return self.settle_ahead(protocol, worker),
             Action::Settle { worker } | Action::SettleUnknown { worker } => {
-                let Worker::Read { warehouse, epoch, entries, upto } = self.workers[worker].clone() else {
+                let Worker::Read { warehouse, epoch, entries, upto, .. } = self.workers[worker].clone() else {
                     return None;
                 };
                 let is_settled = self.settle(protocol, warehouse, &entries, None);
@@ -202,6 +206,15 @@ impl State {
                 self.mark(protocol, warehouse, epoch, upto);
                 self.workers[worker] = Worker::Idle;
             }
+            Action::MarkOverGap { worker } => {
+                let Worker::Read { warehouse, epoch, upto, is_ahead: true, .. } = self.workers[worker] else {
+                    return None;
+                };
+                if protocol.has(Guard::MarkUnbroken) {
+                    return None;
+                }
+                self.mark(protocol, warehouse, epoch, upto);
+            }
             Action::MarkEarly { worker } => {
                 let Worker::Read { warehouse, epoch, upto, .. } = self.workers[worker] else { return None };
                 if protocol.has(Guard::MarkAfterCommit) {
@@ -212,6 +225,23 @@ impl State {
             Action::WorkerDies { worker } => self.workers[worker] = Worker::Idle,
             _ => return None,
         }
+        Some(())
+    }
+
+    /// domain/settlement.rs. Of two lanes the one with the newer entries is through first, and the oldest entry is still open.
+    /// All claims of a buyer are one lane's.
+    fn settle_ahead(&mut self, protocol: &Protocol, worker: usize) -> Option<()> {
+        let Worker::Read { warehouse, epoch, entries, upto, is_ahead: false } = self.workers[worker].clone() else {
+            return None;
+        };
+        let (oldest, newer) = entries.split_first()?;
+        let of_oldest = |entry: &Entry| protocol.buyer(entry.claim) == protocol.buyer(oldest.claim);
+        if newer.is_empty() || newer.iter().any(of_oldest) {
+            return None;
+        }
+        let is_settled = self.settle(protocol, warehouse, newer, None);
+        let behind = Worker::Read { warehouse, epoch, entries: vec![*oldest], upto, is_ahead: true };
+        self.workers[worker] = if is_settled { behind } else { Worker::Idle };
         Some(())
     }
 
