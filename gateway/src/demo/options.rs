@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use doorbuster_engine::domain::drops::WAREHOUSES_PER_PRIMARY;
 use jiff::SignedDuration;
 
 #[derive(Debug, Clone, Args)]
@@ -14,7 +15,7 @@ pub struct DemoOptions {
     #[arg(long, default_value_t = 1_000, value_name = "UNITS")]
     pub stock: u32,
     /// Virtual warehouses the stock is split over
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = WAREHOUSES_PER_PRIMARY, value_name = "N")]
     pub warehouses: u32,
     /// Units one buyer may hold; buyers ask for 1 to this many
     #[arg(long, default_value_t = 1, value_name = "UNITS")]
