@@ -15,6 +15,7 @@ pub mod progress;
 pub mod pricing;
 pub mod drops;
 pub mod drafts;
+pub mod grant_kinds;
 pub mod figures;
 pub mod claims;
 pub mod lost;

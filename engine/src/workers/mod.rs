@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | settle | second | measures the claim logs; settles them when the interval is over or the backlog is long |
 //! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
-//! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
+//! | charge | when payments are due | charges, refunds, asks about unknown ones |
+//! | cancel | when intents are to be canceled | cancels what was declined, is over its time, or is not wanted any more |
 //! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
 //! | events | quarter of a second | makes deliveries of what has happened, if there are endpoints |
 //! | news | half a second | deals with the provider's events: reads their intents back |
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::DropName;
 use crate::domain::payments::BANK_WITHIN;
+use crate::domain::turns::Desk;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
 use crate::flows::lost::AnswerWatch;
@@ -55,7 +57,7 @@ const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
-/// Payments charged between two looks at the other loops' business; no more than the concurrency are leased at a time.
+/// Payments of one desk between two looks at the other loops' business; no more than its places are leased at a time.
 const CHARGE_BATCH: i64 = 256;
 /// Between two looks for due deliveries when there were none.
 const OUTBOX_IDLE: Duration = Duration::from_millis(500);
@@ -74,7 +76,7 @@ pub struct WorkerSettings {
     pub settle_every: Duration,
     /// So many claims waiting are settled at once.
     pub backlog_limit: usize,
-    /// Calls to the provider at the same time.
+    /// Calls to the provider at the same time, beside those that cancel ([`Desk::places`]).
     pub charge_concurrency: usize,
     /// How long the payments of a worker that died wait before another one takes them up.
     pub charge_lease: SignedDuration,
@@ -128,7 +130,9 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
     }));
     // Told to stop, they make no new calls, end those under way and give their leases back.
     let provider = provider.until(&stop);
-    tasks.spawn(charge(engine.clone(), provider.clone(), settings, stop.clone()));
+    for desk in [Desk::Charges, Desk::Cancels] {
+        tasks.spawn(charge(desk, engine.clone(), provider.clone(), settings.clone(), stop.clone()));
+    }
     tasks.spawn(repeat("news", NEWS_EVERY, stop.clone(), {
         let (engine, provider) = (engine.clone(), provider.clone());
         async move || {
@@ -295,10 +299,16 @@ async fn settle_at_once(engine: Engine, stop: CancellationToken) {
     }
 }
 
-async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+async fn charge(
+    desk: Desk,
+    engine: Engine,
+    provider: ProviderClient,
+    settings: WorkerSettings,
+    stop: CancellationToken,
+) {
     let WorkerSettings { charge_concurrency, charge_lease, .. } = settings;
     while !stop.is_cancelled() {
-        match engine.charge_due_leasing(&provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
+        match engine.charge_due_leasing(desk, &provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
             Ok(report) if report.leased > 0 => {}
             Ok(_) => {
                 pause(CHARGE_IDLE, &stop).await;
