@@ -149,11 +149,12 @@ async fn units_of_declined_orders_are_back_within_seconds_while_hundreds_are_lef
     let client = before(&fake, move |path, before| match before {
         0 if path.ends_with("/cancel") => {
             let nth = refused.fetch_add(1, Ordering::SeqCst);
-            Some(if nth % 2 == 0 { UNAVAILABLE } else { BUSY })
+            Some(if nth == 0 { BUSY } else { UNAVAILABLE })
         }
         _ => None,
     });
-    let worker = Worker::start(&world, &client.await);
+    let client = client.await.limited_to(RateLimit::default());
+    let worker = Worker::start(&world, &client);
     until("all declined units are free", async || world.free_in_redis(&live).await == REFUSED as usize).await;
     let left = payments(&world, "IN_FLIGHT").await;
     worker.stop().await;
