@@ -9,18 +9,27 @@ setup: ## look for redis-server and Postgres, install them where that is allowed
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS := doorbuster doorbuster-sandbox
-# Where cargo installs programs, and where rustup has put it on PATH.
+# Where cargo installs programs, and where rustup has put it on PATH. Not every shell expands ~ in an argument of make.
 BIN := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+override BIN := $(patsubst ~/%,$(HOME)/%,$(BIN))
+# Below it, in share/, the shells and `man` of one user look.
+PREFIX ?= $(HOME)/.local
+override SHARE := $(patsubst ~/%,$(HOME)/%,$(PREFIX))/share
+COMPLETIONS := bash:bash-completion/completions/doorbuster zsh:zsh/site-functions/_doorbuster \
+  fish:fish/vendor_completions.d/doorbuster.fish
 
 # Both at once, for demo and install: another choice of packages would compile the libraries again.
 build:
 	@echo "Compiling, which takes some minutes the first time:"
 	@cargo build --release --locked $(addprefix -p ,$(PROGRAMS))
 
-install: build ## doorbuster and doorbuster-sandbox where cargo puts programs: make install BIN=~/bin
+install: build ## both programs where cargo puts them, manual and completions: make install BIN=~/bin PREFIX=~/.local
 	@mkdir -p "$(BIN)" && install -m 755 $(addprefix $(TARGET)/release/,$(PROGRAMS)) "$(BIN)"
-	@echo "Installed $(PROGRAMS) in $(BIN)."
-	@case ":$$PATH:" in *":$(BIN):"*) ;; *) echo "That folder is not on PATH yet: export PATH=\"$(BIN):\$$PATH\"" ;; esac
+	@"$(BIN)/doorbuster" man "$(SHARE)/man/man1" > /dev/null
+	@set -e; for one in $(COMPLETIONS); do file="$(SHARE)/$${one#*:}"; mkdir -p "$${file%/*}"; \
+	  "$(BIN)/doorbuster" completions "$${one%%:*}" > "$$file"; done
+	@echo "Installed $(PROGRAMS) in $(BIN), the manual and completions for bash, zsh and fish in $(SHARE)."
+	@case ":$$PATH:" in *":$(BIN):"*) ;; *) echo "$(BIN) is not on PATH yet: export PATH=\"$(BIN):\$$PATH\"" ;; esac
 
 demo: setup build ## the first drop, end to end: make demo ARGS="--exit --report out.json"
 	@$(TARGET)/release/doorbuster demo $(ARGS)

@@ -1,5 +1,5 @@
 #!lua
--- look: what the warehouse holds at this instant, for pulls, for the proof of "sold out" and for the audit. Writes nothing.
+-- look: what the warehouse holds at this instant, for pulls, for readings that find a drop sold out and for the audit. Writes nothing.
 --
 -- KEYS  meta buyers claims out / tokens spare
 -- ARGV  epoch variants

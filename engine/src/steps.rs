@@ -37,6 +37,7 @@ pub const STEPS: &[&str] = &[
     "settle.read",
     "settlements.settle:written",
     "settlements.settle:committed",
+    "settle.lane_ahead",
     "poison.set_aside:written",
     "poison.set_aside:committed",
     "settle.marked",

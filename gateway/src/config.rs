@@ -121,7 +121,7 @@ pub struct WorkersConfig {
     /// So many claims waiting are settled at once
     #[arg(long, env = "DOORBUSTER_BACKLOG_LIMIT", default_value_t = 5_000, value_name = "CLAIMS")]
     pub backlog_limit: usize,
-    /// Calls to the payment provider at the same time
+    /// Calls to the payment provider at the same time; half as many come on top to cancel what was declined
     #[arg(long, env = "DOORBUSTER_CHARGE_CONCURRENCY", default_value_t = 16, value_name = "N")]
     pub charge_concurrency: usize,
     /// Calls of one kind (create, confirm, cancel, refund, read) a second that the payment provider allows this process.

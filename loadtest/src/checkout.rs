@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use doorbuster_engine::domain::drops::WAREHOUSES_PER_PRIMARY;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use jiff::SignedDuration;
@@ -23,7 +24,7 @@ use crate::stage::Stage;
 use crate::verify::{self, Verified};
 
 const CONNECTIONS: usize = 256;
-const WAREHOUSES: u32 = 16;
+const WAREHOUSES: u32 = WAREHOUSES_PER_PRIMARY;
 /// Calls to the provider at the same time: what is charged together is written together.
 const CHARGE_CONCURRENCY: u32 = 512;
 /// Orders that the first look at the rate is taken with.

@@ -127,6 +127,7 @@ fn facts(shop: &Shared) -> StoreFacts {
     };
     StoreFacts {
         stock: vec![("shoe".to_owned(), STOCK)],
+        added: Vec::new(),
         limit: 2,
         orders: shop.claims.values().map(bare).collect(),
         freed: Vec::new(),

@@ -32,7 +32,14 @@ pub(crate) enum Action {
     SettleUnknown {
         worker: usize,
     },
+    /// The lane of the newer entries commits before the one of the oldest.
+    SettleAhead {
+        worker: usize,
+    },
     Mark {
+        worker: usize,
+    },
+    MarkOverGap {
         worker: usize,
     },
     MarkEarly {
@@ -44,6 +51,24 @@ pub(crate) enum Action {
     Release {
         claim: usize,
     },
+    /// By a worker of the version before.
+    ReleaseOld {
+        claim: usize,
+    },
+    /// A worker of the version before reads a grant and then looks for the mark.
+    HurryOld {
+        warehouse: usize,
+        number: u8,
+    },
+    Join,
+    NoteAward,
+    NoteRest {
+        serial: usize,
+    },
+    EndRest {
+        serial: usize,
+    },
+    Tick,
     ApplyGrant {
         warehouse: usize,
         number: u8,
@@ -78,7 +103,6 @@ pub(crate) enum Action {
     },
     BuyerArrives,
     ProofReads,
-    LeaseEnds,
 }
 
 impl Model for Protocol {
@@ -90,18 +114,26 @@ impl Model for Protocol {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        actions.extend((0..self.scope.claims.len()).map(|claim| Action::Claim { claim }));
-        actions.extend((0..self.scope.claims.len()).map(|claim| Action::Release { claim }));
+        for claim in 0..self.scope.claims.len() {
+            actions.extend([Action::Claim { claim }, Action::Release { claim }, Action::ReleaseOld { claim }]);
+        }
+        for serial in 0..self.scope.tokens.len() {
+            actions.extend([Action::NoteRest { serial }, Action::EndRest { serial }]);
+        }
+        actions.extend([Action::Join, Action::NoteAward, Action::Tick]);
         for warehouse in 0..WAREHOUSES {
-            actions.extend([
-                Action::FallBehind { warehouse },
-                Action::Failover { warehouse },
-                Action::OldPrimaryReturns { warehouse },
-                Action::Pull { source: warehouse },
-                Action::BeginRebuild { warehouse },
-            ]);
+            if warehouse < self.scope.forgetful {
+                actions.extend([
+                    Action::FallBehind { warehouse },
+                    Action::Failover { warehouse },
+                    Action::OldPrimaryReturns { warehouse },
+                    Action::BeginRebuild { warehouse },
+                ]);
+            }
+            actions.push(Action::Pull { source: warehouse });
             let numbers = 1..=state.last_grant(warehouse);
-            actions.extend(numbers.map(|number| Action::ApplyGrant { warehouse, number }));
+            actions.extend(numbers.clone().map(|number| Action::ApplyGrant { warehouse, number }));
+            actions.extend(numbers.map(|number| Action::HurryOld { warehouse, number }));
             let found = 0..state.redis[warehouse].out.len();
             actions.extend(found.map(|at| Action::FindTransfer { source: warehouse, at }));
         }
@@ -110,7 +142,9 @@ impl Model for Protocol {
             actions.extend([
                 Action::Settle { worker },
                 Action::SettleUnknown { worker },
+                Action::SettleAhead { worker },
                 Action::Mark { worker },
+                Action::MarkOverGap { worker },
                 Action::MarkEarly { worker },
                 Action::WorkerDies { worker },
             ]);
@@ -126,17 +160,18 @@ impl Model for Protocol {
         for rebuild in 0..state.rebuilds.len() {
             actions.extend([Action::Rebuild { rebuild }, Action::RebuildDies { rebuild }]);
         }
-        actions.extend([Action::BuyerArrives, Action::ProofReads, Action::LeaseEnds]);
+        actions.extend([Action::BuyerArrives, Action::ProofReads]);
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         state.step(self, action)?;
+        state.watch_the_proof(self, before);
+        state.forget_time();
         // The same processes in another order are the same state.
         state.workers.sort();
         state.rebuilds.sort();
         state.transfers.sort();
-        state.watch_the_proof(self, before);
         (state != *before).then_some(state)
     }
 

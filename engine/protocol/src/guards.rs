@@ -41,6 +41,7 @@ guards! {
     GrantNumbers: "grant: number n comes after n - 1, once", "lua/grant.lua", In("ping-pong");
     MarkInStream: "settled: the mark stays within what the stream has", "lua/settled.lua", In("forgetting");
     MarkAfterCommit: "settle: the mark moves after the commit", "flows/settle.rs", In("ping-pong");
+    MarkUnbroken: "settle: the mark moves over no entry that a lane has left open", "domain/settlement.rs", In("two clicks");
     SettleEpoch: "settle: entries of another epoch are left alone", "ledger/settlements.rs", In("forgetting");
     SettleRebuildEpoch: "settle in a rebuild: it is still the newest rebuild", "ledger/settlements.rs", In("two rebuilds");
     SettleOnce: "settle: a claim id seen once is not settled again", "ledger/settlements.rs", In("ping-pong");
@@ -60,13 +61,29 @@ guards! {
     LoadReplid: "load, open: the replication id is that of the fence", "lua/load.lua, open.lua", Nowhere("lost chunks are counted, and the opening writes the fence's id; without counting, see below");
     LoadChunks: "load, open: chunks are counted", "lua/load.lua, open.lua", Nowhere("epoch and replication id let only one loader in; without either, see below");
     OpenSettled: "open: nothing in the stream is unsettled", "lua/open.lua", In("return");
-    ProofLeaving: "proof: nothing is in `out`", "flows/pull.rs", In("refusal");
-    ProofGranted: "proof: every grant of units that Postgres knows is applied", "flows/pull.rs", In("refusal");
-    ProofEpochs: "proof: the epochs are those of Postgres", "flows/pull.rs", In("refusal and forgetting");
-    ProofSeq: "proof: `seq` is the same in both readings", "flows/pull.rs", Nowhere("units come in by grants only, and Postgres is asked for those behind the first reading");
-    ProofTwice: "proof: a second reading", "flows/pull.rs", Nowhere("after the first reading a unit comes in by a grant only, and Postgres is asked for grants after it");
-    FreedWait: "grant: freed units wait until no lease can be alive", "flows/grants.rs", In("refusal");
-    OpenWait: "open: a rebuilt warehouse waits until no lease can be alive", "flows/open_drop.rs", In("refusal and forgetting");
+    ReadingMarks: "reading: the drop is marked before the first one", "flows/readings.rs", In("lease and forgetting");
+    ReadingLeaving: "reading: nothing is in `out`", "flows/readings.rs", In("refusal");
+    ReadingGranted: "reading: every grant of units that Postgres knows is applied", "flows/readings.rs", In("refusal");
+    ReadingEpochs: "reading: the epochs are those of Postgres", "flows/readings.rs", In("lease and forgetting");
+    ReadingAwards: "reading: awards do not count", "ledger/readings.rs", In("award");
+    LeaseStart: "lease: it is counted from before the first look", "flows/readings.rs", In("rest");
+    LeaseAge: "lease: it is shorter by what a unit has rested", "domain/rest.rs", In("rest");
+    LeaseOldest: "lease: by what the oldest of them has rested", "ledger/readings.rs", In("two rests");
+    LeaseClock: "lease: none where Postgres' clock may have been set back", "domain/rest.rs", In("rest");
+    LeaseSeq: "lease: `seq` is the same in a second look", "flows/readings.rs", Nowhere("units come in by grants only, and Postgres is asked for those behind the first look");
+    LeaseTwice: "lease: a second look", "flows/readings.rs", Nowhere("after the first look a unit comes in by a grant only, and Postgres is asked for grants after it");
+    ReleaseRests: "release, rejection: the unit rests, and the grant has none", "ledger/rest.rs", In("rest");
+    RestWait: "rest: its whole time, from when it was seen committed", "domain/rest.rs", In("rest");
+    RestAlways: "rest: also before there is a mark", "flows/grants.rs", In("rest");
+    RestAgain: "rest: whether the unit still rests is read again under the lock", "ledger/rest.rs", In("rest");
+    RestSince: "rest: and whether since the same time", "ledger/rest.rs", In("rest again");
+    ContentsRest: "rebuild: a resting unit is not free", "ledger/drops.rs", In("forgetting a release");
+    OpenWait: "open: a rebuilt warehouse of a drop with a mark waits until no lease can be alive", "flows/open_drop.rs", In("lease and forgetting");
+    OldWait: "grant: units that an older worker released wait", "flows/grants.rs", In("older workers");
+    AwardHolder: "award: the unit bears its claim in Postgres", "ledger/awards.rs", In("award and forgetting");
+    AwardLimit: "award: the buyer's limit", "lua/award.lua", In("award");
+    RefusalKept: "award: what its home refuses is rejected, and its unit comes back", "ledger/awards.rs", In("award");
+    RebuildAwards: "rebuild: awards in flight are decided before Postgres is read", "flows/open_drop.rs", In("award and forgetting");
 }
 
 /// The guards that are left out. None of them: the protocol as it is.

@@ -1,5 +1,6 @@
-//! The protocol of tokens, checked exhaustively: every interleaving of claims, pulls, settlement, releases, rebuilds and proofs
-//! with crashes and failovers, in worlds small enough for that. `docs/MODEL.md` says what is modelled and what is not.
+//! The protocol of tokens, checked exhaustively: every interleaving of claims, pulls, settlement, releases, rests,
+//! awards, rebuilds and readings with crashes and failovers, in worlds small enough for that. `docs/MODEL.md` says what is
+//! modelled and what is not.
 //!
 //! And the other way round: each guard of the protocol is taken out, and the checker must find out what it was for.
 //!
@@ -11,5 +12,7 @@ mod guards;
 mod state;
 mod actions;
 mod steps;
+mod comeback;
+mod readings;
 mod promises;
 mod check;

@@ -7,6 +7,11 @@ pub(crate) const WAREHOUSES: usize = 2;
 pub(crate) const MAX_TOKENS: usize = 3;
 pub(crate) const MAX_CLAIMS: usize = 4;
 
+/// A unit that came back rests for so many ticks. A tick is half a second.
+pub(crate) const REST: u8 = 3;
+/// A lease lasts no longer than this, in ticks.
+pub(crate) const LEASE: u8 = 2;
+
 /// A set of serials.
 pub(crate) type Serials = u8;
 
@@ -18,13 +23,21 @@ pub(crate) struct Scope {
     pub(crate) tokens: &'static [usize],
     /// The buyer of each claim id; two ids of one buyer are two clicks with different keys.
     pub(crate) claims: &'static [usize],
+    /// So many of the claims are orders at first, each of the token with its number.
+    pub(crate) sold: usize,
     pub(crate) pulls: u8,
     pub(crate) releases: u8,
+    /// Releases by a worker of the version before, which grants the unit at once and has the grant wait.
+    pub(crate) old_releases: u8,
+    /// The claim that standby's buyer gets, who joins the line at any time; nobody makes it by a click.
+    pub(crate) award: Option<usize>,
     pub(crate) proofs: u8,
     pub(crate) workers: usize,
     pub(crate) rebuilders: usize,
     /// Processes that look into `out` and finish what they find, beside the one that pulled.
     pub(crate) finishers: usize,
+    /// So many warehouses may fail over and be rebuilt.
+    pub(crate) forgetful: usize,
     /// Failovers of a warehouse's Redis. Each loses any suffix of what was done to it.
     pub(crate) failovers: u8,
     /// An old primary comes back, with its old replication id and all it had.
@@ -62,8 +75,12 @@ pub(crate) struct State {
     pub(crate) rebuilds: Vec<Rebuild>,
     pub(crate) transfers: Vec<Transfer>,
     pub(crate) proof: Option<Proof>,
-    /// A proof whose second is not over: buyers are refused without a look.
-    pub(crate) lease: bool,
+    /// So many ticks buyers are refused without a look.
+    pub(crate) lease: u8,
+    /// What the home has made of the award, as a process was told that has not written it down yet.
+    pub(crate) award: AwardTold,
+    /// Units that a worker has seen resting and will grant, where it does not look again: only without a guard.
+    pub(crate) noted: Serials,
     pub(crate) left: Left,
     pub(crate) seen: Seen,
 }
@@ -73,6 +90,7 @@ pub(crate) struct State {
 pub(crate) struct Left {
     pub(crate) pulls: u8,
     pub(crate) releases: u8,
+    pub(crate) old_releases: u8,
     pub(crate) proofs: u8,
     pub(crate) failovers: u8,
     pub(crate) returns: u8,
@@ -93,11 +111,48 @@ pub(crate) struct Seen {
 pub(crate) struct Postgres {
     pub(crate) epoch: [u8; WAREHOUSES],
     pub(crate) grants: [Vec<Grant>; WAREHOUSES],
-    /// The warehouse and the holder of each token.
-    pub(crate) tokens: Vec<(usize, Option<usize>)>,
+    pub(crate) tokens: Vec<Token>,
     pub(crate) claims: Vec<Fate>,
+    pub(crate) line: Line,
+    /// The award is noted as applied: nobody applies it again.
+    pub(crate) is_award_noted: bool,
+    /// A reading has begun at some time.
+    pub(crate) is_marked: bool,
     /// How often each claim was settled.
     pub(crate) settled: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Token {
+    /// The warehouse that it belongs to.
+    pub(crate) at: usize,
+    pub(crate) holder: Holder,
+}
+
+/// One of them at the most, as the table's constraint has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    Nobody,
+    Order(usize),
+    /// The claim that its grant is to make.
+    Awarded(usize),
+    /// For so many ticks. No longer than [`REST`] is counted.
+    Resting(u8),
+}
+
+/// Standby's one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Line {
+    Empty,
+    Waiting,
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum AwardTold {
+    Nothing,
+    Taken,
+    Refused,
 }
 
 /// What became of a claim.
@@ -109,17 +164,22 @@ pub(crate) enum Fate {
     Rejected,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Grant {
     pub(crate) serials: Serials,
     pub(crate) ends: Option<usize>,
     pub(crate) transfer: Option<u8>,
+    pub(crate) award: Option<usize>,
+    /// Ticks until it may be applied: units that an older worker released.
+    pub(crate) waits: u8,
+    /// An older worker has read it and then found no mark: it will not wait.
+    pub(crate) is_hurried: bool,
 }
 
 impl Grant {
-    /// Units that nobody had: a release, not a move.
-    pub(crate) fn frees(&self) -> bool {
-        self.transfer.is_none() && self.serials != 0
+    /// It puts units on sale.
+    pub(crate) fn has_units(&self) -> bool {
+        self.serials != 0 && self.award.is_none()
     }
 }
 
@@ -178,6 +238,8 @@ pub(crate) enum Worker {
         epoch: u8,
         entries: Vec<Entry>,
         upto: usize,
+        /// One lane has committed its share; `entries` are the other's.
+        is_ahead: bool,
     },
     Committed {
         warehouse: usize,
@@ -191,16 +253,38 @@ pub(crate) struct Rebuild {
     pub(crate) warehouse: usize,
     pub(crate) epoch: u8,
     pub(crate) stage: Stage,
+    /// Ticks from its fence until it may open, if the drop has a mark.
+    pub(crate) waits: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Begun,
-    Fenced { replid: u8 },
-    ReadLeftovers { replid: u8, entries: Vec<Entry>, upto: usize },
-    SettledLeftovers { replid: u8, upto: usize },
-    NoLeftovers { replid: u8 },
-    Contents { replid: u8, contents: Contents, chunks: u8 },
+    Fenced {
+        replid: u8,
+    },
+    ReadLeftovers {
+        replid: u8,
+        entries: Vec<Entry>,
+        upto: usize,
+    },
+    SettledLeftovers {
+        replid: u8,
+        upto: usize,
+    },
+    NoLeftovers {
+        replid: u8,
+    },
+    Contents {
+        replid: u8,
+        contents: Contents,
+        chunks: u8,
+    },
+    /// All is loaded, and then the mark was looked for.
+    Loaded {
+        replid: u8,
+        is_marked: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -220,17 +304,21 @@ pub(crate) struct Transfer {
     pub(crate) is_committed: bool,
 }
 
+/// A reading, and the lease that may come of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Proof {
-    /// Readings made, of warehouse 0, 1, Postgres, warehouse 0, 1.
+    /// Steps made: warehouse 0, 1, Postgres (which refuses), warehouse 0, 1 (which gives the lease).
     pub(crate) step: u8,
     pub(crate) epochs: [u8; WAREHOUSES],
     pub(crate) granted: [u8; WAREHOUSES],
-    /// At one instant since the call arrived nothing was free and nothing was on its way.
+    /// Ticks since before its first look. No more than [`LEASE`] are counted.
+    pub(crate) age: u8,
+    /// So many ticks from there on no resting unit can be granted.
+    pub(crate) lease: u8,
+    /// At one instant since the call arrived nothing was on sale and nothing was on its way.
     pub(crate) was_empty: bool,
-    /// Units were freed since it began: when they arrive, its lease is over.
-    pub(crate) is_overtaken: bool,
-    pub(crate) is_over: bool,
+    /// A warehouse is another than at its first look.
+    pub(crate) is_disturbed: bool,
 }
 
 impl State {
@@ -238,6 +326,13 @@ impl State {
         let scope = &protocol.scope;
         let claims = scope.claims.len();
         assert!(scope.tokens.len() <= MAX_TOKENS && claims <= MAX_CLAIMS, "a world this large would never be finished");
+        let sold = |claim: usize| claim < scope.sold;
+        let order = |serial| if sold(serial) { Holder::Order(serial) } else { Holder::Nobody };
+        let record = |claim| if sold(claim) { Record::Live(claim) } else { Record::None };
+        let free = |warehouse| {
+            let tokens = scope.tokens.iter().enumerate();
+            serials(tokens.filter(|(serial, at)| **at == warehouse && !sold(*serial)).map(|(serial, _)| serial))
+        };
         let redis = |warehouse| Redis {
             replid: 1,
             epoch: 1,
@@ -245,9 +340,11 @@ impl State {
             is_loading: false,
             chunks: 2,
             granted: 0,
-            free: serials(scope.tokens.iter().enumerate().filter(|(_, at)| **at == warehouse).map(|(s, _)| s)),
+            free: free(warehouse),
             out: Vec::new(),
-            records: vec![Record::None; claims],
+            records: (0..claims)
+                .map(|claim| if protocol.home(claim) == warehouse { record(claim) } else { Record::None })
+                .collect(),
             log: Vec::new(),
             mark: 0,
         };
@@ -256,8 +353,13 @@ impl State {
             postgres: Postgres {
                 epoch: [1; WAREHOUSES],
                 grants: [const { Vec::new() }; WAREHOUSES],
-                tokens: scope.tokens.iter().map(|at| (*at, None)).collect(),
-                claims: vec![Fate::Unseen; claims],
+                tokens: (scope.tokens.iter().enumerate())
+                    .map(|(serial, at)| Token { at: *at, holder: order(serial) })
+                    .collect(),
+                claims: (0..claims).map(|claim| if sold(claim) { Fate::Live(claim) } else { Fate::Unseen }).collect(),
+                line: Line::Empty,
+                is_award_noted: false,
+                is_marked: false,
                 settled: vec![0; claims],
             },
             redis: std::array::from_fn(redis),
@@ -266,10 +368,13 @@ impl State {
             rebuilds: Vec::new(),
             transfers: Vec::new(),
             proof: None,
-            lease: false,
+            lease: 0,
+            award: AwardTold::Nothing,
+            noted: 0,
             left: Left {
                 pulls: scope.pulls,
                 releases: scope.releases,
+                old_releases: scope.old_releases,
                 proofs: scope.proofs,
                 failovers: scope.failovers,
                 returns: scope.returns,

@@ -2,11 +2,13 @@
 
 use crate::actions::Action;
 use crate::guards::Guard;
-use crate::promises;
 use crate::state::{
-    Contents, Entry, Fate, Grant, Out, Proof, Protocol, Rebuild, Record, Redis, Stage, State, Transfer, WAREHOUSES,
-    Worker, serials,
+    Contents, Entry, Fate, Grant, Holder, Out, Protocol, REST, Rebuild, Record, Redis, Stage, State, Transfer,
+    WAREHOUSES, Worker, serials,
 };
+
+/// The epoch of a claim that stands in no log: an award in flight. No warehouse has it.
+const UNLOGGED: u8 = 0;
 
 impl State {
     /// `None`: it cannot happen now, or nothing would come of it.
@@ -37,12 +39,21 @@ impl State {
                 self.seen.returned = true;
                 Some(())
             }
-            Action::Release { claim } => self.release(claim),
+            Action::Release { .. }
+            | Action::ReleaseOld { .. }
+            | Action::HurryOld { .. }
+            | Action::Join
+            | Action::NoteAward
+            | Action::NoteRest { .. }
+            | Action::EndRest { .. } => self.come_back(protocol, action),
+            Action::Tick => self.tick(),
             Action::ApplyGrant { warehouse, number } => self.apply_grant(protocol, warehouse, number),
             Action::ReadLog { .. }
             | Action::Settle { .. }
             | Action::SettleUnknown { .. }
+            | Action::SettleAhead { .. }
             | Action::Mark { .. }
+            | Action::MarkOverGap { .. }
             | Action::MarkEarly { .. }
             | Action::WorkerDies { .. } => self.work(protocol, action),
             Action::Pull { .. }
@@ -58,17 +69,17 @@ impl State {
                 }
                 self.postgres.epoch[warehouse] += 1;
                 let epoch = self.postgres.epoch[warehouse];
-                self.rebuilds.push(Rebuild { warehouse, epoch, stage: Stage::Begun });
+                self.rebuilds.push(Rebuild { warehouse, epoch, stage: Stage::Begun, waits: 0 });
                 Some(())
             }
             Action::Rebuild { rebuild } => {
-                let at = self.rebuilds.remove(rebuild);
-                let (warehouse, epoch) = (at.warehouse, at.epoch);
-                if at.stage.waits_for_lease() && self.lease && protocol.has(Guard::OpenWait) {
+                let Rebuild { warehouse, epoch, stage, waits } = self.rebuilds.remove(rebuild);
+                if matches!(stage, Stage::Loaded { is_marked: true, .. }) && waits > 0 {
                     return None;
                 }
-                if let Some(stage) = self.rebuild(protocol, warehouse, epoch, at.stage) {
-                    self.rebuilds.push(Rebuild { warehouse, epoch, stage });
+                let waits = if stage == Stage::Begun { REST } else { waits };
+                if let Some(stage) = self.rebuild(protocol, warehouse, epoch, stage) {
+                    self.rebuilds.push(Rebuild { warehouse, epoch, stage, waits });
                 }
                 Some(())
             }
@@ -76,28 +87,12 @@ impl State {
                 self.rebuilds.remove(rebuild);
                 Some(())
             }
-            Action::BuyerArrives => {
-                if self.proof.is_some() || self.lease {
-                    return None;
-                }
-                self.left.proofs = self.left.proofs.checked_sub(1)?;
-                self.proof = Some(Proof {
-                    step: 0,
-                    epochs: self.postgres.epoch,
-                    granted: [0; WAREHOUSES],
-                    was_empty: false,
-                    is_overtaken: false,
-                    is_over: false,
-                });
-                Some(())
-            }
-            Action::ProofReads => self.prove(protocol),
-            Action::LeaseEnds => std::mem::replace(&mut self.lease, false).then_some(()),
+            Action::BuyerArrives | Action::ProofReads => self.prove(protocol, action),
         }
     }
 
     /// Whether the scripts give anything to somebody who believes in `epoch`.
-    fn issues(&self, protocol: &Protocol, warehouse: usize, epoch: u8) -> bool {
+    pub(crate) fn issues(&self, protocol: &Protocol, warehouse: usize, epoch: u8) -> bool {
         let redis = &self.redis[warehouse];
         let fence = redis.fence == Some(redis.replid) || !protocol.has(Guard::ClaimFence);
         redis.epoch == epoch && fence && !redis.is_loading
@@ -105,17 +100,17 @@ impl State {
 
     /// lua/claim.lua. There is always a gateway that still believes in the epoch that the warehouse has.
     fn claim(&mut self, protocol: &Protocol, claim: usize) -> Option<()> {
+        if protocol.scope.award == Some(claim) {
+            return None;
+        }
         let home = protocol.home(claim);
         let known = self.redis[home].epoch;
         let epoch = if protocol.has(Guard::ClaimEpoch) { known } else { self.postgres.epoch[home] };
         if !self.issues(protocol, home, known) {
             return None;
         }
+        let at_limit = self.is_at_limit(protocol, claim) && protocol.has(Guard::ScriptLimit);
         let redis = &mut self.redis[home];
-        let buyer = protocol.buyer(claim);
-        let mine = |other: &(usize, &Record)| protocol.buyer(other.0) == buyer;
-        let mut held = redis.records.iter().enumerate().filter(mine);
-        let at_limit = held.any(|(_, record)| matches!(record, Record::Live(_))) && protocol.has(Guard::ScriptLimit);
         if redis.records[claim] != Record::None || at_limit || redis.free == 0 {
             return None;
         }
@@ -126,35 +121,30 @@ impl State {
         Some(())
     }
 
-    /// ledger/payments.rs, `release`: an order ends, its unit is granted back to the buyer's home.
-    fn release(&mut self, claim: usize) -> Option<()> {
-        let Fate::Live(serial) = self.postgres.claims[claim] else { return None };
-        self.left.releases = self.left.releases.checked_sub(1)?;
-        let warehouse = self.postgres.tokens[serial].0;
-        self.postgres.claims[claim] = Fate::Released;
-        self.postgres.tokens[serial].1 = None;
-        self.grant(warehouse, Grant { serials: serials([serial]), ends: Some(claim), transfer: None });
-        Some(())
+    /// Whether the buyer holds as much as they may, as far as the records of their home say.
+    pub(crate) fn is_at_limit(&self, protocol: &Protocol, claim: usize) -> bool {
+        let records = self.redis[protocol.home(claim)].records.iter().enumerate();
+        let mut held = records.filter(|(other, _)| protocol.buyer(*other) == protocol.buyer(claim));
+        held.any(|(_, record)| matches!(record, Record::Live(_)))
     }
 
     /// ledger/grants.rs, `insert`.
-    fn grant(&mut self, warehouse: usize, grant: Grant) {
-        if let Some(proof) = &mut self.proof
-            && grant.frees()
-        {
-            proof.is_overtaken = true;
-        }
+    pub(crate) fn grant(&mut self, warehouse: usize, grant: Grant) {
         self.postgres.grants[warehouse].push(grant);
     }
 
-    /// flows/grants.rs and lua/grant.lua. Anyone may, at any time, with the epoch that the warehouse has.
+    /// flows/grants.rs, lua/grant.lua and lua/award.lua. Anyone may, at any time, with the epoch that the warehouse
+    /// has.
     pub(crate) fn apply_grant(&mut self, protocol: &Protocol, warehouse: usize, number: u8) -> Option<()> {
         let grant = self.postgres.grants[warehouse].get(usize::from(number).checked_sub(1)?)?.clone();
         if !self.issues(protocol, warehouse, self.redis[warehouse].epoch) {
             return None;
         }
-        if grant.frees() && self.lease && protocol.has(Guard::FreedWait) {
+        if grant.waits > 0 && !grant.is_hurried {
             return None;
+        }
+        if let Some(claim) = grant.award {
+            return self.apply_award(protocol, warehouse, number, claim);
         }
         let redis = &mut self.redis[warehouse];
         if number != redis.granted + 1 && protocol.has(Guard::GrantNumbers) {
@@ -164,13 +154,6 @@ impl State {
         redis.granted = redis.granted.max(number);
         if let Some(claim) = grant.ends {
             redis.records[claim] = if protocol.has(Guard::EndedStays) { Record::Ended } else { Record::None };
-        }
-        if let Some(proof) = &mut self.proof
-            && grant.frees()
-            && proof.is_overtaken
-        {
-            // So long after the commit, a lease that was counted from before it is over.
-            proof.is_over |= protocol.has(Guard::FreedWait);
         }
         Some(())
     }
@@ -185,10 +168,12 @@ impl State {
                     return None;
                 }
                 let epoch = self.postgres.epoch[warehouse];
-                self.workers[worker] = Worker::Read { warehouse, epoch, entries, upto: redis.log.len() };
+                self.workers[worker] =
+                    Worker::Read { warehouse, epoch, entries, upto: redis.log.len(), is_ahead: false };
             }
+            Action::SettleAhead { worker } => return self.settle_ahead(protocol, worker),
             Action::Settle { worker } | Action::SettleUnknown { worker } => {
-                let Worker::Read { warehouse, epoch, entries, upto } = self.workers[worker].clone() else {
+                let Worker::Read { warehouse, epoch, entries, upto, .. } = self.workers[worker].clone() else {
                     return None;
                 };
                 let is_settled = self.settle(protocol, warehouse, &entries, None);
@@ -202,6 +187,15 @@ impl State {
                 self.mark(protocol, warehouse, epoch, upto);
                 self.workers[worker] = Worker::Idle;
             }
+            Action::MarkOverGap { worker } => {
+                let Worker::Read { warehouse, epoch, upto, is_ahead: true, .. } = self.workers[worker] else {
+                    return None;
+                };
+                if protocol.has(Guard::MarkUnbroken) {
+                    return None;
+                }
+                self.mark(protocol, warehouse, epoch, upto);
+            }
             Action::MarkEarly { worker } => {
                 let Worker::Read { warehouse, epoch, upto, .. } = self.workers[worker] else { return None };
                 if protocol.has(Guard::MarkAfterCommit) {
@@ -212,6 +206,23 @@ impl State {
             Action::WorkerDies { worker } => self.workers[worker] = Worker::Idle,
             _ => return None,
         }
+        Some(())
+    }
+
+    /// domain/settlement.rs. Of two lanes the one with the newer entries is through first, and the oldest entry is still open.
+    /// All claims of a buyer are one lane's.
+    fn settle_ahead(&mut self, protocol: &Protocol, worker: usize) -> Option<()> {
+        let Worker::Read { warehouse, epoch, entries, upto, is_ahead: false } = self.workers[worker].clone() else {
+            return None;
+        };
+        let (oldest, newer) = entries.split_first()?;
+        let of_oldest = |entry: &Entry| protocol.buyer(entry.claim) == protocol.buyer(oldest.claim);
+        if newer.is_empty() || newer.iter().any(of_oldest) {
+            return None;
+        }
+        let is_settled = self.settle(protocol, warehouse, newer, None);
+        let behind = Worker::Read { warehouse, epoch, entries: vec![*oldest], upto, is_ahead: true };
+        self.workers[worker] = if is_settled { behind } else { Worker::Idle };
         Some(())
     }
 
@@ -236,24 +247,31 @@ impl State {
                 continue;
             }
             self.postgres.settled[claim] += 1;
-            let (at, holder) = self.postgres.tokens[serial];
+            let token = self.postgres.tokens[serial];
+            let is_held = match token.holder {
+                Holder::Nobody | Holder::Resting(_) => false,
+                Holder::Order(_) => true,
+                Holder::Awarded(other) => other != claim,
+            };
             let of_buyer = |other: &usize| protocol.buyer(*other) == protocol.buyer(claim);
             let mut live = (0..self.postgres.claims.len()).filter(of_buyer);
             let at_limit = live.any(|other| matches!(self.postgres.claims[other], Fate::Live(_)));
-            let is_refused = (holder.is_some() && protocol.has(Guard::SettleHolder))
-                || (at != warehouse && protocol.has(Guard::SettleWarehouse))
+            let is_refused = (is_held && protocol.has(Guard::SettleHolder))
+                || (token.at != warehouse && protocol.has(Guard::SettleWarehouse))
                 || (at_limit && protocol.has(Guard::SettleLimit));
             if is_refused {
-                self.seen.rejected = true;
+                self.seen.rejected |= epoch != UNLOGGED;
                 self.seen.rejected_of_this_epoch |= epoch == now;
                 if self.postgres.claims[claim] == Fate::Unseen {
                     self.postgres.claims[claim] = Fate::Rejected;
                 }
-                let free = if holder.is_none() && at == warehouse { serials([serial]) } else { 0 };
-                self.grant(warehouse, Grant { serials: free, ends: Some(claim), transfer: None });
+                // One that rests already goes on resting.
+                let comes_back = !is_held && token.at == warehouse && !matches!(token.holder, Holder::Resting(_));
+                self.give_back(protocol, warehouse, claim, comes_back.then_some(serial));
             } else {
+                // And it rests no longer.
                 self.postgres.claims[claim] = Fate::Live(serial);
-                self.postgres.tokens[serial].1 = Some(claim);
+                self.postgres.tokens[serial].holder = Holder::Order(claim);
             }
         }
         true
@@ -336,11 +354,12 @@ impl State {
         if self.is_transferred(id) && protocol.has(Guard::TransferId) {
             return true;
         }
-        if self.postgres.tokens[serial] != (source, None) && protocol.has(Guard::TransferRow) {
+        let token = &mut self.postgres.tokens[serial];
+        if (token.at, token.holder) != (source, Holder::Nobody) && protocol.has(Guard::TransferRow) {
             return false;
         }
-        self.postgres.tokens[serial].0 = destination;
-        self.grant(destination, Grant { serials: serials([serial]), ends: None, transfer: Some(id) });
+        token.at = destination;
+        self.grant(destination, Grant { serials: serials([serial]), transfer: Some(id), ..Grant::default() });
         true
     }
 
@@ -380,44 +399,78 @@ impl State {
                 if self.postgres.epoch[warehouse] != epoch && protocol.has(Guard::ContentsEpoch) {
                     return None;
                 }
+                let awards = self.awards_in_flight(warehouse);
+                if !awards.is_empty() && protocol.has(Guard::RebuildAwards) {
+                    let is_settled = self.settle(protocol, warehouse, &awards, Some(epoch));
+                    return is_settled.then_some(Stage::NoLeftovers { replid });
+                }
                 let contents = self.contents(protocol, warehouse);
                 Some(Stage::Contents { replid, contents, chunks: 0 })
             }
+            Stage::Contents { contents: _, chunks: 2, replid } => {
+                // Units that Redis had forgotten come in here without a rest.
+                let is_marked = self.postgres.is_marked && protocol.has(Guard::OpenWait);
+                Some(Stage::Loaded { replid, is_marked })
+            }
             Stage::Contents { replid, contents, chunks } => {
-                let redis = &mut self.redis[warehouse];
-                let may_load = (redis.epoch == epoch || !protocol.has(Guard::LoadEpoch))
-                    && (redis.replid == replid || !protocol.has(Guard::LoadReplid))
-                    && (redis.chunks == chunks || !protocol.has(Guard::LoadChunks))
-                    && redis.is_loading;
-                let has_leftovers = chunks == 2 && redis.mark < redis.log.len() && protocol.has(Guard::OpenSettled);
-                if !may_load || has_leftovers {
-                    return None;
-                }
-                match chunks {
-                    0 => {
-                        (redis.free, redis.granted) = (contents.free, contents.granted);
-                        redis.out.clear();
-                        redis.records.fill(Record::None);
-                    }
-                    1 => redis.records.clone_from(&contents.records),
-                    _ => {
-                        (redis.fence, redis.is_loading) = (Some(replid), false);
-                        if let Some(proof) = &mut self.proof {
-                            proof.is_over |= protocol.has(Guard::OpenWait);
-                        }
-                        return None;
-                    }
+                let redis = self.may_load(protocol, warehouse, epoch, replid, chunks)?;
+                if chunks == 0 {
+                    (redis.free, redis.granted) = (contents.free, contents.granted);
+                    redis.out.clear();
+                    redis.records.fill(Record::None);
+                } else {
+                    redis.records.clone_from(&contents.records);
                 }
                 redis.chunks += 1;
                 Some(Stage::Contents { replid, contents, chunks: chunks + 1 })
             }
+            Stage::Loaded { replid, .. } => {
+                let redis = self.may_load(protocol, warehouse, epoch, replid, 2)?;
+                if redis.mark >= redis.log.len() || !protocol.has(Guard::OpenSettled) {
+                    (redis.fence, redis.is_loading) = (Some(replid), false);
+                }
+                None
+            }
         }
+    }
+
+    /// lua/load.lua and lua/open.lua.
+    fn may_load(
+        &mut self,
+        protocol: &Protocol,
+        warehouse: usize,
+        epoch: u8,
+        replid: u8,
+        chunks: u8,
+    ) -> Option<&mut Redis> {
+        let redis = &mut self.redis[warehouse];
+        let may_load = (redis.epoch == epoch || !protocol.has(Guard::LoadEpoch))
+            && (redis.replid == replid || !protocol.has(Guard::LoadReplid))
+            && (redis.chunks == chunks || !protocol.has(Guard::LoadChunks))
+            && redis.is_loading;
+        may_load.then_some(redis)
+    }
+
+    /// ledger/awards.rs, `awards_in_flight`: those that are to become claims in this warehouse.
+    fn awards_in_flight(&self, warehouse: usize) -> Vec<Entry> {
+        let tokens = self.postgres.tokens.iter().enumerate();
+        let awarded = tokens.filter_map(|(serial, token)| match token.holder {
+            Holder::Awarded(claim) if token.at == warehouse => Some(Entry { claim, serial, epoch: UNLOGGED }),
+            _ => None,
+        });
+        awarded.collect()
     }
 
     /// ledger/drops.rs, `warehouse_contents`.
     fn contents(&self, protocol: &Protocol, warehouse: usize) -> Contents {
         let tokens = self.postgres.tokens.iter().enumerate();
-        let free = serials(tokens.filter(|(_, row)| **row == (warehouse, None)).map(|(serial, _)| serial));
+        let is_free = |holder| match holder {
+            Holder::Nobody => true,
+            Holder::Resting(_) => !protocol.has(Guard::ContentsRest),
+            Holder::Order(_) | Holder::Awarded(_) => false,
+        };
+        let free = tokens.filter(|(_, token)| token.at == warehouse && is_free(token.holder));
+        let free = serials(free.map(|(serial, _)| serial));
         let record = |(claim, fate): (usize, &Fate)| match fate {
             _ if protocol.home(claim) != warehouse => Record::None,
             Fate::Live(serial) => Record::Live(*serial),
@@ -427,75 +480,5 @@ impl State {
         };
         let records = self.postgres.claims.iter().enumerate().map(record).collect();
         Contents { free, records, granted: self.last_grant(warehouse) }
-    }
-
-    /// flows/pull.rs, `prove`: the next reading. Where it cannot succeed any more, it ends at once.
-    fn prove(&mut self, protocol: &Protocol) -> Option<()> {
-        let mut proof = self.proof.take()?;
-        let step = proof.step;
-        proof.step += 1;
-        if step == 2 {
-            for warehouse in 0..WAREHOUSES {
-                let epochs_hold = proof.epochs[warehouse] == self.postgres.epoch[warehouse];
-                let mut behind = self.postgres.grants[warehouse].iter().skip(usize::from(proof.granted[warehouse]));
-                let is_applied = behind.all(|grant| grant.serials == 0);
-                if (!epochs_hold && protocol.has(Guard::ProofEpochs))
-                    || (!is_applied && protocol.has(Guard::ProofGranted))
-                {
-                    return Some(());
-                }
-            }
-            if !protocol.has(Guard::ProofTwice) {
-                self.conclude(&proof);
-                return Some(());
-            }
-            self.proof = Some(proof);
-            return Some(());
-        }
-        let warehouse = usize::from(step % 3);
-        if !self.issues(protocol, warehouse, proof.epochs[warehouse]) {
-            return Some(());
-        }
-        let redis = &self.redis[warehouse];
-        let shows_units = redis.free != 0 || (!redis.out.is_empty() && protocol.has(Guard::ProofLeaving));
-        if shows_units {
-            return Some(());
-        }
-        proof.granted[warehouse] = redis.granted;
-        if step == 4 {
-            self.conclude(&proof);
-        } else {
-            self.proof = Some(proof);
-        }
-        Some(())
-    }
-
-    /// The buyer is refused, and for a second everybody is.
-    fn conclude(&mut self, proof: &Proof) {
-        self.seen.refused_while_free |= !proof.was_empty;
-        self.lease = !proof.is_over;
-    }
-
-    /// What a running proof would find changed, and whether there was an instant without any unit.
-    pub(crate) fn watch_the_proof(&mut self, protocol: &Protocol, before: &Self) {
-        let is_empty = !promises::is_anything_free(self);
-        let Some(proof) = &mut self.proof else { return };
-        proof.was_empty |= is_empty;
-        let is_read = |warehouse: usize| usize::from(proof.step) > warehouse && proof.step < 4 + warehouse as u8;
-        let is_changed = |warehouse: usize| {
-            let (now, then) = (&self.redis[warehouse], &before.redis[warehouse]);
-            let seen = |redis: &Redis| (redis.epoch, redis.replid, redis.granted, redis.free, redis.log.len());
-            seen(now) != seen(then) || now.out != then.out || now.fence != then.fence
-        };
-        let fails = (0..WAREHOUSES).any(|warehouse| is_read(warehouse) && is_changed(warehouse));
-        if fails && protocol.has(Guard::ProofSeq) && protocol.has(Guard::ProofTwice) {
-            self.proof = None;
-        }
-    }
-}
-
-impl Stage {
-    fn waits_for_lease(&self) -> bool {
-        matches!(self, Self::Contents { chunks: 2, .. })
     }
 }

@@ -14,6 +14,9 @@ pub const MAX_VARIANTS: usize = 32;
 /// At most this many units a buyer: a record keeps a quantity in seven bits.
 pub const MAX_BUYER_LIMIT: u32 = 100;
 pub const MAX_WAREHOUSES: u32 = 1024;
+/// Warehouses of a drop for each primary of Redis, unless its operator asks for others. More have smaller batches, which cost Redis
+/// more for each claim; docs/PERFORMANCE.md has the figures.
+pub const WAREHOUSES_PER_PRIMARY: u32 = 2;
 /// More replicas than any primary has that we have heard of.
 pub const MAX_REPLICAS: u8 = 16;
 /// Units of one drop: ten times the largest sale we know of, and serials stay far below 32 bits.

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::ids::OrderId;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
-use crate::domain::turns;
+use crate::domain::turns::{self, Desk};
 use crate::ledger::LedgerError;
 use crate::ledger::attempts::{Attempt, LeasedPayment, NotLeased, PaymentLease};
 use crate::ledger::news::BuyerAction;
@@ -123,13 +123,14 @@ impl Engine {
         limit: i64,
         concurrency: usize,
     ) -> Result<ChargeReport, EngineError> {
-        self.charge_due_leasing(provider, limit, concurrency, CHARGE_LEASE).await
+        self.charge_due_leasing(Desk::All, provider, limit, concurrency, CHARGE_LEASE).await
     }
 
-    /// As [`Self::charge_due`], with another lease: so long do the payments of a worker that died wait. One that runs out
-    /// under its worker costs that worker its work, and nothing else.
+    /// As [`Self::charge_due`], at one desk of a worker and with another lease: so long do the payments of a worker that
+    /// died wait. One that runs out under its worker costs that worker its work, and nothing else.
     pub async fn charge_due_leasing(
         &self,
+        desk: Desk,
         provider: &ProviderClient,
         limit: i64,
         concurrency: usize,
@@ -142,10 +143,10 @@ impl Engine {
         provider.probe_if_due().await;
         let mut refused = None;
         loop {
-            let room = concurrency.min(fits_lease(provider.limit(), lease)).min(admitted(provider));
+            let room = desk.places(concurrency).min(fits_lease(provider.limit(), lease)).min(admitted(provider));
             let asked = room.saturating_sub(steps.len()).min(left);
             if asked > 0 && refused.is_none() {
-                let mut leasing = pin!(self.lease_in_turn(lease, asked));
+                let mut leasing = pin!(self.lease_in_turn(desk, lease, asked));
                 // Those under way go on meanwhile: they hold connections to Postgres, and this waits for one.
                 let leased = loop {
                     tokio::select! {
@@ -183,12 +184,13 @@ impl Engine {
     /// anything did.
     async fn lease_in_turn(
         &self,
+        desk: Desk,
         lease: SignedDuration,
         places: usize,
     ) -> (Vec<LeasedPayment>, Result<(), LedgerError>) {
         let mut leased = Vec::new();
-        for (lanes, count) in turns::shares(self.places_taken.load(Ordering::Relaxed), places) {
-            match self.ledger.lease_payments_of(self.clock.now(), lease, lanes, count as i64).await {
+        for (lanes, count) in turns::shares(desk, self.places_taken.load(Ordering::Relaxed), places) {
+            match self.ledger.lease_payments_of(self.clock.now(), lease, &lanes, count as i64).await {
                 Ok(more) => {
                     let is_all = more.len() < count;
                     self.places_taken.fetch_add(more.len(), Ordering::Relaxed);
@@ -519,16 +521,18 @@ impl Engine {
         Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
     }
 
-    /// Ends orders whose buyers were too late. Answers how many there were.
+    /// Ends orders whose buyers were too late. Answers how many it has ended.
     pub async fn expire_unpaid(&self, limit: i64) -> Result<usize, EngineError> {
         let now = self.clock.now();
         let orders = self.ledger.unpaid_past_due(now, limit).await?;
+        let mut ended = 0;
         for order in &orders {
-            if let Err(error) = self.ledger.expire_unpaid(*order, now).await {
-                tracing::warn!(%order, %error, "order {order} could not be ended yet: {error}");
+            match self.ledger.expire_unpaid(*order, now).await {
+                Ok(_) => ended += 1,
+                Err(error) => tracing::warn!(%order, %error, "order {order} could not be ended yet: {error}"),
             }
         }
-        Ok(orders.len())
+        Ok(ended)
     }
 
     /// Ends what is left of calls whose worker died while the provider told of their end by itself. `lease`: the longest that

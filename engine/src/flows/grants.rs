@@ -114,7 +114,7 @@ impl Engine {
         report.applied = applied.len();
         metrics::counter!("doorbuster_grants_applied_total").increment(applied.len() as u64);
         if !applied.is_empty() {
-            // Dying before it only means that they are brought again.
+            // Dying before it only means that they are brought again. The time is taken now: from then on Redis surely has them.
             self.ledger.mark_applied(&applied, self.clock.now()).await?;
             steps::passed("grants.recorded");
         }

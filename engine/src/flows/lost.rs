@@ -5,26 +5,35 @@
 //! ([`Engine::look_after_answers`]): when a warehouse has begun a new epoch and its rebuild has ended, what was answered under an
 //! older one and is neither in Postgres nor in its buyer's record is lost. Its buyer goes first in line and is told.
 //!
+//! The same round notes in Postgres what was answered since the last one, a row for each warehouse (`ledger/answered.rs`). A
+//! process that dies leaves its notes behind, and the others look after what stands in them as after their own.
+//!
 //! A buyer who asks again under the same key may be given units by the same claim, before this, during it or after it. Then the
 //! claim becomes an order and the place in line ends, or the place has brought an order and the claim is rejected:
-//! `domain/lost.rs` says which, settlement keeps to it. A process that dies forgets too: what it alone knew is told to nobody.
+//! `domain/lost.rs` says which, settlement keeps to it.
+//!
+//! A process that dies takes with it what it has not noted yet: the answers of its last second, or of longer while Postgres was
+//! away. These are told to nobody.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Mutex;
 
 use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
 use crate::domain::ids::{ClaimId, Epoch, WarehouseId};
 use crate::domain::lost::{AnsweredFacts, Fate, fate};
+use crate::ledger::answered::NoteId;
 use crate::ledger::lost::WarehouseEpoch;
 
 use super::acknowledge::Acknowledged;
 use super::claim::AnsweredClaim;
 use super::engine::{Engine, EngineError, LiveDrop};
 
-/// Claims that a process remembers, of some 150 bytes each. They are what it has answered and Postgres has not been found to have.
+/// Claims that a process remembers, of some 200 bytes each. They are what it has answered and Postgres has not been found to have.
 const REMEMBERED_MAX: usize = 500_000;
 /// Two intervals of settlement: nearly all of them are orders by then.
 const ASK_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -34,6 +43,14 @@ const ASKED_AT_ONCE: usize = 5_000;
 const REMEMBERED_FOR: SignedDuration = SignedDuration::from_hours(1);
 /// Claims found lost in one transaction: it holds up the settlement of their warehouse for some 100 ms.
 const LOST_PER_TRANSACTION: usize = 256;
+/// Claims of one note: some 200 kB.
+const CLAIMS_PER_NOTE: usize = 5_000;
+/// Notes of others that are read at once: 16 MB at most, and next to nothing where notes are of a second.
+const NOTES_AT_ONCE: i64 = 64;
+/// A process that lives has looked after its own notes by then. Earlier all of them would look after all notes.
+const OTHERS_AFTER: SignedDuration = SignedDuration::from_secs(5);
+/// How often notes are looked for that nobody has deleted.
+const SWEEP_EVERY: SignedDuration = SignedDuration::from_mins(1);
 /// Records asked for at the same time.
 const RECORDS_AT_ONCE: usize = 64;
 
@@ -50,25 +67,51 @@ struct Remembered {
 #[derive(Default)]
 pub(super) struct Answers(Mutex<Vec<Remembered>>);
 
-/// What one process remembers of its answers. Lost with the process.
+/// What one process remembers of its answers. Lost with the process, but for its notes.
 pub struct AnswerWatch {
+    /// Whose notes are its own.
+    process: Uuid,
     groups: HashMap<(WarehouseId, Epoch), Group>,
     remembered: usize,
     most: usize,
+    /// How many claims of each of its notes are still remembered.
+    notes: HashMap<NoteId, usize>,
+    /// Its notes of which none is.
+    done: Vec<NoteId>,
+    /// Since when there is something to look after in notes of others: of which warehouse, and in which epoch.
+    others: HashMap<(WarehouseId, Epoch), Timestamp>,
+    swept: Option<Timestamp>,
 }
 
 impl Default for AnswerWatch {
     fn default() -> Self {
-        Self { groups: HashMap::new(), remembered: 0, most: REMEMBERED_MAX }
+        Self {
+            process: Uuid::new_v4(),
+            groups: HashMap::new(),
+            remembered: 0,
+            most: REMEMBERED_MAX,
+            notes: HashMap::new(),
+            done: Vec::new(),
+            others: HashMap::new(),
+            swept: None,
+        }
     }
 }
 
 /// The claims that one warehouse answered in one epoch.
 #[derive(Default)]
 struct Group {
-    claims: HashMap<ClaimId, (Claim, Timestamp)>,
+    claims: HashMap<ClaimId, Held>,
     /// When Postgres is next asked for each. One that is not in `claims` any more is passed over.
     due: VecDeque<(Timestamp, ClaimId)>,
+    /// Those that stand in no note yet; passed over likewise.
+    unnoted: Vec<ClaimId>,
+}
+
+struct Held {
+    claim: Claim,
+    at: Timestamp,
+    note: Option<NoteId>,
 }
 
 /// What became of remembered claims in one round.
@@ -109,15 +152,27 @@ impl AnswerWatch {
             return count_forgotten(1);
         }
         let group = self.groups.entry(of).or_default();
-        group.claims.insert(id, (claim, at));
+        group.claims.insert(id, Held { claim, at, note: None });
         group.due.push_back((due_after(at), id));
+        group.unnoted.push(id);
         self.remembered += 1;
     }
 
     /// Claims of one group that are not seen to any more.
     fn remove(&mut self, of: (WarehouseId, Epoch), ids: impl Iterator<Item = ClaimId>) {
         let Some(group) = self.groups.get_mut(&of) else { return };
-        self.remembered -= ids.filter(|id| group.claims.remove(id).is_some()).count();
+        for held in ids.filter_map(|id| group.claims.remove(&id)) {
+            self.remembered -= 1;
+            if let Some(note) = held.note
+                && let Entry::Occupied(mut left) = self.notes.entry(note)
+            {
+                *left.get_mut() -= 1;
+                if *left.get() == 0 {
+                    left.remove();
+                    self.done.push(note);
+                }
+            }
+        }
         if group.claims.is_empty() {
             self.groups.remove(&of);
         }
@@ -137,6 +192,28 @@ impl AnswerWatch {
             }
         }
         due
+    }
+
+    /// Up to so many claims of one group that stand in no note yet.
+    fn unnoted(&self, most: usize) -> Option<((WarehouseId, Epoch), Vec<&Claim>)> {
+        self.groups.iter().find_map(|(of, group)| {
+            let held = group.unnoted.iter().filter_map(|id| group.claims.get(id)).take(most);
+            let claims = held.map(|held| &held.claim).collect::<Vec<_>>();
+            (!claims.is_empty()).then_some((*of, claims))
+        })
+    }
+
+    /// The claims that [`Self::unnoted`] has answered stand in this note.
+    fn noted(&mut self, of: (WarehouseId, Epoch), ids: &[ClaimId], note: NoteId) {
+        let Some(group) = self.groups.get_mut(&of) else { return };
+        let ids = ids.iter().copied().collect::<HashSet<_>>();
+        for id in &ids {
+            if let Some(held) = group.claims.get_mut(id) {
+                held.note = Some(note);
+            }
+        }
+        group.unnoted.retain(|id| !ids.contains(id) && group.claims.contains_key(id));
+        self.notes.insert(note, ids.len());
     }
 
     fn ask_again(&mut self, claims: &[((WarehouseId, Epoch), ClaimId)], now: Timestamp) {
@@ -165,6 +242,8 @@ impl Engine {
     pub async fn look_after_answers(&self, watch: &mut AnswerWatch) -> Result<AnswersReport, EngineError> {
         self.answers.take().into_iter().for_each(|answer| watch.add(answer));
         let mut report = AnswersReport::default();
+        // First of all, since what follows may wait for a Redis that does not answer. Its failure keeps nothing else from its turn.
+        let noted = self.note(watch).await;
         if watch.remembered > 0 {
             let ids = watch.groups.keys().map(|(warehouse, _)| *warehouse).collect::<HashSet<_>>();
             let present = self.ledger.warehouse_epochs(&ids.into_iter().collect::<Vec<_>>()).await?;
@@ -182,7 +261,83 @@ impl Engine {
         }
         report.remembered = watch.remembered;
         metrics::gauge!("doorbuster_remembered_claims").set(watch.remembered as f64);
+        noted?;
+        self.look_after_others(watch, &mut report).await?;
+        self.forget_notes(watch).await?;
         Ok(report)
+    }
+
+    /// Notes what stands in no note yet.
+    async fn note(&self, watch: &mut AnswerWatch) -> Result<(), EngineError> {
+        while let Some((of, claims)) = watch.unnoted(CLAIMS_PER_NOTE) {
+            let note = self.ledger.note_answers(watch.process, of, &claims, self.clock.now()).await?;
+            let ids = claims.iter().map(|claim| claim.id).collect::<Vec<_>>();
+            watch.noted(of, &ids, note);
+        }
+        Ok(())
+    }
+
+    /// What other processes have noted and not looked after themselves: they have died.
+    async fn look_after_others(&self, watch: &mut AnswerWatch, report: &mut AnswersReport) -> Result<(), EngineError> {
+        let now = self.clock.now();
+        let noted = self.ledger.noted_warehouses(watch.process).await?;
+        let known = noted.iter().map(|present| (present.id, present.epoch)).collect::<HashSet<_>>();
+        watch.others.retain(|of, _| known.contains(of));
+        let mut failed = Ok(());
+        for present in &noted {
+            let since = *watch.others.entry((present.id, present.epoch)).or_insert(now);
+            if now.duration_since(since) >= OTHERS_AFTER
+                && let Err(error) = self.look_after_notes(watch, present, report).await
+            {
+                failed = Err(error);
+            }
+        }
+        failed
+    }
+
+    /// What others have noted of one warehouse and its past epochs.
+    async fn look_after_notes(
+        &self,
+        watch: &mut AnswerWatch,
+        present: &WarehouseEpoch,
+        report: &mut AnswersReport,
+    ) -> Result<(), EngineError> {
+        loop {
+            let notes = self.ledger.notes_before(watch.process, present, NOTES_AT_ONCE).await?;
+            if notes.is_empty() {
+                return Ok(());
+            }
+            for note in &notes {
+                let (lost, again) = self.find_lost(present, note.epoch, &note.claims).await?;
+                report.lost.extend(lost);
+                report.taken_again += again.len();
+                self.watch_again(watch, present, again);
+            }
+            self.ledger.forget_notes(&notes.iter().map(|note| note.id).collect::<Vec<_>>()).await?;
+        }
+    }
+
+    /// Claims that were lost and taken again may be lost once more.
+    fn watch_again(&self, watch: &mut AnswerWatch, present: &WarehouseEpoch, claims: Vec<Claim>) {
+        let at = self.clock.now();
+        for claim in claims {
+            watch.add(Remembered { claim, warehouse: present.id, epoch: present.epoch, at });
+        }
+    }
+
+    /// Deletes its own notes of which nothing can be lost any more, and those that nobody has deleted.
+    async fn forget_notes(&self, watch: &mut AnswerWatch) -> Result<(), EngineError> {
+        if !watch.done.is_empty() {
+            self.ledger.forget_notes(&watch.done).await?;
+            watch.done.clear();
+        }
+        let now = self.clock.now();
+        if watch.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_EVERY) {
+            let before = now.checked_sub(REMEMBERED_FOR).unwrap_or(Timestamp::MIN);
+            self.ledger.forget_notes_before(before).await?;
+            watch.swept = Some(now);
+        }
+        Ok(())
     }
 
     /// What one warehouse answered before its present epoch began.
@@ -198,17 +353,13 @@ impl Engine {
                 continue;
             }
             while let Some(claims) = watch.groups.get(&group) {
-                let claims = claims.claims.values().take(ASKED_AT_ONCE).map(|(claim, _)| claim.clone());
+                let claims = claims.claims.values().take(ASKED_AT_ONCE).map(|held| held.claim.clone());
                 let claims = claims.collect::<Vec<_>>();
                 let (lost, again) = self.find_lost(present, group.1, &claims).await?;
                 watch.remove(group, claims.iter().map(|claim| claim.id));
                 report.lost.extend(lost);
                 report.taken_again += again.len();
-                let at = self.clock.now();
-                for claim in again {
-                    // It may be lost once more.
-                    watch.add(Remembered { claim, warehouse: present.id, epoch: present.epoch, at });
-                }
+                self.watch_again(watch, present, again);
             }
         }
         Ok(())
@@ -290,7 +441,7 @@ impl Engine {
         let (settled, unsettled): (Vec<_>, Vec<_>) = due.into_iter().partition(|(_, id)| seen.contains(id));
         settled.into_iter().for_each(|(group, id)| watch.remove(group, std::iter::once(id)));
         let (old, young): (Vec<_>, Vec<_>) = unsettled.into_iter().partition(|(group, id)| {
-            let since = watch.groups.get(group).and_then(|group| group.claims.get(id)).map(|(_, at)| *at);
+            let since = watch.groups.get(group).and_then(|group| group.claims.get(id)).map(|held| held.at);
             since.is_some_and(|since| now.duration_since(since) > REMEMBERED_FOR)
         });
         count_forgotten(old.len());

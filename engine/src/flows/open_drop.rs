@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
 use crate::domain::claims::{Acknowledgement, Quantity};
-use crate::domain::drops::{DropState, InvalidDrop, NewDrop, SaleDrop, Warehouse};
+use crate::domain::drops::{
+    DropState, InvalidDrop, MAX_WAREHOUSES, NewDrop, SaleDrop, WAREHOUSES_PER_PRIMARY, Warehouse,
+};
 use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
@@ -109,6 +111,12 @@ pub fn replication_problems(redis: &ServerFacts, drops: &[SaleDrop]) -> Vec<Stri
 }
 
 impl Engine {
+    /// So many warehouses a drop has unless its operator asks for others. A cluster is asked for its primaries, one server is not.
+    pub async fn usual_warehouses(&self) -> Result<u32, EngineError> {
+        let primaries = self.tokens.primaries().await? as u32;
+        Ok((primaries * WAREHOUSES_PER_PRIMARY).min(MAX_WAREHOUSES))
+    }
+
     /// Makes a drop in Postgres. Nothing is sold before it is opened.
     pub async fn create_drop(&self, new: &NewDrop, home_key: u64) -> Result<Moved, EngineError> {
         if let Err(invalid) = new.check() {

@@ -14,10 +14,10 @@ use super::error::{LedgerError, expect_rows};
 use super::locked_order::{lock_payment, money, payment_state};
 use super::pool::Ledger;
 use super::tx::{planned, run_tx};
-use crate::domain::ids::{IntentId, OrderId, PaymentMethodId};
+use crate::domain::ids::{DropId, IntentId, OrderId, PaymentMethodId};
 use crate::domain::money::Money;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState};
-use crate::domain::turns::{Lane, Preference, Turn, Work};
+use crate::domain::turns::{Lane, Turn, Work};
 
 /// A payment that this worker, and no other, may work on until the lease ends.
 #[derive(Debug, Clone)]
@@ -92,14 +92,14 @@ pub(super) struct FinishCall {
 }
 
 impl Ledger {
-    /// Leases up to `limit` payments that are due, those first that the provider was asked about before.
+    /// Leases up to `limit` payments that are due: cancels first, then what the provider was asked about before.
     pub async fn lease_payments(
         &self,
         now: Timestamp,
         lease: SignedDuration,
         limit: i64,
     ) -> Result<Vec<LeasedPayment>, LedgerError> {
-        self.lease_payments_of(now, lease, Lane::ALL, limit).await.map_err(|not_leased| not_leased.error)
+        self.lease_payments_of(now, lease, &Lane::ALL, limit).await.map_err(|not_leased| not_leased.error)
     }
 
     /// Leases up to `limit` payments that are due, in turn: of the first lane as many as it has, then of the next one.
@@ -107,7 +107,7 @@ impl Ledger {
         &self,
         now: Timestamp,
         lease: SignedDuration,
-        lanes: Preference,
+        lanes: &[Lane],
         limit: i64,
     ) -> Result<Vec<LeasedPayment>, NotLeased> {
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
@@ -316,6 +316,15 @@ impl Ledger {
         Ok(connection.execute(&statement, &[/* before */ &before, /* now */ &now, &SETTLED_ELSEWHERE]).await?)
     }
 
+    /// When the card of each of a drop's orders was declined, the first time.
+    pub async fn declines(&self, drop: DropId) -> Result<Vec<(OrderId, Timestamp)>, LedgerError> {
+        const SQL: &str = "-- attempts.declines
+            select order_id, min(a.finished_at) from payment_attempts a join orders o using (order_id)
+            where o.drop_id = $1 and a.state = 'DECLINED' and a.finished_at is not null group by order_id";
+        let rows = self.connection().await?.query(SQL, &[&drop.0]).await?;
+        Ok(rows.iter().map(|row| (OrderId(row.get(0)), row.get(1))).collect())
+    }
+
     /// Gives a leased payment back, to be looked at again at `due_at`, with the event that its state saw.
     pub async fn yield_payment(
         &self,
@@ -404,33 +413,36 @@ pub const LEASE_PLAN: &str = "-- attempts.lease_plan
 /// limit. So it reads as many rows as it leases, beside those that others have leased, however many are due;
 /// `engine/tests/engine/turns.rs` counts them.
 #[doc(hidden)]
-pub fn lease_sql(lanes: Preference) -> String {
-    let lane = |number: usize| {
-        let begun = Turn::of(Work::Begun).number();
-        let of_drop = Turn::of(Work::ChargeOfDrop).number();
+pub fn lease_sql(lanes: &[Lane]) -> String {
+    let [cancel, begun, of_drop] = [Work::Cancel, Work::Begun, Work::ChargeOfDrop].map(|work| Turn::of(work).number());
+    // As the index `payments_lane` has it. The state says what is to be canceled: a program that knew no such turn has
+    // written another one.
+    let turn = format!("(case when state = 'CANCEL_REQUESTED' then {cancel} else turn end)");
+    let lane = |(number, lane): (usize, &Lane)| {
         // By equality where there is one turn only, so that what is not due yet is not even looked at in the index.
-        let turns = match lanes[number] {
-            Lane::Begun => format!("turn = {begun}"),
-            Lane::Drops => format!("turn = {of_drop}"),
-            Lane::Goods => format!("turn > {of_drop}"),
+        let turns = match lane {
+            Lane::Cancels => format!("= {cancel}"),
+            Lane::Begun => format!("= {begun}"),
+            Lane::Drops => format!("= {of_drop}"),
+            Lane::Goods => format!("> {of_drop}"),
         };
         format!(
             "lane_{number} as (
                 select order_id from payments
-                where {turns} and due_at <= $1 and (leased_until is null or leased_until <= $1)
-                order by turn, due_at limit $3 for update skip locked
+                where {turn} {turns} and due_at <= $1 and (leased_until is null or leased_until <= $1)
+                order by {turn}, due_at limit $3 for update skip locked
             )"
         )
     };
-    let (first, second, third) = (lane(0), lane(1), lane(2));
+    let selected = lanes.iter().enumerate().map(lane).collect::<Vec<_>>().join(", ");
+    let due = (0..lanes.len()).map(|number| format!("table lane_{number}")).collect::<Vec<_>>();
+    let due = due.join(" union all ");
     format!(
         "-- attempts.lease
-        with {first}, {second}, {third}, leased as (
+        with {selected}, leased as (
             update payments p set lease_number = lease_number + 1, leased_until = $2, tries = tries + 1
             where p.order_id = any(array(
-                select order_id
-                from (select * from lane_0 union all select * from lane_1 union all select * from lane_2) due
-                limit $3
+                select order_id from ({due}) due limit $3
             ))
             returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number,
                       p.tries

@@ -11,6 +11,7 @@ use super::error::LedgerError;
 use super::locked_order::{money, payment_state};
 use super::pool::Ledger;
 use crate::domain::drops::SaleDrop;
+use crate::domain::grant_kinds::GrantKind;
 use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
@@ -79,8 +80,7 @@ pub struct GrantFact {
     pub warehouse: WarehouseId,
     pub number: GrantNumber,
     pub serials: Vec<Serial>,
-    /// It gave units back on sale that an order had held.
-    pub is_release: bool,
+    pub kind: GrantKind,
     /// From when on Redis surely had it.
     pub applied_at: Option<Timestamp>,
 }
@@ -242,14 +242,18 @@ impl Ledger {
             last_grants: marks.iter().map(|row| GrantNumber(row.get(0))).collect(),
             grants: grants
                 .iter()
-                .map(|row| GrantFact {
-                    warehouse: WarehouseId(row.get(0)),
-                    number: GrantNumber(row.get(1)),
-                    serials: serials(row.get(2)),
-                    is_release: row.get::<_, &str>(3) == "release",
-                    applied_at: row.get(4),
+                .map(|row| {
+                    let (number, kind): (i64, &str) = (row.get(1), row.get(3));
+                    let known = GrantKind::ALL.into_iter().find(|known| known.as_str() == kind);
+                    Ok(GrantFact {
+                        warehouse: WarehouseId(row.get(0)),
+                        number: GrantNumber(number),
+                        serials: serials(row.get(2)),
+                        kind: known.ok_or_else(|| inconsistent("grants", "kind", number, kind))?,
+                        applied_at: row.get(4),
+                    })
                 })
-                .collect(),
+                .collect::<Result<_, LedgerError>>()?,
             holdings: holdings.iter().map(|row| (OrderId(row.get(0)), row.get::<_, i64>(1) as u32)).collect(),
         })
     }

@@ -143,8 +143,8 @@ pub(super) async fn hand_out(
 
 /// Grants units to the places that [`hand_out`] chose, and moves them to the homes of their buyers.
 ///
-/// An award frees nothing: in Redis its units were no one's, or not known yet, and become a claim in one step. So no refusal
-/// can overlap a free unit, and it need not wait for proofs that are out, as freed units do.
+/// An award puts nothing on sale: in Redis its units were no one's, or not known yet, and become a claim in one step. So no
+/// refusal can overlap a unit that is on sale, and they need not rest first.
 pub(super) async fn write(
     tx: &Transaction<'_>,
     stock: Stock,

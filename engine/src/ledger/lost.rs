@@ -1,4 +1,5 @@
-//! Claims that were answered and that Redis forgot, as the processes that answered them remember: once each, first in line, told.
+//! Claims that were answered and that Redis forgot, as the processes that answered them remember or have noted: once each, first in
+//! line, told.
 //!
 //! [`Ledger::lose_claims`] writes them under the lock of their warehouse, which settlement takes too: of a claim that comes back
 //! and the loss of it, one is first. Found lost first, its place in line is there when settlement looks ([`LOCK_PLACES`]), which
@@ -94,7 +95,7 @@ impl Ledger {
     }
 }
 
-fn epoch(row: &Row) -> WarehouseEpoch {
+pub(super) fn epoch(row: &Row) -> WarehouseEpoch {
     let state: &str = row.get(2);
     WarehouseEpoch { id: WarehouseId(row.get(0)), epoch: Epoch(row.get(1)), is_rebuilding: state == "rebuilding" }
 }

@@ -24,6 +24,7 @@ pub mod readings;
 pub mod restocks;
 pub mod standby;
 pub mod lost;
+pub mod answered;
 pub mod awards;
 pub mod profiles;
 pub mod rates;

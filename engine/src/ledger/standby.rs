@@ -82,7 +82,8 @@ impl Ledger {
                 let is_same = (row.get::<_, i16>(1), row.get::<_, i16>(2)) == (number, quantity);
                 return Ok(if is_same || lost.is_some() { Joined::Before(place(&row)?) } else { Joined::KeyReused });
             }
-            const STATE: &str = "-- standby.drop_state\nselect state from drops where drop_id = $1";
+            // A close waits, or is waited for: else a place could be made behind it that nobody ends.
+            const STATE: &str = "-- standby.drop_state\nselect state from drops where drop_id = $1 for share";
             let state: String = tx.query_one(&tx.prepare_cached(STATE).await?, &[&drop.id.0]).await?.get(0);
             let state = DropState::ALL.into_iter().find(|known| known.as_str() == state).unwrap_or(drop.state);
             // Who lost a claim may come while the sale is paused.

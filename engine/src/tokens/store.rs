@@ -67,6 +67,11 @@ impl TokenStore {
         matches!(self.connection, Connection::Server(_))
     }
 
+    /// Of a cluster; one server is one.
+    pub async fn primaries(&self) -> Result<usize, TokenError> {
+        Ok(self.connection.clone().primaries().await?.map_or(1, |primaries| primaries.len()))
+    }
+
     /// How much of Redis answers. Of a cluster the parts sell without each other.
     pub async fn reach(&self) -> Result<Reach, TokenError> {
         Ok(self.connection.clone().reach().await?)

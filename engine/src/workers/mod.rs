@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | settle | second | measures the claim logs; settles them when the interval is over or the backlog is long |
 //! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
-//! | charge | when payments are due | charges, cancels declined intents, asks about unknown ones |
+//! | charge | when payments are due | charges, refunds, asks about unknown ones |
+//! | cancel | when intents are to be canceled | cancels what was declined, is over its time, or is not wanted any more |
 //! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
 //! | events | quarter of a second | makes deliveries of what has happened, if there are endpoints |
 //! | news | half a second | deals with the provider's events: reads their intents back |
@@ -19,13 +20,13 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::DropName;
 use crate::domain::payments::BANK_WITHIN;
+use crate::domain::turns::Desk;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
 use crate::flows::grants::look_again;
@@ -36,8 +37,8 @@ use crate::provider::ProviderClient;
 
 /// How often the claim logs are looked at for what is new in them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Batches of one drop that are settled at the same time, of different warehouses: while one is being read, packed or committed,
-/// Postgres works on another.
+/// Batches of one drop that are settled at the same time, of different buyers: while one is being packed or committed, Postgres
+/// works on another.
 const SETTLE_LANES: usize = 2;
 /// For drops that are settled continuously: what a buyer waits on top of the transaction.
 const SETTLE_AT_ONCE_EVERY: Duration = Duration::from_millis(50);
@@ -56,7 +57,7 @@ const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
-/// Payments charged between two looks at the other loops' business; no more than the concurrency are leased at a time.
+/// Payments of one desk between two looks at the other loops' business; no more than its places are leased at a time.
 const CHARGE_BATCH: i64 = 256;
 /// Between two looks for due deliveries when there were none.
 const OUTBOX_IDLE: Duration = Duration::from_millis(500);
@@ -75,7 +76,7 @@ pub struct WorkerSettings {
     pub settle_every: Duration,
     /// So many claims waiting are settled at once.
     pub backlog_limit: usize,
-    /// Calls to the provider at the same time.
+    /// Calls to the provider at the same time, beside those that cancel ([`Desk::places`]).
     pub charge_concurrency: usize,
     /// How long the payments of a worker that died wait before another one takes them up.
     pub charge_lease: SignedDuration,
@@ -129,7 +130,9 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
     }));
     // Told to stop, they make no new calls, end those under way and give their leases back.
     let provider = provider.until(&stop);
-    tasks.spawn(charge(engine.clone(), provider.clone(), settings, stop.clone()));
+    for desk in [Desk::Charges, Desk::Cancels] {
+        tasks.spawn(charge(desk, engine.clone(), provider.clone(), settings.clone(), stop.clone()));
+    }
     tasks.spawn(repeat("news", NEWS_EVERY, stop.clone(), {
         let (engine, provider) = (engine.clone(), provider.clone());
         async move || {
@@ -159,7 +162,11 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
     }));
     tasks.spawn(repeat("expiry", WATCH_EVERY, stop.clone(), {
         let engine = engine.clone();
-        async move || engine.expire_unpaid(EXPIRE_BATCH).await.map(|_| ())
+        async move || {
+            // Again at once while a whole batch was there and ended.
+            while engine.expire_unpaid(EXPIRE_BATCH).await? == EXPIRE_BATCH as usize {}
+            Ok(())
+        }
     }));
     tasks.spawn(repeat("watch", WATCH_EVERY, stop.clone(), {
         let engine = engine.clone();
@@ -205,14 +212,8 @@ pub async fn settle_all(engine: &Engine) -> Result<usize, EngineError> {
 }
 
 async fn settle_drop(engine: &Engine, name: &DropName) -> Result<usize, EngineError> {
-    // To their ends, whatever becomes of the others.
-    let lanes = join_all((0..SETTLE_LANES).map(|lane| settle_lane(engine, name, lane))).await;
-    lanes.into_iter().sum()
-}
-
-async fn settle_lane(engine: &Engine, name: &DropName, lane: usize) -> Result<usize, EngineError> {
     let mut settled = 0;
-    while let Some(backlog) = engine.backlog_of_lane(name, lane, SETTLE_LANES).await? {
+    while let Some(backlog) = engine.backlog_in_lanes(name, SETTLE_LANES).await? {
         let report = engine.settle(&backlog).await?;
         settled += report.settled;
         let is_moving = report.settled + report.duplicates + report.rejected + report.poisoned > 0;
@@ -293,10 +294,16 @@ async fn settle_at_once(engine: Engine, stop: CancellationToken) {
     }
 }
 
-async fn charge(engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
+async fn charge(
+    desk: Desk,
+    engine: Engine,
+    provider: ProviderClient,
+    settings: WorkerSettings,
+    stop: CancellationToken,
+) {
     let WorkerSettings { charge_concurrency, charge_lease, .. } = settings;
     while !stop.is_cancelled() {
-        match engine.charge_due_leasing(&provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
+        match engine.charge_due_leasing(desk, &provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
             Ok(report) if report.leased > 0 => {}
             Ok(_) => {
                 pause(CHARGE_IDLE, &stop).await;

@@ -204,10 +204,12 @@ async fn workers(world: &World, sale: &Sale) -> Option<Instant> {
         if !sale.is_between_settlements.load(Ordering::SeqCst) {
             let _ = doorbuster_engine::workers::settle_all(&world.engine).await;
         }
-        let rebuilt = world.engine.rebuild_fenced().await.unwrap_or(0);
-        if rebuilt > 0 {
+        // It may have rebuilt some and have failed with another: each load begins an epoch.
+        let _ = world.engine.rebuild_fenced().await;
+        let rebuilt = "select coalesce(sum(epoch - 1), 0)::bigint from warehouses where state = 'ready'";
+        let rebuilt = world.count(rebuilt).await as usize;
+        if rebuilt > sale.rebuilt.swap(rebuilt, Ordering::SeqCst) {
             rebuilt_at = Some(Instant::now());
-            sale.rebuilt.fetch_add(rebuilt, Ordering::SeqCst);
         }
         let _ = world.engine.apply_grants().await;
         tokio::time::sleep(WATCH_EVERY).await;

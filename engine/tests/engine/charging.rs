@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use doorbuster_engine::domain::turns::Desk;
 use doorbuster_engine::provider::{Admits, ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,8 +81,9 @@ async fn no_more_is_leased_than_somebody_is_free_to_charge_and_than_fits_the_lea
         let bound = client.until(&stop);
         let engine = world.engine.clone();
         let lease = jiff::SignedDuration::from_secs(lease);
-        let charging =
-            tokio::spawn(async move { engine.charge_due_leasing(&bound, 100, concurrency, lease).await.unwrap() });
+        let charging = tokio::spawn(async move {
+            engine.charge_due_leasing(Desk::All, &bound, 100, concurrency, lease).await.unwrap()
+        });
         tokio::time::sleep(Duration::from_millis(200)).await;
         let leased = leases(&world).await;
         stop.cancel();

@@ -2,6 +2,7 @@
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::ids::{Serial, VariantNumber};
+use doorbuster_engine::flows::LiveDrop;
 use futures_util::future::join_all;
 
 use crate::harness::{World, buyer, claim, taken};
@@ -113,12 +114,20 @@ async fn scripts_that_the_server_forgot_are_loaded_again() {
     taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
 }
 
+/// Who waits is answered first.
+async fn until_the_reading_is_kept(live: &LiveDrop) {
+    while !live.is_known_to_be_gone(VariantNumber(0)) {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proof_answers_strangers_without_redis_and_holders_with_their_stored_answer() {
+async fn a_lease_answers_strangers_without_redis_and_holders_with_their_stored_answer() {
     let (world, redis) = World::with_own_redis().await;
     let live = world.open(&[2], 2, 2).await;
     let serials = taken(world.claim_until_answered(&live, 1, "k", 0, 2).await);
     assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    until_the_reading_is_kept(&live).await;
     let mut connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut connection).await.unwrap();
     let started = std::time::Instant::now();
@@ -167,18 +176,12 @@ async fn holders_are_read_again_when_their_variant_has_changed_and_only_then() {
         let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hscan:calls=")).unwrap_or("0,").to_owned();
         line.split(',').next().unwrap().parse::<u32>().unwrap()
     };
-    // Who waits is answered before the reading is kept.
-    let is_kept = async || {
-        while !live.is_known_to_be_gone(VariantNumber(0)) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
     assert_eq!(world.claim_until_answered(&live, 1, "k", 0, 3).await, ClaimOutcome::NotEnough { available: 2 });
     let first = readings().await;
     // His record is newer than the first proof.
     let serials = taken(world.claim_until_answered(&live, 2, "k", 0, 2).await);
     assert_eq!(world.claim_until_answered(&live, 3, "k", 0, 1).await, ClaimOutcome::SoldOut);
-    is_kept().await;
+    until_the_reading_is_kept(&live).await;
     let replayed = ClaimOutcome::Replayed { serials };
     assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 2).await, replayed, "a holder under a lease");
     let second = readings().await;

@@ -326,3 +326,77 @@ async fn what_postgres_has_is_forgotten_after_a_minute_and_what_it_never_gets_af
     assert_eq!(remembered(&mut watch).await, 0);
     assert_eq!(world.count("select count(*) from lost_claims").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_process_had_answered_is_told_by_another_one() {
+    let mut world = World::new().await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let live = world.open(&[8], 2, 2).await;
+    let mut dies = world.another_engine().await;
+    dies.clock = world.engine.clock.clone();
+    let click = async |who| taken(dies.claim(&live, &claim(&live, &buyer(who), "k", 0, 1)).await.unwrap().outcome);
+    click(1).await;
+    world.settle().await;
+    for who in [2, 3, 4] {
+        click(who).await;
+    }
+    assert_eq!(dies.look_after_answers(&mut AnswerWatch::default()).await.unwrap().remembered, 4);
+    drop(dies);
+    let notes = async |sql: &str| world.count(&format!("select {sql} from answered_claims")).await;
+    assert_eq!(notes("coalesce(sum(cardinality(claim_ids)), 0)").await, 4);
+
+    let live = lose_redis(&world).await;
+    // One of them asks again, through a process that dies before it notes anything.
+    let dies = world.another_engine().await;
+    taken(dies.claim(&live, &claim(&live, &buyer(4), "k", 0, 1)).await.unwrap().outcome);
+    let mut watch = AnswerWatch::default();
+    assert_eq!(look(&world, &mut watch).await, [], "a process that lives looks after its own answers first");
+    world.engine.clock.advance(SignedDuration::from_secs(6));
+    let report = world.engine.look_after_answers(&mut watch).await.unwrap();
+    let mut lost = report.lost;
+    lost.sort();
+    let mut expected = [id(&live, 2), id(&live, 3)];
+    expected.sort();
+    assert_eq!((&lost[..], report.taken_again), (&expected[..], 1));
+    // What was taken again is remembered and noted from now on.
+    assert_eq!(look(&world, &mut watch).await, []);
+    assert_eq!(notes("count(*)").await, 1, "its own, of the claim that was taken again");
+    for who in [2, 3] {
+        let place = &places_of(&world, who).await[0];
+        assert!(place.is_first && place.state == PlaceState::Waiting, "{place:?}");
+    }
+    for who in [1, 4] {
+        assert_eq!(places_of(&world, who).await, []);
+    }
+    assert_eq!(told(&world).await, (2, 2));
+    audit(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_of_answers_end_with_what_they_are_about_and_those_of_the_dead_after_an_hour() {
+    let mut world = World::new().await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let live = world.open(&[4], 2, 1).await;
+    let notes = async || world.count("select count(*) from answered_claims").await;
+    let mut watch = AnswerWatch::default();
+    for who in [1, 2] {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+        look(&world, &mut watch).await;
+        look(&world, &mut watch).await;
+        assert_eq!(notes().await, i64::from(who), "one for what is new");
+    }
+    world.settle().await;
+    world.engine.clock.advance(SignedDuration::from_secs(61));
+    look(&world, &mut watch).await;
+    assert_eq!(notes().await, 0);
+
+    taken(world.claim_until_answered(&live, 3, "k", 0, 1).await);
+    look(&world, &mut watch).await;
+    let mut another = AnswerWatch::default();
+    world.engine.clock.advance(SignedDuration::from_mins(59));
+    look(&world, &mut another).await;
+    assert_eq!(notes().await, 1, "it may be lost yet");
+    world.engine.clock.advance(SignedDuration::from_mins(2));
+    look(&world, &mut another).await;
+    assert_eq!((notes().await, told(&world).await), (0, (0, 0)));
+}

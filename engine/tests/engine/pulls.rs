@@ -116,6 +116,37 @@ async fn a_unit_that_is_granted_but_not_yet_in_redis_is_waited_for_and_never_cal
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_does_not_put_a_resting_unit_on_sale() {
+    let world = World::new().await;
+    sale_with_a_resting_unit(&world).await;
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
+    let live = world.live().await;
+    assert_eq!(world.free_in_redis(&live).await, 0);
+    // However long the rebuild took, its rest has not been ended.
+    assert_eq!(world.engine.ledger.resting_units().await.unwrap().len(), 1);
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 1, "once");
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_archived_drop_gives_back_waits_for_no_redis() {
+    let world = World::new().await;
+    let live = world.open(&[2], 2, 1).await;
+    for who in [1, 2] {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    world.sql.execute("update drops set state = 'archived'", &[]).await.unwrap();
+    let order = crate::harness::claim(&live, &buyer(1), "k", 0, 1).id.order_id();
+    world.engine.ledger.cancel_order(order, None, ("test", "late"), world.engine.clock.now()).await.unwrap();
+    world.apply_all_grants().await;
+    assert_eq!(world.count("select count(*) from grants where applied_at is null").await, 0);
+    assert_eq!(world.count("select count(*) from tokens where rested_at is not null").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_rests_for_too_long_is_a_fault_and_nobody_is_told_that_it_is_sold_out() {
     let world = World::new().await;
     let live = sale_with_a_resting_unit(&world).await;

@@ -1,6 +1,7 @@
 //! Migrations: many at once, never backwards.
 
 use doorbuster_engine::domain::drops::InvalidDrop;
+use doorbuster_engine::domain::grant_kinds::GrantKind;
 use doorbuster_engine::flows::open_drop::DropRefused;
 use doorbuster_engine::ledger::{Ledger, LedgerError};
 use futures_util::future::join_all;
@@ -53,4 +54,17 @@ async fn a_drop_that_cannot_be_sold_is_refused_and_leaves_nothing() {
     assert_eq!(world.count("select count(*) from drops").await, 0);
     world.engine.create_drop(&good, 1).await.unwrap().unwrap();
     assert_eq!(world.engine.create_drop(&good, 1).await.unwrap().unwrap_err(), DropRefused::NameTaken);
+}
+
+/// Who asks whether a kind puts units on sale has an answer for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_have_the_kinds_that_the_program_knows() {
+    let world = World::new().await;
+    let check = "select pg_get_constraintdef(oid) from pg_constraint where conname = 'grants_kind_check'";
+    let check = world.sql.query_one(check, &[]).await.unwrap().get::<_, String>(0);
+    let mut allowed = check.split('\'').skip(1).step_by(2).collect::<Vec<_>>();
+    let mut known = GrantKind::ALL.map(GrantKind::as_str);
+    allowed.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(allowed, known);
 }

@@ -170,17 +170,25 @@ fn rows_read(plan: &Value) -> f64 {
 async fn a_lease_reads_what_it_takes_however_many_are_due() {
     let mut world = World::new().await;
     let (now, until) = (world.engine.clock.now(), world.engine.clock.now() + SignedDuration::from_mins(2));
-    // Foreign keys are not looked at, so that the orders can be left out. What was begun waits for a later time, such
-    // as payments whose buyers have to act.
+    // Foreign keys are not looked at, so that the orders can be left out. What was begun waits for a later time, such as
+    // payments whose buyers have to act; what is to be canceled is due, as when a drop's time to pay ends.
     let due = "set session_replication_role = replica;
         insert into payments (order_id, state, amount_minor, currency, idempotency_key, due_at, updated_at, turn)
-        select id, case turn when -1 then 'ACTION_REQUIRED' else 'IN_FLIGHT' end, 1, 'EUR', 'order-' || id,
-               now() + case turn when -1 then 1 else -1 end * n * interval '1 second', now(), turn
+        select id, case turn when -1 then case n % 7 when 0 then 'CANCEL_REQUESTED' else 'ACTION_REQUIRED' end
+                             else 'IN_FLIGHT' end, 1, 'EUR', 'order-' || id,
+               now() + case when turn = -1 and n % 7 <> 0 then 1 else -1 end * n * interval '1 second', now(), turn
         from (select n, lpad(n::text, 32, '0')::uuid as id, n % 12 - 1 as turn from generate_series(1, 110000) n) made";
     world.sql.batch_execute(due).await.unwrap();
     assert!(world.count("select count(*) from payments where due_at < now()").await > 100_000);
-    let begun = [Lane::Begun; 3];
-    for (lanes, leased, at_most) in [(ROUND[0], 256, 512.0), (ROUND[7], 256, 512.0), (begun, 0, 0.0)] {
+    let cases: [(&[Lane], i64, f64); 6] = [
+        (&ROUND[0], 256, 512.0),
+        (&ROUND[2], 256, 512.0),
+        (&ROUND[7], 256, 512.0),
+        (&[Lane::Cancels], 256, 512.0),
+        (&[Lane::Begun, Lane::Drops, Lane::Goods], 256, 512.0),
+        (&[Lane::Begun], 0, 0.0),
+    ];
+    for (lanes, leased, at_most) in cases {
         let explain = format!("explain (analyze, buffers off, format json) {}", lease_sql(lanes));
         let tx = world.sql.transaction().await.unwrap();
         tx.batch_execute(LEASE_PLAN).await.unwrap();

@@ -5,7 +5,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop, WAREHOUSES_PER_PRIMARY};
 use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
@@ -118,9 +118,9 @@ struct CreateArguments {
     /// Units a buyer may hold
     #[arg(long, default_value_t = 1, value_name = "UNITS")]
     limit: u32,
-    /// Virtual warehouses the stock is split over: more take more claims a second
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    warehouses: u32,
+    /// Virtual warehouses the stock is split over; 2 for each primary of Redis if left out
+    #[arg(long, value_name = "N")]
+    warehouses: Option<u32>,
     /// Tax on the goods: 1900 is 19 %
     #[arg(long, default_value_t = 0, value_name = "BASIS_POINTS")]
     tax_basis_points: u32,
@@ -155,8 +155,12 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
     engine.ledger.progress = bar.progress();
     let mut restocked = None;
     let (name, done) = match arguments.command {
-        DropCommand::Create(_) => {
-            let new = new.expect("made above for this command");
+        DropCommand::Create(create) => {
+            let mut new = new.expect("made above for this command");
+            if create.warehouses.is_none() {
+                let usual = engine.usual_warehouses().await;
+                new.warehouses = usual.context("nobody knows how many primaries Redis has: name --warehouses")?;
+            }
             (new.name.clone(), engine.create_drop(&new, rand::random()).await)
         }
         DropCommand::Open(NameArgument { name }) => {
@@ -349,7 +353,7 @@ impl CreateArguments {
             currency: self.currency,
             variants,
             buyer_limit: self.limit,
-            warehouses: self.warehouses,
+            warehouses: self.warehouses.unwrap_or(WAREHOUSES_PER_PRIMARY),
             tax_basis_points: self.tax_basis_points,
             shipping_minor: self.shipping_minor,
             opens_at: self.opens_at,

@@ -1,20 +1,26 @@
 //! What the demo can be told.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::ArgPredicate;
+use doorbuster_engine::domain::drops::WAREHOUSES_PER_PRIMARY;
 use jiff::SignedDuration;
+
+/// With a provider as slow as real ones, a sale of the other defaults would last for long.
+const RATE: &str = "provider_rate";
 
 #[derive(Debug, Clone, Args)]
 pub struct DemoOptions {
-    /// Buyers who click when the drop opens
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    /// Buyers who click when the drop opens; 2500 with --provider-rate
+    #[arg(long, default_value_t = 10_000, default_value_if(RATE, ArgPredicate::IsPresent, "2500"), value_name = "N")]
     pub buyers: usize,
-    /// Units for sale
-    #[arg(long, default_value_t = 1_000, value_name = "UNITS")]
+    /// Units for sale; 900 with --provider-rate
+    #[arg(long, default_value_t = 1_000, default_value_if(RATE, ArgPredicate::IsPresent, "900"), value_name = "UNITS")]
     pub stock: u32,
     /// Virtual warehouses the stock is split over
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = WAREHOUSES_PER_PRIMARY, value_name = "N")]
     pub warehouses: u32,
     /// Units one buyer may hold; buyers ask for 1 to this many
     #[arg(long, default_value_t = 1, value_name = "UNITS")]
@@ -22,6 +28,16 @@ pub struct DemoOptions {
     /// Share of buyers whose card is declined, 0 to 1
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     pub decline_rate: f64,
+    /// Share of the refused buyers who are patient and come back each second, 0 to 1; 0.05 with --provider-rate
+    #[arg(long, default_value_t = 0.02, default_value_if(RATE, ArgPredicate::IsPresent, "0.05"), value_name = "SHARE")]
+    pub patient: f64,
+    /// First clicks are spread over this time; 24s with --provider-rate, otherwise 2s for each 10,000 buyers
+    #[arg(long, default_value_if(RATE, ArgPredicate::IsPresent, "24s"), value_name = "DURATION")]
+    pub arrive_within: Option<SignedDuration>,
+    /// Calls of one kind (create, confirm, cancel, read) a second that the payment provider allows: 25 is what a real one
+    /// does. It makes the sale smaller, so that it ends within minutes. As fast as it can be if not given
+    #[arg(long, conflicts_with = "chaos", value_name = "CALLS")]
+    pub provider_rate: Option<NonZeroU32>,
     /// How long a claim waits for its order at most
     #[arg(long, default_value = "5s", value_name = "DURATION")]
     pub settle_every: SignedDuration,

@@ -8,7 +8,7 @@ use doorbuster_sandbox::crowd::{Latencies, OrderFact, Verdict, judge};
 use doorbuster_sandbox::smtp_sink::ReceivedMail;
 use serde::Serialize;
 
-use super::facts::store_facts;
+use super::facts::{off_sale_s, store_facts};
 use super::sale::{Demo, MAIL_FROM};
 use super::timeline::Timeline;
 
@@ -37,6 +37,11 @@ pub struct DemoReport {
     pub claim_latency_ms: Quantiles,
     /// Of every click: the share that waited longer than [`SLOW`].
     pub share_over_250ms: f64,
+    /// Units of declined orders that came on sale again.
+    pub declined_units_on_sale: u64,
+    /// Of these, in seconds: from the answer that declined the card, as its attempt in Postgres says, to the moment at
+    /// which the grant that puts the unit on sale was applied to Redis. `null` if there were none.
+    pub decline_to_on_sale_s: Option<Quantiles>,
     /// How late clicks were sent after the moment they were meant for: the crowd's own limit, not the gateway's.
     pub click_lateness_ms: Quantiles,
     pub claims_per_s: f64,
@@ -69,6 +74,16 @@ pub struct Quantiles {
     pub p50: f64,
     pub p99: f64,
     pub max: f64,
+}
+
+impl Quantiles {
+    /// Of the values, in any order; `None` if there are none.
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let max = *values.last()?;
+        let at = |share: f64| values[((values.len() as f64 * share).ceil() as usize).clamp(1, values.len()) - 1];
+        Some(Self { p50: at(0.5), p99: at(0.99), max })
+    }
 }
 
 impl From<Latencies> for Quantiles {
@@ -115,6 +130,7 @@ impl Demo {
         let audit = self.engine.audit(Some(&self.provider_client)).await?;
         let tokens_free = audit.drops.iter().map(|drop| drop.free as u32).sum();
         let facts = store_facts(&self.engine, &self.drop, self.provider.captures(), tokens_free).await?;
+        let off_sale = off_sale_s(&self.engine, &self.drop).await?;
         Ok(DemoReport {
             stock: self.options.stock,
             buyers: self.options.buyers,
@@ -128,6 +144,8 @@ impl Demo {
             audit_violations: audit.violations.len(),
             claim_latency_ms: self.log.latencies().into(),
             share_over_250ms: self.log.share_over(SLOW),
+            declined_units_on_sale: off_sale.len() as u64,
+            decline_to_on_sale_s: Quantiles::of(off_sale),
             click_lateness_ms: self.log.lateness().into(),
             claims_per_s: self.log.claims_per_s(),
             settle_per_s: self.shop.settled_per_s().await,
@@ -137,5 +155,20 @@ impl Demo {
             timeline: self.timeline(),
             audit,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_were_seen() {
+        let of = |values: &[f64]| Quantiles::of(values.to_vec()).map(|found| (found.p50, found.p99, found.max));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7.0]), Some((7.0, 7.0, 7.0)));
+        assert_eq!(of(&[3.0, 1.0, 2.0]), Some((2.0, 3.0, 3.0)));
+        let hundred = (1..=100).rev().map(f64::from).collect::<Vec<_>>();
+        assert_eq!(of(&hundred), Some((50.0, 99.0, 100.0)));
     }
 }

@@ -59,8 +59,6 @@ const CHAOS_PROVIDER_DELAY: Range<Duration> = Duration::from_millis(30)..Duratio
 const CHAOS_ORDERS_PER_CHARGE: u32 = 60;
 const CHARGE_CONCURRENCY: u32 = 16;
 const DOUBLE_CLICK_RATE: f64 = 0.1;
-/// Refused buyers who keep coming back: they get what declined cards give back.
-const PATIENT_RATE: f64 = 0.02;
 /// The sale is over when nothing has changed for so long and no order waits for its payment.
 const QUIET: Duration = Duration::from_secs(4);
 /// Whatever happens, the wait for that ends.
@@ -118,8 +116,11 @@ impl Demo {
             answer_timeout: Duration::from_secs(20),
         })?;
         let mailbox = SmtpSink::start(SmtpSinkOptions { seed: options.seed, ..SmtpSinkOptions::default() }).await?;
-        // This provider lives on loopback and has no limit; the screen would wait for nothing.
-        let provider_client = provider_client.limited_to(RateLimit::NONE);
+        let provider_client = provider_client.limited_to(match options.provider_rate {
+            Some(rate) => RateLimit { per_second: rate.get(), ..RateLimit::default() },
+            // This provider lives on loopback and has no limit; the screen would wait for nothing.
+            None => RateLimit::NONE,
+        });
         let database_url = postgres.create_database("doorbuster").await?;
         let ledger = Ledger::new(&database_url, DATABASE_CONNECTIONS)?;
         ledger.migrate().await?;
@@ -154,7 +155,8 @@ impl Demo {
             arrive_within: arrive_within(&options),
             tries_max: if options.chaos { CHAOS_TRIES_MAX } else { TRIES_MAX },
             connections: CONNECTIONS,
-            patient_rate: PATIENT_RATE,
+            // They get what declined cards give back.
+            patient_rate: options.patient,
             patience: WAIT_LIMIT,
             stop: patience_over.clone(),
             ..CrowdOptions::new(
@@ -321,6 +323,9 @@ fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
 }
 
 fn arrive_within(options: &DemoOptions) -> Duration {
+    if let Some(within) = options.arrive_within.and_then(|within| Duration::try_from(within).ok()) {
+        return within;
+    }
     let share = options.buyers as f64 / 10_000.0;
     match options.chaos {
         true => CHAOS_ARRIVAL_OF_TEN_THOUSAND.mul_f64(share).max(CHAOS_ARRIVAL_MIN),
@@ -337,8 +342,13 @@ fn check(options: &DemoOptions) -> anyhow::Result<Duration> {
     if options.buyers == 0 {
         bail!("--buyers must be at least 1");
     }
-    if !(0.0..=1.0).contains(&options.decline_rate) {
-        bail!("--decline-rate is a share from 0 to 1");
+    for (name, rate) in [("--decline-rate", options.decline_rate), ("--patient", options.patient)] {
+        if !(0.0..=1.0).contains(&rate) {
+            bail!("{name} is a share from 0 to 1");
+        }
+    }
+    if options.arrive_within.is_some_and(|within| within.is_negative()) {
+        bail!("--arrive-within cannot be negative");
     }
     new_drop(options, Clock::System.now())?.check()?;
     Ok(settle_every)

@@ -162,6 +162,11 @@ fn table(report: &DemoReport) -> String {
     row("units confirmed", verdict.units_confirmed.to_string());
     row("orders whose card was declined", verdict.orders_payment_failed.to_string());
     row("mails delivered", report.mails.mails_delivered.to_string());
+    if let Some(wait) = &report.decline_to_on_sale_s {
+        let units = report.declined_units_on_sale;
+        row("declined units on sale again", units.to_string());
+        row("after p50 / p99 / max", format!("{:.1} / {:.1} / {:.1} s", wait.p50, wait.p99, wait.max));
+    }
     row("units free again", verdict.tokens_free.to_string());
     row("elapsed", format!("{:.1} s", report.elapsed_s));
     row("Redis / Postgres", format!("{} / {}", report.redis_version, report.postgres_version));

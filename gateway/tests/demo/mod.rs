@@ -19,6 +19,9 @@ fn options() -> DemoOptions {
         warehouses: 4,
         limit: 2,
         decline_rate: 0.1,
+        patient: 0.02,
+        arrive_within: None,
+        provider_rate: None,
         settle_every: SignedDuration::from_millis(500),
         seed: 3,
         chaos: false,
@@ -58,6 +61,8 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
     assert_eq!(zeros(&honest).map(|(_, found)| found), [0, 0, 1]);
     let accounted = honest.verdict.units_confirmed + honest.verdict.tokens_free;
     assert_eq!(accounted, u64::from(honest.stock), "every unit is sold or free");
+    let wait = honest.decline_to_on_sale_s.unwrap();
+    assert!(honest.declined_units_on_sale > 0 && wait.p50 > 0.0 && wait.p50 <= wait.max, "{wait:?}");
     let told = honest.verdict.orders_confirmed + honest.verdict.orders_payment_failed;
     assert_eq!((honest.mails.mails_delivered, honest.mails.is_clean()), (told, true), "{:?}", honest.mails);
     let json = serde_json::to_value(&honest).unwrap();
@@ -80,6 +85,8 @@ async fn an_honest_sale_is_clean_and_each_doctored_one_is_red() {
         "claim_latency_ms",
         "share_over_250ms",
         "unavailable",
+        "declined_units_on_sale",
+        "decline_to_on_sale_s",
         "claims_per_s",
         "settle_per_s",
         "elapsed_s",
@@ -183,6 +190,8 @@ async fn options_that_cannot_work_are_refused_before_anything_starts() {
         DemoOptions { warehouses: 0, ..options() },
         DemoOptions { buyers: 0, ..options() },
         DemoOptions { decline_rate: 1.5, ..options() },
+        DemoOptions { patient: -0.1, ..options() },
+        DemoOptions { arrive_within: Some(SignedDuration::from_secs(-1)), ..options() },
         DemoOptions { settle_every: SignedDuration::ZERO, ..options() },
     ];
     for options in refused {

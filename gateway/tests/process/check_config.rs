@@ -63,6 +63,8 @@ impl Shop {
     async fn is_wrong(&self, instead: &[(&str, &str)], code: i32, expected: &str) {
         let told = self.check(&[], instead).await;
         assert_eq!(told.code, Some(code), "{expected}: {}{}", told.text, told.sentence);
+        // What a client says to its log is told as a line already.
+        assert_eq!(told.sentence.lines().count(), 1, "{expected}: {}", told.sentence);
         let wrong = told.lines("WRONG");
         assert!(wrong.iter().any(|line| line.contains(expected)), "{expected}: {}", told.text);
         for name in
@@ -184,6 +186,22 @@ async fn a_redis_that_evicts_or_is_a_replica_is_wrong() {
     shop.is_wrong(&[("DOORBUSTER_REDIS_URL", &replica.url())], 1, "Redis: it is a replica").await;
     let carts = [("DOORBUSTER_CARTS_REDIS_URL", &*evicting.url())];
     shop.is_wrong(&carts, 1, "Redis of the carts: maxmemory-policy is allkeys-lru").await;
+}
+
+/// By what the servers say of themselves: one Redis has as many addresses as somebody gives it.
+#[tokio::test]
+async fn carts_on_the_tokens_redis_are_told_whatever_it_is_called() {
+    let shop = Shop::open().await;
+    let (tokens, other) = (shared::redis_url().await, redis_with("maxmemory-policy", "noeviction").await);
+    let called_otherwise = format!("{}/7", tokens.replace("127.0.0.1", "localhost"));
+    assert_ne!(called_otherwise, format!("{tokens}/7"));
+    for (carts, expected) in [
+        (called_otherwise, "WARNING  Redis of the carts: DOORBUSTER_CARTS_REDIS_URL leads to the tokens' Redis"),
+        (other.url(), "ok       Redis of the carts: it is another one than the tokens'"),
+    ] {
+        let told = shop.check(&[], &[("DOORBUSTER_CARTS_REDIS_URL", &carts)]).await;
+        assert!(told.text.contains(expected), "{carts}: {}{}", told.text, told.sentence);
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! What the program cannot use: one sentence, exit code 64 or 2, before anything is connected or opened.
 
 use doorbuster::exit::Exit;
+use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use doorbuster_sandbox::shared;
 
-use super::program::{bare, configured, output};
+use super::program::{Running, bare, configured, output, with_provider};
 use crate::support::{SECRET, empty_database, new_database};
 
 #[tokio::test]
@@ -24,6 +25,11 @@ async fn a_bad_setting_ends_with_exit_code_64_and_a_bad_command_line_with_2() {
         (&["serve"], &[redis, database, ("DOORBUSTER_JWT_SECRET", "")], "at least 32 bytes"),
         (&["serve"], &[("DOORBUSTER_REDIS_URL", "http://x"), database, secret], "redis://"),
         (&["serve"], &[("DOORBUSTER_REDIS_URL", "redis+sentinel://:hidden@x/m"), database, secret], "role:master"),
+        (
+            &["work"],
+            &[redis, ("DOORBUSTER_CARTS_REDIS_URL", "rediss+sentinel://:hidden@x/m"), database, provider, key],
+            "Sentinel is not asked for the primary",
+        ),
         (&["serve"], &[("DOORBUSTER_REDIS_URL", "redis://x:notaport"), database, secret], "--redis-url"),
         (&["serve"], &[redis, ("DOORBUSTER_DATABASE_URL", "mysql://user:hidden@x/y"), secret], "postgres://"),
         (&["serve"], &[redis, ("DOORBUSTER_DATABASE_URL", "postgres://x:notaport/y"), secret], "DATABASE_URL"),
@@ -116,6 +122,33 @@ async fn a_store_that_is_not_there_is_to_be_tried_again_and_no_bad_configuration
             || said.contains("Postgres: error connecting"),
         "{said}"
     );
+}
+
+/// One file of variables for both names one address for both. Whoever is second ends, and says what to do.
+#[tokio::test]
+async fn a_worker_started_with_the_variables_of_a_gateway_says_that_each_needs_an_address_of_its_own() {
+    let provider = FakeProvider::start(FakeProviderOptions::default()).await.unwrap();
+    let (database_url, _) = new_database().await;
+    let mut serve = configured(&["serve"], &database_url).await;
+    let gateway = Running::start(with_provider(&mut serve, &provider)).await;
+    for second in [&["work"][..], &["serve"]] {
+        let mut command = configured(second, &database_url).await;
+        with_provider(&mut command, &provider).env("DOORBUSTER_OPS_LISTEN", gateway.ops_addr.to_string());
+        let ended = output(command).await;
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{second:?}: {said}");
+        let sentence = said.lines().last().unwrap();
+        let address = gateway.ops_addr.to_string();
+        for expected in ["each process needs one of its own", "--ops-listen", &address, "in use"] {
+            assert_eq!(sentence.matches(expected).count(), 1, "{second:?}: {expected}: {said}");
+        }
+    }
+    let mut other = configured(&["work", "--ops-listen", "127.0.0.1:0"], &database_url).await;
+    with_provider(&mut other, &provider).env("DOORBUSTER_OPS_LISTEN", gateway.ops_addr.to_string());
+    let worker = Running::start(&mut other).await;
+    assert_ne!(worker.ops_addr, gateway.ops_addr);
+    worker.kill().await;
+    gateway.kill().await;
 }
 
 /// Only the name of a drop is wrong: the same command would be refused again.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::program::{Running, bare, configured, output};
-use crate::support::{Sale, client, engine, engine_on, make_drop, new_database, token, until};
+use crate::support::{Sale, client, engine, engine_on, execute, make_drop, new_database, token, until};
 
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
@@ -97,6 +97,50 @@ async fn clicks_before_a_drop_opens_are_no_warnings_and_a_store_that_is_away_is_
     let address = format!("127.0.0.1:{}", redis.port());
     for line in lines {
         assert_eq!(line.to_string().matches(&address).count(), 1, "the cause once: {line}");
+    }
+}
+
+/// 53300, `too many connections`: Postgres says it to each request that wants a new one.
+#[tokio::test]
+async fn a_postgres_that_has_no_connection_left_is_one_line_a_second() {
+    let (database_url, name) = new_database().await;
+    let sql = async |sql: &str| execute(&database_url, sql).await;
+    let role = format!("crowd_{}", name.replace('-', "_"));
+    engine(&database_url).await.ledger.migrate().await.unwrap();
+    sql(&format!("create role {role} login; grant all on all tables in schema public to {role}")).await;
+    let as_role = database_url.replacen("://doorbuster@", &format!("://{role}@"), 1);
+    assert_ne!(as_role, database_url);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let serve = configured(&["serve", "--no-migrate"], &as_role).await;
+    let running = start_mute(serve, Stdio::from(File::create(&log).unwrap())).await;
+    let url = format!("http://{}/v1/orders", running.public_addr);
+    let ask = async || client().get(&url).bearer_auth(token("ada")).send().await.unwrap().status().as_u16();
+    assert_eq!(ask().await, 200);
+
+    let (began, mut refused) = (Instant::now(), 0_u64);
+    sql(&format!("alter role {role} connection limit 0")).await;
+    // Connections that it has may be used up to here.
+    until("it has none left", async || {
+        sql(&format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'")).await;
+        ask().await == 503
+    })
+    .await;
+    while began.elapsed() < Duration::from_millis(1_500) || refused < 10 {
+        assert_eq!(ask().await, 503);
+        refused += 1;
+    }
+    let seconds = began.elapsed().as_secs() as usize + 2;
+    running.send(Signal::SIGTERM);
+    assert_eq!(running.wait().await.code(), Some(0));
+    let lines =
+        warnings(&log).into_iter().filter(|line| line["message"].as_str().unwrap().contains("requests are refused"));
+    let lines = lines.filter(|line| line.to_string().contains("53300")).collect::<Vec<_>>();
+    assert!((1..=seconds).contains(&lines.len()), "{} lines of {refused} requests in {seconds} s", lines.len());
+    let told = lines.iter().map(|line| line["held_back"].as_u64().unwrap_or(1)).sum::<u64>();
+    assert!(told >= refused, "{told} of {refused} are told");
+    for line in lines {
+        assert_eq!(line.to_string().matches("too many connections").count(), 1, "the cause once: {line}");
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use doorbuster_engine::domain::drops::SaleDrop;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 
-use super::probe::{FEW, MANY, Probe};
+use super::probe::{FEW, MANY, Probe, WAREHOUSES};
 use crate::generator::{Buyers, ClosedResult, ClosedRun, OpenRun, Outcome, Percentiles, Scenario, Schedule, Tally};
 use crate::machine;
 use crate::stage::{Fsync, Served, Stage};
@@ -101,7 +101,8 @@ impl<'a> Bench<'a> {
                 self.stage.forget(&drop).await?;
                 self.stage.set_fsync(Fsync::Always).await?;
                 let sample = sample?;
-                if probe == Probe::claims(Way::Tokens, MANY) {
+                let is_of_many = (way, connections, fsync) == (Way::Tokens, MANY, Fsync::Always);
+                if is_of_many && (warehouses == WAREHOUSES || self.saturation.is_none()) {
                     self.saturation = Some(sample.per_s);
                 }
                 Ok(sample)
@@ -119,9 +120,9 @@ impl<'a> Bench<'a> {
                 self.closed(Way::Ceiling, &drop, self.stage.buyers(1), MANY, Outcome::Ok).await
             }
             Probe::Wrk => self.wrk().await,
-            Probe::HalfLoad(way) => {
+            Probe::HalfLoad { way, warehouses } => {
                 let rate = self.saturation.context("the rate of claims has not been measured")? / 2.0;
-                self.half_load(way, rate).await
+                self.half_load(way, rate, warehouses).await
             }
             Probe::Settled => self.settled().await,
         }
@@ -172,8 +173,8 @@ impl<'a> Bench<'a> {
         Ok(Sample { value: sample.per_s, ..sample })
     }
 
-    async fn half_load(&mut self, way: Way, rate: f64) -> anyhow::Result<Sample> {
-        let drop = self.stage.open_drop_without_end(16).await?;
+    async fn half_load(&mut self, way: Way, rate: f64, warehouses: u32) -> anyhow::Result<Sample> {
+        let drop = self.stage.open_drop_without_end(warehouses).await?;
         let skus = drop.variants.iter().map(|variant| variant.sku.clone()).collect();
         let (plan, count) = Scenario::plain(Schedule::constant(rate, self.whole_length()), skus).plan();
         let buyers = self.stage.buyers(count);
@@ -207,7 +208,7 @@ impl<'a> Bench<'a> {
         let count = (self.length.as_secs_f64() * f64::from(SETTLED_RATE)) as u32;
         let provider = FakeProvider::start(FakeProviderOptions::bench(1)).await?;
         let server = self.stage.serve_with_workers(&provider, 1).await?;
-        let drop = self.stage.open_drop(count, 16).await?;
+        let drop = self.stage.open_drop(count, WAREHOUSES).await?;
         let run = ClosedRun {
             address: server.address,
             drop: server.paths(&drop),

@@ -42,7 +42,7 @@ pub(super) const FIGURES: &[Definition] = &[
     alone("script_over_bare_decr", Alone::ScriptOverBareDecr, "0.65 or more"),
     over("durable_over_everysec", CLAIMS, Probe::claims_with(Fsync::EverySecond), "0.9 or more"),
     over("sold_out_over_ceiling", Probe::SoldOut, CEILING, "0.95 or more"),
-    over("p99_over_ceiling_half_load", Probe::HalfLoad(Way::Tokens), Probe::HalfLoad(Way::Ceiling), "2 or less"),
+    over("p99_over_ceiling_half_load", Probe::half_load(Way::Tokens), Probe::half_load(Way::Ceiling), "2 or less"),
     alone("settlement_over_copy", Alone::SettlementOverCopy, "0.65 or more"),
     over("tokens_over_row_lock", Probe::Settled, Probe::claims(Way::RowLock, FEW), "15 or more"),
     over("tokens_over_ten_rows", Probe::Settled, Probe::claims(Way::TenRows, FEW), "5 or more"),
@@ -59,8 +59,8 @@ const ORDER: [Probe; 12] = [
     CLAIMS,
     CEILING,
     Probe::SoldOut,
-    Probe::HalfLoad(Way::Tokens),
-    Probe::HalfLoad(Way::Ceiling),
+    Probe::half_load(Way::Tokens),
+    Probe::half_load(Way::Ceiling),
     Probe::Generator,
     Probe::Wrk,
     Probe::claims(Way::RowLock, FEW),
@@ -95,7 +95,7 @@ impl Definition {
     fn probes(&self) -> Vec<Probe> {
         match self.measured {
             // Its rate is half of what was found with claims.
-            Measured::Over(over @ Probe::HalfLoad(_), under) => vec![CLAIMS, over, under],
+            Measured::Over(over @ Probe::HalfLoad { .. }, under) => vec![CLAIMS, over, under],
             Measured::Over(over, under) => vec![over, under],
             Measured::Alone(_) => Vec::new(),
         }

@@ -29,6 +29,10 @@ pub struct CompareArguments {
     /// Measures just these figures, comma-separated; --list names them
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
+    /// Measures claims with these numbers of warehouses instead, comma-separated: many at a time, few, and at half of the rate of
+    /// the first
+    #[arg(long, value_delimiter = ',', value_name = "N,…", conflicts_with = "only")]
+    warehouses: Vec<u32>,
     /// Names the figures, with their goals, and measures nothing
     #[arg(long)]
     list: bool,
@@ -65,10 +69,14 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let wanted = figures::wanted(&arguments.only)?;
+    let mut wanted = figures::wanted(&arguments.only)?;
     ensure!(arguments.rounds > 0, "--rounds must be at least 1");
     let length = std::time::Duration::try_from(arguments.sample).context("--sample cannot be negative")?;
     let mut probes = figures::probes_of(&wanted);
+    if !arguments.warehouses.is_empty() {
+        wanted.clear();
+        probes = arguments.warehouses.iter().flat_map(|warehouses| Probe::of_warehouses(*warehouses)).collect();
+    }
     // Before anything is measured: what is missing would be found out minutes later.
     if probes.contains(&Probe::Wrk) {
         bench::find_wrk()?;
@@ -77,7 +85,7 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     let machine = Machine::look(stage.folder(), stage.redis.version(), stage.postgres.version())?;
     output::print(machine.sentence());
 
-    if arguments.only.is_empty() && !arguments.figures_only {
+    if arguments.only.is_empty() && arguments.warehouses.is_empty() && !arguments.figures_only {
         let others = Probe::table_only().into_iter().filter(|probe| !probes.contains(probe)).collect::<Vec<_>>();
         probes.extend(others);
     }

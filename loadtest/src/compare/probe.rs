@@ -1,12 +1,14 @@
 //! What can be measured in one sample.
 
+use doorbuster_engine::domain::drops::WAREHOUSES_PER_PRIMARY;
+
 use crate::stage::Fsync;
 use crate::ways::Way;
 
 pub(super) const MANY: usize = 512;
 pub(super) const FEW: usize = 64;
 /// Warehouses of a drop unless they are what is compared.
-const WAREHOUSES: u32 = 16;
+pub(super) const WAREHOUSES: u32 = WAREHOUSES_PER_PRIMARY;
 
 /// In the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +22,7 @@ pub(super) enum Probe {
     /// The same of wrk's.
     Wrk,
     /// The p99 in ms at half of the rate of claims, requests leaving when they are due.
-    HalfLoad(Way),
+    HalfLoad { way: Way, warehouses: u32 },
     /// Orders a second by tokens, from the first click to the last order in Postgres.
     Settled,
 }
@@ -33,6 +35,16 @@ impl Probe {
 
     pub(super) const fn claims_with(fsync: Fsync) -> Self {
         Self::Claims { way: Way::Tokens, connections: MANY, fsync, warehouses: WAREHOUSES }
+    }
+
+    pub(super) const fn half_load(way: Way) -> Self {
+        Self::HalfLoad { way, warehouses: WAREHOUSES }
+    }
+
+    /// Claims in this many warehouses: many at a time, few at a time, and at half of the rate.
+    pub(super) fn of_warehouses(warehouses: u32) -> [Self; 3] {
+        let claims = |connections| Self::Claims { way: Way::Tokens, connections, fsync: Fsync::Always, warehouses };
+        [claims(MANY), claims(FEW), Self::HalfLoad { way: Way::Tokens, warehouses }]
     }
 
     /// What stands in the table and is part of no figure.
@@ -48,12 +60,7 @@ impl Probe {
             Way::SkipLocked,
         ];
         let connections = ways.into_iter().flat_map(|way| [Self::claims(way, FEW), Self::claims(way, MANY)]);
-        let warehouses = [1, 2, 4, 8, 32, 64].map(|warehouses| Self::Claims {
-            way: Way::Tokens,
-            connections: MANY,
-            fsync: Fsync::Always,
-            warehouses,
-        });
+        let warehouses = [1, 4, 8, 16, 32, 64].map(|warehouses| Self::of_warehouses(warehouses)[0]);
         connections.chain([Fsync::EverySecond, Fsync::Never].map(Self::claims_with)).chain(warehouses).collect()
     }
 
@@ -65,17 +72,26 @@ impl Probe {
                     if fsync != Fsync::Always {
                         name += &format!(", fsync {}", fsync.name());
                     }
-                    if warehouses != WAREHOUSES {
-                        name += &format!(", {warehouses} warehouses");
-                    }
+                    name += &of_warehouses(warehouses);
                 }
                 name
             }
             Self::SoldOut => format!("sold-out answers, {MANY} connections"),
             Self::Generator => format!("our generator at the ceiling, {MANY} connections"),
             Self::Wrk => format!("wrk at the ceiling, {MANY} connections"),
-            Self::HalfLoad(way) => format!("{}, at half of the tokens' rate", way.name()),
+            Self::HalfLoad { way, warehouses } => {
+                format!("{}, at half of the tokens' rate{}", way.name(), of_warehouses(warehouses))
+            }
             Self::Settled => "tokens to settled orders, 64 connections".to_owned(),
         }
+    }
+}
+
+/// For the name of a probe: nothing is said of the usual number.
+fn of_warehouses(warehouses: u32) -> String {
+    match warehouses {
+        WAREHOUSES => String::new(),
+        1 => ", 1 warehouse".to_owned(),
+        more => format!(", {more} warehouses"),
     }
 }

@@ -99,7 +99,7 @@ impl Report {
                 (probe.name(), all)
             })
         };
-        let half = together(|probe| matches!(probe, Probe::HalfLoad(_)));
+        let half = together(|probe| matches!(probe, Probe::HalfLoad { .. }));
         let half = half.map(|(name, all)| output::percentiles(&name, &all.latency_us)).collect::<Vec<_>>();
         if !half.is_empty() {
             let (title, path) = ("Latency at half of the rate", folder.join("half-load-latency.svg"));

@@ -18,6 +18,7 @@ use doorbuster::extract::{JsonBody, Key, PathText};
 use doorbuster::routes::claims::{Asked, CLAIM_BODY_BYTES, Held, NewClaim, answer, asked};
 use doorbuster::state::Gate;
 use doorbuster_engine::domain::claims::Acknowledgement;
+use doorbuster_engine::domain::drops::WAREHOUSES_PER_PRIMARY;
 use doorbuster_engine::domain::ids::{Epoch, Serial};
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::tokens::store::Outcome;
@@ -82,7 +83,7 @@ impl Way {
         match self {
             Self::RowLock | Self::Optimistic | Self::OneStatement | Self::SkipLocked => 1,
             Self::TenRows => 10,
-            Self::Tokens | Self::Ceiling | Self::SingleEvalsha => 16,
+            Self::Tokens | Self::Ceiling | Self::SingleEvalsha => WAREHOUSES_PER_PRIMARY,
         }
     }
 }

@@ -86,8 +86,8 @@ pub(super) struct WallClock {
 }
 
 impl BuyersLog {
-    /// From sending a click to its answer, for every click: the second ones too, those sent again, and those that were
-    /// answered 503 or not at all. The wait for a free connection is not in it: see [`Self::lateness`].
+    /// From the moment a click was due to its answer, for every click: the second ones too, those sent again, and those
+    /// that were answered 503 or not at all. So a buyer who waits for a free connection waits for the shop.
     pub fn latencies(&self) -> Latencies {
         Latencies::of(self.calls.iter().map(Call::took_us))
     }
@@ -104,7 +104,7 @@ impl BuyersLog {
     }
 
     /// How long after they were due first clicks were sent. More than a few milliseconds say that the crowd was held up
-    /// by its own bound on connections, so that [`Self::latencies`] flatter.
+    /// by its own bound on connections, or by its machine.
     pub fn lateness(&self) -> Latencies {
         Latencies::of(self.first_clicks().map(|call| call.started_us - call.due_us))
     }
@@ -133,7 +133,7 @@ impl BuyersLog {
 
 impl Call {
     fn took_us(&self) -> i64 {
-        self.ended_us - self.started_us
+        self.ended_us - self.due_us
     }
 }
 
@@ -209,7 +209,8 @@ mod tests {
             quantity: 1,
             visit,
             due_us: 0,
-            started_us: 0,
+            // What it waits before it is sent counts.
+            started_us: took_ms * 900,
             ended_us: took_ms * 1_000,
             outcome,
         };

@@ -236,13 +236,13 @@ impl Inner {
             && standing != Standing::Accepted
             && calls.last().is_some_and(|call| call.outcome.may_change())
         {
-            let wait = self.options.return_after.mul_f64(chance.random_range(0.5..1.5));
-            if Instant::now() + wait > due + self.options.patience
-                || self.unless_stopped(tokio::time::sleep(wait)).await.is_none()
+            let again = Instant::now() + self.options.return_after.mul_f64(chance.random_range(0.5..1.5));
+            if again > due + self.options.patience
+                || self.unless_stopped(tokio::time::sleep_until(again)).await.is_none()
             {
                 break;
             }
-            let answers = Box::pin(self.click(buyer, Visit::Return, Instant::now(), None)).await;
+            let answers = Box::pin(self.click(buyer, Visit::Return, again, None)).await;
             standing = self.stands(Some(standing), &answers);
             calls.extend(answers);
         }
@@ -291,11 +291,11 @@ impl Inner {
             if is_decided || tries == self.options.tries_max {
                 return calls;
             }
-            let wait = shop::wait_before_retry(answer.retry_after, tries, &mut chance);
-            if self.unless_stopped(tokio::time::sleep(wait)).await.is_none() {
+            let again = Instant::now() + shop::wait_before_retry(answer.retry_after, tries, &mut chance);
+            if self.unless_stopped(tokio::time::sleep_until(again)).await.is_none() {
                 return calls;
             }
-            due_us = self.clock.rounded_down_us();
+            due_us = self.clock.at_us(again);
         }
     }
 

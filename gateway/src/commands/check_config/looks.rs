@@ -10,6 +10,8 @@ use doorbuster_engine::mail::{MailOutcome, Mailer};
 use doorbuster_engine::provider::{Page, ProviderClient};
 use doorbuster_engine::webhooks::{Event, WebhookClient, WebhookOutcome};
 use jiff::Timestamp;
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 
 use super::finding::Finding;
 use super::rules::{self, Holds, Pools};
@@ -165,7 +167,8 @@ fn free_and_all(folder: &Path) -> nix::Result<(u64, u64)> {
 
 /// Reads the newest payment, which changes nothing and wants a key.
 pub(super) async fn provider(client: ProviderClient, key: &Secret) -> Vec<Finding> {
-    let asked = client.list_intents(None, 1).await;
+    // The client tells its log that the key is refused, which is a line of ours already.
+    let asked = client.list_intents(None, 1).with_subscriber(NoSubscriber::default()).await;
     let is_of_other_mode = |page: Page<_>| page.data.iter().any(|intent| is_live(intent) != client.is_live());
     vec![rules::provider(key.expose(), asked.map(is_of_other_mode))]
 }

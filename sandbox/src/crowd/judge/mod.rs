@@ -21,6 +21,9 @@ const SENTENCES_PER_KIND: usize = 20;
 pub struct StoreFacts {
     /// SKU and units put on sale. Serials are 1 to the sum.
     pub stock: Vec<(String, u32)>,
+    /// Of these, what was put on sale after the opening: nobody could claim it before it is in `freed`.
+    #[serde(default)]
+    pub added: Vec<(String, u32)>,
     /// Units one buyer may hold.
     pub limit: u32,
     /// All orders of the drop, also those that ended and those of buyers who are not in the log.
@@ -45,7 +48,7 @@ pub struct OrderFact {
     pub currency: String,
 }
 
-/// Units given back on sale; those awarded to a waiting buyer were never on sale.
+/// Units that nobody could claim and that came on sale, for whatever reason; those awarded to a waiting buyer never did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FreedFact {
     pub sku: String,
@@ -283,12 +286,12 @@ fn weigh_answers(log: &BuyersLog, facts: &StoreFacts, verdict: &mut Verdict, fin
 
 fn weigh_refusals(log: &BuyersLog, facts: &StoreFacts, verdict: &mut Verdict, findings: &mut Findings) {
     let gone = Gone::possibly(log, facts);
-    let stock = facts.stock_by_sku();
+    let stock = facts.stock_at_opening();
     for call in &log.calls {
         if !matches!(call.outcome, CallOutcome::SoldOut | CallOutcome::NotEnough { .. }) {
             continue;
         }
-        let stock = stock.get(call.sku.as_str()).map_or(0, |units| i64::try_from(*units).unwrap_or(i64::MAX));
+        let stock = stock.get(call.sku.as_str()).copied().unwrap_or(0);
         let free = stock - gone.most_during(&call.sku, call.started_us, call.ended_us);
         if free >= i64::from(call.quantity) {
             verdict.refused_while_stock_remained += 1;
@@ -305,6 +308,17 @@ impl StoreFacts {
         let mut stock = HashMap::new();
         for (sku, units) in &self.stock {
             *stock.entry(sku.as_str()).or_default() += u64::from(*units);
+        }
+        stock
+    }
+
+    fn stock_at_opening(&self) -> HashMap<&str, i64> {
+        let mut stock = HashMap::new();
+        for (sku, units) in &self.stock {
+            *stock.entry(sku.as_str()).or_default() += i64::from(*units);
+        }
+        for (sku, units) in &self.added {
+            *stock.entry(sku.as_str()).or_default() -= i64::from(*units);
         }
         stock
     }

@@ -245,6 +245,41 @@ fn a_strangers_failed_order_was_gone_before_it_came_back() {
     assert!(history.verdict().is_clean());
 }
 
+/// A shop that tells everybody "sold out" for two seconds after it has sold a unit that came back.
+#[test]
+fn a_shop_that_refuses_everybody_after_a_resale_is_accused_for_every_unit_that_lies_there() {
+    const SECOND: i64 = 1_000_000;
+    let mut history = History::of(&[("shoe", 3), ("sock", 2)], 1);
+    for (buyer, sku) in [("ann", "shoe"), ("bob", "shoe"), ("carol", "sock")] {
+        history.call(buyer, sku, 1, 10..20, accepted(buyer, &[1], false));
+        history.order(buyer, buyer, sku, "CANCELLED", &[]);
+    }
+    // A third shoe and a second sock are new: they come at the end of the first second, with those that come back.
+    history.facts.added = vec![("shoe".to_owned(), 1), ("sock".to_owned(), 1)];
+    for number in 0..50 {
+        let us = 20_000 * number + 30..20_000 * number + 40;
+        history.call(&format!("before {number}"), "shoe", 1, us.clone(), CallOutcome::SoldOut);
+        history.call(&format!("before {number}"), "sock", 1, us, CallOutcome::SoldOut);
+    }
+    for (sku, units) in [("shoe", 2), ("shoe", 1), ("sock", 1), ("sock", 1)] {
+        history.facts.freed.push(FreedFact { sku: sku.to_owned(), units, at_us: SECOND });
+    }
+    check_accused(0, &history);
+    history.sells("erin", "shoe", &[2], SECOND + 100..SECOND + 200);
+    for number in 0..20 {
+        let us = SECOND + 100_000 * number + 300..SECOND + 100_000 * number + 400;
+        history.call(&format!("shoe {number}"), "shoe", 1, us.clone(), CallOutcome::SoldOut);
+        history.call(&format!("sock {number}"), "sock", 1, us, CallOutcome::SoldOut);
+    }
+    check_accused(40, &history);
+    // Once the last ones are sold, it is right.
+    history.sells("hugo", "shoe", &[1], 3 * SECOND..3 * SECOND + 100);
+    history.sells("ida", "shoe", &[3], 3 * SECOND..3 * SECOND + 100);
+    history.call("zoe", "shoe", 1, 3 * SECOND + 200..3 * SECOND + 300, CallOutcome::SoldOut);
+    history.call("zoe", "sock", 1, 3 * SECOND + 200..3 * SECOND + 300, CallOutcome::SoldOut);
+    check_accused(41, &history);
+}
+
 #[test]
 fn a_patient_buyers_claim_does_not_excuse_refusals_before_he_came_back() {
     let mut history = History::of(&[("shoe", 1)], 1);
