@@ -31,7 +31,7 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 const STALL: Duration = Duration::from_millis(100);
 /// So long a fault waits for something to hit. Settlement comes every five seconds, and payments right after it.
 const MOMENT_PATIENCE: Duration = Duration::from_secs(7);
-/// Ten warehouses behind a proof of "sold out" are rebuilt in 1.5 s each; three times that.
+/// Warehouses behind a lease open 1.5 s after they were fenced; with restarts and waits, many times that.
 const REOPEN_LIMIT: Duration = Duration::from_secs(45);
 
 /// Some targets struck at the same time.

@@ -51,7 +51,7 @@ const ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(2);
 const CHAOS_ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(20);
 /// Two rounds of faults take about so long, however few the buyers.
 const CHAOS_ARRIVAL_MIN: Duration = Duration::from_secs(8);
-/// With the waits of `crowd/shop.rs` more than a minute: twice what warehouses behind a proof of "sold out" stay closed.
+/// With the waits of `crowd/shop.rs` more than a minute: twice what warehouses behind a lease may stay closed.
 const CHAOS_TRIES_MAX: u32 = 40;
 /// Two calls an order, 90 ms each, sixteen at a time: a thousand orders are charged for eleven seconds.
 const CHAOS_PROVIDER_DELAY: Range<Duration> = Duration::from_millis(30)..Duration::from_millis(150);
