@@ -3,11 +3,11 @@
 //! Anyone may apply a grant, any number of times, in the order of the numbers of its warehouse. No warehouse waits for another.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use crate::domain::drops::SaleDrop;
 use crate::domain::ids::{DropId, GrantNumber, WarehouseId};
 use crate::domain::rest::{REST, RestWatch, RestingUnits};
 use crate::ledger::grants::PendingGrant;
@@ -48,13 +48,15 @@ impl Engine {
     pub async fn apply_grants(&self) -> Result<GrantsReport, EngineError> {
         let (resting, next) = self.end_rests().await?;
         let pending = self.ledger.pending_grants().await?;
-        let report = self.apply(pending).await?;
+        let drops = if pending.is_empty() { Vec::new() } else { self.ledger.loaded_drops().await? };
+        let drops = drops.into_iter().map(|drop| self.adopt(drop)).collect::<Vec<_>>();
+        let report = self.apply(pending, &drops.iter().map(Arc::as_ref).collect::<Vec<_>>()).await?;
         Ok(GrantsReport { resting, next, ..report })
     }
 
-    pub(super) async fn apply_grants_of(&self, warehouses: &[WarehouseId]) -> Result<GrantsReport, EngineError> {
+    pub(super) async fn apply_grants_of(&self, live: &LiveDrop, warehouses: &[WarehouseId]) -> Result<(), EngineError> {
         let pending = self.ledger.pending_grants_of(warehouses).await?;
-        self.apply(pending).await
+        self.apply(pending, &[live]).await.map(|_| ())
     }
 
     /// Grants the units that have rested. Answers in how many returns units still rest, and when the next of them will have.
@@ -86,21 +88,18 @@ impl Engine {
         Ok(())
     }
 
-    async fn apply(&self, pending: Vec<PendingGrant>) -> Result<GrantsReport, EngineError> {
+    async fn apply(&self, pending: Vec<PendingGrant>, drops: &[&LiveDrop]) -> Result<GrantsReport, EngineError> {
         let mut report = GrantsReport::default();
         let too_early = self.too_early(&pending);
-        if pending.is_empty() {
-            return Ok(report);
-        }
-        let drops = self.ledger.loaded_drops().await?;
         let mut of_warehouses: BTreeMap<WarehouseId, Vec<PendingGrant>> = BTreeMap::new();
         for grant in pending {
             of_warehouses.entry(grant.warehouse).or_default().push(grant);
         }
         let mut applying = Vec::new();
         for (warehouse, grants) in &of_warehouses {
-            match drops.iter().find(|drop| drop.warehouse_by_id(*warehouse).is_some()) {
-                Some(drop) => applying.push(self.apply_in_order(drop, *warehouse, grants, &too_early)),
+            let at = drops.iter().find_map(|live| live.store_by_id(*warehouse).map(|store| (*live, store)));
+            match at {
+                Some((live, store)) => applying.push(self.apply_in_order(live, store, grants, &too_early)),
                 None => report.left += grants.len(),
             }
         }
@@ -134,20 +133,19 @@ impl Engine {
     /// Applies the grants of one warehouse until one must wait: none may overtake the one before it.
     async fn apply_in_order(
         &self,
-        drop: &SaleDrop,
-        warehouse: WarehouseId,
+        live: &LiveDrop,
+        store: &WarehouseStore,
         grants: &[PendingGrant],
         too_early: &[(WarehouseId, GrantNumber)],
     ) -> AppliedInOrder {
         let mut of_warehouse = AppliedInOrder::default();
-        let live = self.adopt(drop.clone());
-        let Some(store) = live.store_by_id(warehouse) else { return of_warehouse };
         for grant in grants {
-            if too_early.contains(&(warehouse, grant.number)) {
+            let key = (grant.warehouse, grant.number);
+            if too_early.contains(&key) {
                 break;
             }
-            match self.apply_one(&live, store, grant).await {
-                Ok(()) => of_warehouse.applied.push((warehouse, grant.number)),
+            match self.apply_one(live, store, grant).await {
+                Ok(()) => of_warehouse.applied.push(key),
                 // The warehouse is about to be rebuilt, from a state that contains this grant.
                 Err(EngineError::Tokens(error))
                     if matches!(*error, TokenError::Fenced | TokenError::NotLoaded | TokenError::Gap) =>

@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use crate::domain::claims::{Claim, ClaimOutcome};
 use crate::domain::ids::{TransferId, VariantNumber, WarehouseId};
-use crate::domain::rest::Verdict;
+use crate::domain::rest::{Evidence, Verdict};
 use crate::domain::transfers::{Pull, TransferDecided, Want, plan};
 use crate::ledger::grants::Transfer;
 use crate::steps;
@@ -224,109 +224,77 @@ impl Engine {
     /// Serves what can be served. Answers those who must wait for another round.
     async fn round(&self, live: &LiveDrop, asked: Vec<Asked>) -> Vec<Asked> {
         if let Err(error) = self.mark_proof(live).await {
-            return answer_all(asked, &error);
+            answer_all(asked, &error);
+            return Vec::new();
         }
         let look = self.look_everywhere(live).await;
-        let (mut served, mut refused, mut short) = (Vec::new(), Vec::new(), Vec::new());
-        let mut again = Vec::new();
-        let variants = asked.iter().map(Asked::variant).collect::<BTreeSet<_>>();
-        // What somebody set aside and did not bring home comes first: it may be all that is left.
-        let mut transfers = leaving(live, &look, |leaving| variants.contains(&leaving.variant));
-        let is_leaving = transfers.iter().map(|transfer| transfer.variant).collect::<BTreeSet<_>>();
-        let mut of_variants: BTreeMap<VariantNumber, Vec<Asked>> = BTreeMap::new();
-        for one in asked {
-            match leased(live, one.variant(), one.units()) {
-                // A lease that was begun since they arrived.
-                Some(available) if matches!(one, Asked::Units(_)) => refused.push((one, available)),
-                _ => of_variants.entry(one.variant()).or_default().push(one),
-            }
-        }
-        let mut pulls = Vec::new();
-        for (variant, asked) in of_variants {
-            let position = live.variant_position(variant);
-            let free = look.views.iter().map(|view| view.as_ref().ok().map(|view| view.free[position]));
-            let free = free.collect::<Vec<_>>();
-            let want = |one: &Asked| match one {
-                Asked::Units(waiter) => {
-                    Some(Want { home: usize::from(live.home_of(&waiter.claim.buyer).number.0), units: one.units() })
-                }
-                Asked::Reading { .. } => None,
-            };
-            let wants = asked.iter().filter_map(want).collect::<Vec<_>>();
-            let plan = plan(&free, &wants, MAX_SERIALS as u32);
-            pulls.extend(plan.pulls.iter().map(|pull| (variant, *pull)));
-            let mut is_served = plan.is_served.into_iter();
-            for one in asked {
-                let everywhere = look.free(position);
-                match &one {
-                    Asked::Units(_) if is_served.next() == Some(true) => served.push(one),
-                    // Others of this round get what there is.
-                    Asked::Units(_) if one.units() <= everywhere && look.error().is_none() => again.push(one),
-                    _ if is_leaving.contains(&variant) => again.push(one),
-                    _ => short.push(one),
-                }
-            }
-        }
-        let pulled = self.pull(live, &pulls).await;
-        let moved = match pulled {
+        let mut sorted = sort(live, &look, asked);
+        let moved = match self.pull(live, &sorted.pulls).await {
             Ok(pulled) => {
-                transfers.extend(pulled);
-                self.bring(live, &transfers).await
+                sorted.transfers.extend(pulled);
+                self.bring(live, &sorted.transfers).await
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = &moved {
-            // What lies at home is there all the same.
-            tracing::debug!(drop = %live.drop.name, %error, "units could not be brought: {error}");
-        }
-        let mut keep = Vec::new();
-        if let Some(error) = look.error() {
-            // It may have units, so nobody is refused; and whoever only wants a reading gets none.
-            answer_all(std::mem::take(&mut short), &error);
-        } else if !short.is_empty() {
-            match self.read_behind(live, &look).await {
-                Err(error) => drop(answer_all(std::mem::take(&mut short), &error)),
-                Ok(read) => {
-                    for one in short {
-                        let found = read.evidence(live, one.variant(), &look);
-                        let available = match found.verdict() {
-                            Verdict::NoMoreThan(available) if available < one.units() => Some(available),
-                            Verdict::NoMoreThan(_) | Verdict::Moving => None,
-                        };
-                        keep.extend(available.map(|_| (one.variant(), found)));
-                        match (available, &one) {
-                            (Some(available), Asked::Units(_)) => refused.push((one, available)),
-                            (None, Asked::Units(_)) => again.push(one),
-                            // Who only wants a reading does not wait for another one.
-                            (_, Asked::Reading { .. }) => {}
-                        }
-                    }
-                }
-            }
-        }
+        let kept = self.judge(live, &look, &mut sorted).await;
         // Also those who are refused: the same click may have been served meanwhile.
-        let put = join_all(served.into_iter().map(put_again)).await;
-        let put_refused = refused.into_iter().map(|(one, available)| async move { (put_again(one).await, available) });
+        let put = join_all(sorted.served.into_iter().map(put_again)).await;
+        let refused = sorted.refused.into_iter();
+        let put_refused = refused.map(|(one, available)| async move { (put_again(one).await, available) });
         for (left, available) in join_all(put_refused).await {
             if let Some(Asked::Units(waiter)) = left {
                 let _ = waiter.answer.send(Ok(refusal(available)));
             }
         }
-        let left = put.into_iter().flatten().collect::<Vec<_>>();
-        match moved {
-            Ok(()) => again.extend(left),
-            // The next round would run into the same.
-            Err(error) => drop(answer_all(left.into_iter().chain(std::mem::take(&mut again)).collect(), &error)),
+        sorted.again.extend(put.into_iter().flatten());
+        if let Err(error) = &moved {
+            // What lay at home was there all the same; the others would run into the same in the next round.
+            answer_all(std::mem::take(&mut sorted.again), error);
         }
-        let mut kept = BTreeSet::new();
-        for (variant, found) in keep {
-            if kept.insert(variant)
-                && let Err(error) = self.keep_reading(live, variant, &look, &found).await
-            {
+        for (variant, found) in kept {
+            if let Err(error) = self.keep_reading(live, variant, &look, &found).await {
                 tracing::debug!(drop = %live.drop.name, %error, "a reading could not be kept: {error}");
             }
         }
-        again
+        sorted.again
+    }
+
+    /// Decides about those for whom there are too few units: refused, or again. Answers what it has read of variants in
+    /// which somebody may be refused.
+    async fn judge(&self, live: &LiveDrop, look: &Look, sorted: &mut Sorted) -> BTreeMap<VariantNumber, Evidence> {
+        let mut kept = BTreeMap::new();
+        let short = std::mem::take(&mut sorted.short);
+        if let Some(error) = look.error() {
+            // A warehouse of which nothing is known may have units, so nobody is refused.
+            answer_all(short, &error);
+            return kept;
+        }
+        if short.is_empty() {
+            return kept;
+        }
+        let read = match self.read_behind(live, look).await {
+            Ok(read) => read,
+            Err(error) => {
+                answer_all(short, &error);
+                return kept;
+            }
+        };
+        for one in short {
+            let found = read.evidence(live, one.variant(), look);
+            match (found.verdict(), &one) {
+                (Verdict::NoMoreThan(available), _) if available < one.units() => {
+                    kept.insert(one.variant(), found);
+                    // Who only wants a reading has it now.
+                    if matches!(one, Asked::Units(_)) {
+                        sorted.refused.push((one, available));
+                    }
+                }
+                (_, Asked::Units(_)) => sorted.again.push(one),
+                // Nor does one wait for another round.
+                (_, Asked::Reading { .. }) => {}
+            }
+        }
+        kept
     }
 
     /// Step 1 of pulls.
@@ -373,12 +341,11 @@ impl Engine {
         let decided = match self.ledger.grant_transfers(&live.drop, transfers).await {
             // One that is impossible must not keep the others from their homes.
             Err(error) if transfers.len() > 1 && !error.is_retryable() => {
-                let mut decided = Vec::new();
+                let mut failed = None;
                 for transfer in transfers {
-                    let one = self.ledger.grant_transfers(&live.drop, std::slice::from_ref(transfer)).await;
-                    decided.extend(one.unwrap_or_else(|_| vec![TransferDecided::Void]));
+                    failed = Box::pin(self.bring(live, std::slice::from_ref(transfer))).await.err().or(failed);
                 }
-                decided
+                return failed.map_or(Ok(()), Err);
             }
             decided => decided?,
         };
@@ -388,7 +355,7 @@ impl Engine {
             TransferDecided::Void => None,
         };
         let granted = transfers.iter().zip(&decided).filter_map(at).collect::<BTreeSet<WarehouseId>>();
-        self.apply_grants_of(&granted.into_iter().collect::<Vec<_>>()).await?;
+        self.apply_grants_of(live, &granted.into_iter().collect::<Vec<_>>()).await?;
         steps::passed("pull.applied");
         let done = transfers.iter().zip(&decided).filter(|(_, decided)| **decided != TransferDecided::Void);
         let clears = done.map(|(transfer, _)| live.store(&transfer.source).clear(transfer.id));
@@ -398,6 +365,61 @@ impl Engine {
         steps::passed("pull.cleared");
         Ok(())
     }
+}
+
+/// What a round does about those who asked.
+#[derive(Default)]
+struct Sorted {
+    /// What somebody set aside and did not bring home.
+    transfers: Vec<Transfer>,
+    pulls: Vec<(VariantNumber, Pull)>,
+    /// They are served once these pulls have come, or by what lies at home.
+    served: Vec<Asked>,
+    /// A lease that was begun since they arrived says that there are only so many units.
+    refused: Vec<(Asked, u32)>,
+    /// There are too few units for them.
+    short: Vec<Asked>,
+    /// They wait for another round: others get what there is, or what was set aside comes first.
+    again: Vec<Asked>,
+}
+
+fn sort(live: &LiveDrop, look: &Look, asked: Vec<Asked>) -> Sorted {
+    let variants = asked.iter().map(Asked::variant).collect::<BTreeSet<_>>();
+    let transfers = leaving(live, look, |leaving| variants.contains(&leaving.variant));
+    let mut sorted = Sorted { transfers, ..Sorted::default() };
+    let mut of_variants: BTreeMap<VariantNumber, Vec<Asked>> = BTreeMap::new();
+    for one in asked {
+        match leased(live, one.variant(), one.units()) {
+            Some(available) if matches!(one, Asked::Units(_)) => sorted.refused.push((one, available)),
+            _ => of_variants.entry(one.variant()).or_default().push(one),
+        }
+    }
+    let want = |one: &Asked| match one {
+        Asked::Units(waiter) => {
+            Some(Want { home: usize::from(live.home_of(&waiter.claim.buyer).number.0), units: one.units() })
+        }
+        Asked::Reading { .. } => None,
+    };
+    for (variant, asked) in of_variants {
+        let position = live.variant_position(variant);
+        let free = look.views.iter().map(|view| view.as_ref().ok().map(|view| view.free[position]));
+        let wants = asked.iter().filter_map(want).collect::<Vec<_>>();
+        let plan = plan(&free.collect::<Vec<_>>(), &wants, MAX_SERIALS as u32);
+        sorted.pulls.extend(plan.pulls.iter().map(|pull| (variant, *pull)));
+        let is_leaving = sorted.transfers.iter().any(|transfer| transfer.variant == variant);
+        let everywhere = look.free(position);
+        let mut is_served = plan.is_served.into_iter();
+        for one in asked {
+            let list = match &one {
+                Asked::Units(_) if is_served.next() == Some(true) => &mut sorted.served,
+                Asked::Units(_) if one.units() <= everywhere && look.error().is_none() => &mut sorted.again,
+                _ if is_leaving => &mut sorted.again,
+                _ => &mut sorted.short,
+            };
+            list.push(one);
+        }
+    }
+    sorted
 }
 
 /// The transfers in a look that are wanted.
@@ -441,12 +463,11 @@ async fn put_again(asked: Asked) -> Option<Asked> {
     }
 }
 
-/// Tells all of them the same. Nobody is left.
-fn answer_all(asked: Vec<Asked>, error: &EngineError) -> Vec<Asked> {
+/// Tells all of them the same.
+fn answer_all(asked: impl IntoIterator<Item = Asked>, error: &EngineError) {
     for one in asked {
         if let Asked::Units(waiter) = one {
             let _ = waiter.answer.send(Err(error.clone()));
         }
     }
-    Vec::new()
 }

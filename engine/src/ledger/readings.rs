@@ -26,6 +26,21 @@ pub struct Rests {
     pub last: Timestamp,
 }
 
+/// Epochs, what is granted behind the looks, and what rests; see [`super::rest::RESTING_SQL`] for its last condition.
+pub const STANDING_SQL: &str = "-- readings.standing
+    select w.number::int, w.epoch, array(
+               select distinct t.variant_number from grants g
+                    join tokens t on t.drop_id = $1 and t.serial = any(g.serials)
+               where g.warehouse_id = w.warehouse_id and g.number > known.granted and g.kind <> 'award'),
+           null::smallint, null::timestamptz, null::timestamptz, clock_timestamp()
+    from warehouses w join unnest($2::bigint[]) with ordinality as known (granted, place)
+         on known.place = w.number + 1
+    where w.drop_id = $1
+    union all
+    select null, null, null, variant_number, min(rested_at), max(rested_at), clock_timestamp()
+    from tokens where drop_id = $1 and rested_at between '-infinity' and 'infinity' group by variant_number
+    order by 1 nulls last";
+
 impl Ledger {
     /// `granted` has, in the order of the warehouses' numbers, the last grant that each had applied when it was looked at. Costs
     /// as much as there are grants behind these and units that rest, and not as much as there ever were; `applied_at` is only a
@@ -33,22 +48,9 @@ impl Ledger {
     ///
     /// One statement, so that a unit whose rest ends meanwhile is either seen at rest or seen granted.
     pub async fn standing(&self, drop: DropId, granted: &[GrantNumber]) -> Result<Standing, LedgerError> {
-        const SQL: &str = "-- readings.standing
-            select w.number::int, w.epoch, array(
-                       select distinct t.variant_number from grants g
-                            join tokens t on t.drop_id = $1 and t.serial = any(g.serials)
-                       where g.warehouse_id = w.warehouse_id and g.number > known.granted and g.kind <> 'award'),
-                   null::smallint, null::timestamptz, null::timestamptz, clock_timestamp()
-            from warehouses w join unnest($2::bigint[]) with ordinality as known (granted, place)
-                 on known.place = w.number + 1
-            where w.drop_id = $1
-            union all
-            select null, null, null, variant_number, min(rested_at), max(rested_at), clock_timestamp()
-            from tokens where drop_id = $1 and rested_at is not null group by variant_number
-            order by 1 nulls last";
         let granted = granted.iter().map(|number| number.0).collect::<Vec<_>>();
         let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
+        let statement = connection.prepare_cached(STANDING_SQL).await?;
         let rows = connection.query(&statement, &[&drop.0, &granted]).await?;
         let mut standing = Standing::default();
         let variant = |number: i16| VariantNumber(number as u8);

@@ -23,6 +23,13 @@ const UNITS_PER_GRANT: usize = 1000;
 /// Units whose rest ends in one transaction.
 const UNITS_AT_ONCE: usize = 10_000;
 
+/// What rests, of all drops. By a range and not by `is not null`: of a table that is not analyzed yet Postgres takes nearly
+/// all units for resting then, and goes through all of them (measured: 80 ms a look for a million units). A range it takes
+/// for a few, and reads the index that has these alone.
+pub const RESTING_SQL: &str = "-- rest.resting
+    select drop_id, rested_at, xmin::text from tokens
+    where rested_at between '-infinity' and 'infinity' group by 1, 2, 3";
+
 /// Units of one variant that have no holder any more. The caller holds the line of the variant and the warehouses.
 pub(super) async fn come_back(
     tx: &Transaction<'_>,
@@ -54,10 +61,8 @@ async fn lay_to_rest(tx: &Transaction<'_>, drop: DropId, units: &[Units]) -> Res
 impl Ledger {
     /// All that rests, of all drops.
     pub async fn resting_units(&self) -> Result<Vec<RestingUnits>, LedgerError> {
-        const SQL: &str = "-- rest.resting
-            select drop_id, rested_at, xmin::text from tokens where rested_at is not null group by 1, 2, 3";
         let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
+        let statement = connection.prepare_cached(RESTING_SQL).await?;
         let rows = connection.query(&statement, &[]).await?;
         let units = |row: &tokio_postgres::Row| RestingUnits {
             drop: DropId(row.get(0)),
@@ -69,7 +74,9 @@ impl Ledger {
 
     /// How many units of a drop rest.
     pub async fn count_resting(&self, drop: DropId) -> Result<u64, LedgerError> {
-        const SQL: &str = "-- rest.count\nselect count(*) from tokens where drop_id = $1 and rested_at is not null";
+        const SQL: &str = "-- rest.count
+            select count(*) from tokens
+            where drop_id = $1 and rested_at between '-infinity' and 'infinity'";
         let row = self.connection().await?.query_one(SQL, &[&drop.0]).await?;
         Ok(row.get::<_, i64>(0).cast_unsigned())
     }

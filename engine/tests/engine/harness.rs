@@ -218,6 +218,20 @@ impl World {
     }
 }
 
+/// Rows of a table that a plan has read, by whatever way.
+pub(crate) fn rows_read(plan: &serde_json::Value, table: &str) -> f64 {
+    let number = |name: &str| plan[name].as_f64().unwrap_or(0.0);
+    let is_scan = plan["Node Type"].as_str().is_some_and(|kind| kind.ends_with("Scan") && kind != "Bitmap Index Scan");
+    let own = if is_scan && plan["Relation Name"] == table {
+        (number("Actual Rows") + number("Rows Removed by Filter") + number("Rows Removed by Index Recheck"))
+            * number("Actual Loops")
+    } else {
+        0.0
+    };
+    let below = plan["Plans"].as_array().map(Vec::as_slice).unwrap_or_default();
+    own + below.iter().map(|plan| rows_read(plan, table)).sum::<f64>()
+}
+
 pub(crate) fn buyer(who: u32) -> BuyerId {
     format!("buyer-{who:014x}").parse().unwrap()
 }

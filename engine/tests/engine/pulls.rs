@@ -9,10 +9,13 @@ use doorbuster_engine::domain::ids::{TransferId, VariantNumber};
 use doorbuster_engine::domain::rest::REST;
 use doorbuster_engine::flows::{EngineError, LiveDrop};
 use doorbuster_engine::ledger::grants::Transfer;
+use doorbuster_engine::ledger::readings::STANDING_SQL;
+use doorbuster_engine::ledger::rest::RESTING_SQL;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
+use tokio_postgres::types::ToSql;
 
-use crate::harness::{World, buyer, taken};
+use crate::harness::{World, buyer, rows_read, taken};
 
 /// A buyer whose home is the warehouse of this number.
 fn at_home(live: &LiveDrop, number: u16, from: u32) -> u32 {
@@ -198,6 +201,45 @@ async fn the_same_click_three_times_at_once_gets_one_answer() {
             }
         }
         assert!(serials.iter().all(|of| *of == serials[0]), "{serials:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_cannot_be_keeps_no_other_from_its_home() {
+    let world = World::new().await;
+    let live = world.open(&[4, 4], 2, 1).await;
+    let (source, destination) = (&live.drop.warehouses[0], live.drop.warehouses[1].number);
+    for variant in [0, 1] {
+        let transfer = TransferId(uuid::Uuid::now_v7());
+        live.store(source).pull(VariantNumber(variant), transfer, destination, 1).await.unwrap();
+    }
+    // Another warehouse has the units of one variant, as far as Postgres knows.
+    let lost = "update tokens set warehouse_id = $1 where variant_number = 0";
+    world.sql.execute(lost, &[&live.drop.warehouses[1].id.0]).await.unwrap();
+    let finished = world.engine.finish_transfers(&live).await;
+    assert!(finished.is_err_and(|error| error.to_string().contains("move_tokens")), "what is wrong is said");
+    let leaving = live.store(source).look().await.unwrap().leaving;
+    assert_eq!(leaving.iter().map(|leaving| leaving.variant.0).collect::<Vec<_>>(), [0], "the other one is home");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_for_resting_units_reads_those_and_no_others() {
+    let mut world = World::new().await;
+    let live = sale_with_a_resting_unit(&world).await;
+    // As after the making of a large drop: nothing knows yet what is in the table.
+    let many = "set session_replication_role = replica;
+        insert into tokens (drop_id, serial, variant_number, warehouse_id)
+        select drop_id, n, 0, 1 from drops, generate_series(2, 50000) n";
+    world.sql.batch_execute(many).await.unwrap();
+    let (drop, granted) = (live.drop.id.0, vec![0_i64, 0]);
+    let statements: [(&str, &[&(dyn ToSql + Sync)]); 2] = [(RESTING_SQL, &[]), (STANDING_SQL, &[&drop, &granted])];
+    let tx = world.sql.transaction().await.unwrap();
+    for (sql, arguments) in statements {
+        let explain = format!("explain (analyze, buffers off, format json) {sql}");
+        let explained: serde_json::Value = tx.query_one(&explain, arguments).await.unwrap().get(0);
+        let read = rows_read(&explained[0]["Plan"], "tokens");
+        // The second one also reads the unit that the first load has granted.
+        assert!(read <= 2.0, "{read} rows were read to find one: {explained:#}");
     }
 }
 

@@ -13,7 +13,7 @@ use doorbuster_sandbox::provider::FakeProviderOptions;
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use crate::harness::{World, buyer, claim, provider, taken};
+use crate::harness::{World, buyer, claim, provider, rows_read, taken};
 use crate::shelves::{
     add, check_out, euros, fill, made, ordered, put_on_shelves, refused, serve_everywhere, shopper, stock,
 };
@@ -152,20 +152,6 @@ async fn whatever_has_begun_leaves_the_line_of_first_charges() {
     }
 }
 
-/// Rows of payments that a plan has read, by whatever way.
-fn rows_read(plan: &Value) -> f64 {
-    let number = |name: &str| plan[name].as_f64().unwrap_or(0.0);
-    let is_scan = plan["Node Type"].as_str().is_some_and(|kind| kind.ends_with("Scan") && kind != "Bitmap Index Scan");
-    let own = if is_scan && plan["Relation Name"] == "payments" {
-        (number("Actual Rows") + number("Rows Removed by Filter") + number("Rows Removed by Index Recheck"))
-            * number("Actual Loops")
-    } else {
-        0.0
-    };
-    let below = plan["Plans"].as_array().map(Vec::as_slice).unwrap_or_default();
-    own + below.iter().map(rows_read).sum::<f64>()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_reads_what_it_takes_however_many_are_due() {
     let mut world = World::new().await;
@@ -194,7 +180,7 @@ async fn a_lease_reads_what_it_takes_however_many_are_due() {
         tx.batch_execute(LEASE_PLAN).await.unwrap();
         let explained: Value = tx.query_one(&explain, &[&now, &until, &256_i64]).await.unwrap().get(0);
         tx.rollback().await.unwrap();
-        let read = rows_read(&explained[0]["Plan"]);
+        let read = rows_read(&explained[0]["Plan"], "payments");
         assert_eq!(explained[0]["Plan"]["Actual Rows"], leased, "{lanes:?}: {explained:#}");
         assert!(read <= at_most, "{lanes:?}: {read} rows were read to lease {leased}: {explained:#}");
     }
