@@ -24,10 +24,6 @@ pub use catalogue::{Problem, kinds};
 pub use sets::{Errors, PROBLEM_JSON};
 
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// Everything that answers 503 is over, or decided by a worker, within a second or two.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
-/// A person pauses a drop, and takes longer than a store that comes back.
-const RETRY_AFTER_PAUSE_SECONDS: HeaderValue = HeaderValue::from_static("10");
 
 /// What is wrong with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -163,8 +159,16 @@ impl Problem {
         self.status_code().as_u16()
     }
 
-    fn is_ours_and_passing(&self) -> bool {
-        self.status_code() == StatusCode::SERVICE_UNAVAILABLE
+    /// What it takes, in seconds, until the same request is answered otherwise.
+    fn retry_after(&self) -> Option<&'static str> {
+        match self {
+            // Units rest for a second and a half, and a rebuild waits as long before it puts any on sale.
+            Self::UnitsMoving | Self::WarehouseRebuilding => Some("2"),
+            // A person pauses a drop, and takes longer than a store that comes back.
+            Self::Paused => Some("10"),
+            _ if self.status_code() == StatusCode::SERVICE_UNAVAILABLE => Some("1"),
+            _ => None,
+        }
     }
 
     fn body(self) -> ProblemBody {
@@ -199,25 +203,21 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status_code();
-        let is_passing = self.is_ours_and_passing();
+        let retry_after = self.retry_after();
         let challenge = match self {
             Self::TokenMissing => Some(r#"Bearer realm="doorbuster""#),
             Self::TokenInvalid => Some(r#"Bearer realm="doorbuster", error="invalid_token""#),
             _ => None,
         };
         let is_replay = self == Self::ClaimReleased;
-        let is_paused = self == Self::Paused;
         let is_encoded = self == Self::EncodedBody;
         let closes = matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow);
         let body = serde_json::to_vec(&self.body()).expect("a problem is made of texts and numbers only");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if is_paused {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_PAUSE_SECONDS);
-        }
-        if is_passing {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         if let Some(challenge) = challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
@@ -273,10 +273,14 @@ mod tests {
 
     #[test]
     fn a_problem_that_passes_says_when_to_come_back() {
-        for problem in [Problem::Overloaded, Problem::WarehouseRebuilding, Problem::UnitsMoving, Problem::TimedOut] {
-            let response = problem.into_response();
-            assert_eq!(response.status(), 503);
-            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        for (problem, seconds) in [
+            (Problem::Overloaded, "1"),
+            (Problem::TimedOut, "1"),
+            (Problem::WarehouseRebuilding, "2"),
+            (Problem::UnitsMoving, "2"),
+            (Problem::Paused, "10"),
+        ] {
+            assert_eq!(problem.into_response().headers()[header::RETRY_AFTER], seconds);
         }
     }
 

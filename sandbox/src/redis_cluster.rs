@@ -275,6 +275,14 @@ async fn start(sandbox: &Sandbox, options: Vec<RedisOptions>) -> Result<Vec<Redi
 /// Every node meets the first one, also when they have met in another life: their ports are new.
 async fn introduce(cluster: &RedisCluster) -> anyhow::Result<()> {
     let count = cluster.nodes.len().to_string();
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        // Nodes that meet with the same epoch outbid each other in an order that nobody knows beforehand.
+        let info = resp::ask(node.port(), "CLUSTER INFO").await?;
+        let field = |name| resp::field(&info, name);
+        if (field("cluster_known_nodes"), field("cluster_my_epoch")) == (Some("1"), Some("0")) {
+            resp::ask(node.port(), &format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1)).await?;
+        }
+    }
     for node in &cluster.nodes[1..] {
         resp::ask(
             cluster.nodes[0].port(),

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::drops::SaleDrop;
-use super::ids::{BuyerId, StreamId, WarehouseId};
+use super::ids::{BuyerId, Serial, StreamId, WarehouseId};
 
 /// An entry of a claim log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,26 @@ pub fn marks(read: &[LogPosition], open: impl IntoIterator<Item = LogPosition>) 
     read.iter().filter(is_behind_the_gap).map(|position| (position.warehouse, position.entry)).collect()
 }
 
+/// Of the units that a claim names which was set aside, those that are still its own. Units that it held were kept from
+/// everybody meanwhile. Of an entry that nobody could read nothing was held: as long as the epoch lasts in which it was
+/// written, its units are in no warehouse all the same; the next one has put them on sale.
+pub fn own_units(named: &[Serial], set_aside: &SetAside) -> Vec<Serial> {
+    let is_own = |serial: &&Serial| match set_aside {
+        SetAside::Claim { held } => held.contains(serial),
+        SetAside::Entry { is_of_this_epoch } => *is_of_this_epoch,
+    };
+    named.iter().filter(is_own).copied().collect()
+}
+
+/// What was set aside, as far as its units go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetAside {
+    /// A claim, and the units that have been held for it.
+    Claim { held: Vec<Serial> },
+    /// Bytes that nobody could read then.
+    Entry { is_of_this_epoch: bool },
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -66,6 +86,21 @@ mod tests {
             }
         };
         text.split_whitespace().map(position).collect()
+    }
+
+    #[test]
+    fn what_was_set_aside_owns_the_units_that_nobody_else_can_have() {
+        let units = [Serial(1), Serial(2)];
+        let cases = [
+            ("both were held", SetAside::Claim { held: units.to_vec() }, vec![Serial(1), Serial(2)]),
+            ("one was somebody's", SetAside::Claim { held: vec![Serial(2)] }, vec![Serial(2)]),
+            ("both were somebody's", SetAside::Claim { held: Vec::new() }, vec![]),
+            ("an entry of this epoch", SetAside::Entry { is_of_this_epoch: true }, vec![Serial(1), Serial(2)]),
+            ("the warehouse was rebuilt", SetAside::Entry { is_of_this_epoch: false }, vec![]),
+        ];
+        for (what, set_aside, expected) in cases {
+            assert_eq!(own_units(&units, &set_aside), expected, "{what}");
+        }
     }
 
     #[test]

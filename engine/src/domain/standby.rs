@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::claims::Quantity;
 use super::ids::{ClaimId, VariantNumber};
+use super::rest::Evidence;
 
 /// Places that may wait for one variant. Who joins behind so many would hope in vain, and counting who is ahead of a buyer
 /// goes through all of them: some milliseconds at the most.
@@ -61,4 +62,43 @@ pub struct Place {
     /// What the award makes of it: a claim, and its order.
     pub claim: Option<ClaimId>,
     pub joined_at: Timestamp,
+}
+
+/// Units that a buyer holds: of each of their claims the quantity, and whether it still holds its units.
+pub fn held_units(claims: impl Iterator<Item = (Quantity, bool)>) -> u32 {
+    claims.filter(|(_, holds)| *holds).map(|(quantity, _)| quantity.units()).sum()
+}
+
+/// Whether who wants so many units could buy them now instead of waiting. What is granted is on sale in a moment. Of a drop
+/// whose warehouses did not all answer, only what was seen counts.
+pub fn could_buy(evidence: &Evidence, quantity: Quantity) -> bool {
+    evidence.free >= quantity.units() || (evidence.is_granted && evidence.is_whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_what_they_could_buy() {
+        let whole = Evidence { is_whole: true, ..Evidence::default() };
+        let cases = [
+            ("nothing is left", whole, 1, false),
+            ("one is free", Evidence { free: 1, ..whole }, 1, true),
+            ("one is free, of two", Evidence { free: 1, ..whole }, 2, false),
+            ("one is granted", Evidence { is_granted: true, ..whole }, 1, true),
+            ("granted where nobody answers", Evidence { is_granted: true, is_whole: false, ..whole }, 1, false),
+            ("free, though a warehouse is away", Evidence { free: 1, is_whole: false, ..whole }, 1, true),
+            ("on its way to somebody else", Evidence { is_leaving: true, ..whole }, 1, false),
+        ];
+        for (what, evidence, wanted, expected) in cases {
+            assert_eq!(could_buy(&evidence, Quantity::new(wanted).unwrap()), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn claims_that_are_over_hold_nothing() {
+        let two = Quantity::new(2).unwrap();
+        assert_eq!(held_units([(two, true), (two, false)].into_iter()), 2);
+    }
 }

@@ -8,6 +8,7 @@
 //! A payment is leased only when somebody is free to work on it, and gives its lease back when there is no turn for its
 //! next call: because the worker is told to stop, or because the circuit has opened.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::ids::OrderId;
+use crate::domain::ids::{DropId, OrderId};
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::domain::turns::{self, Desk};
 use crate::ledger::LedgerError;
@@ -521,18 +522,36 @@ impl Engine {
         Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
     }
 
-    /// Ends orders whose buyers were too late. Answers how many it has ended.
+    /// Ends orders whose buyers were too late, those of one drop together. Answers how many it has ended.
     pub async fn expire_unpaid(&self, limit: i64) -> Result<usize, EngineError> {
         let now = self.clock.now();
-        let orders = self.ledger.unpaid_past_due(now, limit).await?;
+        let mut of_drops: BTreeMap<Option<DropId>, Vec<OrderId>> = BTreeMap::new();
+        for (drop, order) in self.ledger.unpaid_past_due(now, limit).await? {
+            of_drops.entry(drop).or_default().push(order);
+        }
         let mut ended = 0;
-        for order in &orders {
-            match self.ledger.expire_unpaid(*order, now).await {
-                Ok(_) => ended += 1,
-                Err(error) => tracing::warn!(%order, %error, "order {order} could not be ended yet: {error}"),
+        for orders in of_drops.values() {
+            match self.ledger.expire_unpaid(orders, now).await {
+                Ok(count) => ended += count,
+                // One of them keeps no other.
+                Err(error) if orders.len() > 1 && error.is_about_the_rows() => {
+                    ended += self.expire_each(orders, now).await
+                }
+                Err(error) => could_not_end(orders, &error),
             }
         }
         Ok(ended)
+    }
+
+    async fn expire_each(&self, orders: &[OrderId], now: Timestamp) -> usize {
+        let mut ended = 0;
+        for order in orders {
+            match self.ledger.expire_unpaid(&[*order], now).await {
+                Ok(count) => ended += count,
+                Err(error) => could_not_end(&[*order], &error),
+            }
+        }
+        ended
     }
 
     /// Ends what is left of calls whose worker died while the provider told of their end by itself. `lease`: the longest that
@@ -540,6 +559,12 @@ impl Engine {
     pub async fn end_settled_attempts(&self, lease: SignedDuration) -> Result<u64, EngineError> {
         let now = self.clock.now();
         Ok(self.ledger.end_settled_attempts(now.checked_sub(lease).unwrap_or(Timestamp::MIN), now).await?)
+    }
+}
+
+fn could_not_end(orders: &[OrderId], error: &LedgerError) {
+    for order in orders {
+        tracing::warn!(%order, %error, "order {order} could not be ended yet: {error}");
     }
 }
 

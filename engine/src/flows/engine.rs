@@ -28,7 +28,7 @@ use super::pull::SearchDesk;
 use super::readings::Lease;
 
 /// How often claims that were fenced off ask Postgres for new epochs. A rebuild or an opening takes longer than this.
-const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a flow could not find out, or could not do it.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -7,6 +7,7 @@ pub mod drop_figures;
 pub mod claim;
 pub mod acknowledge;
 pub mod lost;
+pub mod standby;
 mod readings;
 pub mod pull;
 pub mod grants;

@@ -18,7 +18,7 @@ use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::pricing::Totals;
-use crate::domain::rest::REST;
+use crate::domain::rest::{LEASE_MAX, REST};
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::Settling;
@@ -27,7 +27,7 @@ use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{HeldClaim, LoadVariant, ServerFacts, WarehouseStore};
 
-use super::engine::{Engine, EngineError};
+use super::engine::{Engine, EngineError, REFRESH_PAUSE};
 use super::settle::ReadLog;
 
 /// A load is begun again when the server restarts under it; more often than this in a row, something else is wrong.
@@ -108,6 +108,15 @@ pub fn replication_problems(redis: &ServerFacts, drops: &[SaleDrop]) -> Vec<Stri
         })
     });
     problems.collect()
+}
+
+/// For how long after a move a gateway may answer as before it. A drop that is not open is looked at again ten times a second;
+/// and a refusal that a gateway keeps is as good as its lease, whatever has become of the drop.
+pub fn known_within(state: DropState) -> Duration {
+    match state {
+        DropState::Paused | DropState::Closed => LEASE_MAX,
+        _ => 2 * REFRESH_PAUSE,
+    }
 }
 
 impl Engine {
@@ -377,9 +386,14 @@ impl Engine {
                 let lost = self.tokens.warehouse(&drop, warehouse).lost_keys().await.unwrap_or_default().join(" ");
                 tracing::warn!(drop = %drop.name, warehouse = warehouse.number.0, lost, "rebuilding a fenced warehouse");
             }
-            let count = fenced.len();
+            let (count, began) = (fenced.len(), Instant::now());
             match self.load_warehouses(&drop, fenced.into_iter(), state).await {
-                Ok(()) => rebuilt += count,
+                Ok(()) => {
+                    rebuilt += count;
+                    let took = began.elapsed();
+                    let drop = &drop.name;
+                    tracing::info!(%drop, warehouses = count, ?took, "rebuilt after {took:.1?}: claims go on");
+                }
                 Err(error) => failed = Some(error),
             }
             metrics::counter!("doorbuster_rebuilds_total").increment(count as u64);

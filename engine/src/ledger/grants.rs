@@ -288,6 +288,39 @@ pub(super) async fn insert(
     expect_rows("grants.insert", 1, changed)
 }
 
+/// Inserts a grant for each claim that is over, as [`insert`] does for one.
+pub(super) async fn insert_releases(
+    tx: &Transaction<'_>,
+    released: &[(WarehouseId, Released)],
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- grants.insert_releases
+        with over as (
+            select warehouse_id, row_number() over (partition by warehouse_id order by place) as nth,
+                   count(*) over (partition by warehouse_id) as added, claim_id, buyer, variant, units
+            from unnest($1::int[], $2::uuid[], $3::text[], $4::smallint[], $5::smallint[]) with ordinality
+                 as o (warehouse_id, claim_id, buyer, variant, units, place)
+        ), numbered as (
+            update warehouses w set last_grant = last_grant + n.added
+            from (select distinct warehouse_id, added from over) n where w.warehouse_id = n.warehouse_id
+            returning w.warehouse_id, w.last_grant - n.added as before,
+                      (select now() from drops d where d.drop_id = w.drop_id and d.state = 'archived') as over_since
+        )
+        insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, applied_at)
+        select warehouse_id, before + nth, 'release', '{}', claim_id, buyer, variant, units, over_since
+        from over join numbered using (warehouse_id)";
+    if released.is_empty() {
+        return Ok(());
+    }
+    let warehouses = released.iter().map(|(warehouse, _)| warehouse.0).collect::<Vec<_>>();
+    let claims = released.iter().map(|(_, released)| released.claim.0).collect::<Vec<_>>();
+    let buyers = released.iter().map(|(_, released)| released.buyer.as_str()).collect::<Vec<_>>();
+    let variants = released.iter().map(|(_, released)| i16::from(released.variant.0)).collect::<Vec<_>>();
+    let units = released.iter().map(|(_, released)| released.units as i16).collect::<Vec<_>>();
+    let statement = tx.prepare_cached(SQL).await?;
+    let inserted = tx.execute(&statement, &[&warehouses, &claims, &buyers, &variants, &units]).await?;
+    expect_rows("grants.insert_releases", released.len() as u64, inserted)
+}
+
 /// Takes the inventory rows' locks in the one order.
 pub(super) async fn lock_inventory(
     tx: &Transaction<'_>,

@@ -2,6 +2,8 @@
 //!
 //! Locks are taken in the order warehouses, order, payment; every step runs inside of the transaction of its caller.
 
+use std::collections::{BTreeMap, HashMap};
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -49,25 +51,31 @@ pub(super) struct LockedOrder {
 }
 
 /// One line of an order, and where its units lie.
-pub(super) struct Item {
-    pub(super) product: i32,
-    pub(super) variant_id: i32,
-    pub(super) variant: Option<VariantNumber>,
-    pub(super) warehouse: WarehouseId,
-    pub(super) quantity: i32,
-    pub(super) serials: Vec<Serial>,
+struct Item<'a> {
+    order: &'a LockedOrder,
+    product: i32,
+    variant_id: i32,
+    variant: Option<VariantNumber>,
+    warehouse: WarehouseId,
+    quantity: i32,
+    serials: Vec<Serial>,
 }
 
-/// Takes what the units of a drop's order may come back to: the lines of standby, its warehouses, and the homes of who is first
-/// in line. They come before orders in the order of locks, and a held unit never changes its warehouse. Ordinary stock has
-/// nothing but its inventory.
+/// Takes what the units of an order of a drop may come back to: the lines of standby, its warehouses, and the homes of who is
+/// first in line. They come before orders in the order of locks, and a held unit never changes its warehouse. Ordinary stock
+/// has nothing but its inventory.
 pub(super) async fn lock_warehouses_of(tx: &Transaction<'_>, order: OrderId) -> Result<(), LedgerError> {
+    lock_warehouses_of_all(tx, &[order.0]).await
+}
+
+/// The same for orders of one drop.
+pub(super) async fn lock_warehouses_of_all(tx: &Transaction<'_>, orders: &[Uuid]) -> Result<(), LedgerError> {
     const ITEMS: &str = "-- locked_order.lock_items
         select i.warehouse_id, i.quantity, o.drop_id, dv.number
         from order_items i join orders o using (order_id)
              left join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
-        where i.order_id = $1";
-    let items = tx.query(&tx.prepare_cached(ITEMS).await?, &[&order.0]).await?;
+        where i.order_id = any($1)";
+    let items = planned(tx, ITEMS, &[&orders]).await?;
     let warehouses = items.iter().map(|row| row.get(0)).collect::<Vec<i32>>();
     let Some(drop) = items.iter().find_map(|row| row.get::<_, Option<i32>>(2)).map(DropId) else { return Ok(()) };
     let variants = items.iter().filter_map(|row| row.get(3)).collect::<Vec<i16>>();
@@ -207,14 +215,18 @@ pub(super) async fn move_orders(
     Ok(())
 }
 
-pub(super) async fn items(tx: &Transaction<'_>, order: &LockedOrder) -> Result<Vec<Item>, LedgerError> {
+/// The lines of orders, each with its order.
+async fn items<'a>(tx: &Transaction<'_>, orders: &[&'a LockedOrder]) -> Result<Vec<Item<'a>>, LedgerError> {
     const SQL: &str = "-- locked_order.items
-        select i.product_id, i.variant_id, i.warehouse_id, i.quantity, i.serials, dv.number
-        from order_items i left join drop_variants dv on dv.drop_id = $2 and dv.variant_id = i.variant_id
-        where i.order_id = $1 order by i.variant_id, i.warehouse_id";
-    let drop = order.drop.map(|drop| drop.0);
-    let rows = tx.query(&tx.prepare_cached(SQL).await?, &[&order.id.0, &drop]).await?;
+        select i.product_id, i.variant_id, i.warehouse_id, i.quantity, i.serials, dv.number, i.order_id
+        from order_items i join orders o using (order_id)
+             left join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
+        where i.order_id = any($1) order by i.variant_id, i.warehouse_id, i.order_id";
+    let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
+    let of = orders.iter().map(|order| (order.id.0, *order)).collect::<HashMap<_, _>>();
+    let rows = planned(tx, SQL, &[&ids]).await?;
     let item = |row: &Row| Item {
+        order: of[&row.get::<_, Uuid>(6)],
         product: row.get(0),
         variant_id: row.get(1),
         warehouse: WarehouseId(row.get(2)),
@@ -227,11 +239,6 @@ pub(super) async fn items(tx: &Transaction<'_>, order: &LockedOrder) -> Result<V
 
 /// Orders whose money is there: stock, journal, history and notices follow, one statement each however many they are.
 pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: Timestamp) -> Result<(), LedgerError> {
-    const LOCK: &str = "-- locked_order.lock_sold
-        select 1 from inventory
-        where (variant_id, warehouse_id, product_id) in
-              (select variant_id, warehouse_id, product_id from order_items where order_id = any($1))
-        order by variant_id, warehouse_id for update";
     const SOLD: &str = "-- locked_order.sell
         update inventory i
         set quantity_available = quantity_available - sold.units, quantity_reserved = quantity_reserved - sold.units,
@@ -242,7 +249,7 @@ pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: 
         returning (select count(distinct (product_id, variant_id, warehouse_id)) from order_items where order_id = any($1))";
     move_orders(tx, orders, OrderEvent::Paid, (PAYMENTS, "the charge succeeded"), now).await?;
     let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
-    planned(tx, LOCK, &[&ids]).await?;
+    lock_inventory_of(tx, &ids).await?;
     let sold = planned(tx, SOLD, &[&ids]).await?;
     let places = sold.first().map_or(0, |row| row.get::<_, i64>(0));
     expect_rows("locked_order.sell", places.cast_unsigned().max(1), sold.len() as u64)?;
@@ -251,17 +258,29 @@ pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: 
     Ok(())
 }
 
-/// Ends an order whose payment failed.
+/// Takes the inventory of these orders' lines, in the one order.
+async fn lock_inventory_of(tx: &Transaction<'_>, orders: &[Uuid]) -> Result<(), LedgerError> {
+    const SQL: &str = "-- locked_order.lock_inventory
+        select 1 from inventory
+        where (variant_id, warehouse_id, product_id) in
+              (select variant_id, warehouse_id, product_id from order_items where order_id = any($1))
+        order by variant_id, warehouse_id for update";
+    planned(tx, SQL, &[&orders]).await?;
+    Ok(())
+}
+
+/// Ends orders whose payment failed, all for one reason. Those of a drop are of one drop.
 pub(super) async fn release(
     tx: &Transaction<'_>,
-    order: &LockedOrder,
+    orders: &[&LockedOrder],
     reason: &str,
     code: &str,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    move_order(tx, order, OrderEvent::PaymentFailed, (PAYMENTS, reason), now).await?;
-    free_units(tx, order, UnitsWere::Reserved, now).await?;
-    outbox::enqueue(tx, order.id, &Notice::PaymentFailed { reason: code.to_owned() }, now).await?;
+    move_orders(tx, orders, OrderEvent::PaymentFailed, (PAYMENTS, reason), now).await?;
+    free_units(tx, orders, UnitsWere::Reserved, now).await?;
+    let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
+    outbox::enqueue_for(tx, &ids, &Notice::PaymentFailed { reason: code.to_owned() }, now).await?;
     Ok(())
 }
 
@@ -275,7 +294,7 @@ pub(super) async fn cancel(
     now: Timestamp,
 ) -> Result<(), LedgerError> {
     move_order(tx, order, OrderEvent::Cancel, why, now).await?;
-    free_units(tx, order, units, now).await?;
+    free_units(tx, &[order], units, now).await?;
     let notice = Notice::OrderCancelled { is_refunded };
     outbox::enqueue(tx, order.id, &notice, now).await?;
     Ok(())
@@ -287,7 +306,7 @@ pub(super) async fn remove(tx: &Transaction<'_>, order: &LockedOrder) -> Result<
         with items as (delete from order_items where order_id = $1), payment as (delete from payments where order_id = $1)
         delete from order_history where order_id = $1";
     const ORDER: &str = "-- locked_order.remove_order\ndelete from orders where order_id = $1";
-    free_units(tx, order, UnitsWere::Reserved, Timestamp::UNIX_EPOCH).await?;
+    free_units(tx, &[order], UnitsWere::Reserved, Timestamp::UNIX_EPOCH).await?;
     tx.execute(ROWS, &[&order.id.0]).await?;
     expect_rows("locked_order.remove_order", 1, tx.execute(ORDER, &[&order.id.0]).await?)
 }
@@ -301,55 +320,120 @@ pub(super) enum UnitsWere {
     Sold,
 }
 
-/// The units of an order that ends lose their holder, the buyer's limit comes back, and a grant tells Redis of both. Who
-/// waits in standby gets the units; what nobody waits for rests, and goes back on sale.
+/// The units of orders that end lose their holder, the buyers' limits come back, and a grant for each order tells Redis of
+/// both. Who waits in standby gets the units; what nobody waits for rests, and goes back on sale. One statement each, however
+/// many orders there are.
 async fn free_units(
     tx: &Transaction<'_>,
-    order: &LockedOrder,
+    orders: &[&LockedOrder],
     were: UnitsWere,
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    const TOKENS: &str = "-- locked_order.free_tokens
-        update tokens set order_id = null where drop_id = $1 and serial = any($2) and order_id = $3";
-    const HOLDINGS: &str =
-        "-- locked_order.free_holdings\ndelete from holdings where drop_id = $1 and buyer = $2 and order_id = $3";
-    const INVENTORY: &str = "-- locked_order.free_inventory
-        update inventory
-        set quantity_reserved = quantity_reserved - $4, quantity_available = quantity_available + $5, version = version + 1
-        where product_id = $1 and variant_id = $2 and warehouse_id = $3";
-    for item in items(tx, order).await? {
-        let (reserved, available) = match were {
-            UnitsWere::Reserved => (item.quantity, 0),
-            UnitsWere::Sold => (0, item.quantity),
-        };
-        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&item.product, &item.variant_id, &item.warehouse.0, &reserved, &available];
-        let inventory = tx.prepare_cached(INVENTORY).await?;
-        let (Some(drop), Some(variant)) = (order.drop, item.variant) else {
-            let changed = tx.execute(&inventory, arguments).await?;
-            expect_rows("locked_order.free_inventory", 1, changed)?;
-            continue;
-        };
-        let numbers = serial_values(&item.serials);
-        let changed = tx.execute(&tx.prepare_cached(TOKENS).await?, &[&drop.0, &numbers, &order.id.0]).await?;
-        expect_rows("locked_order.free_tokens", item.serials.len() as u64, changed)?;
-        let statement = tx.prepare_cached(HOLDINGS).await?;
-        let changed = tx.execute(&statement, &[&drop.0, &order.buyer.as_str(), &order.id.0]).await?;
-        expect_rows("locked_order.free_holdings", item.serials.len() as u64, changed)?;
+    let items = items(tx, orders).await?;
+    let of_drops = items.iter().filter_map(OfDrop::of).collect::<Vec<_>>();
+    free_tokens(tx, &of_drops).await?;
+    // The releases first: each ends a claim, and its buyer may be the first in line.
+    let released = of_drops.iter().map(|line| {
         let released = grants::Released {
-            claim: ClaimId(order.id.0),
-            buyer: order.buyer.clone(),
-            variant,
-            units: item.quantity as u32,
+            claim: ClaimId(line.item.order.id.0),
+            buyer: line.item.order.buyer.clone(),
+            variant: line.variant,
+            units: line.item.quantity as u32,
         };
-        // The release first: it ends the claim, and its buyer may be the first in line.
-        grants::insert(tx, item.warehouse, "release", &[], Some(&released), None).await?;
-        let changed = tx.execute(&inventory, arguments).await?;
-        expect_rows("locked_order.free_inventory", 1, changed)?;
+        (line.item.warehouse, released)
+    });
+    grants::insert_releases(tx, &released.collect::<Vec<_>>()).await?;
+    free_inventory(tx, &items, were).await?;
+    // They come ordered by variant and warehouse.
+    for lines in of_drops.chunk_by(|one, next| (one.drop, one.variant) == (next.drop, next.variant)) {
+        let OfDrop { drop, variant, item } = lines[0];
         let stock = awards::Stock { drop, product: item.product, variant_id: item.variant_id };
-        rest::come_back(tx, stock, variant, vec![(item.warehouse, item.serials)], now).await?;
+        let together = lines.chunk_by(|one, next| one.item.warehouse == next.item.warehouse);
+        let units = together.map(|lines| {
+            let serials = lines.iter().flat_map(|line| line.item.serials.iter().copied()).collect();
+            (lines[0].item.warehouse, serials)
+        });
+        rest::come_back(tx, stock, variant, units.collect(), now).await?;
     }
     Ok(())
+}
+
+/// A line of an order of a drop.
+#[derive(Clone, Copy)]
+struct OfDrop<'a> {
+    drop: DropId,
+    variant: VariantNumber,
+    item: &'a Item<'a>,
+}
+
+impl<'a> OfDrop<'a> {
+    /// `None`: ordinary goods.
+    fn of(item: &'a Item<'a>) -> Option<Self> {
+        Some(Self { drop: item.order.drop?, variant: item.variant?, item })
+    }
+}
+
+/// Takes the units of these lines from their holders: from each order exactly those that it has.
+async fn free_tokens(tx: &Transaction<'_>, lines: &[OfDrop<'_>]) -> Result<(), LedgerError> {
+    // By the whole key of each: see `settlement_rows.take_tokens`.
+    const TOKENS: &str = "-- locked_order.free_tokens
+        update tokens t set order_id = null
+        from (select drop_id, serial, order_id
+              from unnest($1::int[], $2::int[], $3::uuid[]) as u (drop_id, serial, order_id) offset 0) u
+        where t.drop_id = u.drop_id and t.serial = u.serial and t.order_id = u.order_id
+        returning 1";
+    const HOLDINGS: &str = "-- locked_order.free_holdings
+        delete from holdings h
+        using (select drop_id, buyer, order_id
+               from unnest($1::int[], $2::text[], $3::uuid[]) as o (drop_id, buyer, order_id) offset 0) o
+        where h.drop_id = o.drop_id and h.buyer = o.buyer and h.order_id = o.order_id
+        returning 1";
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let (mut drops, mut numbers, mut holders) = (Vec::new(), Vec::new(), Vec::new());
+    for line in lines {
+        for serial in serial_values(&line.item.serials) {
+            drops.push(line.drop.0);
+            numbers.push(serial);
+            holders.push(line.item.order.id.0);
+        }
+    }
+    let freed = planned(tx, TOKENS, &[&drops, &numbers, &holders]).await?;
+    expect_rows("locked_order.free_tokens", numbers.len() as u64, freed.len() as u64)?;
+    let drops = lines.iter().map(|line| line.drop.0).collect::<Vec<_>>();
+    let buyers = lines.iter().map(|line| line.item.order.buyer.as_str()).collect::<Vec<_>>();
+    let orders = lines.iter().map(|line| line.item.order.id.0).collect::<Vec<_>>();
+    let ended = planned(tx, HOLDINGS, &[&drops, &buyers, &orders]).await?;
+    expect_rows("locked_order.free_holdings", numbers.len() as u64, ended.len() as u64)
+}
+
+async fn free_inventory(tx: &Transaction<'_>, items: &[Item<'_>], were: UnitsWere) -> Result<(), LedgerError> {
+    const SQL: &str = "-- locked_order.free_inventory
+        update inventory i
+        set quantity_reserved = quantity_reserved - u.reserved, quantity_available = quantity_available + u.available,
+            version = version + 1
+        from unnest($1::int[], $2::int[], $3::int[], $4::int[], $5::int[])
+             as u (product_id, variant_id, warehouse_id, reserved, available)
+        where i.product_id = u.product_id and i.variant_id = u.variant_id and i.warehouse_id = u.warehouse_id
+        returning 1";
+    let mut units: BTreeMap<(i32, i32, i32), i32> = BTreeMap::new();
+    for item in items {
+        *units.entry((item.variant_id, item.warehouse.0, item.product)).or_default() += item.quantity;
+    }
+    let orders = items.iter().map(|item| item.order.id.0).collect::<Vec<_>>();
+    lock_inventory_of(tx, &orders).await?;
+    let (mut products, mut variants, mut warehouses) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut reserved, mut available) = (Vec::new(), Vec::new());
+    for ((variant, warehouse, product), units) in &units {
+        products.push(*product);
+        variants.push(*variant);
+        warehouses.push(*warehouse);
+        reserved.push(if were == UnitsWere::Reserved { *units } else { 0 });
+        available.push(if were == UnitsWere::Sold { *units } else { 0 });
+    }
+    let changed = planned(tx, SQL, &[&products, &variants, &warehouses, &reserved, &available]).await?;
+    expect_rows("locked_order.free_inventory", units.len() as u64, changed.len() as u64)
 }
 
 pub(super) fn payment_state(text: &str, order: Uuid) -> Result<PaymentState, LedgerError> {

@@ -11,16 +11,17 @@ use jiff::{SignedDuration, Timestamp};
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{
     LockedOrder, LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_orders, lock_payment, lock_payments,
-    lock_warehouses_of, move_payment, release,
+    lock_warehouses_of, lock_warehouses_of_all, move_payment, release,
 };
 use super::outbox;
 use super::pool::Ledger;
 use super::refunds::refund_late_money;
 use super::tx::{planned, run_tx};
-use crate::domain::ids::{BuyerId, IdempotencyKey, OrderId};
+use crate::domain::ids::{BuyerId, DropId, IdempotencyKey, OrderId};
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderEvent;
 use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
+use crate::domain::turns::{Turn, Work};
 
 /// How soon, at the earliest, the provider is asked again about a payment that waits for the buyer or for it.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
@@ -58,6 +59,9 @@ pub enum MethodGiven {
     /// Not there, or not his.
     NoSuchOrder,
 }
+
+/// Why an order failed that nobody gave a payment method for.
+const NO_METHOD: &str = "no_payment_method";
 
 /// A capture that the provider told of.
 #[derive(Clone)]
@@ -167,7 +171,7 @@ impl Ledger {
                         }
                         None => {
                             let reason = payment.failure.as_deref().unwrap_or("the payment was canceled");
-                            release(tx, &found, reason, reason, now).await?;
+                            release(tx, &[&found], reason, reason, now).await?;
                         }
                     }
                     Ok(PaymentSettled::Released)
@@ -222,38 +226,61 @@ impl Ledger {
         Ok(calls.iter().map(|call| Ok(confirmed.remove(&call.order).then_some(PaymentSettled::Confirmed))).collect())
     }
 
-    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for them no longer: a drop's
-    /// by its drop, a cart's by itself, and what waits for a bank by itself too.
-    pub async fn unpaid_past_due(&self, now: Timestamp, limit: i64) -> Result<Vec<OrderId>, LedgerError> {
+    /// Orders whose buyer has not given a payment method, or not acted, and which are kept for them no longer, with their
+    /// drops: a drop's order by its drop, a cart's by itself, and what waits for a bank by itself too.
+    pub async fn unpaid_past_due(
+        &self,
+        now: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<(Option<DropId>, OrderId)>, LedgerError> {
         const SQL: &str = "-- payments.unpaid_past_due
-            (select p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
+            (select o.drop_id, p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
              where p.state in ('REQUIRED', 'ACTION_REQUIRED') and d.pay_by <= $1 limit $2)
             union
-            (select p.order_id from orders o join payments p using (order_id)
+            (select o.drop_id, p.order_id from orders o join payments p using (order_id)
              where o.status = 'PENDING_PAYMENT' and o.pay_by <= $1 and p.state in ('REQUIRED', 'ACTION_REQUIRED') limit $2)
             limit $2";
         let connection = self.connection().await?;
         let rows = connection.query(SQL, &[/* now */ &now, &limit]).await?;
-        Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
+        Ok(rows.iter().map(|row| (row.get::<_, Option<i32>>(0).map(DropId), OrderId(row.get(1)))).collect())
     }
 
-    /// Ends an order whose buyer was too late. Without a payment method nothing was ever sent, so nothing can be captured and
-    /// its units go back; where he was asked to act, the intent is canceled first.
-    pub async fn expire_unpaid(&self, order: OrderId, now: Timestamp) -> Result<PaymentSettled, LedgerError> {
+    /// Ends orders of one drop, or of none, whose buyers were too late: all in one transaction. Without a payment method
+    /// nothing was ever sent, so nothing can be captured and the units go back; where a buyer was asked to act, the intent is
+    /// canceled first. Answers how many end now, or are being canceled: an order that somebody has paid for meanwhile does not.
+    pub async fn expire_unpaid(&self, orders: &[OrderId], now: Timestamp) -> Result<usize, LedgerError> {
+        const MOVE: &str = "-- payments.expire
+            update payments p
+            set state = m.to_state, failure = m.failure, due_at = m.due_at, leased_until = null, tries = 0, updated_at = $6,
+                turn = $7
+            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+                 as m (order_id, from_state, to_state, failure, due_at)
+            where p.order_id = m.order_id and p.state = m.from_state
+            returning 1";
+        let ids = orders.iter().map(|order| order.0).collect::<Vec<_>>();
         run_tx!(self, "payments.expire_unpaid", tx, {
-            lock_warehouses_of(tx, order).await?;
-            let found = lock_order(tx, order).await?;
-            let payment = lock_payment(tx, order).await?;
-            let Ok(to) = payment.state.apply(PaymentEvent::Expired) else {
-                return Ok(PaymentSettled::NoChange);
-            };
-            if to == PaymentState::CancelRequested {
-                move_payment(tx, order, &payment, to, Some("action_not_taken"), None, Some(now), now).await?;
-                return Ok(PaymentSettled::CancelNext);
+            lock_warehouses_of_all(tx, &ids).await?;
+            let found = lock_orders(tx, &ids).await?;
+            let payments = lock_payments(tx, &ids).await?;
+            let states = payments.iter().map(|payment| (payment.order, payment.state)).collect::<HashMap<_, _>>();
+            let (mut moved, mut from, mut to, mut why, mut due) = (Vec::new(), vec![], vec![], vec![], Vec::new());
+            let mut over = Vec::new();
+            for order in &found {
+                let Some(state) = states.get(&order.id) else { continue };
+                let Ok(next) = state.apply(PaymentEvent::Expired) else { continue };
+                let is_over = next != PaymentState::CancelRequested;
+                moved.push(order.id.0);
+                from.push(state.as_str());
+                to.push(next.as_str());
+                why.push(if is_over { NO_METHOD } else { "action_not_taken" });
+                due.push(if is_over { None } else { Some(now) });
+                over.extend(is_over.then_some(order));
             }
-            move_payment(tx, order, &payment, to, Some("no_payment_method"), None, None, now).await?;
-            release(tx, &found, "no payment method was given in time", "no_payment_method", now).await?;
-            Ok(PaymentSettled::Released)
+            let turn = Turn::of(Work::Begun).number();
+            let changed = planned(tx, MOVE, &[&moved, &from, &to, &why, &due, /* now */ &now, &turn]).await?;
+            expect_rows("payments.expire", moved.len() as u64, changed.len() as u64)?;
+            release(tx, &over, "no payment method was given in time", NO_METHOD, now).await?;
+            Ok(moved.len())
         })
     }
 

@@ -5,20 +5,24 @@
 
 use std::collections::HashSet;
 
+use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::drops::{inconsistent, serial_values, serials};
+use super::drops::{inconsistent, serial, serial_values, serials};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
+use super::settlement_rows::write_rejections;
 use super::settlements::{
-    ClaimToSettle, Settlement, Settling, WarehouseLock, lock_for_rejections, lock_warehouses, seen, settle_locked,
+    ClaimToSettle, Rejection, Settlement, Settling, WarehouseLock, lock_for_rejections, lock_warehouses, seen,
+    settle_locked,
 };
 use super::tx::run_tx;
 use crate::domain::claims::{Claim, Quantity};
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{ClaimId, DropName, Epoch, PoisonId, Serial, StreamId, VariantNumber, WarehouseId};
+use crate::domain::settlement::{SetAside, own_units};
 
 /// What is to be set aside.
 #[derive(Debug, Clone)]
@@ -162,13 +166,23 @@ impl Ledger {
             if tx.execute(RESOLVE, &[&poison.id.0, /* now */ &now]).await? == 0 {
                 return Ok(None);
             }
-            if let Some(id) = poison.what.claim_id() {
-                const FREE: &str = "-- poison.let_go
-                    update tokens set poisoned_claim = null where drop_id = $1 and serial = any($2) and poisoned_claim = $3";
-                let held = claims.iter().flat_map(|claim| serial_values(&claim.serials)).collect::<Vec<_>>();
-                tx.execute(FREE, &[&drop.id.0, &held, &id.0]).await?;
+            let set_aside = let_go(tx, drop, poison, claims).await?;
+            let own = claims.iter().map(|claim| own_units(&claim.serials, &set_aside)).collect::<Vec<_>>();
+            if claims.iter().zip(&own).all(|(claim, own)| claim.serials == *own) {
+                return settle_locked(tx, drop, claims, Settling::Retry, WarehouseLock::Exclusive, now).await;
             }
-            settle_locked(tx, drop, claims, Settling::Retry, WarehouseLock::Exclusive, now).await
+            // Others have, or may have, units that it names: it cannot be an order any more, and gives back only its own.
+            let ids = claims.iter().map(|claim| claim.claim.id.0).collect::<Vec<_>>();
+            let known = seen(tx, &ids).await?;
+            let own = claims.iter().zip(own).map(|(claim, serials)| ClaimToSettle { serials, ..claim.clone() });
+            let rejected = own.filter(|claim| !known.contains(&claim.claim.id.0)).collect::<Vec<_>>();
+            let rejections = rejected.iter().map(|claim| (claim, Rejection::TokenHeld)).collect::<Vec<_>>();
+            write_rejections(tx, drop, &rejections, now).await?;
+            Ok(Some(Settlement {
+                duplicates: claims.len() - rejected.len(),
+                rejected: rejections.iter().map(|(claim, why)| (claim.claim.id, *why)).collect(),
+                ..Settlement::default()
+            }))
         })
     }
 
@@ -189,6 +203,26 @@ impl Ledger {
         let changed = self.connection().await?.execute(SQL, &[&poison.0, /* now */ &now]).await?;
         if changed > 1 { expect_rows("poison.dismiss", 1, changed).map(|()| true) } else { Ok(changed == 1) }
     }
+}
+
+/// Ends the hold of what was set aside, and answers what it held. The caller has locked the warehouse.
+async fn let_go(
+    tx: &Transaction<'_>,
+    drop: &SaleDrop,
+    poison: &PoisonRow,
+    claims: &[ClaimToSettle],
+) -> Result<SetAside, LedgerError> {
+    let Some(id) = poison.what.claim_id() else {
+        const EPOCH: &str = "-- poison.epoch\nselect epoch from warehouses where warehouse_id = $1";
+        let epoch = Epoch(tx.query_one(EPOCH, &[&poison.warehouse.0]).await?.get(0));
+        return Ok(SetAside::Entry { is_of_this_epoch: epoch == poison.epoch });
+    };
+    const LET_GO: &str = "-- poison.let_go
+        update tokens set poisoned_claim = null where drop_id = $1 and serial = any($2) and poisoned_claim = $3
+        returning serial";
+    let named = claims.iter().flat_map(|claim| serial_values(&claim.serials)).collect::<Vec<_>>();
+    let rows = tx.query(LET_GO, &[&drop.id.0, &named, &id.0]).await?;
+    Ok(SetAside::Claim { held: rows.iter().map(|row| serial(row.get(0))).collect() })
 }
 
 impl Poisoned {

@@ -107,7 +107,7 @@ impl Ledger {
                 (Resolution::Failed, Some((by, reason))) => {
                     cancel(tx, &found, UnitsWere::Reserved, false, (by, reason), now).await?;
                 }
-                (Resolution::Failed, None) => release(tx, &found, why.1, "reviewed", now).await?,
+                (Resolution::Failed, None) => release(tx, &[&found], why.1, "reviewed", now).await?,
             }
             Ok(ReviewResolved::Now)
         })

@@ -1,7 +1,7 @@
 //! Standby as its buyers see it: who joins a line, where he stands, who leaves. Who gets units decides `awards.rs`.
 //!
 //! Joining takes no lock that a return of units waits for: somebody who joins while units come back may find that they have
-//! gone on sale, as if he had come a moment later.
+//! gone on sale, which the flow looks at behind it.
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -145,6 +145,22 @@ impl Ledger {
         let statement = connection.prepare_cached(&sql).await?;
         let rows = connection.query(&statement, &[&drop.0, &buyer.as_str(), &PLACES_SHOWN]).await?;
         rows.iter().map(place).collect()
+    }
+
+    /// Takes back a place that was just given, as if it had never been asked for. `false`: it waits no more, for it was
+    /// awarded units.
+    pub async fn withdraw_place(
+        &self,
+        drop: DropId,
+        buyer: &BuyerId,
+        key: &IdempotencyKey,
+    ) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- standby.withdraw
+            delete from standby_places
+            where drop_id = $1 and buyer = $2 and request_key = $3 and state = 'WAITING' and lost_claim is null";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        Ok(connection.execute(&statement, &[&drop.0, &buyer.as_str(), &key.as_str()]).await? == 1)
     }
 
     /// Takes a buyer out of the line of one variant, or of all of a drop; out of none, while units are on their way to him.

@@ -449,8 +449,9 @@ async fn a_drop_is_refused_when_its_warehouses_lie_unevenly() {
             (connection, id)
         }
     };
-    let (first, second) = (id(primaries[0]).await, id(primaries[1]).await);
-    // All that the first has, empty as it is, becomes the second's.
+    let (first, mut second) = (id(primaries[0]).await, id(primaries[1]).await);
+    // All that the first has, empty as it is, becomes the second's. The others believe the later epoch.
+    redis::cmd("CLUSTER").arg("BUMPEPOCH").query_async::<()>(&mut second.0).await.unwrap();
     for (mut connection, owner) in [(second.0, &second.1), (first.0, &second.1)] {
         let mut pipe = redis::pipe();
         for slot in 100..5_461 {

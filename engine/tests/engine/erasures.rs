@@ -177,12 +177,12 @@ async fn whoever_waits_in_standby_leaves_the_line_and_his_place_forgets_him_with
         matches!(erase(&world, 2).await, Erasure::Done(erased) if erased.kept_by_drops == [world.drop.to_string()])
     );
     // The unit goes to the one behind him, whose award is as good as an order.
-    ledger.expire_unpaid(claim(&live, &buyer(1), "k", 0, 1).id.order_id(), now).await.unwrap();
+    ledger.expire_unpaid(&[claim(&live, &buyer(1), "k", 0, 1).id.order_id()], now).await.unwrap();
     let Erasure::Open(open) = erase(&world, 3).await else { panic!("a unit is on its way to him") };
     assert_eq!(open.len(), 1);
     world.apply_all_grants().await;
     world.settle().await;
-    ledger.expire_unpaid(open[0], now).await.unwrap();
+    ledger.expire_unpaid(&[open[0]], now).await.unwrap();
     world.apply_all_grants().await;
     world.engine.close_drop(&world.drop).await.unwrap().unwrap();
     world.engine.archive_drop(&world.drop).await.unwrap().unwrap();

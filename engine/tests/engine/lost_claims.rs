@@ -55,7 +55,7 @@ async fn units_of(world: &World, who: u32) -> i64 {
 }
 
 async fn expire(world: &World, live: &LiveDrop, who: u32) {
-    world.engine.ledger.expire_unpaid(id(live, who).order_id(), world.engine.clock.now()).await.unwrap();
+    world.engine.ledger.expire_unpaid(&[id(live, who).order_id()], world.engine.clock.now()).await.unwrap();
 }
 
 async fn audit(world: &World) {

@@ -368,7 +368,7 @@ async fn a_buyer_without_an_address_gets_no_mail_and_a_kind_of_a_newer_program_w
     taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
     world.settle().await;
     let order = orders(&world).await[0];
-    world.engine.ledger.expire_unpaid(order, world.engine.clock.now()).await.unwrap();
+    world.engine.ledger.expire_unpaid(&[order], world.engine.clock.now()).await.unwrap();
     let newer = "insert into outbox (order_id, kind, created_at) values ($1, 'parcel_lost', now())";
     world.sql.execute(newer, &[&order.0]).await.unwrap();
     let report = deliver(&world.engine, &Lane::Mail(mailer(&sink.url()))).await;

@@ -1,7 +1,9 @@
 //! Orders are charged once; a decline gives the unit to somebody else.
 
-use doorbuster_engine::domain::claims::ClaimOutcome;
+use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
+use doorbuster_engine::domain::ids::VariantNumber;
 use doorbuster_engine::ledger::payments::MethodGiven;
+use doorbuster_engine::ledger::standby::NewPlace;
 use doorbuster_sandbox::provider::FakeProviderOptions;
 
 use crate::harness::{World, buyer, claim, provider, taken};
@@ -213,4 +215,59 @@ async fn a_buyer_who_does_not_act_in_time_loses_the_unit_after_the_provider_has_
     assert_eq!(fake.intents()[0].status, "canceled");
     world.apply_all_grants().await;
     assert_eq!(world.free_in_redis(&live).await, 1);
+}
+
+/// Fails every order that waits for a payment method.
+async fn let_pay_by_pass(world: &World) {
+    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_are_due_together_end_in_one_transaction() {
+    let world = World::new().await;
+    let live = world.open(&[30, 30], 3, 2).await;
+    for who in 0..40 {
+        let (variant, units) = ((who % 2) as u8, 1 + i64::from(who % 4 == 0));
+        taken(world.claim_until_answered(&live, who, "k", variant, units).await);
+    }
+    world.settle().await;
+    // Half of one variant is awaited.
+    for who in 100..110 {
+        let new = NewPlace {
+            buyer: buyer(who),
+            variant: VariantNumber(0),
+            quantity: Quantity::new(1).unwrap(),
+            key: "w".parse().unwrap(),
+            lost: None,
+        };
+        world.engine.ledger.join_standby(&live.drop, &new, world.engine.clock.now()).await.unwrap();
+    }
+    let_pay_by_pass(&world).await;
+    assert_eq!(world.engine.expire_unpaid(500).await.unwrap(), 40);
+    let transactions = "select count(distinct xmin::text) from order_history where to_state = 'PAYMENT_FAILED'";
+    assert_eq!(world.count(transactions).await, 1);
+    assert_eq!(world.count("select count(*) from order_history where to_state = 'PAYMENT_FAILED'").await, 40);
+    assert_eq!(world.count("select count(*) from outbox where kind = 'payment_failed'").await, 40, "each is told");
+    assert_eq!(world.count("select count(*) from holdings").await, 0);
+    let awarded = "select count(*) from standby_places where state = 'AWARDED'";
+    assert_eq!(world.count(awarded).await, 10);
+    world.apply_all_grants().await;
+    assert_eq!(world.free_in_redis(&live).await, 50);
+    world.settle().await;
+    let report = world.engine.audit(None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_cannot_end_keeps_no_other_from_it() {
+    let world = World::new().await;
+    let live = world.open(&[3], 1, 1).await;
+    for who in 0..3 {
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    world.sql.execute("delete from holdings where buyer = $1", &[&buyer(1).as_str()]).await.unwrap();
+    let_pay_by_pass(&world).await;
+    assert_eq!(world.engine.expire_unpaid(500).await.unwrap(), 2);
+    assert_eq!(world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await, 1);
 }

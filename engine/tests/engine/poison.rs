@@ -199,3 +199,32 @@ async fn a_database_that_cannot_take_orders_at_all_poisons_nothing() {
     world.sql.batch_execute("alter table order_items_gone rename to order_items").await.unwrap();
     assert_eq!(world.settle().await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_set_aside_gives_back_only_what_was_held_for_it() {
+    let world = World::new().await;
+    let live = world.open(&[4], 1, 2).await;
+    let named = taken(world.claim_until_answered(&live, 1, "k", 0, 2).await);
+    refuse(&world, &[1]).await;
+    world.settle().await;
+    // One of its units was somebody's when it was set aside, and is on sale again since.
+    let others = named[1].0 as i32;
+    world.sql.execute("update tokens set poisoned_claim = null where serial = $1", &[&others]).await.unwrap();
+    world.engine.rebuild_drop(&world.drop).await.unwrap().unwrap();
+    let live = world.live().await;
+    assert_eq!(world.free_in_redis(&live).await, 3, "two that nobody wanted, and that one");
+    refuse_nobody(&world).await;
+    let report = world.engine.retry_poisoned(None).await.unwrap();
+    assert_eq!((report.settled, report.rejected), (0, 1));
+    world.apply_all_grants().await;
+    let mut free: Vec<Serial> = world.dumps(&live).await[0].free.iter().flat_map(|(_, free)| free.clone()).collect();
+    free.sort_unstable();
+    let (all, awarded) = (free.len(), world.count("select count(*) from tokens where awarded_claim is not null").await);
+    free.dedup();
+    assert_eq!(
+        (all, free.len(), awarded),
+        (4, 4, 0),
+        "each unit once: the claim was for two, and they go first in line"
+    );
+    assert_eq!(poisoned_units(&world).await, 0);
+}

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::ids::{OrderId, VariantNumber};
 use doorbuster_engine::domain::standby::{Place, PlaceState};
+use doorbuster_engine::flows::standby::Queued;
 use doorbuster_engine::ledger::erasures::Erasure;
 use doorbuster_engine::ledger::standby::{Joined, LeftLine, NewPlace};
 use doorbuster_sandbox::provider::FakeProviderOptions;
@@ -40,7 +41,7 @@ async fn place_of(world: &World, who: u32) -> Place {
 
 /// Ends an order whose buyer gave no payment method, as its deadline does.
 async fn expire(world: &World, order: OrderId) {
-    world.engine.ledger.expire_unpaid(order, world.engine.clock.now()).await.unwrap();
+    world.engine.ledger.expire_unpaid(&[order], world.engine.clock.now()).await.unwrap();
 }
 
 async fn audit(world: &World) {
@@ -365,4 +366,34 @@ async fn who_is_awarded_units_leaves_no_line_and_is_not_forgotten() {
         1,
         "both lines, or none"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_what_they_could_buy_or_may_not_have() {
+    let world = World::new().await;
+    let live = world.open(&[2], 2, 1).await;
+    let ask = async |who, units| world.engine.join_standby(&live, &place(who, units, "wait")).await.unwrap();
+    assert_eq!(ask(1, 1).await, Queued::OnSale, "two are free");
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+    assert_eq!(ask(1, 1).await, Queued::OnSale, "one is free");
+    taken(world.claim_until_answered(&live, 3, "k", 0, 1).await);
+    assert_eq!(ask(3, 1).await, Queued::OverLimit { held: 1, limit: 1 }, "their claim is no order yet");
+    assert_eq!(world.count("select count(*) from standby_places").await, 0);
+    assert!(matches!(ask(1, 1).await, Queued::Joined(Joined::Now(_))));
+    assert!(matches!(ask(1, 1).await, Queued::Joined(Joined::Before(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_while_units_rest_gets_one_of_them() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    taken(world.claim_until_answered(&live, 2, "k", 0, 1).await);
+    world.settle().await;
+    expire(&world, claim(&live, &buyer(2), "k", 0, 1).id.order_id()).await;
+    let joined = world.engine.join_standby(&live, &place(1, 1, "wait")).await.unwrap();
+    assert!(matches!(joined, Queued::Joined(Joined::Now(_))), "{joined:?}");
+    world.apply_all_grants().await;
+    world.settle().await;
+    assert_eq!(place_of(&world, 1).await.state, PlaceState::Taken);
+    audit(&world).await;
 }

@@ -8,7 +8,7 @@ use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop, WAREHOUSES_PER_PRIMARY};
 use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
-use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved};
+use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved, known_within};
 use doorbuster_engine::flows::{Engine, EngineError};
 use doorbuster_engine::ledger::reconcile::ChargeBacklog;
 use doorbuster_engine::provider::RateLimit;
@@ -28,9 +28,6 @@ use crate::config::{BadUsage, StoresConfig};
 const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 const DRAIN_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// Within a tenth of a second every gateway has asked again: when this command ends, a click is answered as by an open drop.
-const GATEWAYS_KNOW: std::time::Duration = std::time::Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 pub struct DropArguments {
@@ -163,12 +160,8 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
             }
             (new.name.clone(), engine.create_drop(&new, rand::random()).await)
         }
-        DropCommand::Open(NameArgument { name }) => {
-            let opened = engine.open_drop(&name).await;
-            tokio::time::sleep(GATEWAYS_KNOW).await;
-            (name, opened)
-        }
-        DropCommand::Pause(NameArgument { name }) => (name.clone(), engine.pause_drop(&name).await),
+        DropCommand::Open(NameArgument { name }) => (name.clone(), known(engine.open_drop(&name).await).await),
+        DropCommand::Pause(NameArgument { name }) => (name.clone(), known(engine.pause_drop(&name).await).await),
         DropCommand::Resume(NameArgument { name }) => (name.clone(), engine.resume_drop(&name).await),
         DropCommand::Restock(restock) => {
             let (done, line) = restock.run(&engine).await?;
@@ -176,7 +169,7 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
             (restock.name, Ok(done))
         }
         DropCommand::Rebuild(NameArgument { name }) => (name.clone(), engine.rebuild_drop(&name).await),
-        DropCommand::Close(NameArgument { name }) => (name.clone(), engine.close_drop(&name).await),
+        DropCommand::Close(NameArgument { name }) => (name.clone(), known(engine.close_drop(&name).await).await),
         DropCommand::Drain(NameArgument { name }) => (name.clone(), drain(&engine, &name).await),
         DropCommand::Archive(NameArgument { name }) => (name.clone(), engine.archive_drop(&name).await),
         DropCommand::Update(update) => {
@@ -304,6 +297,14 @@ impl RestockDone {
             false => format!("restock {} was already done: nothing was added", self.id.0),
         }
     }
+}
+
+/// Waits until every gateway answers clicks as the drop is now, if it was moved.
+async fn known(moved: Result<Moved, EngineError>) -> Result<Moved, EngineError> {
+    if let Ok(Ok(drop)) = &moved {
+        tokio::time::sleep(known_within(drop.state)).await;
+    }
+    moved
 }
 
 /// Closes the drop and waits until nothing of it is on its way. Ctrl-C ends the waiting, not the drain.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use doorbuster_engine::flows::audit::AuditReport;
-use doorbuster_sandbox::crowd::{Latencies, OrderFact, Verdict, judge};
+use doorbuster_sandbox::crowd::{Latencies, OrderFact, Second, Verdict, judge};
 use doorbuster_sandbox::smtp_sink::ReceivedMail;
 use serde::Serialize;
 
@@ -37,6 +37,8 @@ pub struct DemoReport {
     pub claim_latency_ms: Quantiles,
     /// Of every click: the share that waited longer than [`SLOW`].
     pub share_over_250ms: f64,
+    /// What the clicks saw, second by second.
+    pub by_second: Vec<Second>,
     /// Units of declined orders that came on sale again.
     pub declined_units_on_sale: u64,
     /// Of these, in seconds: from the answer that declined the card, as its attempt in Postgres says, to the moment at
@@ -144,6 +146,7 @@ impl Demo {
             audit_violations: audit.violations.len(),
             claim_latency_ms: self.log.latencies().into(),
             share_over_250ms: self.log.share_over(SLOW),
+            by_second: self.log.by_second(),
             declined_units_on_sale: off_sale.len() as u64,
             decline_to_on_sale_s: Quantiles::of(off_sale),
             click_lateness_ms: self.log.lateness().into(),

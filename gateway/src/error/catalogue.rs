@@ -273,6 +273,8 @@ catalogue! {
     // Standby.
     AlreadyInLine = CONFLICT "already_in_line", "The buyer waits in this line already",
         "GET /v1/drops/{drop}/standby says where; to change the quantity leave the line first.";
+    OnSale = CONFLICT "on_sale", "The units are on sale",
+        "Claim them with POST /v1/drops/{drop}/claims instead of waiting.";
     LineFull = CONFLICT "line_full", "Too many are waiting",
         "Nobody else can wait for this variant: so many returns will not come.";
     UnitsOnTheirWay = CONFLICT "units_on_their_way", "Units are on their way to the buyer",

@@ -8,6 +8,7 @@ use doorbuster_engine::domain::claims::Quantity;
 use doorbuster_engine::domain::drops::{DropState, SaleDrop};
 use doorbuster_engine::domain::ids::{BuyerId, ClaimId};
 use doorbuster_engine::domain::standby::{Place, PlaceState};
+use doorbuster_engine::flows::standby::Queued;
 use doorbuster_engine::ledger::standby::{Joined, LeftLine, NewPlace};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -94,7 +95,7 @@ pub struct WhichLine {
 
 /// Wait for units that come back
 ///
-/// Orders that are not paid, and cancelled ones, give their units to the first in line whose quantity they cover. Who is
+/// Only for what cannot be bought now. Orders that are not paid, and cancelled ones, give their units to the first in line whose quantity they cover. Who is
 /// awarded units gets an order as if he had claimed them, and is told by mail; his payment method is charged.
 #[utoipa::path(
     post, path = "/v1/drops/{drop}/standby", tag = "standby",
@@ -104,7 +105,8 @@ pub struct WhichLine {
         (status = 201, body = StandbyPlace, description = "In line now or, with Idempotent-Replayed: true, before",
             headers(("Idempotent-Replayed" = Option<bool>))),
         Errors<(
-            kinds::DropNotFound, kinds::VariantNotFound, kinds::AlreadyInLine, kinds::LineFull, kinds::LimitExceeded,
+            kinds::DropNotFound, kinds::VariantNotFound, (kinds::AlreadyInLine, kinds::OnSale), kinds::LineFull,
+            kinds::LimitExceeded,
             (kinds::NotOpen, kinds::Paused), kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
         )>,
     ),
@@ -121,15 +123,17 @@ pub async fn join_standby(
     let name = drop.parse().map_err(|_| Problem::DropNotFound)?;
     let live = gate.drops.get(&name).await?.ok_or(Problem::DropNotFound)?;
     let variant = variant_of(&live.drop, new.sku.as_deref())?;
-    if quantity.units() > live.drop.buyer_limit {
-        return Err(Problem::LimitExceeded { held: 0, limit: live.drop.buyer_limit });
-    }
     let lost = match &new.receipt {
         Some(text) => Some(lost_claim(&gate, &live.drop, &buyer, (&variant.sku, quantity), text).await?),
         None => None,
     };
     let place = NewPlace { buyer, variant: variant.number, quantity, key, lost };
-    match gate.engine.ledger.join_standby(&live.drop, &place, gate.engine.clock.now()).await? {
+    let joined = match gate.engine.join_standby(&live, &place).await? {
+        Queued::Joined(joined) => joined,
+        Queued::OnSale => return Err(Problem::OnSale),
+        Queued::OverLimit { held, limit } => return Err(Problem::LimitExceeded { held, limit }),
+    };
+    match joined {
         Joined::Now(place) => Ok((StatusCode::CREATED, Json(shown(&live.drop, &place))).into_response()),
         Joined::Before(place) => {
             let replayed = [(IDEMPOTENT_REPLAYED, "true")];
@@ -161,7 +165,7 @@ pub async fn get_standby(
 ) -> Result<Json<StandbyPlaces>, Problem> {
     let name = drop.parse().map_err(|_| Problem::DropNotFound)?;
     let live = gate.drops.get(&name).await?.ok_or(Problem::DropNotFound)?;
-    let places = gate.engine.ledger.standby_of(live.drop.id, &buyer).await?;
+    let places = gate.engine.standby_of(&live, &buyer).await?;
     Ok(Json(StandbyPlaces { places: places.iter().map(|place| shown(&live.drop, place)).collect() }))
 }
 
@@ -188,7 +192,7 @@ pub async fn leave_standby(
         Some(sku) => Some(live.drop.variant_by_sku(sku).ok_or(Problem::VariantNotFound)?.number),
         None => None,
     };
-    match gate.engine.ledger.leave_standby(live.drop.id, &buyer, variant, gate.engine.clock.now()).await? {
+    match gate.engine.leave_standby(&live, &buyer, variant).await? {
         LeftLine::Left => Ok(StatusCode::NO_CONTENT),
         LeftLine::Awarded => Err(Problem::UnitsOnTheirWay),
     }
@@ -213,11 +217,8 @@ async fn lost_claim(
         return Err(not_ours(format!("it is about {} units: ask for no more with it", receipt.serials.len())));
     }
     let claim = ClaimId(receipt.jti);
-    match gate.engine.claim_of(buyer, claim).await? {
-        None => Ok(claim),
-        // It is held, an order, or over in a way that is its buyer's own.
-        Some(_) => Err(Problem::ClaimNotLost),
-    }
+    // Else it is held, an order, or over in a way that is its buyer's own.
+    if gate.engine.is_lost(buyer, claim).await? { Ok(claim) } else { Err(Problem::ClaimNotLost) }
 }
 
 fn shown(drop: &SaleDrop, place: &Place) -> StandbyPlace {

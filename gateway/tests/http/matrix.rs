@@ -60,7 +60,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let sale = Sale { variants: vec![("shoe-42", 20), ("shoe-43", 20)], limit: 5, ..Sale::default() };
+        let sale = Sale { variants: vec![("shoe-42", 20), ("shoe-43", 1)], limit: 5, ..Sale::default() };
         let paid = PaidShop::of(shop_with(sale, whole_config()).await).await;
         let shop = &paid.shop;
         stock_mugs(shop).await;
@@ -104,6 +104,7 @@ impl Stage {
         assert_eq!(paid.act(&id(&shipped), "ship", "s", tracking).await.status, 200);
         let unsettled = claim("ada-unsettled").await;
         let wait = json!({ "sku": "shoe-43" });
+        ok(shop.claim_request("carl", "carls").json(&wait)).await;
         ok(her(Method::POST, &format!("/v1/drops/{}/standby", shop.drop), "ada-waits").json(&wait)).await;
 
         let session = ok(shop.http.post(shop.url("/v1/carts/guest"))).await;

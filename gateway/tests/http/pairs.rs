@@ -481,7 +481,7 @@ impl Trial<'_> {
     async fn expire(&self) -> String {
         let engine = &self.stage.paid.shop.engine;
         let order = doorbuster_engine::domain::ids::OrderId(self.order.parse().unwrap());
-        engine.ledger.expire_unpaid(order, engine.clock.now()).await.unwrap();
+        engine.ledger.expire_unpaid(&[order], engine.clock.now()).await.unwrap();
         String::new()
     }
 

@@ -40,7 +40,7 @@ async fn a_buyer_who_was_refused_waits_and_gets_the_unit_that_comes_back() {
 
     settle_all(&shop.engine).await.unwrap();
     let order = OrderId(claim["claim_id"].as_str().unwrap().parse().unwrap());
-    shop.engine.ledger.expire_unpaid(order, shop.engine.clock.now()).await.unwrap();
+    shop.engine.ledger.expire_unpaid(&[order], shop.engine.clock.now()).await.unwrap();
     assert_eq!(place_of(&shop, "bob").await["status"], "awarded");
     ask(&shop, Method::DELETE, "bob", "d", &json!({})).await.is_problem(409, "units_on_their_way");
     shop.engine.apply_grants().await.unwrap();
@@ -58,7 +58,7 @@ async fn a_buyer_who_was_refused_waits_and_gets_the_unit_that_comes_back() {
 
 #[tokio::test]
 async fn whose_claim_was_answered_and_then_lost_with_redis_finds_themselves_first_in_line() {
-    let shop = shop(Sale { variants: vec![("shoe-42", 4)], ..Sale::default() }).await;
+    let shop = shop(Sale { variants: vec![("shoe-42", 1)], ..Sale::default() }).await;
     assert_eq!(shop.claim("ada", "k", 1).await.status, 201);
     assert_eq!(join(&shop, "bob", "w", json!({})).await.status, 201);
     let live = shop.engine.live_drop(&shop.drop.parse().unwrap()).await.unwrap().unwrap();
@@ -88,7 +88,11 @@ async fn whoever_asks_for_what_cannot_be_is_told_why() {
     send(elsewhere).await.is_problem(404, "drop_not_found");
     let unknown = shop.url(&format!("/v1/drops/{}/standby?variant=1", shop.drop));
     send(shop.http.delete(unknown).bearer_auth(token("ada"))).await.is_problem(422, "invalid_request");
-    assert_eq!(join(&shop, "ada", "w", json!({ "sku": "shoe-42" })).await.status, 201);
+    let one = json!({ "sku": "shoe-42" });
+    join(&shop, "ada", "w", one.clone()).await.is_problem(409, "on_sale");
+    assert_eq!(send(shop.claim_request("bob", "k").json(&one)).await.status, 201);
+    join(&shop, "bob", "w", json!({ "sku": "shoe-42", "quantity": 2 })).await.is_problem(409, "limit_exceeded");
+    assert_eq!(join(&shop, "ada", "w", one).await.status, 201, "what was refused before has left no trace");
     join(&shop, "ada", "w", json!({ "sku": "shoe-43" })).await.is_problem(422, "key_reused");
     shop.engine.close_drop(&shop.drop.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(place_of(&shop, "ada").await["status"], "expired");

@@ -9,7 +9,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::program::{PATIENCE, configured, output};
-use crate::support::{Sale, count, engine, make_drop, new_database};
+use crate::http::shop::shop;
+use crate::support::{Sale, count, engine, execute, make_drop, new_database, until};
 
 async fn run(database_url: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = output(configured(arguments, database_url).await).await;
@@ -145,4 +146,17 @@ async fn a_table_of_rates_without_any_row_is_taken_only_by_who_says_so() {
     assert_eq!(count(&database_url, "select count(*) from rates where country = 'DE'").await, 1);
     assert_eq!(import("[]", &["--none"]).await.0, Some(0));
     assert_eq!(count(&database_url, "select count(*) from rates").await, 0);
+}
+
+#[tokio::test]
+async fn when_a_command_has_moved_a_drop_every_click_is_answered_so() {
+    let shop = shop(Sale { is_open: false, variants: vec![("shoe-42", 1)], limit: 1, ..Sale::default() }).await;
+    execute(&shop.database_url, "update drops set opens_at = now() + interval '1 day'").await;
+    until("the gateway knows it as a draft", async || shop.claim("eve", "k", 1).await.status == 409).await;
+    assert_eq!(run(&shop.database_url, &["drop", "open", &shop.drop]).await.0, Some(0));
+    assert_eq!(shop.claim("ada", "k", 1).await.status, 201);
+    // The gateway keeps this refusal for a second.
+    shop.claim("bob", "k", 1).await.is_problem(409, "sold_out");
+    assert_eq!(run(&shop.database_url, &["drop", "close", &shop.drop]).await.0, Some(0));
+    shop.claim("carl", "k", 1).await.is_problem(410, "closed");
 }

@@ -76,6 +76,20 @@ pub struct Latencies {
     pub max_ms: f64,
 }
 
+/// What the clicks of one second saw. A click belongs to the second in which it was due.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Second {
+    /// Since the first click.
+    pub second: u64,
+    pub clicks: u64,
+    pub taken: u64,
+    /// Told that nothing, or not enough, is left.
+    pub refused: u64,
+    /// Asked to come back, or not answered.
+    pub undecided: u64,
+    pub slowest_ms: f64,
+}
+
 /// Durations above an hour are counted as an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
@@ -119,6 +133,28 @@ impl BuyersLog {
             (Some(first_us), Some(last_us)) => answered_us.len() as f64 * 1e6 / (last_us - first_us).max(1) as f64,
             _ => 0.0,
         }
+    }
+
+    /// Every second from the first click to the last, also those in which nobody clicked.
+    pub fn by_second(&self) -> Vec<Second> {
+        let Some(first) = self.calls.iter().map(|call| call.due_us).min() else { return Vec::new() };
+        let mut seconds: Vec<Second> = Vec::new();
+        for call in &self.calls {
+            let at = ((call.due_us - first) / 1_000_000) as usize;
+            while seconds.len() <= at {
+                seconds.push(Second { second: seconds.len() as u64, ..Second::default() });
+            }
+            let second = &mut seconds[at];
+            second.clicks += 1;
+            match &call.outcome {
+                CallOutcome::Accepted { replayed: false, .. } => second.taken += 1,
+                CallOutcome::SoldOut | CallOutcome::NotEnough { .. } => second.refused += 1,
+                outcome if !outcome.is_decided() => second.undecided += 1,
+                _ => {}
+            }
+            second.slowest_ms = second.slowest_ms.max(call.took_us() as f64 / 1e3);
+        }
+        seconds
     }
 
     /// Answers that asked the buyer to come back, and calls that got none.
@@ -228,6 +264,36 @@ mod tests {
         assert!((log.share_over(Duration::from_millis(250)) - 0.5).abs() < f64::EPSILON);
         assert_eq!((log.unavailable(), log.undecided()), (1, 2));
         assert!(BuyersLog::default().share_over(Duration::ZERO).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_click_counts_in_the_second_in_which_it_was_due() {
+        let call = |due_ms: i64, took_ms: i64, outcome| Call {
+            buyer: "ada".to_owned(),
+            key: "key".to_owned(),
+            sku: "shoe".to_owned(),
+            quantity: 1,
+            visit: Visit::FirstClick,
+            due_us: due_ms * 1_000,
+            started_us: due_ms * 1_000,
+            ended_us: (due_ms + took_ms) * 1_000,
+            outcome,
+        };
+        let taken = CallOutcome::Accepted { claim_id: "1".to_owned(), serials: vec![1], replayed: false };
+        let log = BuyersLog {
+            calls: vec![
+                call(5_000, 2_500, CallOutcome::Overloaded),
+                call(5_999, 1, taken),
+                call(7_000, 10, CallOutcome::SoldOut),
+            ],
+        };
+        let none = Second::default();
+        let expected = [
+            Second { second: 0, clicks: 2, taken: 1, undecided: 1, slowest_ms: 2_500.0, ..none },
+            Second { second: 1, ..none },
+            Second { second: 2, clicks: 1, refused: 1, slowest_ms: 10.0, ..none },
+        ];
+        assert_eq!(log.by_second(), expected);
     }
 
     #[test]

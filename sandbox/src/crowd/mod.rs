@@ -22,7 +22,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub use judge::{CaptureFact, FreedFact, OrderFact, StoreFacts, Verdict, judge};
-pub use log::{BuyersLog, Call, CallOutcome, Latencies, Visit};
+pub use log::{BuyersLog, Call, CallOutcome, Latencies, Second, Visit};
 pub use options::{CrowdOptions, Mint};
 pub use shop::read_outcome;
 
