@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 
 use crate::domain::ids::{DropId, GrantNumber, WarehouseId};
 use crate::domain::rest::{REST, RestWatch, RestingUnits};
-use crate::ledger::grants::PendingGrant;
+use crate::ledger::grants::{PENDING_OF_WAREHOUSE, PendingGrant};
 use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{AwardApplied, ReleasedClaim, WarehouseStore};
@@ -34,12 +34,14 @@ pub struct GrantsReport {
     pub resting: usize,
     /// When the next of these will have rested.
     pub next: Option<Instant>,
+    /// Some warehouse has taken as many as were looked at, so there may be more.
+    pub has_more: bool,
 }
 
 impl GrantsReport {
     /// Nothing is on its way back any more.
     pub fn is_done(&self) -> bool {
-        self.left == 0 && self.resting == 0
+        self.left == 0 && self.resting == 0 && !self.has_more
     }
 }
 
@@ -107,6 +109,7 @@ impl Engine {
         let mut applied = Vec::new();
         for of_warehouse in join_all(applying).await {
             report.left += of_warehouse.left;
+            report.has_more |= of_warehouse.applied.len() == PENDING_OF_WAREHOUSE as usize;
             applied.extend(of_warehouse.applied);
             failed = of_warehouse.failed.or(failed);
         }
@@ -206,8 +209,27 @@ struct AppliedInOrder {
     failed: Option<EngineError>,
 }
 
-/// When to look for units on their way back again: as soon as the next has rested, and often enough to see new ones soon.
+/// When to look for units on their way back again: at once while more wait than one look shows, as soon as the next has rested,
+/// and often enough to see new ones soon.
 pub fn look_again(report: &GrantsReport, every: Duration) -> Duration {
+    if report.has_more {
+        return Duration::ZERO;
+    }
     let next = report.next.map_or(every, |next| next.saturating_duration_since(Instant::now()));
     next.min(every)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_is_at_once_while_more_wait_than_one_look_shows() {
+        let every = Duration::from_millis(250);
+        let report = GrantsReport::default();
+        assert_eq!(look_again(&report, every), every);
+        assert_eq!(look_again(&GrantsReport { has_more: true, ..report }, every), Duration::ZERO);
+        let soon = GrantsReport { next: Some(Instant::now()), ..report };
+        assert_eq!(look_again(&soon, every), Duration::ZERO);
+    }
 }

@@ -22,8 +22,9 @@ use crate::domain::ids::{
 };
 use crate::domain::transfers::{TransferDecided, decide};
 
-/// Grants of one warehouse looked at in one go. More wait only after a long absence of Redis; the next round takes those.
-const PENDING_OF_WAREHOUSE: i64 = 100;
+/// Grants of one warehouse looked at in one go. More wait after a long absence of Redis, or when thousands of orders end
+/// together; the next round takes those.
+pub const PENDING_OF_WAREHOUSE: i64 = 250;
 
 /// A grant that Redis may not have yet.
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::ids::VariantNumber;
+use doorbuster_engine::flows::grants::look_again;
 use doorbuster_engine::ledger::payments::MethodGiven;
 use doorbuster_engine::ledger::standby::NewPlace;
 use doorbuster_sandbox::provider::FakeProviderOptions;
@@ -270,4 +271,30 @@ async fn an_order_that_cannot_end_keeps_no_other_from_it() {
     let_pay_by_pass(&world).await;
     assert_eq!(world.engine.expire_unpaid(500).await.unwrap(), 2);
     assert_eq!(world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await, 1);
+}
+
+/// Prints how long it takes until thousands of orders that fall due together have ended, and until the last unit is on sale.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "the measurement is what it is for")]
+async fn thousands_of_orders_that_are_due_together() {
+    let world = World::new().await;
+    let orders = 5_000;
+    let live = world.open(&[orders], 2, 1).await;
+    futures_util::future::join_all((0..orders).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    world.settle().await;
+    let_pay_by_pass(&world).await;
+    let began = std::time::Instant::now();
+    let ending = async {
+        while world.engine.expire_unpaid(500).await.unwrap() > 0 {}
+        println!("{orders} orders have ended after {:.1?}", began.elapsed());
+    };
+    let selling = async {
+        while world.free_in_redis(&live).await < orders as usize {
+            let report = world.engine.apply_grants().await.unwrap();
+            tokio::time::sleep(look_again(&report, std::time::Duration::from_millis(250))).await;
+        }
+        println!("the last unit is on sale after {:.1?}", began.elapsed());
+    };
+    tokio::join!(ending, selling);
 }
