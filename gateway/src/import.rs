@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use csv::{ReaderBuilder, StringRecord, Trim};
 use doorbuster_engine::domain::catalog::{CatalogRefused, check_price, is_name, is_sku, name_rule};
 use doorbuster_engine::domain::imports::{FAULTS_TOLD, LineFault, ProductRow, ROWS_MAX, StockImport, StockRow};
-use doorbuster_engine::domain::money::Currency;
+use doorbuster_engine::domain::money::{Currency, Money};
 use doorbuster_engine::domain::stock::{WarehouseCode, check_reason};
 
 /// Ten thousand rows of two hundred bytes.
@@ -100,7 +100,7 @@ impl Row<'_> {
     fn price(&mut self, column: &'static str, currency: Option<Currency>) -> Option<i64> {
         let text = self.text(column);
         match text.parse() {
-            Ok(minor) => match check_price(minor) {
+            Ok(minor) => match currency.map_or(Ok(()), |currency| check_price(Money::new(minor, currency))) {
                 Ok(()) => Some(minor),
                 Err(CatalogRefused::Field(_, detail)) => self.fault(column, detail),
                 Err(other) => self.fault(column, other),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::charges;
 use super::ids::ProductId;
 use super::money::{Currency, Money};
 use super::stock::StockWay;
@@ -13,8 +14,6 @@ pub const SKU_BYTES_MAX: usize = 64;
 pub const NAME_CHARACTERS_MAX: usize = 200;
 /// Of a product, and of a drop.
 pub const VARIANTS_MAX: usize = 100;
-/// A payment provider's largest amount is far below: eight digits in most currencies.
-pub const PRICE_MINOR_MAX: i64 = 99_999_999_999;
 
 /// Whether a text can be a SKU: 1 to 64 visible ASCII characters.
 pub fn is_sku(text: &str) -> bool {
@@ -118,7 +117,7 @@ impl NewProduct {
                 return Err(CatalogRefused::Field("variants.sku", format!("{} is there twice", variant.sku)));
             }
             check_name("variants.title", &variant.title)?;
-            check_price(variant.price_minor)?;
+            check_price(Money::new(variant.price_minor, variant.currency))?;
         }
         Ok(())
     }
@@ -127,9 +126,16 @@ impl NewProduct {
 impl ProductEdit {
     pub fn check(&self) -> Result<(), CatalogRefused> {
         self.name.iter().try_for_each(|name| check_name("name", name))?;
+        self.variants
+            .iter()
+            .try_for_each(|variant| variant.title.iter().try_for_each(|title| check_name("variants.title", title)))
+    }
+
+    /// Whether its prices can be asked for, in the currencies that the product's variants have.
+    pub fn check_prices(&self, currency_of: impl Fn(&str) -> Option<Currency>) -> Result<(), CatalogRefused> {
         self.variants.iter().try_for_each(|variant| {
-            variant.title.iter().try_for_each(|title| check_name("variants.title", title))?;
-            variant.price_minor.iter().try_for_each(|price| check_price(*price))
+            let currency = currency_of(&variant.sku).ok_or_else(|| CatalogRefused::UnknownSku(variant.sku.clone()))?;
+            variant.price_minor.map_or(Ok(()), |minor| check_price(Money::new(minor, currency)))
         })
     }
 }
@@ -148,9 +154,8 @@ fn check_name(field: &'static str, text: &str) -> Result<(), CatalogRefused> {
     is_name(text).then_some(()).ok_or_else(|| CatalogRefused::Field(field, name_rule()))
 }
 
-pub fn check_price(minor: i64) -> Result<(), CatalogRefused> {
-    let wrong = || CatalogRefused::Field("variants.price_minor", format!("must be 0 to {PRICE_MINOR_MAX}"));
-    (0..=PRICE_MINOR_MAX).contains(&minor).then_some(()).ok_or_else(wrong)
+pub fn check_price(price: Money) -> Result<(), CatalogRefused> {
+    charges::check_price(price).map_err(|why| CatalogRefused::Field("variants.price_minor", why.to_string()))
 }
 
 #[cfg(test)]
@@ -166,7 +171,7 @@ mod tests {
             currency: "EUR".parse().unwrap(),
         };
         let product = |name: &str, variants: Vec<NewVariant>| NewProduct { name: name.to_owned(), variants }.check();
-        assert_eq!(product("Shoe", vec![variant("a", 0), variant("b", PRICE_MINOR_MAX)]), Ok(()));
+        assert_eq!(product("Shoe", vec![variant("a", 0), variant("b", 99_999_999)]), Ok(()));
         for (wrong, field) in [
             (product("", vec![variant("a", 1)]), "name"),
             (product("Shoe\nBcc: x", vec![variant("a", 1)]), "name"),
@@ -176,7 +181,7 @@ mod tests {
             (product("Shoe", vec![variant("a b", 1)]), "variants.sku"),
             (product("Shoe", vec![variant("a", 1), variant("a", 1)]), "variants.sku"),
             (product("Shoe", vec![variant("a", -1)]), "variants.price_minor"),
-            (product("Shoe", vec![variant("a", PRICE_MINOR_MAX + 1)]), "variants.price_minor"),
+            (product("Shoe", vec![variant("a", 100_000_000)]), "variants.price_minor"),
         ] {
             assert!(matches!(wrong, Err(CatalogRefused::Field(found, _)) if found == field), "{wrong:?}, not {field}");
         }

@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 
 use super::carts::CartLine;
+use super::charges::check_charge;
 use super::claims::Quantity;
 use super::ids::{DropId, DropName, VariantId, VariantNumber};
-use super::money::Money;
+use super::money::{Money, MoneyError};
 use super::pricing::{Rate, Totals};
 use super::stock::StockWay;
-
-/// The payment provider's largest amount: eight digits.
-pub const CHARGE_MINOR_MAX: i64 = 99_999_999;
 
 /// A variant as it can be bought now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +91,8 @@ pub enum NoQuote {
     Lines(Vec<(VariantId, LineFault)>),
     /// Nobody ships there in this currency.
     NotServed,
-    /// Nothing to pay, or more than the payment provider takes in one charge.
-    NotChargeable,
+    /// Less or more than the payment provider takes in one charge: a sentence that says which.
+    NotChargeable(String),
 }
 
 /// A line whose price today is another one than its buyer was shown.
@@ -138,7 +136,7 @@ impl Quote {
             return Err(NoQuote::Lines(faults));
         }
         goods.sort_unstable_by_key(|line| line.sale.variant_id);
-        let not_chargeable = |_| NoQuote::NotChargeable;
+        let not_chargeable = |error: MoneyError| NoQuote::NotChargeable(error.to_string());
         let goods = match &*goods {
             [] => None,
             [first, ..] => {
@@ -160,11 +158,10 @@ impl Quote {
                 Some(DropLine { line, offer, units, totals })
             }
         };
-        let mut quote = Self { goods, drop_line, total: Money::zero(currency.ok_or(NoQuote::NotChargeable)?) };
+        let nothing = || NoQuote::NotChargeable("there is nothing to pay for".to_owned());
+        let mut quote = Self { goods, drop_line, total: Money::zero(currency.ok_or_else(nothing)?) };
         for charge in quote.charges().collect::<Vec<_>>() {
-            if !(1..=CHARGE_MINOR_MAX).contains(&charge.amount_minor) {
-                return Err(NoQuote::NotChargeable);
-            }
+            check_charge(charge).map_err(|why| NoQuote::NotChargeable(why.to_string()))?;
             quote.total = quote.total.plus(charge).map_err(not_chargeable)?;
         }
         Ok(quote)
@@ -272,9 +269,12 @@ mod tests {
         let cart = [CartLine { variant_id: VariantId(1), quantity: 999, price_at_add: euros(1) }];
         let sales = |price| HashMap::from([(VariantId(1), shelf(1, price))]);
         let free = Rate { tax_basis_points: 0, shipping: euros(0), free_shipping_from: None };
-        assert_eq!(Quote::of(&cart, sales(euros(0)), Some(&free)), Err(NoQuote::NotChargeable));
-        assert_eq!(Quote::of(&cart, sales(euros(100_101)), Some(&free)), Err(NoQuote::NotChargeable));
-        assert_eq!(Quote::of(&cart, sales(euros(i64::MAX / 2)), Some(&free)), Err(NoQuote::NotChargeable));
+        for (price, why) in [(0, "0.00 EUR is not"), (100_101, "more than 999999.99 EUR"), (i64::MAX / 2, "64 bits")] {
+            let refused = Quote::of(&cart, sales(euros(price)), Some(&free));
+            assert!(matches!(&refused, Err(NoQuote::NotChargeable(said)) if said.contains(why)), "{refused:?}");
+        }
+        let few = [CartLine { quantity: 1, ..cart[0] }];
+        assert!(matches!(Quote::of(&few, sales(euros(49)), Some(&free)), Err(NoQuote::NotChargeable(_))));
         assert_eq!(Quote::of(&cart, sales(euros(1)), None), Err(NoQuote::NotServed));
         assert!(Quote::of(&cart, sales(euros(100_100)), Some(&free)).is_ok());
     }

@@ -131,7 +131,7 @@ mod tests {
             shipping: Money::new(490, currency),
             opens_at: Some(at(100)),
             closes_at: Some(at(200)),
-            pay_by: at(300),
+            pay_by: at(1_300),
             acknowledgement: Acknowledgement::Replicated,
             replicas: 2,
             variants: vec![variant(0, "shoe-42"), variant(1, "shoe-43")],
@@ -194,7 +194,7 @@ mod tests {
             shipping_minor: Some(0),
             opens_at: Some(None),
             closes_at: Some(Some(at(250))),
-            pay_by: Some(at(400)),
+            pay_by: Some(at(1_400)),
             acknowledgement: Some(Acknowledgement::Settled),
             replicas: None,
         };
@@ -203,7 +203,7 @@ mod tests {
         expected.variants[0].price.amount_minor = 5_000;
         expected.variants[1].price.amount_minor = 6_000;
         (expected.buyer_limit, expected.tax_basis_points, expected.shipping.amount_minor) = (4, 700, 0);
-        (expected.opens_at, expected.closes_at, expected.pay_by) = (None, Some(at(250)), at(400));
+        (expected.opens_at, expected.closes_at, expected.pay_by) = (None, Some(at(250)), at(1_400));
         (expected.acknowledgement, expected.replicas) = (Acknowledgement::Settled, 0);
         assert_eq!(changed, expected);
     }
@@ -217,6 +217,7 @@ mod tests {
             (DraftChange { tax_basis_points: Some(10_001), ..none() }, InvalidDrop::Tax(10_001)),
             (DraftChange { shipping_minor: Some(-1), ..none() }, InvalidDrop::Shipping),
             (DraftChange { closes_at: Some(Some(at(100))), ..none() }, InvalidDrop::Times),
+            (DraftChange { pay_by: Some(at(699)), ..none() }, InvalidDrop::PayBy),
             (DraftChange { replicas: Some(0), ..none() }, InvalidDrop::Replicas(0)),
             (
                 DraftChange { acknowledgement: Some(Acknowledgement::Accepted), replicas: Some(1), ..none() },
@@ -225,6 +226,17 @@ mod tests {
         ];
         for (change, invalid) in cases {
             assert_eq!(change.of(&drop(DropState::Draft)), Err(DraftKept::Invalid(invalid)));
+        }
+        let tax = |own, rates: &[u32]| {
+            let changed = DraftChange { tax_basis_points: Some(own), ..none() }.of(&drop(DropState::Draft)).unwrap();
+            terms(&changed).check_tax(rates.iter().copied())
+        };
+        assert_eq!(
+            tax(19, &[0, 700, 1_900]),
+            Err(InvalidDrop::TaxFarBelow { own: 19, usual: 700, currency: "EUR".parse().unwrap() })
+        );
+        for (own, rates) in [(0, &[700][..]), (70, &[700]), (19, &[]), (19, &[0])] {
+            assert_eq!(tax(own, rates), Ok(()), "{own} beside {rates:?}");
         }
         let strange = DraftChange { prices: vec![("boot".to_owned(), 1)], ..none() };
         assert_eq!(strange.of(&drop(DropState::Draft)), Err(DraftKept::UnknownSku("boot".to_owned())));

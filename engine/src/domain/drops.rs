@@ -1,13 +1,15 @@
 //! A drop: one timed sale of one product, and the rules a new one must keep.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::catalog::{is_name, is_sku, name_rule};
+use super::charges::{NotChargeable, check_charge};
 use super::claims::Acknowledgement;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
+use super::pricing::Totals;
 
 /// A drop has at most this many variants: they are numbered in one byte, and a batch may name every one of them.
 pub const MAX_VARIANTS: usize = 32;
@@ -197,6 +199,17 @@ pub enum InvalidDrop {
     Shipping,
     #[error("the drop must close after it opens")]
     Times,
+    #[error("buyers need at least ten minutes to pay: pay_by must be so long after opens_at")]
+    PayBy,
+    #[error("{0} has no units: a variant has at least one when the drop is made")]
+    NoUnits(String),
+    #[error("nobody could pay for {quantity} × {sku}: {why}")]
+    NotChargeable { sku: String, quantity: u32, why: NotChargeable },
+    #[error(
+        "tax of {own} basis points is less than a tenth of what the shop's rates have in {currency} ({usual}): 1900 is 19 %, \
+        and a drop without tax has 0"
+    )]
+    TaxFarBelow { own: u32, usual: u32, currency: Currency },
     #[error("claims that are answered once they are replicated wait for 1 to {MAX_REPLICAS} replicas; {0} were given")]
     Replicas(u8),
     #[error("only an acknowledgement of `replicated` waits for replicas")]
@@ -205,7 +218,20 @@ pub enum InvalidDrop {
     Amount,
 }
 
+/// The least time that buyers have to pay, from the opening.
+const PAY_WITHIN_MIN: SignedDuration = SignedDuration::from_mins(10);
+
 impl NewDrop {
+    /// Whether its tax is one that the shop can mean, beside those of its own rates in the same currency: who writes 19 for
+    /// 19 % has forgotten that it is counted in hundredths. None at all is meant.
+    pub fn check_tax(&self, of_rates: impl Iterator<Item = u32>) -> Result<(), InvalidDrop> {
+        let (own, currency) = (self.tax_basis_points, self.currency);
+        match of_rates.filter(|tax| *tax > 0).min() {
+            Some(usual) if own > 0 && own < usual / 10 => Err(InvalidDrop::TaxFarBelow { own, usual, currency }),
+            _ => Ok(()),
+        }
+    }
+
     pub fn check(&self) -> Result<(), InvalidDrop> {
         if !is_name(&self.product_name) {
             return Err(InvalidDrop::ProductName);
@@ -230,6 +256,9 @@ impl NewDrop {
         {
             return Err(InvalidDrop::Times);
         }
+        if self.opens_at.is_some_and(|opens_at| self.pay_by < opens_at + PAY_WITHIN_MIN) {
+            return Err(InvalidDrop::PayBy);
+        }
         match (self.acknowledgement, self.replicas) {
             (Acknowledgement::Replicated, 1..=MAX_REPLICAS) => {}
             (Acknowledgement::Replicated, replicas) => return Err(InvalidDrop::Replicas(replicas)),
@@ -246,10 +275,20 @@ impl NewDrop {
             if variant.price_minor < 1 {
                 return Err(InvalidDrop::Price(variant.sku.clone()));
             }
+            if variant.stock_units == 0 {
+                return Err(InvalidDrop::NoUnits(variant.sku.clone()));
+            }
             let price = Money::new(variant.price_minor, self.currency);
             let shipping = Money::new(self.shipping_minor, self.currency);
-            super::pricing::Totals::of_units(price, self.buyer_limit, self.tax_basis_points, shipping)
-                .map_err(|_| InvalidDrop::Amount)?;
+            for quantity in 1..=self.buyer_limit {
+                let totals = Totals::of_units(price, quantity, self.tax_basis_points, shipping);
+                let total = totals.map_err(|_| InvalidDrop::Amount)?.total;
+                check_charge(total).map_err(|why| InvalidDrop::NotChargeable {
+                    sku: variant.sku.clone(),
+                    quantity,
+                    why,
+                })?;
+            }
         }
         let stock = self.variants.iter().map(|variant| u64::from(variant.stock_units)).sum::<u64>();
         if stock > u64::from(MAX_STOCK_UNITS) {

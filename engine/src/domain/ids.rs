@@ -289,6 +289,13 @@ impl PaymentMethodId {
     }
 }
 
+impl PaymentMethodId {
+    /// A card number instead of the provider's name for the card: it must never be stored, sent or logged.
+    pub fn is_card_number(&self) -> bool {
+        (12..=19).contains(&self.0.len()) && self.0.bytes().all(|byte| byte.is_ascii_digit())
+    }
+}
+
 impl FromStr for PaymentMethodId {
     type Err = InvalidId;
 

@@ -21,6 +21,7 @@ pub mod claims;
 pub mod settlement;
 pub mod lost;
 pub mod carts;
+pub mod charges;
 pub mod checkout;
 pub mod standby;
 pub mod rest;

@@ -9,25 +9,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Currency([u8; 3]);
 
-/// Currencies without minor units: the provider takes whole units of them, and so do we.
-/// Source: ISO 4217, exponent 0.
-const ZERO_DECIMAL: [&str; 16] =
-    ["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"];
-/// ISO 4217, exponent 3.
-const THREE_DECIMAL: [&str; 7] = ["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"];
-
 impl Currency {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a currency is made of ASCII capitals only")
     }
 
-    /// Digits behind the decimal point: the one table every conversion uses.
+    /// Digits behind the decimal point. What the provider does not take is shown with two, and never sold.
     pub fn exponent(&self) -> u32 {
-        match self.as_str() {
-            code if ZERO_DECIMAL.contains(&code) => 0,
-            code if THREE_DECIMAL.contains(&code) => 3,
-            _ => 2,
-        }
+        super::charges::exponent(*self).unwrap_or(2)
     }
 }
 
@@ -108,14 +97,6 @@ impl Money {
         let product = self.amount_minor.checked_mul(i64::from(count)).ok_or(MoneyError::Overflow)?;
         Ok(Self::new(product, self.currency))
     }
-
-    /// The share given in basis points (1/100 of a percent), rounded half away from zero.
-    pub fn basis_points(self, basis_points: u32) -> Result<Self, MoneyError> {
-        const WHOLE: i128 = 10_000;
-        let scaled = i128::from(self.amount_minor) * i128::from(basis_points);
-        let rounded = (scaled.abs() + WHOLE / 2) / WHOLE * scaled.signum();
-        Ok(Self::new(i64::try_from(rounded).map_err(|_| MoneyError::Overflow)?, self.currency))
-    }
 }
 
 impl fmt::Display for Money {
@@ -145,13 +126,6 @@ mod tests {
         assert_eq!(money(14_900, "EUR").to_string(), "149.00 EUR");
         assert_eq!(money(14_900, "JPY").to_string(), "14900 JPY");
         assert_eq!(money(-1_005, "KWD").to_string(), "-1.005 KWD");
-    }
-
-    #[test]
-    fn shares_are_rounded_half_away_from_zero() {
-        assert_eq!(money(50, "EUR").basis_points(100), Ok(money(1, "EUR")));
-        assert_eq!(money(49, "EUR").basis_points(100), Ok(money(0, "EUR")));
-        assert_eq!(money(-50, "EUR").basis_points(100), Ok(money(-1, "EUR")));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What an order costs: subtotal, tax, shipping and their sum, each rounded once.
+//! What an order costs: subtotal, tax, shipping and their sum. The tax alone is rounded, once, to what can be charged.
 
 use serde::Serialize;
 
+use super::charges::share;
 use super::money::{Money, MoneyError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,7 +26,7 @@ pub struct Rate {
 impl Totals {
     /// Tax is computed once, on the sum of the lines, so that it does not depend on how units are split into lines.
     pub fn of(subtotal: Money, rate: &Rate) -> Result<Self, MoneyError> {
-        let tax = subtotal.basis_points(rate.tax_basis_points)?;
+        let tax = share(subtotal, rate.tax_basis_points)?;
         let is_free = rate.free_shipping_from.is_some_and(|from| subtotal.amount_minor >= from.amount_minor);
         let shipping = if is_free { Money::zero(rate.shipping.currency) } else { rate.shipping };
         let total = subtotal.plus(tax)?.plus(shipping)?;

@@ -81,10 +81,7 @@ impl ChargeReport {
         match step {
             Ok(Step::Settled(PaymentSettled::Confirmed)) => self.confirmed += 1,
             Ok(Step::Settled(PaymentSettled::Released)) => self.released += 1,
-            Ok(Step::Settled(PaymentSettled::Review(reason))) => {
-                tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
-                self.review += 1;
-            }
+            Ok(Step::Settled(PaymentSettled::Review(_))) => self.review += 1,
             Ok(Step::Refunded(RefundSettled::Succeeded)) => self.refunded += 1,
             Ok(Step::Settled(_) | Step::Refunded(_)) => {}
             Ok(Step::Later) => self.later += 1,
@@ -177,7 +174,6 @@ impl Engine {
         }
         metrics::counter!("doorbuster_orders_confirmed_total").increment(report.confirmed as u64);
         metrics::counter!("doorbuster_orders_payment_failed_total").increment(report.released as u64);
-        metrics::counter!("doorbuster_payments_review_total").increment(report.review as u64);
         refused.map_or(Ok(report), |error| Err(error.into()))
     }
 
@@ -485,6 +481,9 @@ impl Engine {
         };
         let now = self.clock.now();
         let settled = self.ledger.settle_payment(order, &report, now).await?;
+        if let PaymentSettled::Review(reason) = &settled {
+            needs_a_person(order, reason);
+        }
         // Should we die before this, the next look at the payment says it again.
         if let (PaymentSettled::Waiting, Some(action)) = (&settled, &intent.next_action) {
             let action = BuyerAction {
@@ -519,6 +518,7 @@ impl Engine {
     async fn review(&self, payment: &LeasedPayment, reason: &str) -> Result<Step, EngineError> {
         let event = Some(PaymentEvent::Contradiction);
         self.ledger.yield_payment(payment, event, Some(reason), None, self.clock.now()).await?;
+        needs_a_person(payment.order, reason);
         Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
     }
 
@@ -560,6 +560,12 @@ impl Engine {
         let now = self.clock.now();
         Ok(self.ledger.end_settled_attempts(now.checked_sub(lease).unwrap_or(Timestamp::MIN), now).await?)
     }
+}
+
+/// Said once for each payment that goes to review, whoever sends it there.
+pub(super) fn needs_a_person(order: OrderId, reason: &str) {
+    tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
+    metrics::counter!("doorbuster_payments_review_total").increment(1);
 }
 
 fn could_not_end(orders: &[OrderId], error: &LedgerError) {

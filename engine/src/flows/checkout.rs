@@ -25,7 +25,6 @@ use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::ledger::checkouts::{Checkout, CheckoutClaim, ClaimState, NewCheckout, Placed, Shortage};
 use crate::ledger::profiles::CheckoutProfile;
-use crate::provider::check_chargeable;
 use crate::steps;
 
 use super::acknowledge::Acknowledged;
@@ -233,10 +232,6 @@ impl Engine {
             None => None,
         };
         match Quote::of(&cart.lines, sales, rate.as_ref()) {
-            // In a currency that the provider counts otherwise, or to a thousandth.
-            Ok(quote) if quote.charges().any(|charge| check_chargeable(charge).is_err()) => {
-                Ok(Err(CheckoutRefused::NoQuote(NoQuote::NotChargeable)))
-            }
             Ok(quote) => Ok(Ok(CartQuote { cart, quote, profile })),
             Err(no_quote) => Ok(Err(CheckoutRefused::NoQuote(no_quote))),
         }

@@ -1,7 +1,7 @@
 //! Changing and deleting a draft: a drop that nobody has begun to open.
 
 use super::engine::{Engine, EngineError};
-use super::open_drop::{DropRefused, Moved, why_not_chargeable};
+use super::open_drop::{DropRefused, Moved};
 use crate::domain::drafts::{DraftChange, DraftKept, terms};
 use crate::domain::ids::DropName;
 use crate::ledger::LedgerError;
@@ -22,8 +22,8 @@ impl Engine {
                 Ok(changed) => changed,
                 Err(kept) => return Ok(Err(kept.into())),
             };
-            if let Some(why) = why_not_chargeable(&terms(&changed)) {
-                return Ok(Err(DropRefused::NotChargeable(why)));
+            if let Err(invalid) = self.check_tax(&terms(&changed)).await? {
+                return Ok(Err(DropRefused::Invalid(invalid)));
             }
             if self.ledger.write_draft(&draft, &changed).await? {
                 return Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown));

@@ -15,7 +15,7 @@ use crate::ledger::payments::PaymentSettled;
 use crate::provider::{Event, Intent, IntentStatus, ProviderClient, ProviderError};
 use crate::steps;
 
-use super::charge::Step;
+use super::charge::{Step, needs_a_person};
 use super::engine::{Engine, EngineError};
 
 /// Longer than reading one intent takes with all the waiting for a turn.
@@ -147,10 +147,7 @@ impl Engine {
         Ok(match self.settle_read_back(provider, order, intent).await? {
             PaymentSettled::Confirmed | PaymentSettled::Released | PaymentSettled::Refunding => Dealt::Settled,
             PaymentSettled::Waiting | PaymentSettled::CancelNext | PaymentSettled::NoChange => Dealt::Known,
-            PaymentSettled::Review(reason) => {
-                tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
-                Dealt::Review(reason)
-            }
+            PaymentSettled::Review(reason) => Dealt::Review(reason),
         })
     }
 
@@ -162,7 +159,9 @@ impl Engine {
         intent: &Intent,
     ) -> Result<PaymentSettled, EngineError> {
         if intent.livemode != provider.is_live() {
-            return Ok(PaymentSettled::Review("the intent is not of the mode of our key".to_owned()));
+            let reason = "the intent is not of the mode of our key";
+            needs_a_person(order, reason);
+            return Ok(PaymentSettled::Review(reason.to_owned()));
         }
         match intent.status {
             IntentStatus::Succeeded
@@ -177,7 +176,6 @@ impl Engine {
                     PaymentSettled::Released => {
                         metrics::counter!("doorbuster_orders_payment_failed_total").increment(1)
                     }
-                    PaymentSettled::Review(_) => metrics::counter!("doorbuster_payments_review_total").increment(1),
                     _ => {}
                 }
                 Ok(settled)

@@ -15,14 +15,11 @@ use crate::domain::drops::{
     DropState, InvalidDrop, MAX_WAREHOUSES, NewDrop, SaleDrop, WAREHOUSES_PER_PRIMARY, Warehouse,
 };
 use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
-use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
-use crate::domain::pricing::Totals;
 use crate::domain::rest::{LEASE_MAX, REST};
 use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::Settling;
-use crate::provider::check_chargeable;
 use crate::steps;
 use crate::tokens::TokenError;
 use crate::tokens::store::{HeldClaim, LoadVariant, ServerFacts, WarehouseStore};
@@ -69,8 +66,6 @@ pub struct LeftToDo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DropRefused {
     Invalid(InvalidDrop),
-    /// The provider cannot take this price.
-    NotChargeable(String),
     NameTaken,
     SkuTaken(String),
     /// The id belongs to another restock: of other units, or of another drop.
@@ -131,8 +126,8 @@ impl Engine {
         if let Err(invalid) = new.check() {
             return Ok(Err(DropRefused::Invalid(invalid)));
         }
-        if let Some(why) = why_not_chargeable(new) {
-            return Ok(Err(DropRefused::NotChargeable(why)));
+        if let Err(invalid) = self.check_tax(new).await? {
+            return Ok(Err(DropRefused::Invalid(invalid)));
         }
         match self.ledger.create_drop(new, home_key).await? {
             DropCreated::NameTaken => Ok(Err(DropRefused::NameTaken)),
@@ -142,6 +137,13 @@ impl Engine {
                 Ok(created.ok_or(DropRefused::Unknown))
             }
         }
+    }
+
+    /// Holds a drop's own tax against the shop's rates.
+    pub(super) async fn check_tax(&self, new: &NewDrop) -> Result<Result<(), InvalidDrop>, EngineError> {
+        let rates = self.ledger.rates().await?;
+        let same = rates.iter().filter(|rate| rate.currency == new.currency);
+        Ok(new.check_tax(same.map(|rate| rate.tax_basis_points)))
     }
 
     /// Loads every warehouse and lets them issue. May be repeated, also after a crash half-way.
@@ -563,19 +565,6 @@ impl Engine {
 /// Whether everything is the same but how far the drop has come.
 fn has_same_terms(one: &SaleDrop, other: &SaleDrop) -> bool {
     *one == SaleDrop { state: one.state, warehouses: one.warehouses.clone(), ..other.clone() }
-}
-
-/// Why the provider could not take the price of some order of this drop, which has passed [`NewDrop::check`].
-pub(super) fn why_not_chargeable(new: &NewDrop) -> Option<String> {
-    let shipping = Money::new(new.shipping_minor, new.currency);
-    new.variants.iter().find_map(|variant| {
-        let price = Money::new(variant.price_minor, new.currency);
-        (1..=new.buyer_limit).find_map(|quantity| {
-            let totals = Totals::of_units(price, quantity, new.tax_basis_points, shipping);
-            let total = totals.expect("the check found that it fits").total;
-            check_chargeable(total).err().map(|error| format!("{quantity} × {}: {error}", variant.sku))
-        })
-    })
 }
 
 /// The longest unbroken run becomes the range that DECR counts down; the other serials are spare.

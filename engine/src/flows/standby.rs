@@ -1,7 +1,7 @@
 //! Standby: a buyer who was refused waits in line for units that come back.
 //!
-//! Nobody waits for what they could buy now. So whoever joins is looked at behind it: a unit that goes on sale after the place
-//! is there goes to the line first, and one that was on sale before is seen by the look.
+//! Nobody waits for what they could buy now. What is on sale is looked at twice: before, so that a refusal leaves no trace; and
+//! behind it, since a unit that comes back after the place is there goes to the line first, and one that came before is seen.
 
 use crate::domain::ids::{BuyerId, ClaimId, VariantNumber};
 use crate::domain::standby::{Place, could_buy, held_units};
@@ -27,22 +27,31 @@ impl Engine {
     /// Gives a buyer a place in line, unless they may have no more units, or could buy what they want now. Whoever lost a claim
     /// that was answered goes first, whatever is on sale.
     pub async fn join_standby(&self, live: &LiveDrop, new: &NewPlace) -> Result<Queued, EngineError> {
-        let joined = self.ledger.join_standby(&live.drop, new, self.clock.now()).await?;
-        if !matches!(joined, Joined::Now(_)) || new.lost.is_some() {
-            return Ok(Queued::Joined(joined));
+        // Asked for again it is answered as it was, whatever is on sale by now. Who lost a claim is not kept waiting.
+        let is_new = new.lost.is_none() && self.ledger.may_be_new_in_line(live.drop.id, &new.buyer, &new.key).await?;
+        if is_new && let Some(refused) = self.why_not_wait(live, new).await {
+            return Ok(refused);
         }
+        let joined = self.ledger.join_standby(&live.drop, new, self.clock.now()).await?;
+        if is_new
+            && matches!(joined, Joined::Now(_))
+            && let Some(refused) = self.why_not_wait(live, new).await
+            // An award may have been faster: then the units are on their way.
+            && self.ledger.withdraw_place(live.drop.id, &new.buyer, &new.key).await?
+        {
+            return Ok(refused);
+        }
+        Ok(Queued::Joined(joined))
+    }
+
+    async fn why_not_wait(&self, live: &LiveDrop, new: &NewPlace) -> Option<Queued> {
         let (limit, wanted) = (live.drop.buyer_limit, new.quantity.units());
         let held = self.held_by(live, &new.buyer).await;
-        let refused = if held + wanted > limit {
-            Queued::OverLimit { held, limit }
-        } else if leased(live, new.variant, wanted).is_none() && self.could_buy(live, new).await {
-            Queued::OnSale
-        } else {
-            return Ok(Queued::Joined(joined));
-        };
-        // An award may have been faster: then the units are on their way.
-        let is_gone = self.ledger.withdraw_place(live.drop.id, &new.buyer, &new.key).await?;
-        Ok(if is_gone { refused } else { Queued::Joined(joined) })
+        if held + wanted > limit {
+            return Some(Queued::OverLimit { held, limit });
+        }
+        let could_buy = leased(live, new.variant, wanted).is_none() && self.could_buy(live, new).await;
+        could_buy.then_some(Queued::OnSale)
     }
 
     pub async fn standby_of(&self, live: &LiveDrop, buyer: &BuyerId) -> Result<Vec<Place>, EngineError> {

@@ -106,9 +106,11 @@ impl Ledger {
             if !expected.admits(product.version) {
                 return Ok(Err(CatalogRefused::Changed(product.version)));
             }
-            let is_known = |sku: &str| product.variants.iter().any(|variant| variant.sku == sku);
-            if let Some(unknown) = edit.variants.iter().find(|variant| !is_known(&variant.sku)) {
-                return Ok(Err(CatalogRefused::UnknownSku(unknown.sku.clone())));
+            let currency_of = |sku: &str| {
+                product.variants.iter().find(|variant| variant.sku == sku).map(|variant| variant.price.currency)
+            };
+            if let Err(refused) = edit.check_prices(currency_of) {
+                return Ok(Err(refused));
             }
             const PRODUCT: &str = "-- catalog.edit
                 update products set name = coalesce($2, name), active = coalesce($3, active), reservation = coalesce($4, reservation)

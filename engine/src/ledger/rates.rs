@@ -9,6 +9,7 @@ use super::drops::inconsistent;
 use super::error::LedgerError;
 use super::pool::Ledger;
 use super::tx::run_tx;
+use crate::domain::charges::check_price;
 use crate::domain::countries::check_country;
 use crate::domain::money::{Currency, Money};
 use crate::domain::pricing::Rate;
@@ -51,9 +52,13 @@ pub fn check(rows: &[RateRow]) -> Result<(), InvalidRate> {
         if row.tax_basis_points > 10_000 {
             return wrong("tax_basis_points must be 0 to 10000: 1900 is 19 %");
         }
-        let is_money = |minor| (0..=crate::domain::checkout::CHARGE_MINOR_MAX).contains(&minor);
-        if !is_money(row.shipping_minor) || !row.free_shipping_from_minor.is_none_or(is_money) {
-            return wrong("shipping_minor and free_shipping_from_minor must be 0 to 99999999");
+        let amounts =
+            [("shipping_minor", Some(row.shipping_minor)), ("free_shipping_from_minor", row.free_shipping_from_minor)];
+        for (column, minor) in amounts {
+            let checked = minor.map_or(Ok(()), |minor| check_price(Money::new(minor, row.currency)));
+            if let Err(why) = checked {
+                return wrong(&format!("{column}: {why}"));
+            }
         }
         if !seen.insert((&*row.country, row.currency)) {
             return wrong("this country and currency are there twice");

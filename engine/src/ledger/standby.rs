@@ -147,6 +147,22 @@ impl Ledger {
         rows.iter().map(place).collect()
     }
 
+    /// Whether a drop sells, and this request has had no place yet.
+    pub async fn may_be_new_in_line(
+        &self,
+        drop: DropId,
+        buyer: &BuyerId,
+        key: &IdempotencyKey,
+    ) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- standby.may_be_new
+            select state = 'open' and not exists (
+                select 1 from standby_places p where p.drop_id = d.drop_id and p.buyer = $2 and p.request_key = $3)
+            from drops d where drop_id = $1";
+        let connection = self.connection().await?;
+        let statement = connection.prepare_cached(SQL).await?;
+        Ok(connection.query_one(&statement, &[&drop.0, &buyer.as_str(), &key.as_str()]).await?.get(0))
+    }
+
     /// Takes back a place that was just given, as if it had never been asked for. `false`: it waits no more, for it was
     /// awarded units.
     pub async fn withdraw_place(

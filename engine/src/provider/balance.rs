@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::domain::money::Money;
 
-use super::intent::{UnreadableObject, check_id, check_kind, currency_of};
+use super::intent::{UnreadableObject, amount_of, check_id, check_kind, currency_of};
 
 /// What moved the balance, in the provider's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +66,9 @@ impl TryFrom<WireBalanceTransaction> for BalanceTransaction {
         Ok(Self {
             id: wire.id,
             kind: wire.kind.into(),
-            amount: Money::new(wire.amount, currency),
-            fee: Money::new(wire.fee, currency),
-            net: Money::new(wire.net, currency),
+            amount: amount_of(wire.amount, currency)?,
+            fee: amount_of(wire.fee, currency)?,
+            net: amount_of(wire.net, currency)?,
             source: wire.source,
             created: Timestamp::from_second(wire.created)?,
         })

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::domain::charges::from_provider;
 use crate::domain::ids::IntentId;
 use crate::domain::money::{Currency, InvalidCurrency, Money};
 
@@ -67,6 +68,8 @@ pub enum UnreadableObject {
     Id(String),
     #[error("an amount is negative: {0}")]
     Amount(i64),
+    #[error("{amount} of the provider's units are no whole amount of {currency}")]
+    Part { amount: i64, currency: Currency },
     #[error("{net} is not {amount} less the fee of {fee}")]
     Net { amount: i64, fee: i64, net: i64 },
     #[error(transparent)]
@@ -90,6 +93,10 @@ pub(super) fn check_id(id: &str) -> Result<(), UnreadableObject> {
 
 fn is_page(url: &str) -> bool {
     ["https://", "http://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+pub(super) fn amount_of(wire: i64, currency: Currency) -> Result<Money, UnreadableObject> {
+    from_provider(wire, currency).ok_or(UnreadableObject::Part { amount: wire, currency })
 }
 
 /// The provider writes currencies in small letters.
@@ -167,8 +174,8 @@ impl TryFrom<WireIntent> for Intent {
             next_action,
             id: IntentId(wire.id),
             status: wire.status.into(),
-            amount: Money::new(wire.amount, currency),
-            amount_received: Money::new(wire.amount_received, currency),
+            amount: amount_of(wire.amount, currency)?,
+            amount_received: amount_of(wire.amount_received, currency)?,
             order_id: wire.metadata.order_id,
             livemode: wire.livemode,
             latest_charge: wire.latest_charge,

@@ -25,6 +25,6 @@ pub use intent::{Intent, IntentStatus, NextAction, UnreadableObject};
 pub use outcome::{Decline, Outcome, classify};
 pub use reads::{PAGE_LIMIT_MAX, Page};
 pub use refund::{Refund, RefundStatus};
-pub use request::{NotChargeable, Operation, ProviderRequest, check_chargeable};
+pub use request::{Operation, ProviderRequest};
 pub use throttle::{Admits, Endpoint, NoTurn, RateLimit, Turn};
 pub use webhook::{Event, SIGNATURE_HEADER, SignatureError, WebhookError, WebhookVerifier};

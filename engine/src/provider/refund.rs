@@ -6,7 +6,7 @@ use serde::Deserialize;
 use crate::domain::ids::{IntentId, ProviderRefundId};
 use crate::domain::money::Money;
 
-use super::intent::{UnreadableObject, check_id, check_kind, currency_of};
+use super::intent::{UnreadableObject, amount_of, check_id, check_kind, currency_of};
 
 /// Where a refund stands, in the provider's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl TryFrom<WireRefund> for Refund {
         Ok(Self {
             id: ProviderRefundId(wire.id),
             status: wire.status.into(),
-            amount: Money::new(wire.amount, currency_of(&wire.currency)?),
+            amount: amount_of(wire.amount, currency_of(&wire.currency)?)?,
             intent: wire.payment_intent.map(IntentId),
             charge: wire.charge,
             order_id: wire.metadata.order_id,

@@ -15,8 +15,9 @@
 //! | refund | `order-{order}:refund:{refund}` | `/v1/refunds` | payment_intent, amount, metadata\[order_id\], metadata\[refund_id\] |
 //! | refund again | `order-{order}:refund:{refund}:{m}` | same | same |
 
+use crate::domain::charges::{NotChargeable, check_charge, check_refund, to_provider};
 use crate::domain::ids::{IntentId, OrderId, PaymentMethodId, RefundId};
-use crate::domain::money::{Currency, Money};
+use crate::domain::money::Money;
 
 use super::intent::is_provider_id;
 use super::throttle::Endpoint;
@@ -61,35 +62,6 @@ pub struct ProviderRequest {
     pub body: String,
 }
 
-/// An amount the provider would refuse, or would take for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotChargeable {
-    #[error("{0} is not an amount that can be charged")]
-    NotPositive(Money),
-    #[error("the provider counts {0} in other units than ISO 4217 does")]
-    OtherUnits(Currency),
-    #[error("the provider wants the last of three decimals to be 0, which it is not in {0}")]
-    ThirdDecimal(Money),
-}
-
-/// Whether the provider charges this amount as it stands; opening a drop asks this for every price.
-pub fn check_chargeable(amount: Money) -> Result<(), NotChargeable> {
-    /// ISK and UGX have no minor units, yet the provider takes hundredths; MGA has some, yet it takes whole ariary.
-    /// Sending our minor units would charge a hundredth of the price, or a hundred times the price.
-    /// Source: docs.stripe.com/currencies, "special cases" and "zero-decimal currencies".
-    const OTHER_UNITS: [&str; 3] = ["ISK", "MGA", "UGX"];
-    if amount.amount_minor <= 0 {
-        return Err(NotChargeable::NotPositive(amount));
-    }
-    if OTHER_UNITS.contains(&amount.currency.as_str()) {
-        return Err(NotChargeable::OtherUnits(amount.currency));
-    }
-    if amount.currency.exponent() == 3 && amount.amount_minor % 10 != 0 {
-        return Err(NotChargeable::ThirdDecimal(amount));
-    }
-    Ok(())
-}
-
 impl ProviderRequest {
     pub fn create(order: OrderId, amount: Money) -> Result<Self, NotChargeable> {
         create_with(Operation::Create, format!("order-{order}"), order, amount)
@@ -124,10 +96,10 @@ impl ProviderRequest {
     /// Never sent again later than 20 h after the first time: a forgotten key would be a second refund. Look it up
     /// with `list_refunds`; `metadata[refund_id]` says which are ours.
     pub fn refund(order: OrderId, refund: RefundId, intent: &IntentId, amount: Money) -> Result<Self, NotChargeable> {
-        check_chargeable(amount)?;
+        check_refund(amount)?;
         let body = form(&[
             ("payment_intent", &intent.0),
-            ("amount", &amount.amount_minor.to_string()),
+            ("amount", &to_provider(amount).to_string()),
             ("metadata[order_id]", &order.to_string()),
             ("metadata[refund_id]", &refund.to_string()),
         ]);
@@ -159,9 +131,9 @@ fn create_with(
     order: OrderId,
     amount: Money,
 ) -> Result<ProviderRequest, NotChargeable> {
-    check_chargeable(amount)?;
+    check_charge(amount)?;
     let body = form(&[
-        ("amount", &amount.amount_minor.to_string()),
+        ("amount", &to_provider(amount).to_string()),
         ("currency", &amount.currency.as_str().to_ascii_lowercase()),
         ("metadata[order_id]", &order.to_string()),
         ("capture_method", "automatic"),
@@ -187,23 +159,4 @@ pub(super) fn intent_path(intent: &IntentId) -> String {
 
 fn form(fields: &[(&str, &str)]) -> String {
     serde_urlencoded::to_string(fields).expect("pairs of strings are always encodable")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amounts_the_provider_would_misread_are_refused_before_they_are_sent() {
-        let check = |amount_minor, code: &str| check_chargeable(Money::new(amount_minor, code.parse().unwrap()));
-        for (amount_minor, code) in [(1, "EUR"), (14_900, "JPY"), (5_120, "KWD")] {
-            assert_eq!(check(amount_minor, code), Ok(()), "{amount_minor} {code}");
-        }
-        assert!(matches!(check(0, "EUR"), Err(NotChargeable::NotPositive(_))));
-        assert!(matches!(check(-1, "EUR"), Err(NotChargeable::NotPositive(_))));
-        assert!(matches!(check(5_124, "KWD"), Err(NotChargeable::ThirdDecimal(_))));
-        for code in ["ISK", "MGA", "UGX"] {
-            assert!(matches!(check(500, code), Err(NotChargeable::OtherUnits(_))), "{code}");
-        }
-    }
 }

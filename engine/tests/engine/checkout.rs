@@ -233,12 +233,11 @@ async fn what_is_in_the_way_is_told_and_nothing_is_reserved() {
     world.sql.batch_execute("update variants set active = false where sku = 'bowl'").await.unwrap();
     let faults = NoQuote::Lines(vec![(bowl, LineFault::NotForSale)]);
     assert_eq!(refused(&world, &buyer, "a").await, CheckoutRefused::NoQuote(faults));
-    // The provider counts krónur in hundredths, which ISO 4217 does not know.
-    let sql = "update variants set active = true, currency = 'ISK'; update rates set currency = 'ISK'";
+    let sql = "update variants set active = true, currency = 'ZZZ'; update rates set currency = 'ZZZ'";
     world.sql.batch_execute(sql).await.unwrap();
-    let krona = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("a") };
-    let refusal = world.engine.checkout(&buyer, &krona).await.unwrap();
-    assert_eq!(refusal, CheckedOut::Refused(CheckoutRefused::NoQuote(NoQuote::NotChargeable)));
+    let unknown = CheckoutAsked { accepted_total: Some(euros(1)), ..asked("a") };
+    let refusal = world.engine.checkout(&buyer, &unknown).await.unwrap();
+    assert!(matches!(refusal, CheckedOut::Refused(CheckoutRefused::NoQuote(NoQuote::NotChargeable(_)))));
     world.sql.batch_execute("update variants set currency = 'EUR'").await.unwrap();
     world.engine.ledger.replace_rates(&[]).await.unwrap();
     world.sql.batch_execute("update variants set active = true").await.unwrap();

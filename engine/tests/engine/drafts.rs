@@ -20,7 +20,7 @@ async fn rows(world: &World) -> Vec<i64> {
 #[tokio::test]
 async fn a_deleted_draft_leaves_nothing_and_its_name_is_free_for_another_drop() {
     let world = World::new().await;
-    world.engine.create_drop(&world.new_drop(&[3, 0], 2, 1), 42).await.unwrap().unwrap();
+    world.engine.create_drop(&world.new_drop(&[3, 1], 2, 1), 42).await.unwrap().unwrap();
     let gateway = world.another_engine().await;
     gateway.live_drop(&world.drop).await.unwrap().expect("it has met the draft");
     world.engine.delete_draft(&world.drop).await.unwrap().unwrap();

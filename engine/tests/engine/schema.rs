@@ -6,7 +6,7 @@ use doorbuster_engine::flows::open_drop::DropRefused;
 use doorbuster_engine::ledger::{Ledger, LedgerError};
 use futures_util::future::join_all;
 
-use crate::harness::World;
+use crate::harness::{World, buyer, claim, taken};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_programs_may_start_at_once_and_a_newer_schema_is_refused() {
@@ -39,18 +39,16 @@ async fn a_drop_that_cannot_be_sold_is_refused_and_leaves_nothing() {
             3 => new.variants[0].price_minor = 0,
             4 => new.variants[0].stock_units = u32::MAX,
             5 => new.variants.push(new.variants[0].clone()),
-            6 => new.currency = "ISK".parse().unwrap(),
-            // 1.230 dinars and 10 % of tax are 1.353, and the provider wants the last of three decimals to be 0.
-            _ => {
-                new.currency = "BHD".parse().unwrap();
-                (new.variants[0].price_minor, new.tax_basis_points, new.shipping_minor) = (1_230, 1_000, 0);
-            }
+            6 => new.currency = "ZZZ".parse().unwrap(),
+            // The provider wants the last of three decimals to be 0.
+            _ => (new.currency, new.variants[0].price_minor) = ("BHD".parse().unwrap(), 1_235),
         }
         refused.push(world.engine.create_drop(&new, 1).await.unwrap().unwrap_err());
     }
     assert!(matches!(refused[0], DropRefused::Invalid(InvalidDrop::BuyerLimit(0))));
-    assert!(matches!(refused[6], DropRefused::NotChargeable(_)), "{:?}", refused[6]);
-    assert!(matches!(refused[7], DropRefused::NotChargeable(_)), "{:?}", refused[7]);
+    for refused in &refused[6..] {
+        assert!(matches!(refused, DropRefused::Invalid(InvalidDrop::NotChargeable { .. })), "{refused:?}");
+    }
     assert_eq!(world.count("select count(*) from drops").await, 0);
     world.engine.create_drop(&good, 1).await.unwrap().unwrap();
     assert_eq!(world.engine.create_drop(&good, 1).await.unwrap().unwrap_err(), DropRefused::NameTaken);
@@ -67,4 +65,42 @@ async fn grants_have_the_kinds_that_the_program_knows() {
     allowed.sort_unstable();
     known.sort_unstable();
     assert_eq!(allowed, known);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn card_numbers_that_were_stored_are_erased_and_nothing_else_is() {
+    const ERASE: &str = include_str!("../../../migrations/V35__card_numbers.sql");
+    let world = World::new().await;
+    let live = world.open(&[3], 1, 1).await;
+    for (who, method) in [(1, "4242424242424242"), (2, "pm_1234567890123456"), (3, "5555555555554444")] {
+        world.save_profile(who, method).await;
+        taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
+    }
+    world.settle().await;
+    for (number, state, body) in [
+        (1, "DECLINED", "payment_method=4242424242424242"),
+        (2, "SUCCEEDED", "payment_method=pm_1234567890123456"),
+        (3, "UNKNOWN", "payment_method=5555555555554444"),
+    ] {
+        let order = claim(&live, &buyer(number), "k", 0, 1).id.order_id();
+        let sql = "insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at,
+                                                 dispatched_at, finished_at)
+            values ($1, 1, 'confirm', $2, '/', $3, $4, now(), now(), case when $4 <> 'UNKNOWN' then now() end)";
+        world.sql.execute(sql, &[&order.0, &format!("key-{number}"), &body, &state]).await.unwrap();
+    }
+    world.sql.batch_execute(ERASE).await.unwrap();
+    let left = async |sql: &str| {
+        let rows = world.sql.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    let methods = ["card_number_erased", "card_number_erased", "pm_1234567890123456"];
+    assert_eq!(left("select payment_method from checkout_profiles order by 1").await, methods);
+    assert_eq!(left("select payment_method from payments order by 1").await, methods);
+    let bodies =
+        ["payment_method=5555555555554444", "payment_method=card_number_erased", "payment_method=pm_1234567890123456"];
+    assert_eq!(
+        left("select body from payment_attempts order by 1").await,
+        bodies,
+        "what is open is repeated as it was"
+    );
 }

@@ -95,7 +95,7 @@ impl Case {
         let mut random = StdRng::seed_from_u64(seed);
         let warehouses = random.random_range(1..=12_u32);
         let limit = random.random_range(1..=4);
-        let stocks = (0..random.random_range(1..=4)).map(|_| random.random_range(0..=25)).collect::<Vec<u32>>();
+        let stocks = (0..random.random_range(1..=4)).map(|_| random.random_range(1..=25)).collect::<Vec<u32>>();
         let home = |random: &mut StdRng| random.random_range(0..warehouses) as u16;
         let skew = match random.random_range(0..4) {
             0 => Skew::Even,

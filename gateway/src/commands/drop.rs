@@ -21,7 +21,7 @@ use super::drop_draft::UpdateArguments;
 use super::drop_figures::{self, ListArguments, WatchArguments};
 use super::output::Format;
 use super::progress::Bar;
-use super::text::{Table, count, one_of, time, time_or_by_hand};
+use super::text::{Table, count, instant, one_of, time, time_or_by_hand};
 use crate::config::{BadUsage, StoresConfig};
 
 /// How long an order waits for a payment method when nothing else is said.
@@ -125,13 +125,14 @@ struct CreateArguments {
     #[arg(long, default_value_t = 0, value_name = "AMOUNT")]
     shipping_minor: i64,
     /// When workers open it (RFC 3339); by hand if left out
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     opens_at: Option<Timestamp>,
     /// When workers close it (RFC 3339); by hand if left out
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     closes_at: Option<Timestamp>,
-    /// Until when an order waits for a payment method (RFC 3339); 24 hours from now if left out
-    #[arg(long, value_name = "TIME")]
+    /// Until when an order waits for a payment method (RFC 3339); if left out, 24 hours after the drop closes, or opens, or is
+    /// made
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     pay_by: Option<Timestamp>,
     /// When a buyer is told that units are theirs: accepted (on Redis' disk), replicated (on all its replicas too) or settled
     /// (committed in Postgres)
@@ -347,7 +348,7 @@ impl CreateArguments {
             Some(stock_units) => vec![variant(self.name.as_str(), stock_units, price)?],
             None => self.variant.iter().map(|text| parse_variant(text, price)).collect::<Result<_, _>>()?,
         };
-        let now = Clock::System.now();
+        let kept_from = self.closes_at.or(self.opens_at).unwrap_or(Clock::System.now());
         Ok(NewDrop {
             name: self.name.clone(),
             product_name: self.product.clone(),
@@ -359,7 +360,7 @@ impl CreateArguments {
             shipping_minor: self.shipping_minor,
             opens_at: self.opens_at,
             closes_at: self.closes_at,
-            pay_by: self.pay_by.unwrap_or(now.checked_add(PAY_WITHIN).unwrap_or(now)),
+            pay_by: self.pay_by.unwrap_or(kept_from.checked_add(PAY_WITHIN).unwrap_or(kept_from)),
             acknowledgement: self.acknowledgement,
             replicas: self.replicas,
         })
@@ -387,7 +388,6 @@ fn variant(sku: &str, stock_units: u32, price_minor: Option<i64>) -> Result<NewV
 fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
     match refused {
         DropRefused::Invalid(invalid) => format!("the drop cannot be made: {invalid}"),
-        DropRefused::NotChargeable(why) => format!("the drop cannot be made, since nobody could pay for it: {why}"),
         DropRefused::Uneven(why) => format!("{name} cannot be opened: {why}"),
         DropRefused::NameTaken => format!("there is a drop named {name} already: choose another --name"),
         DropRefused::SkuTaken(sku) => {

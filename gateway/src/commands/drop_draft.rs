@@ -8,7 +8,7 @@ use doorbuster_engine::domain::drafts::DraftChange;
 use doorbuster_engine::domain::ids::DropName;
 use jiff::Timestamp;
 
-use super::text::one_of;
+use super::text::{instant, one_of};
 use crate::config::BadUsage;
 
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(super) struct UpdateArguments {
     #[arg(long, value_name = "TIME")]
     closes_at: Option<When>,
     /// Until when an order waits for a payment method (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     pay_by: Option<Timestamp>,
     /// When buyers are answered: accepted, replicated or settled, as for `drop create`
     #[arg(long, value_name = "LEVEL", value_parser = one_of(Acknowledgement::ALL, Acknowledgement::as_str))]
@@ -76,7 +76,7 @@ impl FromStr for When {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "by-hand" => Ok(Self::ByHand),
-            text => text.parse().map(Self::At).map_err(|error| format!("neither by-hand nor a time: {error}")),
+            text => instant(text).map(Self::At).map_err(|error| format!("neither by-hand nor a time: {error}")),
         }
     }
 }

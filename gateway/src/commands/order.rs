@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
+use doorbuster_engine::domain::charges::check_refund;
 use doorbuster_engine::domain::ids::{BuyerId, DropName, OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::orders::OrderState;
@@ -19,7 +20,7 @@ use super::Failure;
 use super::fulfil::{self, ReturnArguments, ShipArguments};
 use super::output::Format;
 use super::review::{self, ReviewArguments};
-use super::text::{Table, one_of, time, with_next};
+use super::text::{Table, instant, one_of, time, with_next};
 use crate::config::StoresConfig;
 
 #[derive(Debug, Args)]
@@ -77,10 +78,10 @@ struct ListArguments {
     #[arg(long, value_name = "NAME")]
     drop: Option<DropName>,
     /// Made then or later
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     from: Option<Timestamp>,
     /// Made earlier than that
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     before: Option<Timestamp>,
     /// How many
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(i64).range(1..ORDERS_AT_ONCE))]
@@ -237,6 +238,9 @@ async fn refund_order(engine: &Engine, arguments: &RefundArguments, by: &str) ->
     let order = OrderId(arguments.order);
     let found = engine.ledger.order(order).await.context("Postgres gave no answer")?.ok_or_else(|| unknown(order))?;
     let amount = arguments.amount_minor.map(|minor| Money::new(minor, found.totals.total.currency));
+    if let Some(amount) = amount {
+        check_refund(amount).map_err(|why| anyhow!("--amount-minor: {why}"))?;
+    }
     let id = RefundId(arguments.id.unwrap_or_else(Uuid::now_v7));
     let why = (by, arguments.reason.as_str());
     let asked = engine.ledger.ask_refund(id, order, amount, why, engine.clock.now()).await;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::output::Format;
-use super::text::{Table, count, time};
+use super::text::{Table, count, instant, time};
 use crate::config::StoresConfig;
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ struct ReplayArguments {
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
     /// Everything that happened since then, such as 2026-11-23T09:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<Timestamp>,
 }
 

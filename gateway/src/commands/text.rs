@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 
 /// Columns as wide as their widest cell. A column whose header begins with `>` is flush right.
 pub(super) struct Table {
@@ -64,6 +64,13 @@ pub(super) fn with_next(table: &Table, next: Option<&dyn fmt::Display>) -> Strin
     next.map_or_else(|| table.to_string(), |next| format!("{table}\nmore: --after {next}"))
 }
 
+/// A time as RFC 3339 has it. With a zone behind it in brackets, the offset must be one that the zone has then: a clock that
+/// shows no such hour on that day is a mistake.
+pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
+    let read = if text.contains('[') { text.parse::<Zoned>().map(|at| at.timestamp()) } else { text.parse() };
+    read.map_err(|error| format!("{error}; a time is written as 2026-11-27T09:00:00Z"))
+}
+
 /// To the second; nobody's eyes need more.
 pub(super) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -90,5 +97,15 @@ mod tests {
     fn one_is_singular_and_times_end_with_the_second() {
         assert_eq!([0, 1, 2].map(|number| count(number, "unit")), ["0 units", "1 unit", "2 units"]);
         assert_eq!(time("2026-11-23T09:00:00.987654Z".parse().unwrap()), "2026-11-23T09:00:00Z");
+    }
+
+    #[test]
+    fn a_time_that_no_clock_in_its_zone_shows_is_refused() {
+        for given in ["2027-03-28T01:30:00Z", "2027-03-28T03:30:00+02:00[Europe/Berlin]"] {
+            assert_eq!(instant(given).map(|at| at.to_string()), Ok("2027-03-28T01:30:00Z".to_owned()), "{given}");
+        }
+        for given in ["2027-03-28T02:30:00+02:00[Europe/Berlin]", "2027-03-28T02:30:00", "tomorrow", ""] {
+            assert!(instant(given).is_err_and(|why| why.contains("2026-11-27T09:00:00Z")), "{given}");
+        }
     }
 }

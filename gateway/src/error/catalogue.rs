@@ -231,8 +231,9 @@ catalogue! {
         tells (limit);
     NotServed = CONFLICT "region_not_served", "Nothing is sent there in this currency",
         "Change the country in PUT /v1/me/checkout-profile, or what is in the cart.";
-    NotChargeable = CONFLICT "not_chargeable", "This amount cannot be charged",
-        "One charge is 0.01 to 999,999.99 in most currencies: order less, or in parts.";
+    NotChargeable { why: String = "0.10 EUR is less than 0.50 EUR, the least that the payment provider charges".to_owned() } =
+        CONFLICT "not_chargeable", "This amount cannot be charged",
+        "{why}: order more or less of it.";
     ClaimNotFound = NOT_FOUND "claim_not_found", "There is no such claim",
         "Check the id, and whose token you sent.";
     OrderNotFound = NOT_FOUND "order_not_found", "There is no such order",

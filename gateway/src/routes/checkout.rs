@@ -273,7 +273,7 @@ fn refusal(refused: CheckoutRefused) -> Problem {
             Problem::LinesRefused(faults.into_iter().map(line).collect())
         }
         CheckoutRefused::NoQuote(NoQuote::NotServed) => Problem::NotServed,
-        CheckoutRefused::NoQuote(NoQuote::NotChargeable) => Problem::NotChargeable,
+        CheckoutRefused::NoQuote(NoQuote::NotChargeable(why)) => Problem::NotChargeable { why },
         CheckoutRefused::PriceChanged { changes, total } => {
             let line = |change: doorbuster_engine::domain::checkout::PriceChange| LineProblem {
                 old_price: Some(change.old.into()),

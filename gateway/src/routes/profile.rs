@@ -127,8 +127,14 @@ fn check(profile: &Profile) -> Result<PaymentMethodId, Problem> {
     let mut errors = Vec::new();
     let mut wrong = |field: &str, detail: String| errors.push(FieldProblem::new(field, detail));
     let payment_method = profile.payment_method.parse::<PaymentMethodId>();
-    if let Err(error) = &payment_method {
-        wrong("payment_method", error.to_string());
+    match &payment_method {
+        Ok(method) if method.is_card_number() => wrong(
+            "payment_method",
+            "is a card number, which must not come here: send the name that the payment provider gave the card (pm_…)"
+                .to_owned(),
+        ),
+        Ok(_) => {}
+        Err(error) => wrong("payment_method", error.to_string()),
     }
     if let Err(error) = profile.email.parse::<Email>() {
         wrong("email", error.to_string());

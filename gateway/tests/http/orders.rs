@@ -100,6 +100,7 @@ async fn a_profile_that_does_not_fit_names_every_field_and_is_not_kept() {
     let table = [
         ("payment_method", json!("")),
         ("payment_method", json!("pm_card visa")),
+        ("payment_method", json!("4242424242424242")),
         ("payment_method", json!("p".repeat(256))),
         ("email", json!("ada")),
         ("email", json!(format!("ada@{}.com", "a".repeat(254)))),

@@ -27,8 +27,11 @@ async fn a_draft_is_changed_and_deleted_and_what_was_opened_is_not() {
     let (database_url, name) = new_database().await;
     let engine = engine(&database_url).await;
     make_drop(&engine, &name, &Sale { is_open: false, ..Sale::default() }).await;
-    let update =
-        ["drop", "update", &name, "--price", "shoe-42=9900", "--limit", "1", "--opens-at", "2030-01-01T00:00:00Z"];
+    let later = ["drop", "update", &name, "--opens-at", "2030-01-01T00:00:00Z"];
+    let (code, _, error) = run(&database_url, &later).await;
+    assert!(code == Some(1) && error.contains("buyers need at least ten minutes to pay"), "{error}");
+    let terms = ["--price", "shoe-42=9900", "--limit", "1", "--pay-by", "2030-01-02T00:00:00Z"];
+    let update = [&later[..], &terms].concat();
     let (code, said, error) = run(&database_url, &[&update[..], &["--json"]].concat()).await;
     assert_eq!(code, Some(0), "{error}");
     let shown = json(&said);

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use doorbuster_engine::domain::charges::check_refund;
 use doorbuster_engine::domain::fulfilment::{InvalidReturn, NewReturn, REASON_CHARACTERS_MAX, ReturnedLine, is_plain};
 use doorbuster_engine::domain::ids::{OrderId, RefundId, ReturnId, Serial};
 use doorbuster_engine::domain::money::{Currency, Money};
@@ -220,5 +221,6 @@ async fn currency_of(ops: &Ops, order: OrderId) -> Result<Currency, Problem> {
 }
 
 fn positive(field: &'static str, minor: i64, currency: Currency) -> Result<Money, Problem> {
-    if minor > 0 { Ok(Money::new(minor, currency)) } else { Err(Problem::field(field, "must be above 0")) }
+    let amount = Money::new(minor, currency);
+    check_refund(amount).map_err(|why| Problem::field(field, why.to_string())).map(|()| amount)
 }

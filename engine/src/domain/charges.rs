@@ -1,0 +1,249 @@
+//! What the payment provider can charge: the one table that catalog, drop, cart and refund ask.
+//!
+//! The provider takes amounts as whole numbers too, and for most currencies they are our minor units. Two of those that have
+//! no minor units it counts in hundredths all the same, which are always 00. Of three decimals it wants the last to be 0.
+//! Source: docs.stripe.com/currencies, "minimum and maximum charge amounts", "zero-decimal currencies", "three-decimal
+//! currencies" and "special cases".
+
+use super::money::{Currency, Money, MoneyError};
+
+/// Digits of the largest amount, in the provider's units.
+const DIGITS_MAX: u32 = 8;
+const DIGITS_MAX_IDR: u32 = 12;
+
+/// How a currency's amounts are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decimals {
+    None,
+    /// None for people; the provider wants hundredths, which are 00.
+    NoneSentAsTwo,
+    Two,
+    /// Three, of which the last is 0.
+    Three,
+}
+
+/// Every currency that the provider takes, with the smallest amount that it charges, in our minor units. 1: what the
+/// conversion into the account's own currency makes of that one's smallest amount.
+#[rustfmt::skip]
+const CURRENCIES: &[(&str, Decimals, i64)] = {
+    use Decimals::{NoneSentAsTwo as S, None as N, Three as D, Two as T};
+    &[
+        ("AED", T, 200), ("AFN", T, 1), ("ALL", T, 1), ("AMD", T, 1), ("ANG", T, 1), ("AOA", T, 1), ("ARS", T, 1),
+        ("AUD", T, 50), ("AWG", T, 1), ("AZN", T, 1), ("BAM", T, 1), ("BBD", T, 1), ("BDT", T, 1), ("BGN", T, 100),
+        ("BHD", D, 10), ("BIF", N, 1), ("BMD", T, 1), ("BND", T, 1), ("BOB", T, 1), ("BRL", T, 50), ("BSD", T, 1),
+        ("BWP", T, 1), ("BYN", T, 1), ("BZD", T, 1), ("CAD", T, 50), ("CDF", T, 1), ("CHF", T, 50), ("CLP", N, 1),
+        ("CNY", T, 1), ("COP", T, 1), ("CRC", T, 1), ("CVE", T, 1), ("CZK", T, 1_500), ("DJF", N, 1), ("DKK", T, 250),
+        ("DOP", T, 1), ("DZD", T, 1), ("EGP", T, 1), ("ETB", T, 1), ("EUR", T, 50), ("FJD", T, 1), ("FKP", T, 1),
+        ("GBP", T, 30), ("GEL", T, 1), ("GIP", T, 1), ("GMD", T, 1), ("GNF", N, 1), ("GTQ", T, 1), ("GYD", T, 1),
+        ("HKD", T, 400), ("HNL", T, 1), ("HTG", T, 1), ("HUF", T, 17_500), ("IDR", T, 1), ("ILS", T, 1), ("INR", T, 50),
+        ("ISK", S, 1), ("JMD", T, 1), ("JOD", D, 10), ("JPY", N, 50), ("KES", T, 1), ("KGS", T, 1), ("KHR", T, 1),
+        ("KMF", N, 1), ("KRW", N, 1), ("KWD", D, 10), ("KYD", T, 1), ("KZT", T, 1), ("LAK", T, 1), ("LBP", T, 1),
+        ("LKR", T, 1), ("LRD", T, 1), ("LSL", T, 1), ("MAD", T, 1), ("MDL", T, 1), ("MGA", N, 1), ("MKD", T, 1),
+        ("MMK", T, 1), ("MNT", T, 1), ("MOP", T, 1), ("MUR", T, 1), ("MVR", T, 1), ("MWK", T, 1), ("MXN", T, 1_000),
+        ("MYR", T, 200), ("MZN", T, 1), ("NAD", T, 1), ("NGN", T, 1), ("NIO", T, 1), ("NOK", T, 300), ("NPR", T, 1),
+        ("NZD", T, 50), ("OMR", D, 10), ("PAB", T, 1), ("PEN", T, 1), ("PGK", T, 1), ("PHP", T, 1), ("PKR", T, 1),
+        ("PLN", T, 200), ("PYG", N, 1), ("QAR", T, 1), ("RON", T, 200), ("RSD", T, 1), ("RUB", T, 1), ("RWF", N, 1),
+        ("SAR", T, 1), ("SBD", T, 1), ("SCR", T, 1), ("SEK", T, 300), ("SGD", T, 50), ("SHP", T, 1), ("SLE", T, 1),
+        ("SOS", T, 1), ("SRD", T, 1), ("STD", T, 1), ("SZL", T, 1), ("THB", T, 1_000), ("TJS", T, 1), ("TND", D, 10),
+        ("TOP", T, 1), ("TRY", T, 1), ("TTD", T, 1), ("TWD", T, 1), ("TZS", T, 1), ("UAH", T, 1), ("UGX", S, 1),
+        ("USD", T, 50), ("UYU", T, 1), ("UZS", T, 1), ("VND", N, 1), ("VUV", N, 1), ("WST", T, 1), ("XAF", N, 1),
+        ("XCD", T, 1), ("XCG", T, 1), ("XOF", N, 1), ("XPF", N, 1), ("YER", T, 1), ("ZAR", T, 1), ("ZMW", T, 1),
+    ]
+};
+
+/// Why the provider cannot charge, or give back, an amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotChargeable {
+    #[error("the payment provider does not take {0}: check the currency's code")]
+    UnknownCurrency(Currency),
+    #[error("{0} is not an amount of money that can be moved")]
+    NotPositive(Money),
+    #[error("{amount} is less than {minimum}, the least that the payment provider charges")]
+    BelowMinimum { amount: Money, minimum: Money },
+    #[error("{amount} is more than {maximum}, the most that the payment provider charges")]
+    AboveMaximum { amount: Money, maximum: Money },
+    #[error("{0} cannot be charged: the payment provider takes {currency} in steps of {step}",
+        currency = .0.currency, step = Money::new(step(.0.currency), .0.currency))]
+    BetweenSteps(Money),
+}
+
+fn row(currency: Currency) -> Option<(Decimals, i64)> {
+    let found = CURRENCIES.binary_search_by(|(code, ..)| (*code).cmp(currency.as_str())).ok()?;
+    let (_, decimals, minimum) = CURRENCIES[found];
+    Some((decimals, minimum))
+}
+
+/// Digits behind the decimal point, of a currency that the provider takes.
+pub(super) fn exponent(currency: Currency) -> Option<u32> {
+    Some(match row(currency)?.0 {
+        Decimals::None | Decimals::NoneSentAsTwo => 0,
+        Decimals::Two => 2,
+        Decimals::Three => 3,
+    })
+}
+
+/// The provider charges multiples of this, in our minor units.
+fn step(currency: Currency) -> i64 {
+    match row(currency) {
+        Some((Decimals::Three, _)) => 10,
+        _ => 1,
+    }
+}
+
+/// Of one of our minor units, so many are the provider's.
+fn provider_units(currency: Currency) -> i64 {
+    match row(currency) {
+        Some((Decimals::NoneSentAsTwo, _)) => 100,
+        _ => 1,
+    }
+}
+
+fn maximum(currency: Currency) -> Money {
+    let digits = if currency.as_str() == "IDR" { DIGITS_MAX_IDR } else { DIGITS_MAX };
+    let most = (10_i64.pow(digits) - 1) / provider_units(currency);
+    Money::new(most - most % step(currency), currency)
+}
+
+/// Whether goods can have this price: nothing, or what some order can be charged for. Several of them, or several goods,
+/// may come to the smallest charge together.
+pub fn check_price(price: Money) -> Result<(), NotChargeable> {
+    if price.amount_minor == 0 && row(price.currency).is_some() {
+        return Ok(());
+    }
+    check_refund(price)?;
+    check_maximum(price)
+}
+
+/// Whether the provider charges this amount as it stands.
+pub fn check_charge(amount: Money) -> Result<(), NotChargeable> {
+    check_refund(amount)?;
+    check_maximum(amount)?;
+    let minimum = row(amount.currency).map_or(1, |(_, minimum)| minimum);
+    if amount.amount_minor < minimum {
+        return Err(NotChargeable::BelowMinimum { amount, minimum: Money::new(minimum, amount.currency) });
+    }
+    Ok(())
+}
+
+/// Whether an amount may go back: it may be less than the smallest charge, and what was charged bounds it.
+pub fn check_refund(amount: Money) -> Result<(), NotChargeable> {
+    if row(amount.currency).is_none() {
+        return Err(NotChargeable::UnknownCurrency(amount.currency));
+    }
+    if amount.amount_minor <= 0 {
+        return Err(NotChargeable::NotPositive(amount));
+    }
+    if amount.amount_minor % step(amount.currency) != 0 {
+        return Err(NotChargeable::BetweenSteps(amount));
+    }
+    Ok(())
+}
+
+fn check_maximum(amount: Money) -> Result<(), NotChargeable> {
+    let maximum = maximum(amount.currency);
+    if amount.amount_minor > maximum.amount_minor {
+        return Err(NotChargeable::AboveMaximum { amount, maximum });
+    }
+    Ok(())
+}
+
+/// A share of an amount, in 1/100 of a percent, rounded half away from zero to what can be charged.
+pub fn share(of: Money, basis_points: u32) -> Result<Money, MoneyError> {
+    let whole = 10_000 * i128::from(step(of.currency));
+    let scaled = i128::from(of.amount_minor) * i128::from(basis_points);
+    let steps = (scaled.abs() + whole / 2) / whole * scaled.signum();
+    let minor = i64::try_from(steps * i128::from(step(of.currency))).map_err(|_| MoneyError::Overflow)?;
+    Ok(Money::new(minor, of.currency))
+}
+
+/// An amount as the provider writes it.
+pub fn to_provider(amount: Money) -> i64 {
+    amount.amount_minor.saturating_mul(provider_units(amount.currency))
+}
+
+/// What the provider means by an amount. `None`: it is none of ours, for it has a part of our smallest unit.
+pub fn from_provider(amount: i64, currency: Currency) -> Option<Money> {
+    let units = provider_units(currency);
+    (amount % units == 0).then(|| Money::new(amount / units, currency))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn money(minor: i64, code: &str) -> Money {
+        Money::new(minor, code.parse().unwrap())
+    }
+
+    #[test]
+    fn the_table_is_in_the_order_in_which_it_is_searched() {
+        assert!(CURRENCIES.is_sorted_by(|(one, ..), (next, ..)| one < next));
+    }
+
+    #[test]
+    fn what_the_provider_cannot_charge_is_named() {
+        for (minor, code) in [
+            (50, "EUR"),
+            (99_999_999, "EUR"),
+            (14_900, "JPY"),
+            (5_120, "KWD"),
+            (5_000, "ISK"),
+            (20_000, "UGX"),
+            (200_000_000, "IDR"),
+            (17_500, "HUF"),
+            (1, "MGA"),
+        ] {
+            assert_eq!(check_charge(money(minor, code)), Ok(()), "{minor} {code}");
+        }
+        let refused = |minor, code| check_charge(money(minor, code)).unwrap_err().to_string();
+        for (minor, code, why) in [
+            (10, "EUR", "0.10 EUR is less than 0.50 EUR, the least that the payment provider charges"),
+            (
+                100_000_000,
+                "EUR",
+                "1000000.00 EUR is more than 999999.99 EUR, the most that the payment provider charges",
+            ),
+            (1_000_000, "ISK", "1000000 ISK is more than 999999 ISK, the most that the payment provider charges"),
+            (5_124, "KWD", "5.124 KWD cannot be charged: the payment provider takes KWD in steps of 0.010 KWD"),
+            (500, "ZZZ", "the payment provider does not take ZZZ: check the currency's code"),
+            (0, "EUR", "0.00 EUR is not an amount of money that can be moved"),
+            (-1, "EUR", "-0.01 EUR is not an amount of money that can be moved"),
+        ] {
+            assert_eq!(refused(minor, code), why);
+        }
+    }
+
+    #[test]
+    fn a_price_may_be_less_than_a_charge_and_a_refund_too() {
+        for free in [money(0, "EUR"), money(10, "EUR"), money(0, "KWD")] {
+            assert_eq!(check_price(free), Ok(()));
+        }
+        assert!(matches!(check_price(money(0, "ZZZ")), Err(NotChargeable::UnknownCurrency(_))));
+        assert!(matches!(check_price(money(-1, "EUR")), Err(NotChargeable::NotPositive(_))));
+        assert_eq!(check_refund(money(10, "EUR")), Ok(()));
+        assert!(matches!(check_refund(money(5, "KWD")), Err(NotChargeable::BetweenSteps(_))));
+        assert!(matches!(check_refund(money(0, "EUR")), Err(NotChargeable::NotPositive(_))));
+    }
+
+    #[test]
+    fn shares_are_what_can_be_charged() {
+        // 5 % of 1.010 are 0.0505, and 0.055 is as far from 0.050 as from 0.060.
+        assert_eq!(share(money(1_010, "KWD"), 500), Ok(money(50, "KWD")));
+        assert_eq!(share(money(1_100, "KWD"), 500), Ok(money(60, "KWD")));
+        assert_eq!(share(money(50, "EUR"), 100), Ok(money(1, "EUR")));
+        assert_eq!(share(money(49, "EUR"), 100), Ok(money(0, "EUR")));
+        assert_eq!(share(money(-50, "EUR"), 100), Ok(money(-1, "EUR")));
+        assert!(share(money(i64::MAX, "EUR"), 20_000).is_err());
+    }
+
+    #[test]
+    fn the_provider_counts_two_currencies_in_hundredths() {
+        for (ours, theirs) in
+            [(money(5_000, "ISK"), 500_000), (money(5_000, "JPY"), 5_000), (money(5_000, "EUR"), 5_000)]
+        {
+            assert_eq!(to_provider(ours), theirs);
+            assert_eq!(from_provider(theirs, ours.currency), Some(ours));
+        }
+        assert_eq!(from_provider(150, "UGX".parse().unwrap()), None);
+    }
+}
