@@ -17,6 +17,7 @@ use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
 
 use crate::domain::claims::{ClaimOutcome, Quantity};
+use crate::domain::drops::DropState;
 use crate::domain::ids::{BuyerId, VariantNumber, WarehouseId};
 use crate::domain::rest::{Evidence, OldestRest, lease};
 use crate::ledger::readings::{Rests, Standing};
@@ -125,8 +126,11 @@ impl Engine {
         let holders = self.read_holders(live, position, &before).await?;
         let after = self.look_everywhere(live).await;
         let seen = |view: &View| (view.seq[position], view.free[position]);
+        // Of a drop that is paused or closed something else is to be said.
+        let sells = |view: &View| view.state == DropState::Open.as_str();
         let stood_still = after.error().is_none()
             && before.len() == after.views.len()
+            && after.views.iter().flatten().all(sells)
             && before.iter().zip(after.views.iter().flatten()).all(|(before, after)| seen(before) == seen(after));
         if !stood_still {
             return Ok(());

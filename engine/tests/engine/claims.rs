@@ -5,7 +5,7 @@ use doorbuster_engine::domain::ids::{Serial, VariantNumber};
 use doorbuster_engine::flows::LiveDrop;
 use futures_util::future::join_all;
 
-use crate::harness::{World, buyer, claim, taken};
+use crate::harness::{World, buyer, claim, is_on_cluster, taken};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_is_sold_exactly_and_then_refused() {
@@ -198,4 +198,13 @@ async fn holders_are_read_again_when_their_variant_has_changed_and_only_then() {
     }
     assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 2).await, replayed);
     assert_eq!(readings().await, second, "nothing has happened to the variant that is asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drop_usually_has_two_warehouses_for_each_primary() {
+    let world = World::new().await;
+    let primaries = if is_on_cluster() { 3 } else { 1 };
+    assert_eq!(world.engine.usual_warehouses().await.unwrap(), 2 * primaries);
+    let live = world.open(&[60], 2 * primaries, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
 }

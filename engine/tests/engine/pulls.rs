@@ -349,3 +349,18 @@ async fn what_moves_of_another_variant_holds_up_no_refusal() {
     let sold = join_all((10..20).map(|who| world.claim_until_answered(&live, who, "k", 1, 1))).await;
     assert_eq!(sold.iter().filter(|outcome| matches!(outcome, ClaimOutcome::Taken { .. })).count(), 6);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_closed_drop_hears_soon_that_it_is_closed_however_many_ask() {
+    let world = World::new().await;
+    let live = world.open(&[1], 2, 1).await;
+    taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
+    assert_eq!(world.claim_until_answered(&live, 2, "k", 0, 1).await, ClaimOutcome::SoldOut);
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    // So many that what a gateway remembers of the sale is asked for again before it runs out.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while world.claim_until_answered(&live, 3, "k", 0, 1).await != ClaimOutcome::Closed {
+        assert!(Instant::now() < deadline, "a closed drop is called sold out");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
