@@ -553,11 +553,10 @@ fn has_same_terms(one: &SaleDrop, other: &SaleDrop) -> bool {
 
 /// Why the provider could not take the price of some order of this drop, which has passed [`NewDrop::check`].
 pub(super) fn why_not_chargeable(new: &NewDrop) -> Option<String> {
-    let shipping = Money::new(new.shipping_minor, new.currency);
     new.variants.iter().find_map(|variant| {
         let price = Money::new(variant.price_minor, new.currency);
         (1..=new.buyer_limit).find_map(|quantity| {
-            let totals = Totals::of_units(price, quantity, new.tax_basis_points, shipping);
+            let totals = Totals::of_units(price, quantity, &new.rate());
             let total = totals.expect("the check found that it fits").total;
             check_chargeable(total).err().map(|error| format!("{quantity} × {}: {error}", variant.sku))
         })
