@@ -141,10 +141,17 @@ async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
             price: Money::new(900, currency),
             from: Source::Shelves(case.way),
         };
-        let rate = Rate { tax_basis_points: 1_900, shipping: Money::new(490, currency), free_shipping_from: None };
+        let rate = Rate {
+            tax_basis_points: 1_900,
+            shipping_tax_basis_points: None,
+            shipping: Money::new(490, currency),
+            free_shipping_from: None,
+        };
         let totals = Totals::of(sale.price, &rate).expect("a price");
         let line = Line { price_at_add: sale.price, sale, quantity: 1 };
-        Quote { goods: Some(Goods { lines: vec![line], totals }), drop_line: None, total: totals.total }
+        let (tax_basis_points, shipping_tax_basis_points) = (rate.tax_basis_points, rate.shipping_tax());
+        let goods = Goods { lines: vec![line], totals, tax_basis_points, shipping_tax_basis_points };
+        Quote { goods: Some(goods), drop_line: None, total: totals.total }
     });
     let quotes = quotes.collect::<Vec<_>>();
     let began = Instant::now();

@@ -155,6 +155,9 @@ pub struct OutboxConfig {
     /// The link to an order that mails carry: https://shop.example/orders/{order}
     #[arg(long, env = "DOORBUSTER_ORDER_LINK", value_name = "URL")]
     pub order_link: Option<String>,
+    /// The link to an order's invoice that confirmations carry: https://shop.example/orders/{order}/invoice
+    #[arg(long, env = "DOORBUSTER_INVOICE_LINK", value_name = "URL")]
+    pub invoice_link: Option<String>,
     /// Endpoints of webhooks, comma-separated: shop=https://shop.example/hooks
     #[arg(long, env = "DOORBUSTER_WEBHOOKS", hide_env_values = true, value_delimiter = ',', value_name = "NAME=URL")]
     pub webhooks: Vec<Secret>,
@@ -629,10 +632,13 @@ impl OutboxConfig {
             url: url.expose().to_owned(),
             from: self.mail_from.clone().unwrap_or_default(),
             order_link: self.order_link.clone(),
+            invoice_link: self.invoice_link.clone(),
             send_timeout: MAIL_SEND_TIMEOUT,
         };
         let mailer = Mailer::new(&settings);
-        mailer.map(Some).map_err(|error| BadConfig(format!("--smtp-url, --mail-from, --order-link: {error}")))
+        mailer
+            .map(Some)
+            .map_err(|error| BadConfig(format!("--smtp-url, --mail-from, --order-link, --invoice-link: {error}")))
     }
 
     pub fn delivery(&self) -> DeliverySettings {

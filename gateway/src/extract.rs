@@ -18,6 +18,9 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// The one variable part of a path.
 pub struct PathText(pub String);
 
+/// The two variable parts of a path.
+pub struct PathPair(pub String, pub String);
+
 /// The header `Idempotency-Key`, without which nothing that has an effect is done.
 pub struct Key(pub IdempotencyKey);
 
@@ -52,6 +55,16 @@ impl<S: Send + Sync> FromRequestParts<S> for PathText {
         // Refused only when it is not UTF-8, and then nothing has that name.
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| Problem::NotFound)?;
         Ok(Self(text))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PathPair {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let pair = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((first, second)) = pair.map_err(|_| Problem::NotFound)?;
+        Ok(Self(first, second))
     }
 }
 

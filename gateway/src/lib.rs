@@ -30,6 +30,7 @@ mod middleware;
 pub mod words;
 pub mod openapi;
 pub mod docs_page;
+pub mod documents;
 pub mod telemetry;
 pub mod demo;
 

@@ -54,7 +54,8 @@ struct Base;
     ),
     components(schemas(
         crate::error::ProblemBody, webhooks::WebhookEvent, webhooks::PaymentFailedDetail, webhooks::OrderCancelledDetail,
-        webhooks::RefundIssuedDetail, webhooks::OrderShippedDetail, webhooks::OrderReturnedDetail
+        webhooks::RefundIssuedDetail, webhooks::RefundFailedDetail, webhooks::OrderShippedDetail,
+        webhooks::OrderReturnedDetail
     ))
 )]
 struct OperatorsBase;

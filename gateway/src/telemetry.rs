@@ -123,6 +123,10 @@ const GAUGES: &[(&str, &str)] = &[
     ("doorbuster_payments_open", "Payments that are not over, by state"),
     ("doorbuster_webhook_events_waiting", "Events of the payment provider's that wait to be dealt with"),
     ("doorbuster_reconcile_findings_open", "Disagreements with the payment provider that nobody has settled"),
+    (
+        "doorbuster_reconcile_strangers",
+        "Payments and refunds of others on the same account of the payment provider, as the last sweep saw them",
+    ),
     ("doorbuster_connections_open", "Open connections of the public listener"),
 ];
 

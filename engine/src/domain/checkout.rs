@@ -62,6 +62,9 @@ pub struct Quote {
 pub struct Goods {
     pub lines: Vec<Line>,
     pub totals: Totals,
+    /// What they are taxed with, and shipping.
+    pub tax_basis_points: u32,
+    pub shipping_tax_basis_points: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +150,8 @@ impl Quote {
                     .try_fold(nothing, |sum, line| sum.plus(line.sale.price.times(line.quantity)?))
                     .map_err(not_chargeable)?;
                 let totals = Totals::of(subtotal, rate).map_err(not_chargeable)?;
-                Some(Goods { lines: goods, totals })
+                let (tax_basis_points, shipping_tax_basis_points) = (rate.tax_basis_points, rate.shipping_tax());
+                Some(Goods { lines: goods, totals, tax_basis_points, shipping_tax_basis_points })
             }
         };
         let drop_line = match drop_line {
@@ -201,7 +205,12 @@ mod tests {
     }
 
     fn rate() -> Rate {
-        Rate { tax_basis_points: 1_900, shipping: euros(490), free_shipping_from: None }
+        Rate {
+            tax_basis_points: 1_900,
+            shipping_tax_basis_points: None,
+            shipping: euros(490),
+            free_shipping_from: None,
+        }
     }
 
     fn shelf(id: i32, price: Money) -> ForSale {
@@ -216,7 +225,12 @@ mod tests {
     }
 
     fn of_drop(id: i32, price: Money) -> ForSale {
-        let rate = Rate { tax_basis_points: 700, shipping: euros(100), free_shipping_from: None };
+        let rate = Rate {
+            tax_basis_points: 700,
+            shipping_tax_basis_points: Some(0),
+            shipping: euros(100),
+            free_shipping_from: None,
+        };
         let offer = DropOffer { drop: DropId(1), name: "d".parse().unwrap(), number: VariantNumber(0), rate };
         ForSale { from: Source::Drop(offer), ..shelf(id, price) }
     }
@@ -238,10 +252,10 @@ mod tests {
         let quote = quote.unwrap();
         let goods = quote.goods.as_ref().unwrap();
         assert_eq!(goods.lines.iter().map(|line| line.sale.variant_id.0).collect::<Vec<_>>(), [1, 2]);
-        // 19 % of 332 is 63.08; 7 % of 500 is 35.
-        assert_eq!((goods.totals.subtotal, goods.totals.total), (euros(332), euros(332 + 63 + 490)));
+        // 19 % of 332 is 63.08, and of shipping 93.1; 7 % of 500 is 35.
+        assert_eq!((goods.totals.subtotal, goods.totals.total), (euros(332), euros(332 + 63 + 490 + 93)));
         assert_eq!(quote.drop_line.as_ref().unwrap().totals.total, euros(500 + 35 + 100));
-        assert_eq!(quote.total, euros(885 + 635));
+        assert_eq!(quote.total, euros(978 + 635));
         let changes = quote.price_changes();
         let seen = changes.iter().map(|change| (change.variant_id.0, change.old, change.new)).collect::<Vec<_>>();
         assert_eq!(seen, [(2, euros(100), euros(33)), (3, euros(100), euros(500))]);
@@ -268,7 +282,8 @@ mod tests {
     fn what_cannot_be_charged_is_no_quote() {
         let cart = [CartLine { variant_id: VariantId(1), quantity: 999, price_at_add: euros(1) }];
         let sales = |price| HashMap::from([(VariantId(1), shelf(1, price))]);
-        let free = Rate { tax_basis_points: 0, shipping: euros(0), free_shipping_from: None };
+        let free =
+            Rate { tax_basis_points: 0, shipping_tax_basis_points: None, shipping: euros(0), free_shipping_from: None };
         for (price, why) in [(0, "0.00 EUR is not"), (100_101, "more than 999999.99 EUR"), (i64::MAX / 2, "64 bits")] {
             let refused = Quote::of(&cart, sales(euros(price)), Some(&free));
             assert!(matches!(&refused, Err(NoQuote::NotChargeable(said)) if said.contains(why)), "{refused:?}");

@@ -128,6 +128,7 @@ mod tests {
             buyer_limit: 2,
             home_key: 7,
             tax_basis_points: 1_900,
+            shipping_tax_basis_points: None,
             shipping: Money::new(490, currency),
             opens_at: Some(at(100)),
             closes_at: Some(at(200)),

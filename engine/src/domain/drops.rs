@@ -9,7 +9,7 @@ use super::charges::{NotChargeable, check_charge};
 use super::claims::Acknowledgement;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
-use super::pricing::Totals;
+use super::pricing::{Rate, Totals};
 
 /// A drop has at most this many variants: they are numbered in one byte, and a batch may name every one of them.
 pub const MAX_VARIANTS: usize = 32;
@@ -94,6 +94,8 @@ pub struct SaleDrop {
     pub buyer_limit: u32,
     pub home_key: u64,
     pub tax_basis_points: u32,
+    /// What shipping is taxed with. `None`: as the goods are. Drops made before there was VAT on shipping have 0.
+    pub shipping_tax_basis_points: Option<u32>,
     pub shipping: Money,
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
@@ -124,6 +126,16 @@ impl SaleDrop {
     /// The drop's own hash of a buyer: decides his home, and stands for him where his id would take too much room.
     pub fn hash_of(&self, buyer: &BuyerId) -> u64 {
         xxh3_64_with_seed(buyer.as_str().as_bytes(), self.home_key)
+    }
+
+    /// What its orders cost beside their goods.
+    pub fn rate(&self) -> Rate {
+        Rate {
+            tax_basis_points: self.tax_basis_points,
+            shipping_tax_basis_points: self.shipping_tax_basis_points,
+            shipping: self.shipping,
+            free_shipping_from: None,
+        }
     }
 
     pub fn variant(&self, number: VariantNumber) -> Option<&DropVariant> {
@@ -232,6 +244,16 @@ impl NewDrop {
         }
     }
 
+    /// What its orders will cost beside their goods.
+    pub fn rate(&self) -> Rate {
+        Rate {
+            tax_basis_points: self.tax_basis_points,
+            shipping_tax_basis_points: None,
+            shipping: Money::new(self.shipping_minor, self.currency),
+            free_shipping_from: None,
+        }
+    }
+
     pub fn check(&self) -> Result<(), InvalidDrop> {
         if !is_name(&self.product_name) {
             return Err(InvalidDrop::ProductName);
@@ -279,9 +301,8 @@ impl NewDrop {
                 return Err(InvalidDrop::NoUnits(variant.sku.clone()));
             }
             let price = Money::new(variant.price_minor, self.currency);
-            let shipping = Money::new(self.shipping_minor, self.currency);
             for quantity in 1..=self.buyer_limit {
-                let totals = Totals::of_units(price, quantity, self.tax_basis_points, shipping);
+                let totals = Totals::of_units(price, quantity, &self.rate());
                 let total = totals.map_err(|_| InvalidDrop::Amount)?.total;
                 check_charge(total).map_err(|why| InvalidDrop::NotChargeable {
                     sku: variant.sku.clone(),

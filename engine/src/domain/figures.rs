@@ -82,6 +82,7 @@ mod tests {
             buyer_limit: 2,
             home_key: 7,
             tax_basis_points: 0,
+            shipping_tax_basis_points: None,
             shipping: Money::zero(currency),
             opens_at: None,
             closes_at: None,

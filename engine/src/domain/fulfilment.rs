@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::credits::RefundOf;
 use super::ids::{InvalidId, Serial};
 use super::money::Money;
 
@@ -51,9 +52,12 @@ pub struct ReturnedLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewReturn {
     pub lines: Vec<ReturnedLine>,
-    /// What goes back to the buyer with it.
+    /// How much goes back to the buyer with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund: Option<Money>,
+    /// Instead of an amount: what these goods are worth goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_of: Option<RefundOf>,
 }
 
 /// Why a return is none, whatever the order.
@@ -122,7 +126,7 @@ mod tests {
             serials: serials.iter().copied().map(Serial).collect(),
             restock: true,
         };
-        let check = |lines: &[ReturnedLine]| NewReturn { lines: lines.to_vec(), refund: None }.check();
+        let check = |lines: &[ReturnedLine]| NewReturn { lines: lines.to_vec(), refund: None, refund_of: None }.check();
         assert_eq!(check(&[line(1, 1, &[]), line(2, 2, &[7, 4])]), Ok(()));
         assert_eq!(check(&[]), Err(InvalidReturn::Empty));
         assert_eq!(check(&[line(1, 1, &[]), line(1, 1, &[])]), Err(InvalidReturn::LineTwice(1)));

@@ -13,6 +13,8 @@ pub mod imports;
 pub mod clock;
 pub mod progress;
 pub mod pricing;
+pub mod credits;
+pub mod documents;
 pub mod drops;
 pub mod drafts;
 pub mod grant_kinds;

@@ -97,19 +97,24 @@ impl Money {
         let product = self.amount_minor.checked_mul(i64::from(count)).ok_or(MoneyError::Overflow)?;
         Ok(Self::new(product, self.currency))
     }
-}
 
-impl fmt::Display for Money {
-    /// `149.00 EUR`, `149 JPY`: for people; machines read `amount_minor`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// `149.00`, `149`: a decimal number without its currency, for columns that have it beside them.
+    pub fn decimal(self) -> String {
         let exponent = self.currency.exponent();
         let sign = if self.amount_minor < 0 { "-" } else { "" };
         let unit = 10_u64.pow(exponent);
         let (whole, rest) = (self.amount_minor.unsigned_abs() / unit, self.amount_minor.unsigned_abs() % unit);
         match exponent {
-            0 => write!(f, "{sign}{whole} {}", self.currency),
-            width => write!(f, "{sign}{whole}.{rest:0width$} {}", self.currency, width = width as usize),
+            0 => format!("{sign}{whole}"),
+            width => format!("{sign}{whole}.{rest:0width$}", width = width as usize),
         }
+    }
+}
+
+impl fmt::Display for Money {
+    /// `149.00 EUR`, `149 JPY`: for people; machines read `amount_minor`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.decimal(), self.currency)
     }
 }
 
@@ -126,6 +131,7 @@ mod tests {
         assert_eq!(money(14_900, "EUR").to_string(), "149.00 EUR");
         assert_eq!(money(14_900, "JPY").to_string(), "14900 JPY");
         assert_eq!(money(-1_005, "KWD").to_string(), "-1.005 KWD");
+        assert_eq!((money(-5, "EUR").decimal(), money(7, "JPY").decimal()), ("-0.05".to_owned(), "7".to_owned()));
     }
 
     #[test]

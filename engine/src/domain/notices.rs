@@ -43,6 +43,14 @@ pub enum Notice {
         amount: Money,
         is_full: bool,
     },
+    /// It did not go through, or came back from the buyer's bank; the money is with the shop.
+    RefundFailed {
+        refund: RefundId,
+        amount: Money,
+        /// The buyer was told that they have it.
+        #[serde(default)]
+        was_issued: bool,
+    },
     /// It is being packed.
     OrderProcessing,
     OrderShipped {
@@ -106,7 +114,7 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 14] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 15] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
@@ -116,6 +124,7 @@ impl Notice {
             Self::OrderCancelled { is_refunded: true },
             Self::RefundIssued { refund, amount, is_full: true },
             Self::RefundIssued { refund, amount, is_full: false },
+            Self::RefundFailed { refund, amount, was_issued: true },
             Self::OrderProcessing,
             Self::OrderShipped { tracking: Tracking::sample() },
             Self::OrderDelivered,
@@ -134,6 +143,7 @@ impl Notice {
             Self::PaymentFailed { .. } => "payment_failed",
             Self::OrderCancelled { .. } => "order_cancelled",
             Self::RefundIssued { .. } => "refund_issued",
+            Self::RefundFailed { .. } => "refund_failed",
             Self::OrderProcessing => "order_processing",
             Self::OrderShipped { .. } => "order_shipped",
             Self::OrderDelivered => "order_delivered",
@@ -153,6 +163,7 @@ impl Notice {
             Self::PaymentFailed { .. } => "order.payment_failed",
             Self::OrderCancelled { .. } => "order.cancelled",
             Self::RefundIssued { .. } => "order.refund_issued",
+            Self::RefundFailed { .. } => "order.refund_failed",
             Self::OrderProcessing => "order.processing",
             Self::OrderShipped { .. } => "order.shipped",
             Self::OrderDelivered => "order.delivered",
@@ -165,14 +176,15 @@ impl Notice {
     /// Which one, where an order can have several of this kind.
     pub fn about(&self) -> String {
         match self {
-            Self::RefundIssued { refund, .. } => refund.to_string(),
+            Self::RefundIssued { refund, .. } | Self::RefundFailed { refund, .. } => refund.to_string(),
             Self::OrderReturned { id, .. } => id.to_string(),
             _ => String::new(),
         }
     }
 
     pub fn is_mailed(&self) -> bool {
-        !matches!(self, Self::OrderCreated)
+        // Of a refund that never arrived the buyer has not been told; a person looks for another way.
+        !matches!(self, Self::OrderCreated | Self::RefundFailed { was_issued: false, .. })
     }
 
     pub fn event_id(&self, order: OrderId) -> EventId {
@@ -217,7 +229,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 14] {
+    fn samples() -> [Notice; 15] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

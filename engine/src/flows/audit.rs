@@ -59,8 +59,10 @@ pub struct AuditReport {
     /// Ordinary stock; all of one instant, however busy.
     pub stock: StockAudit,
     pub violations: Vec<Violation>,
-    /// Captured charges at the provider, if it was asked.
+    /// Captured charges of orders of ours at the provider, if it was asked.
     pub captures: Option<usize>,
+    /// Captured charges there that name no order of ours: somebody else's on the same account.
+    pub strangers: usize,
 }
 
 /// What there is of ordinary stock.
@@ -146,11 +148,11 @@ impl Engine {
         if let Some(provider) = provider {
             let intents = all_intents(provider).await?;
             let captured = intents.iter().filter(|intent| intent.status == IntentStatus::Succeeded).collect::<Vec<_>>();
-            report.captures = Some(captured.len());
             // Of drops that are archived, or orders of carts: not audited here, and not strange either.
-            let named = captured.iter().filter_map(|intent| order_named(intent)).collect::<Vec<_>>();
+            let named = captured.iter().filter_map(|intent| intent.order_named()).collect::<Vec<_>>();
             let existing = self.ledger.existing_orders(&named).await?;
-            check_captures(&orders, &existing, &captured, &mut report.violations);
+            report.strangers = check_captures(&orders, &existing, &captured, &mut report.violations);
+            report.captures = Some(captured.len() - report.strangers);
         }
         metrics::gauge!("doorbuster_audit_violations").set(report.violations.len() as f64);
         Ok(report)
@@ -586,26 +588,20 @@ async fn page_of_intents(
     }
 }
 
-fn order_named(intent: &Intent) -> Option<OrderId> {
-    intent.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId)
-}
-
-/// At most one captured charge an order; every capture has its sold order, every sold order its capture.
+/// At most one captured charge an order; every capture has its sold order, every sold order its capture. Answers how
+/// many captures are nobody's here.
 fn check_captures(
     orders: &HashMap<OrderId, (DropName, crate::ledger::audit::OrderFact)>,
     existing: &HashSet<OrderId>,
     captured: &[&Intent],
     violations: &mut Vec<Violation>,
-) {
+) -> usize {
+    let mut strangers = 0;
     let mut by_order: HashMap<OrderId, Vec<&Intent>> = HashMap::new();
     for intent in captured.iter().copied() {
-        match order_named(intent).filter(|order| existing.contains(order)) {
+        match intent.order_named().filter(|order| existing.contains(order)) {
             Some(order) => by_order.entry(order).or_default().push(intent),
-            None => violations.push(Violation {
-                rule: "capture_without_order",
-                drop: String::new(),
-                detail: format!("intent {} was captured for no order of ours", intent.id.0),
-            }),
+            None => strangers += 1,
         }
     }
     for (id, (drop, order)) in orders {
@@ -628,4 +624,5 @@ fn check_captures(
             violation("captured_without_sale", format!("order {id} is {} and was captured", order.status.as_str()));
         }
     }
+    strangers
 }

@@ -8,10 +8,12 @@
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 
-use crate::domain::ids::OrderId;
+use crate::domain::ids::{IntentId, OrderId, ProviderRefundId};
 use crate::domain::payments::ask_again;
 use crate::ledger::news::{EventEnd, EventStored, LeasedEvent, NewEvent};
 use crate::ledger::payments::PaymentSettled;
+use crate::ledger::reconcile::{FindingKind, NewFinding};
+use crate::ledger::refunds::RefundSettled;
 use crate::provider::{Event, Intent, IntentStatus, ProviderClient, ProviderError};
 use crate::steps;
 
@@ -116,11 +118,12 @@ impl Engine {
             });
         };
         if event.object == "dispute" {
-            let kind = &event.kind;
-            tracing::error!(%order, kind, "{kind}: the buyer of order {order} disputes the charge; a person must answer");
-            return Ok(Dealt::Known);
+            return self.dispute(order, event).await;
         }
-        if event.object == "refund" || event.kind.starts_with("charge.refund") {
+        if event.object == "refund" {
+            return self.take_over_refund(provider, order, &ProviderRefundId(event.object_id.clone())).await;
+        }
+        if event.kind.starts_with("charge.refund") {
             // The refund's own row and worker know which of them it is.
             self.ledger.bring_forward(order, self.clock.now()).await?;
             return Ok(Dealt::Known);
@@ -133,6 +136,54 @@ impl Engine {
             Err(ProviderError::NotFound) => Ok(Dealt::Kept("the provider knows no such intent")),
             Err(error) => {
                 tracing::debug!(%order, %error, "the intent of order {order} could not be read: {error}");
+                Ok(Dealt::Kept("the provider could not be asked"))
+            }
+        }
+    }
+
+    /// A buyer's bank wants the money back: a person must answer. What it moves is booked when its day is closed.
+    async fn dispute(&self, order: OrderId, event: &LeasedEvent) -> Result<Dealt, EngineError> {
+        let kind = &event.kind;
+        let finding = NewFinding {
+            kind: FindingKind::Disputed,
+            intent: IntentId(event.object_id.clone()),
+            order: Some(order),
+            detail: format!("{kind}: the buyer of order {order} disputes the charge"),
+            is_settled: false,
+        };
+        if self.ledger.store_finding(&finding, self.clock.now()).await? {
+            metrics::counter!("doorbuster_reconcile_findings_total", "kind" => finding.kind.as_str()).increment(1);
+            tracing::error!(%order, kind, "{kind}: the buyer of order {order} disputes it; a person must answer");
+        }
+        Ok(Dealt::Known)
+    }
+
+    /// Takes the provider's word on a refund, which may come back long after it had arrived.
+    async fn take_over_refund(
+        &self,
+        provider: &ProviderClient,
+        order: OrderId,
+        id: &ProviderRefundId,
+    ) -> Result<Dealt, EngineError> {
+        let Some((order, refund)) = self.ledger.refund_by_provider_id(id).await? else {
+            if self.ledger.pending_refund(order).await?.is_none() {
+                return Ok(Dealt::Known);
+            }
+            // The worker that sent it is about to write down its id.
+            self.ledger.bring_forward(order, self.clock.now()).await?;
+            return Ok(Dealt::Kept("no refund of its order has its id yet"));
+        };
+        match provider.read_refund(id).await {
+            Ok(found) => {
+                let settled = self.settle_refund_read_back(order, refund, &found).await?;
+                Ok(match settled {
+                    RefundSettled::Succeeded | RefundSettled::Failed => Dealt::Settled,
+                    RefundSettled::Waiting | RefundSettled::NoChange => Dealt::Known,
+                })
+            }
+            Err(ProviderError::NotFound) => Ok(Dealt::Kept("the provider knows no such refund")),
+            Err(error) => {
+                tracing::debug!(%order, %error, "the refund {refund} of order {order} could not be read: {error}");
                 Ok(Dealt::Kept("the provider could not be asked"))
             }
         }

@@ -1,15 +1,20 @@
-//! The sweep: the provider's list of intents against our payments, and ours against its. What the two disagree about is
-//! kept and counted; what the provider's word can settle is settled by the function that settles everything.
+//! The sweep: the provider's list of intents against our payments, its list of refunds against our refunds, and ours
+//! against its. What the two disagree about is kept and counted; what the provider's word can settle is settled by the
+//! functions that settle everything.
+//!
+//! The account may have other users. An intent that names no order of ours, and a refund of one, is a stranger's: they
+//! are one number, and no finding.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::ids::IntentId;
-use crate::domain::payments::PaymentState;
+use crate::domain::ids::{IntentId, OrderId, ProviderRefundId};
+use crate::domain::payments::{PaymentState, RefundState, RefundVerdict};
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::reconcile::{FindingKind, KnownPayment, NewFinding};
-use crate::provider::{Intent, IntentStatus, PAGE_LIMIT_MAX, ProviderClient, ProviderError};
+use crate::ledger::refunds::{KnownRefund, RefundSettled};
+use crate::provider::{Intent, IntentStatus, PAGE_LIMIT_MAX, ProviderClient, ProviderError, Refund};
 use crate::steps;
 
 use super::engine::{Engine, EngineError};
@@ -18,6 +23,8 @@ use super::engine::{Engine, EngineError};
 const OVERLAP: SignedDuration = SignedDuration::from_hours(48);
 /// How far the first one goes back.
 const FIRST_REACH: SignedDuration = SignedDuration::from_hours(24 * 30);
+/// How far refunds are looked at: one may come back weeks after it had arrived. They are far fewer than charges.
+const REFUND_REACH: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// What is younger than this is still being worked on.
 const GRACE: SignedDuration = SignedDuration::from_mins(5);
 /// After one that could not come to its end.
@@ -38,8 +45,12 @@ pub struct SweepReport {
     pub known: usize,
     /// Intents that hold no money and are nobody's: what is left of a create without an answer.
     pub unused: usize,
+    /// Refunds of the provider's list that are ours.
+    pub refunds: usize,
+    /// Intents and refunds of others on the same account.
+    pub strangers: usize,
     pub findings: Vec<NewFinding>,
-    /// Findings that were settled.
+    /// Findings that were settled, and refunds whose end nobody had told us.
     pub settled: usize,
 }
 
@@ -105,6 +116,7 @@ impl Engine {
             let ids = page.data.iter().map(|intent| intent.id.0.as_str()).collect::<Vec<_>>();
             let known = self.ledger.payments_of_intents(&ids).await?;
             let known = known.into_iter().map(|payment| (payment.intent.clone(), payment)).collect::<HashMap<_, _>>();
+            let named = self.orders_named(&page.data).await?;
             for intent in &page.data {
                 captured.insert(intent.id.clone(), intent.status == IntentStatus::Succeeded);
                 if intent.created >= until {
@@ -113,7 +125,7 @@ impl Engine {
                 report.intents += 1;
                 match known.get(&intent.id) {
                     Some(payment) => self.compare(provider, payment, intent, &mut report).await?,
-                    None => self.nobodys(intent, &mut report).await?,
+                    None => self.nobodys(intent, &named, &mut report).await?,
                 }
             }
             if !page.has_more || after.is_none() {
@@ -125,7 +137,122 @@ impl Engine {
         for payment in unseen.collect::<Vec<_>>() {
             self.look_for(provider, &payment, &mut report).await?;
         }
+        self.sweep_refunds(provider, since, until, &mut report).await?;
+        metrics::gauge!("doorbuster_reconcile_strangers").set(report.strangers as f64);
         Ok(report)
+    }
+
+    /// Which orders of ours these intents name.
+    async fn orders_named(&self, intents: &[Intent]) -> Result<HashSet<OrderId>, EngineError> {
+        let named = intents.iter().filter_map(Intent::order_named).collect::<Vec<_>>();
+        Ok(self.ledger.existing_orders(&named).await?)
+    }
+
+    /// Compares the refunds of the provider's list with ours, and ours with them.
+    async fn sweep_refunds(
+        &self,
+        provider: &ProviderClient,
+        since: Timestamp,
+        until: Timestamp,
+        report: &mut SweepReport,
+    ) -> Result<(), EngineError> {
+        let reach = since.min(until.checked_sub(REFUND_REACH).unwrap_or(Timestamp::MIN));
+        let mut listed = HashSet::new();
+        let mut after: Option<ProviderRefundId> = None;
+        for page_number in 0.. {
+            if page_number == PAGES_MAX {
+                return Err(EngineError::Provider(format!("the list of refunds has more than {PAGES_MAX} pages")));
+            }
+            let page = provider.list_refunds_since(reach, after.as_ref(), PAGE_LIMIT_MAX).await;
+            let page = page.map_err(|error| EngineError::Provider(error.to_string()))?;
+            after = page.data.last().map(|refund| refund.id.clone());
+            let provider_ids = page.data.iter().map(|refund| refund.id.0.as_str()).collect::<Vec<_>>();
+            let ids =
+                page.data.iter().filter_map(|refund| refund.refund_id.as_deref()?.parse().ok()).collect::<Vec<_>>();
+            let known = self.ledger.known_refunds(&ids, &provider_ids).await?;
+            let intents = page.data.iter().filter_map(|refund| refund.intent.as_ref()).collect::<Vec<_>>();
+            let intents = intents.iter().map(|intent| intent.0.as_str()).collect::<Vec<_>>();
+            let payments = self.ledger.payments_of_intents(&intents).await?;
+            for refund in &page.data {
+                listed.insert(refund.id.clone());
+                if refund.created >= until {
+                    continue;
+                }
+                let by_provider = known.iter().find(|known| known.provider_refund.as_ref() == Some(&refund.id));
+                let by_name = || known.iter().find(|known| refund.refund_id == Some(known.refund.to_string()));
+                let payment = payments.iter().find(|payment| refund.intent.as_ref() == Some(&payment.intent));
+                match (by_provider.or_else(by_name), payment) {
+                    (Some(known), _) => self.compare_refund(known, refund, report).await?,
+                    (None, Some(payment)) => {
+                        let detail =
+                            format!("{:?} over {}, and nobody here asked for it", refund.status, refund.amount);
+                        self.found_of_refund(FindingKind::UnknownRefund, &refund.id, payment.order, detail, report)
+                            .await?;
+                    }
+                    (None, None) => report.strangers += 1,
+                }
+            }
+            if !page.has_more || after.is_none() {
+                break;
+            }
+        }
+        let arrived = self.ledger.arrived_between(since, until).await?;
+        let is_unseen = |known: &KnownRefund| known.provider_refund.as_ref().is_some_and(|id| !listed.contains(id));
+        for known in arrived.into_iter().filter(is_unseen).take(READS_MAX).collect::<Vec<_>>() {
+            let Some(id) = &known.provider_refund else { continue };
+            match provider.read_refund(id).await {
+                Ok(refund) => self.compare_refund(&known, &refund, report).await?,
+                Err(ProviderError::NotFound) => {
+                    let detail =
+                        format!("the refund {} of {} is {} here", known.refund, known.amount, known.state.as_str());
+                    self.found_of_refund(FindingKind::RefundMissing, id, known.order, detail, report).await?;
+                }
+                Err(error) => return Err(EngineError::Provider(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_refund(
+        &self,
+        known: &KnownRefund,
+        refund: &Refund,
+        report: &mut SweepReport,
+    ) -> Result<(), EngineError> {
+        report.refunds += 1;
+        let here = format!("the refund {} of {} is {} here", known.refund, known.amount, known.state.as_str());
+        let is_another = known.provider_refund.as_ref().is_some_and(|id| *id != refund.id);
+        let said = super::refund::report(refund);
+        let differs = if is_another {
+            Some(format!("{here}, and another one than this"))
+        } else if known.amount != refund.amount {
+            Some(format!("{here}, {} there", refund.amount))
+        } else if known.state == RefundState::Failed && said.verdict == RefundVerdict::Succeeded {
+            Some(format!("{here}, and has arrived there"))
+        } else {
+            None
+        };
+        if let Some(detail) = differs {
+            return self.found_of_refund(FindingKind::RefundDiffers, &refund.id, known.order, detail, report).await;
+        }
+        if known.state.apply(&said.verdict).is_some() {
+            let settled = self.settle_refund_read_back(known.order, known.refund, refund).await?;
+            // One that has failed is a finding of the transaction that has settled it.
+            report.settled += usize::from(matches!(settled, RefundSettled::Succeeded | RefundSettled::Failed));
+        }
+        Ok(())
+    }
+
+    async fn found_of_refund(
+        &self,
+        kind: FindingKind,
+        refund: &ProviderRefundId,
+        order: OrderId,
+        detail: String,
+        report: &mut SweepReport,
+    ) -> Result<(), EngineError> {
+        let intent = IntentId(refund.0.clone());
+        self.keep(NewFinding { kind, intent, order: Some(order), detail, is_settled: false }, report).await
     }
 
     async fn compare(
@@ -156,7 +283,12 @@ impl Engine {
         self.found(kind, intent, Some(payment), detail, is_settled, report).await
     }
 
-    async fn nobodys(&self, intent: &Intent, report: &mut SweepReport) -> Result<(), EngineError> {
+    async fn nobodys(
+        &self,
+        intent: &Intent,
+        ours: &HashSet<OrderId>,
+        report: &mut SweepReport,
+    ) -> Result<(), EngineError> {
         if matches!(
             intent.status,
             IntentStatus::RequiresPaymentMethod | IntentStatus::RequiresConfirmation | IntentStatus::Canceled
@@ -164,7 +296,10 @@ impl Engine {
             report.unused += 1;
             return Ok(());
         }
-        let named = intent.order_id.as_deref().unwrap_or("no order");
+        let Some(named) = intent.order_named().filter(|order| ours.contains(order)) else {
+            report.strangers += 1;
+            return Ok(());
+        };
         let detail = format!("{:?} over {}, naming {named}", intent.status, intent.amount);
         self.found(FindingKind::UnknownIntent, intent, None, detail, false, report).await
     }

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::stream;
 use jiff::SignedDuration;
 
-use crate::domain::ids::{IntentId, RefundId};
+use crate::domain::ids::{IntentId, OrderId, RefundId};
 use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict};
 use crate::ledger::attempts::{Attempt, LeasedPayment, SETTLED_ELSEWHERE};
 use crate::ledger::payments::PaymentSettled;
@@ -163,9 +163,19 @@ impl Engine {
         refund: &PendingRefund,
         found: &Refund,
     ) -> Result<Step, EngineError> {
-        let settled = self.ledger.settle_refund(payment.order, refund.id, &report(found), self.clock.now()).await?;
-        note(settled, payment, refund);
-        Ok(Step::Refunded(settled))
+        Ok(Step::Refunded(self.settle_refund_read_back(payment.order, refund.id, found).await?))
+    }
+
+    /// Settles what the provider has just said of a refund, whoever asked.
+    pub(super) async fn settle_refund_read_back(
+        &self,
+        order: OrderId,
+        refund: RefundId,
+        found: &Refund,
+    ) -> Result<RefundSettled, EngineError> {
+        let settled = self.ledger.settle_refund(order, refund, &report(found), self.clock.now()).await?;
+        note(settled, order, refund);
+        Ok(settled)
     }
 
     /// The provider will never carry it out as it stands: a person has to find another way to the buyer.
@@ -178,7 +188,7 @@ impl Engine {
         let report =
             RefundReport { provider_refund: None, amount: refund.amount, verdict: RefundVerdict::Failed { reason } };
         let settled = self.ledger.settle_refund(payment.order, refund.id, &report, self.clock.now()).await?;
-        note(settled, payment, refund);
+        note(settled, payment.order, refund.id);
         Ok(Step::Refunded(settled))
     }
 
@@ -234,12 +244,11 @@ pub(super) fn given_up(attempt: &Attempt) -> AttemptState {
     }
 }
 
-fn note(settled: RefundSettled, payment: &LeasedPayment, refund: &PendingRefund) {
+fn note(settled: RefundSettled, order: OrderId, refund: RefundId) {
     match settled {
         RefundSettled::Succeeded => metrics::counter!("doorbuster_refunds_total").increment(1),
         RefundSettled::Failed => {
             metrics::counter!("doorbuster_refunds_failed_total").increment(1);
-            let (order, refund) = (payment.order, refund.id);
             tracing::error!(%order, %refund, "the refund {refund} of order {order} failed: it needs a person");
         }
         RefundSettled::Waiting | RefundSettled::NoChange => {}

@@ -458,8 +458,8 @@ async fn write_order(
 ) -> Result<(), LedgerError> {
     const ORDER: &str = "-- checkouts.insert_order
         insert into orders (order_id, buyer, status, currency, subtotal_minor, tax_minor, shipping_minor, total_minor, email, ship_to,
-                            pay_by, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)";
+                            pay_by, created_at, updated_at, tax_basis_points, shipping_tax_basis_points)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14)";
     const ITEMS: &str = "-- checkouts.insert_items
         insert into order_items (order_id, line, product_id, variant_id, warehouse_id, quantity, unit_price_minor)
         select $1, line, product_id, variant_id, warehouse_id, quantity, unit_price
@@ -487,6 +487,8 @@ async fn write_order(
         &new.profile.ship_to,
         /* pay_by */ &new.pay_by,
         /* now */ &now,
+        &goods.tax_basis_points.cast_signed(),
+        &goods.shipping_tax_basis_points.cast_signed(),
     ];
     tx.execute(&tx.prepare_cached(ORDER).await?, arguments).await?;
     let items = goods.lines.iter().zip(portions).flat_map(|(line, portions)| portions.iter().map(move |p| (line, p)));

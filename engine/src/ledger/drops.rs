@@ -125,9 +125,9 @@ impl Ledger {
 
             const DROP: &str = "-- drops.new_drop
                     insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
-                                       tax_basis_points, shipping_minor, opens_at, closes_at, pay_by,
-                                       acknowledgement, replicas)
-                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) returning drop_id";
+                                       tax_basis_points, shipping_tax_basis_points, shipping_minor, opens_at, closes_at,
+                                       pay_by, acknowledgement, replicas)
+                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13) returning drop_id";
             let drop_id: i32 = tx
                 .query_one(
                     DROP,
@@ -386,7 +386,7 @@ pub(super) async fn read_drops(
         "-- drops.find
         select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
                d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
-               d.replicas
+               d.replicas, d.shipping_tax_basis_points
         from drops d join products p using (product_id) where {condition} order by d.drop_id"
     );
     let statement = client.prepare_cached(&sql).await?;
@@ -489,6 +489,7 @@ fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<Sal
         buyer_limit: row.get::<_, i16>(6) as u32,
         home_key: row.get::<_, i64>(7).cast_unsigned(),
         tax_basis_points: row.get::<_, i32>(8) as u32,
+        shipping_tax_basis_points: row.get::<_, Option<i32>>(15).map(i32::cast_unsigned),
         shipping: Money::new(row.get(9), currency),
         opens_at: row.get(10),
         closes_at: row.get(11),

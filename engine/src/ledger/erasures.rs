@@ -27,6 +27,8 @@ const OPEN_ORDERS_NAMED: i64 = 20;
 /// A checkout's claim that no settlement has seen by then was forgotten by Redis, and holds up no erasure. No claims are taken once
 /// settlement is a quarter of an hour behind.
 const SETTLED_WITHIN: SignedDuration = SignedDuration::from_hours(1);
+/// What was paid at this very moment has its invoice before its buyer is forgotten.
+const A_MOMENT: SignedDuration = SignedDuration::from_secs(1);
 
 /// How an erasure ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +75,22 @@ impl Ledger {
         Ok(orders.into_iter().map(export).collect())
     }
 
+    /// Whether an order of this buyer is paid and has no invoice yet.
+    async fn has_undocumented(&self, buyer: &BuyerId) -> Result<bool, LedgerError> {
+        const SQL: &str = "-- erasures.has_undocumented
+            select exists (select 1 from orders_of($1) o join payments p using (order_id)
+                           where p.amount_minor > 0
+                                 and p.state in ('SUCCEEDED', 'REFUND_PENDING', 'PARTIALLY_REFUNDED', 'REFUNDED')
+                                 and not exists (select 1 from invoices i where i.order_id = o.order_id))";
+        Ok(self.connection().await?.query_one(SQL, &[&buyer.as_str()]).await?.get(0))
+    }
+
     /// Erases a buyer from everything that is over. Nothing at all, while anything is open.
     pub async fn erase_buyer(&self, buyer: &BuyerId, now: Timestamp) -> Result<Erasure, LedgerError> {
+        // An invoice keeps the country, which stands nowhere else afterwards.
+        if self.has_undocumented(buyer).await? {
+            self.number_documents(now.checked_add(A_MOMENT).unwrap_or(now), now).await?;
+        }
         run_tx!(self, "erasures.erase_buyer", tx, keep if Erasure::Done(_), {
             // Of two erasures at once the second finds what the first has left. Of a checkout beside it one is first: then its
             // order is open, or it finds no profile.

@@ -1,4 +1,4 @@
-//! The books of a day: what we charged and gave back, the documents about it, and what only the provider knows.
+//! The books of a day: what we charged and gave back, and what only the provider knows.
 
 use std::ops::Range;
 
@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::error::LedgerError;
 use super::locked_order::money;
 use super::pool::Ledger;
-use super::tx::run_tx;
 use crate::domain::ids::{DropId, OrderId, RefundId};
 use crate::domain::money::Money;
 
@@ -24,7 +23,7 @@ pub struct BookedCharge {
     pub booked_at: Timestamp,
 }
 
-/// A refund that arrived, or arrived and came back.
+/// A refund that arrived, or one that came back: with what was booked then, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BookedRefund {
     pub refund: RefundId,
@@ -33,6 +32,23 @@ pub struct BookedRefund {
     pub booked: Money,
     pub provider_refund: Option<String>,
     pub settled_at: Timestamp,
+}
+
+/// When a refund of the provider's was booked here, if it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefundBooking {
+    pub provider_refund: String,
+    pub arrived_at: Option<Timestamp>,
+    pub returned_at: Option<Timestamp>,
+}
+
+/// A day of the books, closed or forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BookDay {
+    pub day: Date,
+    /// `None`: it was never closed.
+    pub closed_at: Option<Timestamp>,
+    pub differences: Option<i32>,
 }
 
 /// What moved on one account in one currency.
@@ -53,14 +69,6 @@ pub struct Movement {
     pub credit: &'static str,
     pub amount: Money,
     pub at: Timestamp,
-}
-
-/// Documents of one kind, by number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Documents {
-    pub first: Option<i64>,
-    pub last: Option<i64>,
-    pub count: i64,
 }
 
 impl Ledger {
@@ -85,16 +93,37 @@ impl Ledger {
         rows.iter().map(charge).collect()
     }
 
-    /// Refunds that arrived in this time.
+    /// Refunds that arrived in this time, and may have come back since.
     pub async fn booked_refunds(&self, time: &Range<Timestamp>) -> Result<Vec<BookedRefund>, LedgerError> {
+        // A refund was settled last when it was booked, or later, when it came back.
         const SQL: &str = "-- finance.refunds
-            select r.refund_id, r.order_id, r.amount_minor, r.currency, r.provider_refund_id, r.settled_at,
-                   coalesce((select sum(amount_minor) from journal j
-                             where j.source in ('refund-' || r.refund_id || ':sales', 'refund-' || r.refund_id || ':tax',
-                                                'refund-' || r.refund_id || ':shipping')), 0)::bigint
-            from refunds r where r.settled_at >= $1 and r.settled_at < $2 and r.state = 'SUCCEEDED'
-            order by r.settled_at, r.refund_id";
-        let rows = self.connection().await?.query(SQL, &[/* from */ &time.start, /* to */ &time.end]).await?;
+            select r.refund_id, r.order_id, r.amount_minor, r.currency, r.provider_refund_id,
+                   coalesce(b.at, r.settled_at), coalesce(b.minor, 0)::bigint
+            from refunds r cross join lateral (
+                select sum(amount_minor) as minor, min(booked_at) as at from journal j
+                where j.source in ('refund-' || r.refund_id || ':sales', 'refund-' || r.refund_id || ':tax',
+                                   'refund-' || r.refund_id || ':shipping')) b
+            where r.settled_at >= $1 and coalesce(b.at, r.settled_at) >= $1 and coalesce(b.at, r.settled_at) < $2
+                  and (r.state = 'SUCCEEDED' or b.at is not null)
+            order by 6, r.refund_id";
+        self.refunds_by(SQL, time).await
+    }
+
+    /// Refunds that had arrived and came back in this time.
+    pub async fn returned_refunds(&self, time: &Range<Timestamp>) -> Result<Vec<BookedRefund>, LedgerError> {
+        const SQL: &str = "-- finance.returned_refunds
+            select r.refund_id, r.order_id, r.amount_minor, r.currency, r.provider_refund_id, b.at, b.minor::bigint
+            from refunds r cross join lateral (
+                select sum(amount_minor) as minor, min(booked_at) as at from journal j
+                where j.source in ('refund-' || r.refund_id || ':returned:sales',
+                                   'refund-' || r.refund_id || ':returned:tax',
+                                   'refund-' || r.refund_id || ':returned:shipping')) b
+            where r.settled_at >= $1 and r.state = 'FAILED' and b.at >= $1 and b.at < $2 order by 6, r.refund_id";
+        self.refunds_by(SQL, time).await
+    }
+
+    async fn refunds_by(&self, sql: &str, time: &Range<Timestamp>) -> Result<Vec<BookedRefund>, LedgerError> {
+        let rows = self.connection().await?.query(sql, &[/* from */ &time.start, /* to */ &time.end]).await?;
         let refund = |row: &tokio_postgres::Row| {
             let order: Uuid = row.get(1);
             Ok(BookedRefund {
@@ -132,12 +161,25 @@ impl Ledger {
         rows.iter().map(known).collect()
     }
 
-    /// Which of these refunds of the provider are ours.
-    pub async fn known_provider_refunds(&self, refunds: &[&str]) -> Result<Vec<(String, Money)>, LedgerError> {
-        const SQL: &str = "-- finance.known_refunds
-            select provider_refund_id, amount_minor, currency, order_id from refunds where provider_refund_id = any($1)";
+    /// Which of these refunds of the provider are ours, and when each was booked, and booked back.
+    pub async fn bookings_of_refunds(&self, refunds: &[&str]) -> Result<Vec<RefundBooking>, LedgerError> {
+        const SQL: &str = "-- finance.bookings_of_refunds
+            select provider_refund_id,
+                   (select min(booked_at) from journal j
+                    where j.source in ('refund-' || refund_id || ':sales', 'refund-' || refund_id || ':tax',
+                                       'refund-' || refund_id || ':shipping')),
+                   (select min(booked_at) from journal j
+                    where j.source in ('refund-' || refund_id || ':returned:sales',
+                                       'refund-' || refund_id || ':returned:tax',
+                                       'refund-' || refund_id || ':returned:shipping'))
+            from refunds where provider_refund_id = any($1)";
         let rows = self.connection().await?.query(SQL, &[&refunds]).await?;
-        rows.iter().map(|row| Ok((row.get(0), money(row.get(1), row.get(2), row.get(3))?))).collect()
+        let booking = |row: &tokio_postgres::Row| RefundBooking {
+            provider_refund: row.get(0),
+            arrived_at: row.get(1),
+            returned_at: row.get(2),
+        };
+        Ok(rows.iter().map(booking).collect())
     }
 
     /// Books what only the provider knows; what was booked before is left as it is. Answers how many were new.
@@ -184,71 +226,6 @@ impl Ledger {
         Ok(rows.iter().map(account_sum).collect())
     }
 
-    /// Writes an invoice for every charge and a credit note for every refund booked before `until` that has none. The numbers
-    /// have no gaps: the row of a series is locked until its documents are committed with it.
-    pub async fn number_documents(
-        &self,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<(Documents, Documents), LedgerError> {
-        run_tx!(self, "finance.number_documents", tx, {
-            const LOCK: &str = "-- finance.lock_series\nselect series from document_series order by series for update";
-            // From a day before the newest document on: a charge commits a little later than its time says.
-            const INVOICES: &str = "-- finance.write_invoices
-                with since as (select coalesce(max(charged_at) - interval '1 day', '-infinity') as at from invoices),
-                     charged as (
-                         select j.order_id, min(j.booked_at) as charged_at from journal j, since
-                         where j.booked_at >= since.at and j.booked_at < $1
-                               and j.source = 'order-' || j.order_id || ':charge:' || j.credit_account
-                               and not exists (select 1 from invoices i where i.order_id = j.order_id)
-                         group by j.order_id),
-                     numbered as (
-                         select (select last_number from document_series where series = 'invoice')
-                                + row_number() over (order by charged_at, order_id) as number, order_id, charged_at
-                         from charged),
-                     written as (
-                         insert into invoices
-                         select n.number, n.order_id, n.charged_at, $2, o.currency, o.subtotal_minor, o.tax_minor,
-                                o.shipping_minor, o.total_minor
-                         from numbered n join orders o using (order_id) returning number),
-                     counted as (
-                         update document_series set last_number = last_number + (select count(*) from written)
-                         where series = 'invoice')
-                select min(number), max(number), count(*) from written";
-            const CREDIT_NOTES: &str = "-- finance.write_credit_notes
-                with given_back as (
-                         select r.refund_id, r.settled_at, r.currency, r.amount_minor from refunds r
-                         where r.state = 'SUCCEEDED' and r.settled_at < $1
-                               and not exists (select 1 from credit_notes c where c.refund_id = r.refund_id)),
-                     numbered as (
-                         select (select last_number from document_series where series = 'credit_note')
-                                + row_number() over (order by settled_at, refund_id) as number, *
-                         from given_back),
-                     written as (
-                         insert into credit_notes
-                         select number, refund_id, settled_at, $2, currency, amount_minor from numbered returning number),
-                     counted as (
-                         update document_series set last_number = last_number + (select count(*) from written)
-                         where series = 'credit_note')
-                select min(number), max(number), count(*) from written";
-            tx.query(LOCK, &[]).await?;
-            let documents =
-                |row: tokio_postgres::Row| Documents { first: row.get(0), last: row.get(1), count: row.get(2) };
-            let invoices = tx.query_one(INVOICES, &[/* until */ &until, /* now */ &now]).await?;
-            let credit_notes = tx.query_one(CREDIT_NOTES, &[/* until */ &until, /* now */ &now]).await?;
-            Ok((documents(invoices), documents(credit_notes)))
-        })
-    }
-
-    /// How many numbers each series skips; anything but zero is a document lost.
-    pub async fn document_gaps(&self) -> Result<(i64, i64), LedgerError> {
-        const SQL: &str = "-- finance.gaps
-            select (select last_number from document_series where series = 'invoice') - (select count(*) from invoices),
-                   (select last_number from document_series where series = 'credit_note') - (select count(*) from credit_notes)";
-        let row = self.connection().await?.query_one(SQL, &[]).await?;
-        Ok((row.get(0), row.get(1)))
-    }
-
     /// Journal, orders, invoices and credit notes of this time as text, each with its column names first: for an export.
     pub async fn day_tables(
         &self,
@@ -264,14 +241,20 @@ impl Ledger {
             from orders o join payments p using (order_id) left join drops d using (drop_id)
             where o.order_id in (select order_id from journal where booked_at >= $1 and booked_at < $2)
             order by o.created_at, o.order_id";
+        // By the number itself: the column of that name is a text.
         const INVOICES: &str = "-- finance.export_invoices
-            select number::text, order_id::text, charged_at::text, issued_at::text, currency, subtotal_minor::text,
-                   tax_minor::text, shipping_minor::text, total_minor::text
-            from invoices where charged_at >= $1 and charged_at < $2 order by number";
+            select i.number::text, i.order_id::text, i.charged_at::text, i.issued_at::text,
+                   coalesce(i.country, o.ship_to ->> 'country') as country, i.currency, i.subtotal_minor::text,
+                   i.tax_minor::text, i.shipping_minor::text, i.total_minor::text
+            from invoices i join orders o using (order_id)
+            where i.charged_at >= $1 and i.charged_at < $2 order by i.number";
         const CREDIT_NOTES: &str = "-- finance.export_credit_notes
-            select c.number::text, c.refund_id::text, r.order_id::text, c.settled_at::text, c.issued_at::text, c.currency,
-                   c.amount_minor::text
-            from credit_notes c join refunds r using (refund_id)
+            select c.number::text, i.number::text as invoice_number, c.refund_id::text, r.order_id::text,
+                   c.settled_at::text, c.issued_at::text, c.currency,
+                   (c.amount_minor - coalesce(t.amount_minor, 0))::text as net_minor,
+                   coalesce(t.amount_minor, 0)::text as tax_minor, c.amount_minor::text
+            from credit_notes c join refunds r using (refund_id) left join invoices i using (order_id)
+                 left join journal t on t.source = 'refund-' || r.refund_id || ':tax'
             where c.settled_at >= $1 and c.settled_at < $2 order by c.number";
         let exports =
             [("journal", JOURNAL), ("orders", ORDERS), ("invoices", INVOICES), ("credit-notes", CREDIT_NOTES)];
@@ -281,11 +264,8 @@ impl Ledger {
             let statement = connection.prepare(sql).await?;
             let rows = connection.query(&statement, &[/* from */ &time.start, /* to */ &time.end]).await?;
             let names = statement.columns().iter().map(|column| column.name().to_owned()).collect::<Vec<_>>();
-            let text = |row: &tokio_postgres::Row| {
-                (0..names.len()).map(|column| row.get::<_, Option<String>>(column).unwrap_or_default()).collect()
-            };
-            let mut table: Vec<Vec<String>> = rows.iter().map(text).collect();
-            table.insert(0, names);
+            let mut table = rows.iter().map(|row| exported(&names, row)).collect::<Vec<_>>();
+            table.insert(0, names.iter().map(|name| name.trim_end_matches(MINOR).to_owned()).collect());
             tables.push((name, table));
         }
         Ok(tables)
@@ -295,19 +275,59 @@ impl Ledger {
     pub async fn close_day(
         &self,
         day: Date,
+        zone: &str,
         differences: usize,
         report: &serde_json::Value,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         const SQL: &str = "-- finance.close_day
-            insert into closed_days (day, closed_at, differences, report) values ($1, $2, $3, $4)
+            insert into closed_days (day, time_zone, closed_at, differences, report) values ($1, $2, $3, $4, $5)
             on conflict (day) do update set closed_at = excluded.closed_at, differences = excluded.differences,
                                             report = excluded.report";
         let differences = i32::try_from(differences).unwrap_or(i32::MAX);
         let connection = self.connection().await?;
-        connection.execute(SQL, &[&day, /* now */ &now, &differences, &report]).await?;
+        connection.execute(SQL, &[&day, &zone, /* now */ &now, &differences, &report]).await?;
         Ok(())
     }
+
+    /// The zone in which the days of the books begin and end, once one was closed.
+    pub async fn books_zone(&self) -> Result<Option<String>, LedgerError> {
+        const SQL: &str = "-- finance.books_zone
+            select coalesce(time_zone, 'UTC') from closed_days order by day limit 1";
+        Ok(self.connection().await?.query_opt(SQL, &[]).await?.map(|row| row.get(0)))
+    }
+
+    /// When the first entry of the journal was booked.
+    pub async fn first_booking(&self) -> Result<Option<Timestamp>, LedgerError> {
+        const SQL: &str = "-- finance.first_booking\nselect min(booked_at) from journal";
+        Ok(self.connection().await?.query_one(SQL, &[]).await?.get(0))
+    }
+
+    /// Days that were closed, oldest first.
+    pub async fn closed_days(&self) -> Result<Vec<BookDay>, LedgerError> {
+        const SQL: &str = "-- finance.closed_days\nselect day, closed_at, differences from closed_days order by day";
+        let rows = self.connection().await?.query(SQL, &[]).await?;
+        let day = |row: &tokio_postgres::Row| BookDay {
+            day: row.get(0),
+            closed_at: Some(row.get(1)),
+            differences: Some(row.get(2)),
+        };
+        Ok(rows.iter().map(day).collect())
+    }
+}
+
+/// What a column's name ends with that is an amount in minor units.
+const MINOR: &str = "_minor";
+
+/// A row as text, its amounts as decimal numbers of the currency in its column of that name.
+fn exported(names: &[String], row: &tokio_postgres::Row) -> Vec<String> {
+    let text = |column: usize| row.get::<_, Option<String>>(column).unwrap_or_default();
+    let currency = names.iter().position(|name| name == "currency").and_then(|column| text(column).parse().ok());
+    let cell = |(column, name): (usize, &String)| match (currency, text(column).parse::<i64>()) {
+        (Some(currency), Ok(minor)) if name.ends_with(MINOR) => Money::new(minor, currency).decimal(),
+        _ => text(column),
+    };
+    names.iter().enumerate().map(cell).collect()
 }
 
 fn account_sum(row: &tokio_postgres::Row) -> AccountSum {

@@ -19,10 +19,12 @@ impl Ledger {
     pub async fn for_sale(&self, variants: &[VariantId]) -> Result<HashMap<VariantId, ForSale>, LedgerError> {
         const SQL: &str = "-- for_sale.for_sale
             select v.variant_id, v.product_id, v.sku, v.title, v.price_minor, v.currency, v.active and p.active, p.reservation,
-                   d.drop_id, d.name, d.number, d.price_minor, d.tax_basis_points, d.shipping_minor
+                   d.drop_id, d.name, d.number, d.price_minor, d.tax_basis_points, d.shipping_minor,
+                   d.shipping_tax_basis_points
             from variants v join products p using (product_id)
                  left join lateral (
-                     select d.drop_id, d.name, dv.number, dv.price_minor, d.tax_basis_points, d.shipping_minor
+                     select d.drop_id, d.name, dv.number, dv.price_minor, d.tax_basis_points, d.shipping_minor,
+                            d.shipping_tax_basis_points
                      from drop_variants dv join drops d using (drop_id)
                      where dv.variant_id = v.variant_id and d.state in ('open', 'paused')
                      order by d.state = 'open' desc, d.drop_id desc limit 1
@@ -55,6 +57,7 @@ fn for_sale(row: &Row) -> Result<ForSale, LedgerError> {
                 number: VariantNumber(row.get::<_, i16>(10) as u8),
                 rate: Rate {
                     tax_basis_points: row.get::<_, i32>(12).cast_unsigned(),
+                    shipping_tax_basis_points: row.get::<_, Option<i32>>(14).map(i32::cast_unsigned),
                     shipping: Money::new(row.get(13), currency),
                     free_shipping_from: None,
                 },

@@ -4,11 +4,12 @@
 //! | event | debit | credit | source |
 //! |---|---|---|---|
 //! | charge | provider | sales, tax, shipping | `order-{order}:charge:{account}` |
-//! | refund | sales, tax, shipping | provider | `refund-{refund}:{account}` |
+//! | refund, by its lines | sales, tax, shipping | provider | `refund-{refund}:{account}` |
 //! | refund that came back | provider | sales, tax, shipping | `refund-{refund}:returned:{account}` |
 
 use super::error::LedgerError;
 use super::locked_order::LockedOrder;
+use crate::domain::credits::{CreditLine, Split, split};
 use crate::domain::ids::RefundId;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -59,18 +60,19 @@ pub(super) async fn book_charges(
     Ok(())
 }
 
-/// `amount_minor` more goes back to the buyer, after `before_minor` went.
+/// A refund arrived, and was for this.
 pub(super) async fn book_refund(
     tx: &Transaction<'_>,
     order: &LockedOrder,
     refund: RefundId,
-    (before_minor, amount_minor): (i64, i64),
+    lines: &[CreditLine],
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let (before, after) = (split(order, before_minor), split(order, before_minor + amount_minor));
-    for ((account, before), after) in ACCOUNTS.into_iter().zip(before).zip(after).filter(|((_, b), a)| a > b) {
+    let Split { sales_minor, tax_minor, shipping_minor } = split(lines);
+    let amounts = [sales_minor, tax_minor, shipping_minor];
+    for (account, amount) in ACCOUNTS.into_iter().zip(amounts).filter(|(_, amount)| *amount > 0) {
         let source = format!("refund-{refund}:{account}");
-        book(tx, &source, order, (account, PROVIDER), after - before, now).await?;
+        book(tx, &source, order, (account, PROVIDER), amount, now).await?;
     }
     Ok(())
 }
@@ -85,54 +87,4 @@ pub(super) async fn reverse_refund(tx: &Transaction<'_>, refund: RefundId, now: 
     let sources = ACCOUNTS.map(|account| format!("refund-{refund}:{account}"));
     tx.execute(SQL, &[&refund.to_string(), /* now */ &now, &sources.as_slice()]).await?;
     Ok(())
-}
-
-/// What of the first `minor` units of an order's total is goods, tax and shipping. Grows with `minor` in every part, and
-/// the whole total is split as the order was: refunds in pieces add up to what was charged, to the last unit.
-fn split(order: &LockedOrder, minor: i64) -> [i64; 3] {
-    let share = |amount: i64, part: i64, whole: i64| match whole {
-        0 => 0,
-        _ => (i128::from(amount) * i128::from(part) / i128::from(whole)) as i64,
-    };
-    let goods_and_tax = order.subtotal_minor + order.tax_minor;
-    let shipping = share(minor, order.shipping_minor, goods_and_tax + order.shipping_minor);
-    let tax = share(minor - shipping, order.tax_minor, goods_and_tax);
-    [minor - shipping - tax, tax, shipping]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::ids::OrderId;
-    use crate::domain::orders::OrderState;
-
-    fn order(subtotal_minor: i64, tax_minor: i64, shipping_minor: i64) -> LockedOrder {
-        LockedOrder {
-            id: OrderId(uuid::Uuid::nil()),
-            buyer: "ada".parse().unwrap(),
-            drop: None,
-            status: OrderState::Confirmed,
-            currency: "EUR".parse().unwrap(),
-            subtotal_minor,
-            tax_minor,
-            shipping_minor,
-            cancel_asked: None,
-        }
-    }
-
-    #[test]
-    fn refunds_in_pieces_add_up_in_every_account() {
-        for (subtotal, tax, shipping) in [(14_900, 2_831, 490), (1, 1, 1), (3, 0, 7), (10, 2, 0), (7, 0, 0)] {
-            let order = order(subtotal, tax, shipping);
-            let total = subtotal + tax + shipping;
-            let mut before = [0; 3];
-            for minor in 0..=total {
-                let parts = split(&order, minor);
-                assert_eq!(parts.iter().sum::<i64>(), minor);
-                assert!(parts.iter().zip(before).all(|(now, before)| *now >= before), "{minor}: {before:?} {parts:?}");
-                before = parts;
-            }
-            assert_eq!(before, [subtotal, tax, shipping]);
-        }
-    }
 }

@@ -155,8 +155,8 @@ pub(super) async fn move_payment(
 ) -> Result<(), LedgerError> {
     const SQL: &str = "-- locked_order.move
         update payments
-        set state = $2, failure = coalesce($3, failure), provider_charge_id = coalesce($4, provider_charge_id), due_at = $5,
-            leased_until = null, tries = 0, updated_at = $6, turn = $8
+        set state = $2, failure = case when $2 <> 'SUCCEEDED' then coalesce($3, failure) end,
+            provider_charge_id = coalesce($4, provider_charge_id), due_at = $5, leased_until = null, tries = 0, updated_at = $6, turn = $8
         where order_id = $1 and state = $7";
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
         &order.0,

@@ -42,6 +42,8 @@ pub mod news;
 pub mod reconcile;
 pub mod reviews;
 pub mod finance;
+mod credits;
+pub mod documents;
 pub mod refunds;
 pub mod fulfilment;
 pub mod returns;

@@ -28,6 +28,7 @@ pub struct LeasedEvent {
     pub id: EventId,
     pub kind: String,
     pub object: String,
+    pub object_id: String,
     pub intent: Option<IntentId>,
     pub livemode: bool,
     pub received_at: Timestamp,
@@ -99,7 +100,8 @@ impl Ledger {
                 select event_id from webhook_events where due_at <= $1 order by due_at limit $3 for update skip locked
             )
             update webhook_events e set due_at = $2, tries = tries + 1 from due where e.event_id = due.event_id
-            returning e.event_id, e.kind, e.object, e.intent_id, e.livemode, e.received_at, e.tries";
+            returning e.event_id, e.kind, e.object, e.intent_id, e.livemode, e.received_at, e.tries,
+                      e.object_id";
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
@@ -112,6 +114,7 @@ impl Ledger {
             livemode: row.get(4),
             received_at: row.get(5),
             tries: row.get(6),
+            object_id: row.get(7),
         };
         Ok(rows.iter().map(event).collect())
     }

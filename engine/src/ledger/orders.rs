@@ -47,6 +47,8 @@ pub struct RefundView {
     pub id: RefundId,
     pub amount: Money,
     pub state: RefundState,
+    /// The number of its credit note, once it has arrived and one was written.
+    pub credit_note: Option<i64>,
     pub created_at: Timestamp,
 }
 
@@ -139,8 +141,9 @@ pub(super) async fn views(
         select i.order_id, i.line, v.sku, v.title, i.quantity, i.unit_price_minor, i.serials, i.returned_quantity
         from order_items i join variants v using (variant_id) where i.order_id = any($1) order by i.order_id, i.line";
     const REFUNDS: &str = "-- orders.refunds_of
-        select order_id, refund_id, amount_minor, state, created_at from refunds
-        where order_id = any($1) order by created_at, refund_id";
+        select r.order_id, r.refund_id, r.amount_minor, r.state, r.created_at, c.number
+        from refunds r left join credit_notes c using (refund_id)
+        where r.order_id = any($1) order by r.created_at, r.refund_id";
     let statement = connection.prepare_cached(ORDERS).await?;
     let orders = connection.query(&statement, &[&ids, &buyer.map(BuyerId::as_str)]).await?;
     if orders.is_empty() {
@@ -172,6 +175,7 @@ pub(super) async fn views(
                 amount: money(row.get(2), currency, id)?,
                 state: refund_state(row.get(3), id)?,
                 created_at: row.get(4),
+                credit_note: row.get(5),
             })
         };
         let shipment = row.get::<_, Option<String>>(14).map(|carrier| ShipmentView {

@@ -23,7 +23,7 @@ use super::tx::run_tx;
 use crate::domain::ids::OrderId;
 use crate::domain::money::Money;
 use crate::domain::notices::{EventId, ItemFacts, NotANotice, Notice, OrderFacts};
-use crate::domain::pricing::Totals;
+use crate::domain::pricing::{Rate, Totals};
 
 /// Where mails go; an endpoint's destination is `webhook:` and its name.
 const MAIL: &str = "mail";
@@ -173,7 +173,8 @@ impl Ledger {
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
                    coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
                    coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor
+                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor,
+                   d.shipping_tax_basis_points
             from leased l left join orders o using (order_id)
                  left join rejected_claims r on r.claim_id = l.order_id
                  left join lost_claims x on x.claim_id = l.order_id
@@ -473,7 +474,13 @@ fn leased_from_row(row: &Row, leased_until: Timestamp) -> Result<LeasedDelivery,
 fn totals_of_claim(claim: &OrderFacts, row: &Row) -> Result<Totals, LedgerError> {
     let Some(item) = claim.items.first() else { return Ok(claim.totals) };
     let shipping = Money::new(row.get(19), item.unit_price.currency);
-    let totals = Totals::of_units(item.unit_price, item.quantity, row.get::<_, i32>(18) as u32, shipping);
+    let rate = Rate {
+        tax_basis_points: row.get::<_, i32>(18) as u32,
+        shipping_tax_basis_points: row.get::<_, Option<i32>>(20).map(i32::cast_unsigned),
+        shipping,
+        free_shipping_from: None,
+    };
+    let totals = Totals::of_units(item.unit_price, item.quantity, &rate);
     totals.map_err(|error| inconsistent("rejected_claims", "units", claim.id, &error.to_string()))
 }
 

@@ -188,8 +188,8 @@ impl Ledger {
     ) -> Result<Vec<Result<Option<PaymentSettled>, LedgerError>>, LedgerError> {
         const CAPTURED: &str = "-- payments.captured
             update payments p
-            set state = c.to_state, provider_charge_id = coalesce(c.charge, provider_charge_id), due_at = null,
-                leased_until = null, tries = 0, updated_at = $5
+            set state = c.to_state, provider_charge_id = coalesce(c.charge, provider_charge_id), failure = null,
+                due_at = null, leased_until = null, tries = 0, updated_at = $5
             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as c (order_id, from_state, to_state, charge)
             where p.order_id = c.order_id and p.state = c.from_state
             returning p.order_id";

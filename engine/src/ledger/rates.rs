@@ -25,6 +25,9 @@ pub struct RateRow {
     pub country: String,
     pub currency: Currency,
     pub tax_basis_points: u32,
+    /// VAT on shipping; without it the highest rate among the goods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipping_tax_basis_points: Option<u32>,
     pub shipping_minor: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_shipping_from_minor: Option<i64>,
@@ -49,8 +52,8 @@ pub fn check(rows: &[RateRow]) -> Result<(), InvalidRate> {
         {
             return wrong(&format!("country {what}, or * for everywhere else"));
         }
-        if row.tax_basis_points > 10_000 {
-            return wrong("tax_basis_points must be 0 to 10000: 1900 is 19 %");
+        if row.tax_basis_points > 10_000 || row.shipping_tax_basis_points.is_some_and(|rate| rate > 10_000) {
+            return wrong("tax_basis_points and shipping_tax_basis_points must be 0 to 10000: 1900 is 19 %");
         }
         let amounts =
             [("shipping_minor", Some(row.shipping_minor)), ("free_shipping_from_minor", row.free_shipping_from_minor)];
@@ -71,14 +74,16 @@ impl Ledger {
     /// What an order to this country costs in this currency, beside its goods. `None`: it is not served.
     pub async fn rate_for(&self, country: &str, currency: Currency) -> Result<Option<Rate>, LedgerError> {
         const SQL: &str = "-- rates.rate_for
-            select country, currency, tax_basis_points, shipping_minor, free_shipping_from_minor from rates
-            where country in ($1, '*') and currency = $2 order by country = '*' limit 1";
+            select country, currency, tax_basis_points, shipping_minor, free_shipping_from_minor,
+                   shipping_tax_basis_points
+            from rates where country in ($1, '*') and currency = $2 order by country = '*' limit 1";
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
         let row = connection.query_opt(&statement, &[&country, &currency.as_str()]).await?;
         let Some(row) = row.as_ref().map(rate_row).transpose()? else { return Ok(None) };
         Ok(Some(Rate {
             tax_basis_points: row.tax_basis_points,
+            shipping_tax_basis_points: row.shipping_tax_basis_points,
             shipping: Money::new(row.shipping_minor, currency),
             free_shipping_from: row.free_shipping_from_minor.map(|minor| Money::new(minor, currency)),
         }))
@@ -87,8 +92,9 @@ impl Ledger {
     /// The whole table, by country and currency.
     pub async fn rates(&self) -> Result<Vec<RateRow>, LedgerError> {
         const SQL: &str = "-- rates.all
-            select country, currency, tax_basis_points, shipping_minor, free_shipping_from_minor from rates
-            order by country, currency";
+            select country, currency, tax_basis_points, shipping_minor, free_shipping_from_minor,
+                   shipping_tax_basis_points
+            from rates order by country, currency";
         self.connection().await?.query(SQL, &[]).await?.iter().map(rate_row).collect()
     }
 
@@ -96,8 +102,9 @@ impl Ledger {
     pub async fn replace_rates(&self, rows: &[RateRow]) -> Result<(), LedgerError> {
         run_tx!(self, "rates.replace", tx, {
             const INSERT: &str = "-- rates.insert
-                insert into rates (country, currency, tax_basis_points, shipping_minor, free_shipping_from_minor)
-                values ($1, $2, $3, $4, $5)";
+                insert into rates (country, currency, tax_basis_points, shipping_minor, free_shipping_from_minor,
+                                   shipping_tax_basis_points)
+                values ($1, $2, $3, $4, $5, $6)";
             tx.batch_execute("-- rates.replace\nlock table rates in exclusive mode; delete from rates").await?;
             for row in rows {
                 let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
@@ -106,6 +113,7 @@ impl Ledger {
                     &row.tax_basis_points.cast_signed(),
                     &row.shipping_minor,
                     &row.free_shipping_from_minor,
+                    &row.shipping_tax_basis_points.map(u32::cast_signed),
                 ];
                 tx.execute(INSERT, arguments).await?;
             }
@@ -122,6 +130,7 @@ fn rate_row(row: &Row) -> Result<RateRow, LedgerError> {
         tax_basis_points: row.get::<_, i32>(2).cast_unsigned(),
         shipping_minor: row.get(3),
         free_shipping_from_minor: row.get(4),
+        shipping_tax_basis_points: row.get::<_, Option<i32>>(5).map(i32::cast_unsigned),
     })
 }
 
@@ -135,6 +144,7 @@ mod tests {
             country: country.to_owned(),
             currency: "EUR".parse().unwrap(),
             tax_basis_points,
+            shipping_tax_basis_points: None,
             shipping_minor,
             free_shipping_from_minor: None,
         };

@@ -1,5 +1,6 @@
 //! What the sweep of the provider's list compares with, and what it found; and how much there is left to charge.
 
+use deadpool_postgres::GenericClient;
 use jiff::{SignedDuration, Timestamp};
 
 use super::error::LedgerError;
@@ -32,11 +33,22 @@ pub enum FindingKind {
     PaidNotCaptured,
     /// Paid here, and the provider knows no such intent.
     MissingAtProvider,
+    /// A refund that did not go through, or came back: its money is with us, and its buyer waits.
+    RefundFailed,
+    /// The provider says something of a refund that ours cannot follow.
+    RefundDiffers,
+    /// A refund of one of our charges that nobody asked for here.
+    UnknownRefund,
+    /// It has arrived, as far as we know, and the provider knows no such refund.
+    RefundMissing,
+    /// A buyer's bank wants the money back.
+    Disputed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFinding {
     pub kind: FindingKind,
+    /// What it is about, by the provider's id: an intent, a refund or a dispute.
     pub intent: IntentId,
     pub order: Option<OrderId>,
     pub detail: String,
@@ -86,6 +98,11 @@ impl FindingKind {
             Self::CanceledNotSettled => "canceled_not_settled",
             Self::PaidNotCaptured => "paid_not_captured",
             Self::MissingAtProvider => "missing_at_provider",
+            Self::RefundFailed => "refund_failed",
+            Self::RefundDiffers => "refund_differs",
+            Self::UnknownRefund => "unknown_refund",
+            Self::RefundMissing => "refund_missing",
+            Self::Disputed => "disputed",
         }
     }
 }
@@ -143,25 +160,7 @@ impl Ledger {
 
     /// Keeps a finding. `true`: it is new.
     pub async fn store_finding(&self, finding: &NewFinding, now: Timestamp) -> Result<bool, LedgerError> {
-        const SQL: &str = "-- reconcile.store_finding
-            insert into reconcile_findings (kind, intent_id, order_id, detail, found_at, seen_at, settled_at)
-            values ($1, $2, $3, $4, $5, $5, case when $6 then $5::timestamptz end)
-            on conflict (kind, intent_id) do update
-                set seen_at = excluded.seen_at, detail = excluded.detail,
-                    settled_at = coalesce(reconcile_findings.settled_at, excluded.settled_at)
-            returning found_at = seen_at";
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let order = finding.order.map(|order| order.0);
-        let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
-            &finding.kind.as_str(),
-            &finding.intent.0,
-            &order,
-            &finding.detail,
-            /* now */ &now,
-            /* settled */ &finding.is_settled,
-        ];
-        Ok(connection.query_one(&statement, arguments).await?.get(0))
+        store(&self.connection().await?, finding, now).await
     }
 
     /// Findings that nobody has settled, oldest first.
@@ -216,6 +215,32 @@ impl Ledger {
         let row = self.connection().await?.query_one(SQL, &[]).await?;
         Ok(ChargeBacklog { creates: row.get(0), confirms: row.get(1), cancels: row.get(2), refunds: row.get(3) })
     }
+}
+
+/// Keeps a finding, with a connection or in the transaction in which it became true.
+pub(super) async fn store(
+    client: &impl GenericClient,
+    finding: &NewFinding,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
+    const SQL: &str = "-- reconcile.store_finding
+        insert into reconcile_findings (kind, intent_id, order_id, detail, found_at, seen_at, settled_at)
+        values ($1, $2, $3, $4, $5, $5, case when $6 then $5::timestamptz end)
+        on conflict (kind, intent_id) do update
+            set seen_at = excluded.seen_at, detail = excluded.detail,
+                settled_at = coalesce(reconcile_findings.settled_at, excluded.settled_at)
+        returning found_at = seen_at";
+    let statement = client.prepare_cached(SQL).await?;
+    let order = finding.order.map(|order| order.0);
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &finding.kind.as_str(),
+        &finding.intent.0,
+        &order,
+        &finding.detail,
+        /* now */ &now,
+        /* settled */ &finding.is_settled,
+    ];
+    Ok(client.query_one(&statement, arguments).await?.get(0))
 }
 
 fn known_payment(row: &tokio_postgres::Row) -> Result<KnownPayment, LedgerError> {

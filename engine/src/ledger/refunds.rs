@@ -5,8 +5,10 @@
 
 use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::credits::{charged_lines, fixed_notes, insert_lines};
 use super::error::{LedgerError, expect_rows};
 use super::journal;
 use super::locked_order::{
@@ -15,8 +17,10 @@ use super::locked_order::{
 };
 use super::outbox;
 use super::pool::Ledger;
+use super::reconcile::{self, FindingKind, NewFinding};
 use super::tx::run_tx;
-use crate::domain::ids::{BuyerId, OrderId, ProviderRefundId, RefundId};
+use crate::domain::credits::{Credit, CreditLine, next_note, total_minor};
+use crate::domain::ids::{BuyerId, IntentId, OrderId, ProviderRefundId, RefundId};
 use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::{OrderEvent, OrderState};
@@ -48,7 +52,7 @@ pub enum RefundAsked {
     Now,
     /// The same refund, earlier.
     Before,
-    /// Its id was used for another order or amount.
+    /// Its id was used for another order, amount or reason.
     IdTaken,
     /// More than is left of what was paid.
     TooMuch {
@@ -67,6 +71,16 @@ pub struct PendingRefund {
     pub provider_refund: Option<ProviderRefundId>,
     /// Calls made for it so far; they number the keys of the next ones.
     pub attempts: u32,
+}
+
+/// A refund as the provider's list is compared with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRefund {
+    pub order: OrderId,
+    pub refund: RefundId,
+    pub state: RefundState,
+    pub amount: Money,
+    pub provider_refund: Option<ProviderRefundId>,
 }
 
 /// What settling a refund's report did.
@@ -145,7 +159,14 @@ impl Ledger {
                 return Ok(RefundAsked::NoSuchOrder);
             }
             let payment = lock_payment(tx, order).await?;
-            refund_in(tx, refund, order, &payment, amount, (actor, reason), now).await
+            if amount.is_some_and(|amount| amount.currency != payment.amount.currency) {
+                return Ok(RefundAsked::TooMuch { left: left_of(&payment) });
+            }
+            let asked = match amount {
+                Some(amount) => Credit::Amount { minor: amount.amount_minor, units: Vec::new() },
+                None => Credit::Rest,
+            };
+            refund_in(tx, refund, order, &payment, &asked, (actor, reason), now).await
         })
     }
 
@@ -205,13 +226,24 @@ impl Ledger {
             };
             if to == RefundState::Succeeded {
                 let before = settled_minor(tx, order).await?;
-                journal::book_refund(tx, &found, refund, (before, amount.amount_minor), now).await?;
+                journal::book_refund(tx, &found, refund, &lines_of(tx, order, refund).await?, now).await?;
                 let is_full = before + amount.amount_minor == payment.amount.amount_minor;
                 outbox::enqueue(tx, order, &Notice::RefundIssued { refund, amount, is_full }, now).await?;
             } else {
-                if state == RefundState::Succeeded {
+                let was_issued = state == RefundState::Succeeded;
+                if was_issued {
                     journal::reverse_refund(tx, refund, now).await?;
                 }
+                let about = report.provider_refund.clone().or(known).map_or_else(|| refund.to_string(), |id| id.0);
+                let finding = NewFinding {
+                    kind: FindingKind::RefundFailed,
+                    intent: IntentId(about),
+                    order: Some(order),
+                    detail: why_failed(refund, amount, was_issued, &report.verdict),
+                    is_settled: false,
+                };
+                reconcile::store(tx, &finding, now).await?;
+                outbox::enqueue(tx, order, &Notice::RefundFailed { refund, amount, was_issued }, now).await?;
                 const GIVE_BACK: &str = "-- refunds.give_back
                     update payments set refund_minor = refund_minor - $2 where order_id = $1";
                 let changed = tx.execute(GIVE_BACK, &[&order.0, &amount.amount_minor]).await?;
@@ -233,35 +265,81 @@ impl Ledger {
         let row = self.connection().await?.query_opt(SQL, &[&id.0]).await?;
         Ok(row.map(|row| (OrderId(row.get(0)), RefundId(row.get(1)))))
     }
+
+    /// Refunds that have one of these ids, ours or the provider's.
+    pub async fn known_refunds(&self, ids: &[Uuid], provider_ids: &[&str]) -> Result<Vec<KnownRefund>, LedgerError> {
+        const SQL: &str = "-- refunds.known_refunds
+            select order_id, refund_id, state, amount_minor, currency, provider_refund_id from refunds
+            where refund_id = any($1) or provider_refund_id = any($2)";
+        let rows = self.connection().await?.query(SQL, &[&ids, &provider_ids]).await?;
+        rows.iter().map(known_refund).collect()
+    }
+
+    /// Refunds that have arrived, as far as we know, from `since` on and before `until`.
+    pub async fn arrived_between(&self, since: Timestamp, until: Timestamp) -> Result<Vec<KnownRefund>, LedgerError> {
+        const SQL: &str = "-- refunds.arrived_between
+            select order_id, refund_id, state, amount_minor, currency, provider_refund_id from refunds
+            where state = 'SUCCEEDED' and settled_at >= $1 and settled_at < $2 and provider_refund_id is not null";
+        let rows = self.connection().await?.query(SQL, &[/* since */ &since, /* until */ &until]).await?;
+        rows.iter().map(known_refund).collect()
+    }
 }
 
-/// Asks for a refund under the locks of order and payment; all that is left without an amount.
+fn known_refund(row: &Row) -> Result<KnownRefund, LedgerError> {
+    let order: Uuid = row.get(0);
+    Ok(KnownRefund {
+        order: OrderId(order),
+        refund: RefundId(row.get(1)),
+        state: refund_state(row.get(2), order)?,
+        amount: money(row.get(3), row.get(4), order)?,
+        provider_refund: row.get::<_, Option<String>>(5).map(ProviderRefundId),
+    })
+}
+
+/// For the person who has to look for another way.
+fn why_failed(refund: RefundId, amount: Money, was_issued: bool, verdict: &RefundVerdict) -> String {
+    let how = if was_issued { "had arrived and came back" } else { "did not go through" };
+    let reason = match verdict {
+        RefundVerdict::Failed { reason } => reason.as_str(),
+        RefundVerdict::Pending | RefundVerdict::Succeeded => "the provider gave no reason",
+    };
+    format!("the refund {refund} of {amount} {how}: {reason}; its amount can be asked for again")
+}
+
+/// What was paid and is not asked to go back.
+fn left_of(payment: &LockedPayment) -> Money {
+    Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency)
+}
+
+/// Asks for a refund under the locks of order and payment.
 pub(super) async fn refund_in(
     tx: &Transaction<'_>,
     refund: RefundId,
     order: OrderId,
     payment: &LockedPayment,
-    amount: Option<Money>,
+    asked: &Credit,
     why: (&str, &str),
     now: Timestamp,
 ) -> Result<RefundAsked, LedgerError> {
     const KNOWN: &str = "-- refunds.known
-        select order_id, amount_minor, currency from refunds where refund_id = $1";
+        select order_id, amount_minor, reason from refunds where refund_id = $1";
     if let Some(row) = tx.query_opt(KNOWN, &[&refund.0]).await? {
-        let known = money(row.get(1), row.get(2), order.0)?;
-        let is_same = row.get::<_, Uuid>(0) == order.0 && amount.is_none_or(|amount| amount == known);
+        let is_amount = match asked {
+            Credit::Amount { minor, .. } => *minor == row.get::<_, i64>(1),
+            Credit::Rest | Credit::Goods { .. } => true,
+        };
+        let is_same = row.get::<_, Uuid>(0) == order.0 && row.get::<_, &str>(2) == why.1 && is_amount;
         return Ok(if is_same { RefundAsked::Before } else { RefundAsked::IdTaken });
     }
     if !payment.state.was_paid() {
         return Ok(RefundAsked::NotPaid);
     }
-    let left = Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency);
-    let amount = amount.unwrap_or(left);
-    let fits = amount.currency == left.currency && (1..=left.amount_minor).contains(&amount.amount_minor);
-    if !fits {
+    let left = left_of(payment);
+    let Some(lines) = note_for(tx, order, asked).await? else { return Ok(RefundAsked::TooMuch { left }) };
+    if total_minor(&lines) > left.amount_minor {
         return Ok(RefundAsked::TooMuch { left });
     }
-    insert_refund(tx, refund, order, payment, amount, why, now).await?;
+    insert_refund(tx, refund, order, payment, &lines, why, now).await?;
     Ok(RefundAsked::Now)
 }
 
@@ -330,11 +408,29 @@ async fn refund_rest(
     why: (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
-    let left = Money::new(payment.amount.amount_minor - payment.refund.amount_minor, payment.amount.currency);
-    if left.amount_minor == 0 {
-        return Ok(());
+    match note_for(tx, order, &Credit::Rest).await? {
+        Some(lines) => insert_refund(tx, RefundId(Uuid::now_v7()), order, payment, &lines, why, now).await,
+        None => Ok(()),
     }
-    insert_refund(tx, RefundId(Uuid::now_v7()), order, payment, left, why, now).await
+}
+
+/// The lines of this order's next credit note. `None`: more is asked for than is left.
+async fn note_for(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    asked: &Credit,
+) -> Result<Option<Vec<CreditLine>>, LedgerError> {
+    let charged = charged_lines(tx, order).await?;
+    let before = fixed_notes(tx, order, &charged).await?;
+    let before = before.into_iter().flat_map(|(_, lines)| lines).collect::<Vec<_>>();
+    Ok(next_note(&charged, &before, asked))
+}
+
+/// What a refund of this order is for.
+async fn lines_of(tx: &Transaction<'_>, order: OrderId, refund: RefundId) -> Result<Vec<CreditLine>, LedgerError> {
+    let charged = charged_lines(tx, order).await?;
+    let notes = fixed_notes(tx, order, &charged).await?;
+    Ok(notes.into_iter().find(|(id, _)| *id == refund).map(|(_, lines)| lines).unwrap_or_default())
 }
 
 async fn insert_refund(
@@ -342,7 +438,7 @@ async fn insert_refund(
     refund: RefundId,
     order: OrderId,
     payment: &LockedPayment,
-    amount: Money,
+    lines: &[CreditLine],
     (actor, reason): (&str, &str),
     now: Timestamp,
 ) -> Result<(), LedgerError> {
@@ -354,6 +450,7 @@ async fn insert_refund(
         set refund_minor = refund_minor + $2, state = $3, due_at = $4, updated_at = $4, turn = $6,
             leased_until = case when state = 'REFUND_PENDING' then leased_until end
         where order_id = $1 and state = $5";
+    let amount = Money::new(total_minor(lines), payment.amount.currency);
     let event = if payment.state.was_paid() { PaymentEvent::RefundAsked } else { PaymentEvent::LateMoney };
     let to = payment.state.apply(event);
     let to = to.map_err(|error| super::drops::inconsistent("payments", "state", order, &error.to_string()))?;
@@ -367,6 +464,7 @@ async fn insert_refund(
         /* now */ &now,
     ];
     expect_rows("refunds.insert", 1, tx.execute(&tx.prepare_cached(REFUND).await?, arguments).await?)?;
+    insert_lines(tx, refund, lines).await?;
     let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
         &order.0,
         &amount.amount_minor,

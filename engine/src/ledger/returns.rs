@@ -24,6 +24,7 @@ use super::refunds::{RefundAsked, refund_in};
 use super::stock::{self, Shelf};
 use super::tx::run_tx;
 use super::{awards, rest};
+use crate::domain::credits::{Credit, RefundOf, Units};
 use crate::domain::fulfilment::{NewReturn, ReturnedLine};
 use crate::domain::ids::{DropId, OrderId, RefundId, ReturnId, Serial, VariantId, VariantNumber, WarehouseId};
 use crate::domain::money::Money;
@@ -36,7 +37,7 @@ pub enum ReturnTaken {
     Now,
     /// The same return, earlier.
     Before,
-    /// Its id was used for other goods, another order or another amount.
+    /// Its id was used for other goods, another order, another amount or another reason.
     IdTaken,
     /// Only what has shipped can come back.
     NotShipped(OrderState),
@@ -114,9 +115,11 @@ impl Ledger {
             lock_drops_of(tx, order).await?;
             lock_warehouses_of(tx, order).await?;
             let found = lock_order(tx, order).await?;
-            const KNOWN: &str = "-- returns.known\nselect order_id, asked from returns where return_id = $1";
+            const KNOWN: &str = "-- returns.known\nselect order_id, asked, reason from returns where return_id = $1";
             if let Some(row) = tx.query_opt(KNOWN, &[&id.0]).await? {
-                let is_same = row.get::<_, Uuid>(0) == order.0 && row.get::<_, Value>(1) == asked;
+                let is_same = row.get::<_, Uuid>(0) == order.0
+                    && row.get::<_, Value>(1) == asked
+                    && row.get::<_, &str>(2) == reason;
                 return Ok(if is_same { ReturnTaken::Before } else { ReturnTaken::IdTaken });
             }
             if !found.status.has_shipped() {
@@ -134,20 +137,21 @@ impl Ledger {
                 }
             }
             // Last of what may be refused, because it writes.
-            if let Some(amount) = new.refund {
+            let credit = credit_of(new);
+            if let Some(credit) = &credit {
                 let payment = lock_payment(tx, order).await?;
-                match refund_in(tx, id.refund_id(), order, &payment, Some(amount), (by, reason), now).await? {
+                match refund_in(tx, id.refund_id(), order, &payment, credit, (by, reason), now).await? {
                     RefundAsked::Now => {}
                     RefundAsked::TooMuch { left } => return Ok(ReturnTaken::RefundTooMuch { left }),
                     RefundAsked::NotPaid => {
-                        let left = Money::new(0, amount.currency);
+                        let left = Money::zero(payment.amount.currency);
                         return Ok(ReturnTaken::RefundTooMuch { left });
                     }
                     // Its id names a refund that was asked for by itself.
                     _ => return Ok(ReturnTaken::IdTaken),
                 }
             }
-            let refund = new.refund.map(|_| id.refund_id());
+            let refund = credit.map(|_| id.refund_id());
             const RETURN: &str = "-- returns.insert
                 insert into returns (return_id, order_id, asked, reason, taken_by, refund_id, created_at)
                 values ($1, $2, $3, $4, $5, $6, $7)";
@@ -250,6 +254,16 @@ async fn ordered_lines(tx: &Transaction<'_>, order: OrderId) -> Result<Vec<Order
         returned_serials: serials(row.get(10)),
     };
     Ok(rows.iter().map(line).collect())
+}
+
+/// What goes back to the buyer with a return, if anything does.
+fn credit_of(new: &NewReturn) -> Option<Credit> {
+    let units = new.lines.iter().map(|line| Units { line: line.line, quantity: line.quantity }).collect();
+    match (new.refund_of, new.refund) {
+        (Some(of), _) => Some(Credit::Goods { units, with_shipping: of == RefundOf::GoodsAndShipping }),
+        (None, Some(amount)) => Some(Credit::Amount { minor: amount.amount_minor, units }),
+        (None, None) => None,
+    }
 }
 
 /// Which units of a line come back, or why they cannot. None where they have no numbers.

@@ -34,8 +34,9 @@ pub(super) async fn write_orders(
     }
     const ORDERS: &str = "-- settlement_rows.insert_orders
         insert into orders (order_id, buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor,
-                            total_minor, email, ship_to, created_at, updated_at)
-        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4
+                            total_minor, email, ship_to, created_at, updated_at, tax_basis_points,
+                            shipping_tax_basis_points)
+        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4, $13, $14
         from unnest($5::uuid[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[],
                     $12::jsonb[]) as o (order_id, buyer, subtotal, tax, shipping, total, email, ship_to)";
     const ITEMS: &str = "-- settlement_rows.insert_items
@@ -102,9 +103,23 @@ pub(super) async fn write_orders(
     let history = tx.prepare_cached(HISTORY).await?;
     let holdings = tx.prepare_cached(HOLDINGS).await?;
     let tokens = tx.prepare_cached(TOKENS).await?;
-    let orders_arguments: [&(dyn ToSql + Sync); 12] = [
-        &drop.id.0, &pending, &currency, /* now */ &now, &ids, &buyers, &subtotals, &taxes, &shippings, &totals,
-        &emails, &addresses,
+    let rate = drop.rate();
+    let (tax, shipping_tax) = (rate.tax_basis_points.cast_signed(), rate.shipping_tax().cast_signed());
+    let orders_arguments: [&(dyn ToSql + Sync); 14] = [
+        &drop.id.0,
+        &pending,
+        &currency,
+        /* now */ &now,
+        &ids,
+        &buyers,
+        &subtotals,
+        &taxes,
+        &shippings,
+        &totals,
+        &emails,
+        &addresses,
+        &tax,
+        &shipping_tax,
     ];
     let items_arguments: [&(dyn ToSql + Sync); 7] =
         [&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists];

@@ -467,7 +467,7 @@ fn accept<'a>(
     if nths.len() < claim.claim.quantity.units() as usize {
         return Err(Rejection::OverLimit);
     }
-    let totals = Totals::of_units(variant.price, claim.claim.quantity.units(), drop.tax_basis_points, drop.shipping)
+    let totals = Totals::of_units(variant.price, claim.claim.quantity.units(), &drop.rate())
         .expect("a drop is only made when the price of an order at its limit fits");
     held.extend(&nths);
     for serial in serial_values(&claim.serials) {

@@ -136,6 +136,8 @@ impl Sender {
             lines: lines.map_err(|error| NotMailable::Unwritable(error.to_string()))?,
             totals: order.totals,
             link: if is_order { self.link_to(&order_id) } else { None },
+            // Its number may still be about to come; the page that the link leads to has it.
+            invoice: if *notice == Notice::OrderConfirmed { self.invoice_of(&order_id) } else { None },
             shop: self.from.name.clone().unwrap_or_else(|| self.from.email.domain().to_owned()),
             order_id,
         })
@@ -181,6 +183,7 @@ mod tests {
             url: "smtp://127.0.0.1".to_owned(),
             from: "orders@shop.example".to_owned(),
             order_link: None,
+            invoice_link: Some("https://shop.example/orders/{order}/invoice".to_owned()),
             send_timeout: Duration::from_secs(1),
         };
         settings.check().unwrap().1
@@ -193,6 +196,13 @@ mod tests {
         assert!(!html.contains("<script>") && html.contains("&#60;script&#62;"), "{html}");
         let text = Text { letter: &letter }.render().unwrap();
         assert!(text.contains("2 x Shoe & <script>alert(1)</script>, 42 (S): 2980 JPY\n"), "{text}");
+        assert!(
+            text.contains("\nInvoice: https://shop.example/orders/00000000-0000-0000-0000-000000000007/invoice\n"),
+            "{text}"
+        );
+        assert!(html.contains("/invoice\">Your invoice</a>"), "{html}");
+        let other = sender().letter(&order(), &Notice::OrderDelivered).unwrap();
+        assert_eq!(other.invoice, None, "the confirmation alone has it");
         assert!(text.contains("Total: 3278 JPY\n") && text.starts_with("Hello Zoë <b>,\n"), "{text}");
     }
 

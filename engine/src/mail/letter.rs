@@ -16,6 +16,7 @@ pub(super) struct Letter {
     pub(super) lines: Vec<Line>,
     pub(super) totals: Totals,
     pub(super) link: Option<String>,
+    pub(super) invoice: Option<String>,
     pub(super) shop: String,
 }
 
@@ -62,7 +63,7 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
             vec![
                 "Your order has been cancelled.".to_owned(),
                 if *is_refunded {
-                    "What you have paid is on its way back to you; another mail tells you how much.".to_owned()
+                    "You get back what you have paid: another mail tells you once it has been sent.".to_owned()
                 } else {
                     "Nothing has been charged.".to_owned()
                 },
@@ -85,7 +86,7 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                     units => format!("We have got {units} units back from you."),
                 },
                 if *is_refunded {
-                    "Your money is on its way back to you; another mail tells you how much.".to_owned()
+                    "You get your money back: another mail tells you how much, once it has been sent.".to_owned()
                 } else {
                     "No refund goes with it.".to_owned()
                 },
@@ -97,6 +98,13 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
         Notice::RefundIssued { amount, is_full: false, .. } => {
             ("Partial refund", vec![format!("We have refunded {amount} of your order."), REFUND_TAKES.to_owned()])
         }
+        Notice::RefundFailed { amount, .. } => (
+            "Your refund came back",
+            vec![
+                format!("We had refunded {amount} to you, and your bank has sent it back to us."),
+                "We look for another way, and tell you once the money has been sent again.".to_owned(),
+            ],
+        ),
         Notice::StandbyAwarded => (
             "Your wait has paid off",
             vec![

@@ -25,6 +25,8 @@ pub struct MailSettings {
     pub from: String,
     /// Where a buyer sees his order: `https://shop.example/orders/{order}`.
     pub order_link: Option<String>,
+    /// Where a buyer sees the invoice of their order: `https://shop.example/orders/{order}/invoice`.
+    pub invoice_link: Option<String>,
     /// Bounds one attempt, from the connection to the server's last word. Below the time a worker has to stop.
     pub send_timeout: Duration,
 }
@@ -55,6 +57,7 @@ pub(super) enum Tls {
 pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) order_link: Option<String>,
+    pub(super) invoice_link: Option<String>,
 }
 
 impl fmt::Debug for MailSettings {
@@ -72,16 +75,19 @@ impl MailSettings {
         if has_control(&self.from) {
             return Err(UnusableMailSettings("the sender has a line break or another control character"));
         }
-        if let Some(link) = &self.order_link {
-            let is_web = Url::parse(link).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-            if !is_web || !link.contains(ORDER_PLACEHOLDER) || has_control(link) {
-                return Err(UnusableMailSettings(
-                    "the order link is not an address such as https://shop.example/orders/{order}",
-                ));
-            }
+        if self.order_link.as_deref().is_some_and(|link| !is_link(link)) {
+            return Err(UnusableMailSettings(
+                "the order link is not an address such as https://shop.example/orders/{order}",
+            ));
+        }
+        if self.invoice_link.as_deref().is_some_and(|link| !is_link(link)) {
+            return Err(UnusableMailSettings(
+                "the invoice link is not an address such as https://shop.example/orders/{order}/invoice",
+            ));
         }
         let server = self.server(from.email.domain())?;
-        Ok((server, Sender { from, order_link: self.order_link.clone() }))
+        let (order_link, invoice_link) = (self.order_link.clone(), self.invoice_link.clone());
+        Ok((server, Sender { from, order_link, invoice_link }))
     }
 
     fn server(&self, own_domain: &str) -> Result<Server, UnusableMailSettings> {
@@ -159,6 +165,15 @@ impl Sender {
     pub(super) fn link_to(&self, order: &str) -> Option<String> {
         self.order_link.as_ref().map(|link| link.replace(ORDER_PLACEHOLDER, order))
     }
+
+    pub(super) fn invoice_of(&self, order: &str) -> Option<String> {
+        self.invoice_link.as_ref().map(|link| link.replace(ORDER_PLACEHOLDER, order))
+    }
+}
+
+fn is_link(link: &str) -> bool {
+    let is_web = Url::parse(link).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    is_web && link.contains(ORDER_PLACEHOLDER) && !has_control(link)
 }
 
 /// With the system's authorities, and one of the shop's own.
@@ -191,6 +206,7 @@ mod tests {
             url: url.to_owned(),
             from: "Shop <orders@shop.example>".to_owned(),
             order_link: Some("https://shop.example/orders/{order}".to_owned()),
+            invoice_link: Some("https://shop.example/orders/{order}/invoice".to_owned()),
             send_timeout: Duration::from_secs(1),
         }
     }
@@ -240,6 +256,7 @@ mod tests {
         }
         for link in ["https://shop.example/orders", "javascript:{order}", "https://shop.example/{order}\nX: y"] {
             assert!(MailSettings { order_link: Some(link.to_owned()), ..good.clone() }.check().is_err(), "{link:?}");
+            assert!(MailSettings { invoice_link: Some(link.to_owned()), ..good.clone() }.check().is_err(), "{link:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::domain::charges::from_provider;
-use crate::domain::ids::IntentId;
+use crate::domain::ids::{IntentId, OrderId};
 use crate::domain::money::{Currency, InvalidCurrency, Money};
 
 /// Where an intent stands, in the provider's words.
@@ -51,6 +51,13 @@ pub struct NextAction {
     pub kind: String,
     pub url: Option<String>,
     pub client_secret: Option<String>,
+}
+
+impl Intent {
+    /// The order that its metadata name, be it one of ours or not.
+    pub fn order_named(&self) -> Option<OrderId> {
+        self.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId)
+    }
 }
 
 impl fmt::Debug for NextAction {

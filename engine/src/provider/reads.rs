@@ -92,6 +92,18 @@ impl ProviderClient {
         Ok(refunds)
     }
 
+    /// Up to `limit` (1 to 100) refunds of the whole account, those made at `since` or later, newest first.
+    pub async fn list_refunds_since(
+        &self,
+        since: Timestamp,
+        starting_after: Option<&ProviderRefundId>,
+        limit: u32,
+    ) -> Result<Page<Refund>, ProviderError> {
+        let mut query = page(starting_after.map(|id| &id.0), limit);
+        query.push(("created[gte]", since.as_second().to_string()));
+        self.get(REFUNDS_PATH, &query).await
+    }
+
     /// Up to `limit` (1 to 100) movements of our balance, made from `created.start` on and before `created.end`.
     pub async fn list_balance_transactions(
         &self,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::domain::ids::{IntentId, ProviderRefundId};
+use crate::domain::ids::{IntentId, OrderId, ProviderRefundId};
 use crate::domain::money::Money;
 
 use super::intent::{UnreadableObject, amount_of, check_id, check_kind, currency_of};
@@ -38,6 +38,13 @@ pub struct Refund {
     pub refund_id: Option<String>,
     pub failure_reason: Option<String>,
     pub created: Timestamp,
+}
+
+impl Refund {
+    /// The order that its metadata name, be it one of ours or not.
+    pub fn order_named(&self) -> Option<OrderId> {
+        self.order_id.as_deref().and_then(|id| id.parse().ok()).map(OrderId)
+    }
 }
 
 #[derive(Deserialize)]

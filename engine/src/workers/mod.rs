@@ -11,6 +11,7 @@
 //! | news | half a second | deals with the provider's events: reads their intents back |
 //! | sweep | 5 seconds | once an hour, compares the provider's list of intents with our payments |
 //! | figures | 5 seconds | counts what is left to charge |
+//! | documents | minute | gives invoices and credit notes their numbers |
 //! | checkouts | second | goes on with checkouts that were left half-way |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
@@ -55,6 +56,8 @@ const SWEEP_LOOKS_EVERY: Duration = Duration::from_secs(5);
 /// One sweep an hour, whichever worker makes it.
 const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
+/// A buyer who asks earlier has theirs numbered then.
+const DOCUMENTS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks for due payments when there were none.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
 /// Payments of one desk between two looks at the other loops' business; no more than its places are leased at a time.
@@ -154,6 +157,10 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
     tasks.spawn(repeat("figures", FIGURES_EVERY, stop.clone(), {
         let engine = engine.clone();
         async move || engine.measure_payments(&provider).await
+    }));
+    tasks.spawn(repeat("documents", DOCUMENTS_EVERY, stop.clone(), {
+        let engine = engine.clone();
+        async move || engine.issue_documents().await
     }));
     tasks.spawn(bring_back(engine.clone(), stop.clone()));
     tasks.spawn(repeat("checkouts", WATCH_EVERY, stop.clone(), {

@@ -393,7 +393,7 @@ async fn goods_and_a_drops_unit_are_bought_together() {
     let checkout = made(&world, &buyer, "a").await;
     let claim = checkout.claim.unwrap();
     assert_eq!(claim.state, ClaimState::Taken);
-    assert_eq!(checkout.total, euros(1_800 + 342 + 490 + 29_800 + 5_662 + 490));
+    assert_eq!(checkout.total, euros(1_800 + 342 + 490 + 29_800 + 5_662 + 490 + 93));
     assert_eq!((state(&world, checkout.order.unwrap()).await, cart(&world, &buyer).await), (WAITS, vec![]));
     let created = "select count(*) from order_events where kind = 'order_created'";
     assert_eq!(world.count(created).await, 1, "the shop hears of the goods once they are sold");

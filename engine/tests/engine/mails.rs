@@ -27,6 +27,7 @@ fn mailer(url: &str) -> Mailer {
         url: url.to_owned(),
         from: "Doorbuster <orders@shop.example>".to_owned(),
         order_link: Some("https://shop.example/orders/{order}".to_owned()),
+        invoice_link: None,
         send_timeout: Duration::from_secs(5),
     })
     .unwrap()
@@ -109,17 +110,17 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
         (
             "payment_required",
             format!("Payment needed: {product}"),
-            format!("You got it: {product} is set aside for you. Please tell us how you want to pay 182.21 EUR.\n\n{kept}"),
+            format!("You got it: {product} is set aside for you. Please tell us how you want to pay 183.14 EUR.\n\n{kept}"),
         ),
         (
             "payment_action_required",
             format!("Please confirm your payment: {product}"),
-            format!("Your bank wants you to confirm the payment of 182.21 EUR for {product}.\n\n{kept}"),
+            format!("Your bank wants you to confirm the payment of 183.14 EUR for {product}.\n\n{kept}"),
         ),
         (
             "order_confirmed",
             format!("Order confirmed: {product}"),
-            format!("Thank you: your payment of 182.21 EUR has arrived, and {product} is yours."),
+            format!("Thank you: your payment of 183.14 EUR has arrived, and {product} is yours."),
         ),
         (
             "payment_failed",
@@ -129,7 +130,7 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
         (
             "order_cancelled",
             format!("Order cancelled: {product}"),
-            "Your order has been cancelled.\n\nWhat you have paid is on its way back to you; another mail tells you how much."
+            "Your order has been cancelled.\n\nYou get back what you have paid: another mail tells you once it has been sent."
                 .to_owned(),
         ),
         (
@@ -141,6 +142,13 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
             "refund_issued-00000000-0000-0000-0000-000000000002",
             format!("Partial refund: {product}"),
             format!("We have refunded 50.00 EUR of your order.\n\n{takes}"),
+        ),
+        (
+            "refund_failed-00000000-0000-0000-0000-000000000001",
+            format!("Your refund came back: {product}"),
+            "We had refunded 50.00 EUR to you, and your bank has sent it back to us.\n\nWe look for another way, and tell \
+             you once the money has been sent again."
+                .to_owned(),
         ),
         (
             "order_processing",
@@ -160,7 +168,7 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
         (
             "order_returned-00000000-0000-0000-0000-000000000001",
             format!("Your return has arrived: {product}"),
-            "We have got 1 unit back from you.\n\nYour money is on its way back to you; another mail tells you how much."
+            "We have got 1 unit back from you.\n\nYou get your money back: another mail tells you how much, once it has been sent."
                 .to_owned(),
         ),
         (
@@ -187,8 +195,8 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
         let id = format!("<evt_{}_{kind}@shop.example>", order.0.simple());
         let [mail] = &mails[&id][..] else { panic!("{kind} more than once") };
         let want = format!(
-            "Hello B,\n\n{says}\n\nOrder {order}\n\n  1 x {product}, size 0 ({sku}): 149.00 EUR\n  Subtotal: 149.00 EUR\n  Tax: 28.31 EUR\n  \
-             Shipping: 4.90 EUR\n  Total: 182.21 EUR\n\nhttps://shop.example/orders/{order}\n\nDoorbuster"
+            "Hello B,\n\n{says}\n\nOrder {order}\n\n  1 x {product}, size 0 ({sku}): 149.00 EUR\n  Subtotal: 149.00 EUR\n  Tax: 29.24 EUR\n  \
+             Shipping: 4.90 EUR\n  Total: 183.14 EUR\n\nhttps://shop.example/orders/{order}\n\nDoorbuster"
         );
         assert_eq!(text(mail).trim_end(), want, "{kind}");
         assert_eq!((mail.from.as_str(), &mail.to[..]), ("orders@shop.example", &["b0@example.test".to_owned()][..]));

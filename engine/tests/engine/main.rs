@@ -25,6 +25,7 @@ mod cancel_turns;
 mod cancels;
 mod captures;
 mod refunds;
+mod books;
 mod fulfilment;
 mod returns;
 mod order_pages;

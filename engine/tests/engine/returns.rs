@@ -30,7 +30,7 @@ fn eur(minor: i64) -> Money {
 }
 
 async fn take(world: &World, id: u128, order: OrderId, lines: &[ReturnedLine], refund: Option<Money>) -> ReturnTaken {
-    let new = NewReturn { lines: lines.to_vec(), refund };
+    let new = NewReturn { lines: lines.to_vec(), refund, refund_of: None };
     let id = ReturnId(Uuid::from_u128(id));
     world.engine.ledger.take_return(id, order, &new, WHY, world.engine.clock.now()).await.unwrap()
 }

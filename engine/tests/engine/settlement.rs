@@ -31,7 +31,7 @@ async fn every_claim_becomes_one_order_with_its_units() {
     assert_eq!(world.count("select sum(quantity_available) from inventory").await, 30);
     assert_eq!(world.count("select count(*) from payments where state = 'IN_FLIGHT'").await, 10);
     assert_eq!(world.count("select count(*) from payments where state = 'REQUIRED'").await, 1, "no profile");
-    let total = 14_900 * 2 + (14_900 * 2 * 19) / 100 + 490;
+    let total = 14_900 * 2 + (14_900 * 2 * 19) / 100 + 490 + 93;
     assert_eq!(world.count("select max(total_minor) from orders").await, total);
     let id = claim(&live, &buyer(99), "k", 1, 1).id;
     let view = world.engine.claim_of(&buyer(99), id).await.unwrap().unwrap();

@@ -24,6 +24,7 @@ pub(crate) async fn serve_everywhere(world: &World) {
         country: "*".to_owned(),
         currency: "EUR".parse().unwrap(),
         tax_basis_points: 1_900,
+        shipping_tax_basis_points: Some(0),
         shipping_minor: 490,
         free_shipping_from_minor: None,
     };

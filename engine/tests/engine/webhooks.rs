@@ -65,7 +65,7 @@ async fn every_change_of_an_order_is_an_event_with_a_good_signature() {
         (&failed.body["id"], failed.body["data"]["order_id"].as_str()),
         (&failed.id.clone().into(), Some(&*orders[4].to_string()))
     );
-    assert_eq!(failed.body["data"]["total"], serde_json::json!({ "amount_minor": 18_221, "currency": "EUR" }));
+    assert_eq!(failed.body["data"]["total"], serde_json::json!({ "amount_minor": 18_314, "currency": "EUR" }));
     assert_eq!(failed.body["data"]["detail"], serde_json::json!({ "reason": "generic_decline" }));
     let text = failed.body.to_string();
     assert!(!text.contains("example.test") && !text.contains("ship_to"), "no person is named: {text}");

@@ -67,6 +67,10 @@ fn as_text(report: &AuditReport) -> String {
         let units = count(stock.available.unsigned_abs(), "unit");
         lines.push(format!("ordinary stock: {shelves} with {units}, {} of them reserved", stock.reserved));
     }
+    if report.strangers > 0 {
+        let charges = count(report.strangers as u64, "charge");
+        lines.push(format!("{charges} of others on the same account of the payment provider"));
+    }
     let violation = |found: &Violation| format!("{} {}: {}", found.drop, found.rule, found.detail);
     lines.extend(report.violations.iter().map(violation));
     lines.push(count(report.violations.len() as u64, "violation"));

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use doorbuster_engine::domain::credits::RefundOf;
 use doorbuster_engine::domain::fulfilment::{NewReturn, ReturnedLine, Tracking};
 use doorbuster_engine::domain::ids::{OrderId, ReturnId};
 use doorbuster_engine::domain::money::Money;
@@ -40,12 +41,32 @@ pub struct ReturnArguments {
     /// How much goes back to the buyer with it, in the currency's smallest unit
     #[arg(long, value_name = "AMOUNT")]
     refund_minor: Option<i64>,
+    /// Instead of an amount: what these goods are worth goes back, with their VAT, and shipping if you say so
+    #[arg(long, value_name = "WHAT", conflicts_with = "refund_minor")]
+    refund: Option<RefundArgument>,
     /// Why, for the history
     #[arg(long)]
     reason: String,
     /// The return's id: the same one again is the same return. Made up and printed when not given
     #[arg(long, value_name = "UUID")]
     id: Option<Uuid>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RefundArgument {
+    /// What is left of what these units cost
+    Goods,
+    /// That, and what is left of shipping
+    GoodsAndShipping,
+}
+
+impl From<RefundArgument> for RefundOf {
+    fn from(refund: RefundArgument) -> Self {
+        match refund {
+            RefundArgument::Goods => Self::Goods,
+            RefundArgument::GoodsAndShipping => Self::GoodsAndShipping,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +129,8 @@ pub(super) async fn take_return(engine: &Engine, arguments: &ReturnArguments, by
         serials: Vec::new(),
         restock: arguments.restock,
     };
-    let new = NewReturn { lines: arguments.lines.iter().map(line).collect(), refund: amount };
+    let lines = arguments.lines.iter().map(line).collect();
+    let new = NewReturn { lines, refund: amount, refund_of: arguments.refund.map(RefundOf::from) };
     new.check().context("this is no return")?;
     let id = ReturnId(arguments.id.unwrap_or_else(Uuid::now_v7));
     let why = (by, arguments.reason.as_str());

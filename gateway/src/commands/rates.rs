@@ -31,7 +31,8 @@ enum RatesCommand {
     /// Puts the table of a file in the place of the old one, all of it or nothing
     Import {
         /// JSON: [{"country": "DE", "currency": "EUR", "tax_basis_points": 1900, "shipping_minor": 490,
-        /// "free_shipping_from_minor": 10000}, …]; the country * is everywhere else
+        /// "free_shipping_from_minor": 10000}, …]; the country * is everywhere else. Shipping is taxed as goods are,
+        /// unless "shipping_tax_basis_points" says otherwise
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// Takes a table without any row: then no country is served
@@ -49,7 +50,9 @@ pub async fn run(arguments: RatesArguments) -> Result<(), Failure> {
                 || json!(rows),
                 || match rows.as_slice() {
                     [] => "there are no rates: no country is served, and checkout answers region_not_served".to_owned(),
-                    rows => Table::new(["COUNTRY", ">TAX", ">SHIPPING", ">FREE FROM"]).with(rows, cells).to_string(),
+                    rows => Table::new(["COUNTRY", ">TAX", ">SHIPPING", ">ITS TAX", ">FREE FROM"])
+                        .with(rows, cells)
+                        .to_string(),
                 },
             );
         }
@@ -75,9 +78,10 @@ pub async fn run(arguments: RatesArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cells(row: &RateRow) -> [String; 4] {
+fn cells(row: &RateRow) -> [String; 5] {
     let money = |minor| Money::new(minor, row.currency).to_string();
-    let percent = format!("{}.{:02} %", row.tax_basis_points / 100, row.tax_basis_points % 100);
+    let percent = |rate: u32| format!("{}.{:02} %", rate / 100, rate % 100);
+    let of_shipping = row.shipping_tax_basis_points.map_or("as goods".to_owned(), percent);
     let free = row.free_shipping_from_minor.map_or("never".to_owned(), money);
-    [row.country.clone(), percent, money(row.shipping_minor), free]
+    [row.country.clone(), percent(row.tax_basis_points), money(row.shipping_minor), of_shipping, free]
 }

@@ -145,10 +145,11 @@ async fn list(engine: &Engine, format: Format) -> Result<(), Failure> {
         }
         if !findings.is_empty() {
             let cells = |finding: &Finding| {
-                let found = (finding.kind.clone(), finding.intent.clone(), finding.detail.clone());
-                [finding.number.to_string(), found.0, found.1, time(finding.found_at), found.2]
+                let (kind, about, what) = (finding.kind.clone(), finding.intent.clone(), finding.detail.clone());
+                let order = finding.order.map_or_else(|| "none".to_owned(), |order| order.to_string());
+                [finding.number.to_string(), kind, about, order, time(finding.found_at), what]
             };
-            let table = Table::new([">FINDING", "KIND", "INTENT", "FOUND", "WHAT"]).with(&findings, cells);
+            let table = Table::new([">FINDING", "KIND", "ABOUT", "ORDER", "FOUND", "WHAT"]).with(&findings, cells);
             text += &format!("{table}\n");
         }
         let (payments, open) = (count(reviews.len() as u64, "payment"), count(findings.len() as u64, "finding"));

@@ -317,6 +317,7 @@ fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
         url: mailbox.url(),
         from: MAIL_FROM.to_owned(),
         order_link: None,
+        invoice_link: None,
         send_timeout: Duration::from_secs(10),
     };
     Ok(Lane::Mail(Mailer::new(&settings)?))

@@ -238,6 +238,8 @@ catalogue! {
         "Check the id, and whose token you sent.";
     OrderNotFound = NOT_FOUND "order_not_found", "There is no such order",
         "Check the id, and whose token you sent.";
+    DocumentNotFound = NOT_FOUND "document_not_found", "There is no such document",
+        "An invoice is there once its order is paid, a credit note once its refund has arrived.";
     ProfileNotFound = NOT_FOUND "profile_not_found", "There is no checkout profile yet",
         "Save one with PUT /v1/me/checkout-profile.";
 

@@ -85,6 +85,17 @@ pub struct RefundIssuedDetail {
     pub is_full: bool,
 }
 
+/// A refund that did not arrive
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct RefundFailedDetail {
+    /// The refund's id
+    pub refund: Uuid,
+    pub amount: Amount,
+    /// It had arrived, its buyer was told so, and it came back
+    pub was_issued: bool,
+}
+
 /// How an order travels
 #[derive(Debug, Deserialize, ToSchema)]
 #[cfg_attr(test, serde(deny_unknown_fields))]
@@ -115,6 +126,7 @@ fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
         Notice::PaymentFailed { .. } => ("The payment failed", Some("PaymentFailedDetail")),
         Notice::OrderCancelled { .. } => ("The order was cancelled", Some("OrderCancelledDetail")),
         Notice::RefundIssued { .. } => ("Money goes back to the buyer", Some("RefundIssuedDetail")),
+        Notice::RefundFailed { .. } => ("A refund did not go through, or came back", Some("RefundFailedDetail")),
         Notice::OrderProcessing => ("The order is being packed", None),
         Notice::OrderShipped { .. } => ("The order was handed to its carrier", Some("OrderShippedDetail")),
         Notice::OrderDelivered => ("The order has been delivered", None),
@@ -207,11 +219,11 @@ fn samples() -> Vec<(Notice, Event)> {
         buyer_name: Some("Ada Lovelace".to_owned()),
         email: Some("ada@example.com".to_owned()),
         items: vec![item],
-        totals: Totals { subtotal: euros(14_900), tax: euros(2_831), shipping: euros(490), total: euros(18_221) },
+        totals: Totals { subtotal: euros(14_900), tax: euros(2_924), shipping: euros(490), total: euros(18_314) },
         pay_by: None,
     };
     let at: Timestamp = "2026-11-23T10:00:05Z".parse().expect("a time of RFC 3339");
-    let notices = Notice::samples(RefundId(Uuid::from_u128(0x01ab_3f2c_9d41_7c02_9b10_5d8e_7f90_a1b2)), euros(18_221));
+    let notices = Notice::samples(RefundId(Uuid::from_u128(0x01ab_3f2c_9d41_7c02_9b10_5d8e_7f90_a1b2)), euros(18_314));
     notices.into_iter().map(|notice| (notice.clone(), Event::new(&order, &notice, at))).collect()
 }
 
@@ -232,12 +244,13 @@ mod tests {
                 Notice::PaymentFailed { .. } => reads::<PaymentFailedDetail>(detail),
                 Notice::OrderCancelled { .. } => reads::<OrderCancelledDetail>(detail),
                 Notice::RefundIssued { .. } => reads::<RefundIssuedDetail>(detail),
+                Notice::RefundFailed { .. } => reads::<RefundFailedDetail>(detail),
                 Notice::OrderShipped { .. } => reads::<OrderShippedDetail>(detail),
                 Notice::OrderReturned { .. } => reads::<OrderReturnedDetail>(detail),
                 _ => detail.is_none(),
             };
             assert!(is_read, "{}", event.body);
         }
-        assert_eq!(all().paths.len(), 13);
+        assert_eq!(all().paths.len(), 14);
     }
 }

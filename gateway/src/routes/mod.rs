@@ -8,6 +8,7 @@ pub mod drops;
 pub mod products;
 pub mod orders;
 pub mod order_lists;
+pub mod documents;
 pub mod profile;
 pub mod standby;
 pub mod me;
@@ -74,6 +75,8 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(order_lists::list_orders))
         .routes(routes!(orders::get_order))
         .routes(routes!(order_lists::get_history))
+        .routes(routes!(documents::get_invoice))
+        .routes(routes!(documents::get_credit_note))
         .routes(routes!(orders::pay_order))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))

@@ -104,6 +104,8 @@ pub struct OrderShipment {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OrderRefund {
     pub amount: Amount,
+    /// Where its credit note is, once it has arrived and has a number
+    pub credit_note: Option<String>,
     /// `PENDING` is on its way; banks take days
     #[schema(value_type = words::RefundState)]
     pub status: RefundState,
@@ -116,6 +118,9 @@ pub struct OrderLinks {
     /// Where to send the payment, while one is required
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<String>,
+    /// Where its invoice is, once it is paid
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<String>,
     /// Where to cancel it, until it ships
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel: Option<String>,
@@ -241,9 +246,12 @@ impl From<OrderView> for OrderFound {
     fn from(order: OrderView) -> Self {
         let link = format!("/v1/orders/{}", order.id);
         let is_required = order.payment == PaymentState::Required;
+        // An order that cost nothing has no charge, and so no invoice.
+        let is_invoiced = order.payment.was_paid() && order.totals.total.amount_minor > 0;
         let is_cancellable = order.status.apply(OrderEvent::Cancel).is_ok() && !order.is_cancel_requested;
         let refunds = order.refunds.into_iter().map(|refund| OrderRefund {
             amount: refund.amount.into(),
+            credit_note: refund.credit_note.map(|number| format!("{link}/credit-notes/{number}")),
             status: refund.state,
             created_at: refund.created_at,
         });
@@ -270,6 +278,7 @@ impl From<OrderView> for OrderFound {
             updated_at: order.updated_at,
             links: OrderLinks {
                 payment: is_required.then(|| format!("{link}/payment")),
+                invoice: is_invoiced.then(|| format!("{link}/invoice")),
                 cancel: is_cancellable.then(|| format!("{link}/cancel")),
                 order: link,
             },

@@ -43,6 +43,7 @@ pub(super) async fn stock_mugs(shop: &Shop) {
         country: "DE".to_owned(),
         currency: "EUR".parse().unwrap(),
         tax_basis_points: 1_900,
+        shipping_tax_basis_points: Some(0),
         shipping_minor: 490,
         free_shipping_from_minor: Some(5_000),
     };

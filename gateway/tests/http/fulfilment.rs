@@ -295,7 +295,47 @@ async fn a_buyer_gets_his_data_and_is_forgotten() {
     assert_eq!(data["orders"]["items"], json!([]));
     let kept = send(paid.shop.ada(Method::GET, &format!("/v1/orders/{id}"))).await.json();
     assert!(kept["buyer"].as_str().unwrap().starts_with("erased-"), "{kept}");
-    assert_eq!((&kept["email"], &kept["total"]["amount_minor"]), (&Value::Null, &json!(14_900 + 2_831 + 490)));
+    assert_eq!((&kept["email"], &kept["total"]["amount_minor"]), (&Value::Null, &json!(14_900 + 2_831 + 490 + 93)));
     let never = erase("nobody", Some("e")).await;
     assert_eq!((never.status.as_u16(), is_replayed(&never)), (200, true));
+}
+
+#[tokio::test]
+async fn an_invoice_and_its_credit_notes_are_pages_for_their_buyer_and_for_operators() {
+    let paid = PaidShop::new().await;
+    let unpaid = paid.shop.claim("eve", "k", 1).await.json()["claim_id"].as_str().unwrap().to_owned();
+    settle_all(&paid.shop.engine).await.unwrap();
+    let id = paid.order("ada", "k", 1).await;
+    paid.shop.get("eve", &format!("/v1/orders/{unpaid}/invoice")).await.is_problem(404, "document_not_found");
+    let order = paid.shop.get("ada", &format!("/v1/orders/{id}")).await.json();
+    let link = order["links"]["invoice"].as_str().unwrap();
+    let page = paid.shop.get("ada", link).await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    for says in ["<h1>Invoice 1</h1>", "50667 Köln", "<td class=\"number\">28.31 EUR</td>", "183.14 EUR"] {
+        assert!(page.text.contains(says), "{says}: {}", page.text);
+    }
+    paid.shop.get("eve", link).await.is_problem(404, "order_not_found");
+    paid.shop.get("ada", &format!("/v1/orders/{id}/credit-notes/1")).await.is_problem(404, "document_not_found");
+
+    paid.ship(&id).await;
+    let lines = json!([{ "line": 1, "quantity": 1, "restock": false }]);
+    let both = json!({ "lines": lines, "refund": "goods", "refund_minor": 5, "reason": "small" });
+    let problem = paid.act(&id, "returns", "r", both).await.is_problem(422, "invalid_request");
+    assert_eq!(problem["errors"][0]["field"], "refund");
+    let back = |reason: &str| json!({ "lines": lines, "refund": "goods_and_shipping", "reason": reason });
+    assert_eq!(paid.act(&id, "returns", "r", back("small")).await.status, 201);
+    assert!(is_replayed(&paid.act(&id, "returns", "r", back("small")).await));
+    paid.act(&id, "returns", "r", back("large")).await.is_problem(422, "key_reused");
+    paid.charge().await;
+    // Its number comes with the first who asks, or within a minute.
+    assert_eq!(paid.shop.get("ada", link).await.status, 200);
+    let order = paid.shop.get("ada", &format!("/v1/orders/{id}")).await.json();
+    let note = order["refunds"][0]["credit_note"].as_str().unwrap();
+    assert_eq!(note, format!("/v1/orders/{id}/credit-notes/1"));
+    let page = paid.shop.get("ada", note).await;
+    assert!(page.text.contains("<h1>Credit note 1</h1>") && page.text.contains("<p>To invoice 1</p>"), "{}", page.text);
+    for path in [link, note] {
+        let theirs = send(paid.shop.ada(Method::GET, path)).await;
+        assert_eq!((theirs.status.as_u16(), theirs.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    }
 }

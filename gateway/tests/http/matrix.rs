@@ -156,7 +156,11 @@ impl Stage {
         let mut each_id = |code: &'static str| {
             for id in &self.ids {
                 for key in ["eves", "ada-unpaid", "ada-buys"] {
-                    case(&format!("{id} with the key {key}"), ask(&path.replace("{id}", id), key), NotFound(code));
+                    case(
+                        &format!("{id} with the key {key}"),
+                        ask(&path.replace("{id}", id).replace("{number}", "1"), key),
+                        NotFound(code),
+                    );
                     if method == Method::GET {
                         break;
                     }
@@ -167,6 +171,8 @@ impl Stage {
             "GET /v1/claims/{id}" => each_id("claim_not_found"),
             "GET /v1/orders/{id}"
             | "GET /v1/orders/{id}/history"
+            | "GET /v1/orders/{id}/invoice"
+            | "GET /v1/orders/{id}/credit-notes/{number}"
             | "POST /v1/orders/{id}/payment"
             | "POST /v1/orders/{id}/cancel" => each_id("order_not_found"),
             "GET /v1/orders" => {

@@ -151,7 +151,7 @@ async fn an_order_that_waits_for_a_payment_takes_the_profile_once() {
     assert_eq!((&waiting["status"], &waiting["payment"]), (&json!("PENDING_PAYMENT"), &json!("REQUIRED")));
     assert_eq!(waiting["links"]["payment"], format!("/v1/orders/{id}/payment"));
     assert_eq!(waiting["subtotal"], json!({ "amount_minor": 14_900, "currency": "EUR" }));
-    assert_eq!(waiting["total"]["amount_minor"], 14_900 + 2_831 + 490);
+    assert_eq!(waiting["total"]["amount_minor"], 14_900 + 2_831 + 490 + 93);
 
     pay(&shop, "ada", &id).await.is_problem(409, "checkout_profile_missing");
     put(&shop, "ada", &profile()).await;

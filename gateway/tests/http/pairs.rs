@@ -238,6 +238,7 @@ impl Stage {
             country: "*".to_owned(),
             currency: "EUR".parse().unwrap(),
             tax_basis_points: 0,
+            shipping_tax_basis_points: Some(0),
             shipping_minor: 0,
             free_shipping_from_minor: None,
         };

@@ -101,6 +101,8 @@ async fn the_description_lists_every_route_and_code() {
         "GET /v1/products/{id}",
         "GET /v1/orders/{id}",
         "GET /v1/orders/{id}/history",
+        "GET /v1/orders/{id}/invoice",
+        "GET /v1/orders/{id}/credit-notes/{number}",
         "POST /v1/drops/{drop}/claims",
         "POST /v1/drops/{drop}/standby",
         "POST /v1/orders/{id}/cancel",

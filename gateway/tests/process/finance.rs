@@ -120,7 +120,9 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
     tokio::spawn(connection);
     sql.batch_execute(
         "update journal set booked_at = booked_at - interval '1 day';
-         update refunds set settled_at = settled_at - interval '1 day'",
+         update refunds set settled_at = settled_at - interval '1 day';
+         update invoices set charged_at = charged_at - interval '1 day';
+         update credit_notes set settled_at = settled_at - interval '1 day'",
     )
     .await
     .unwrap();
@@ -142,6 +144,31 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
         csv::Reader::from_path(path).unwrap().records().map(Result::unwrap).count()
     };
     assert_eq!((lines("orders"), lines("invoices"), lines("credit-notes")), (3, 3, 2));
+    let vat = folder.path().join("vat.csv");
+    let (month, vat) = (&day[..7], vat.to_str().unwrap());
+    let pages = folder.path().join("pages");
+    for (arguments, expected, says) in [
+        (&["finance", "days"][..], 0, "0 days forgotten"),
+        (&["finance", "days", "--time-zone", "Europe/Berlin"], 1, "the first day was closed in UTC"),
+        (&["finance", "vat", "--from", month, "--time-zone", ""], 0, "CREDITED"),
+        (&["finance", "vat", "--from", month, "--csv", vat, "--json"], 0, "\"tax_basis_points\": 1900"),
+        (&["finance", "vat", "--from", "2026-12", "--to", "2026-11"], 1, "is before"),
+        (&["finance", "vat", "--from", "2026"], 2, "a month is written as 2026-11"),
+        (&["finance", "seller"], 0, "nobody has said"),
+        (&["finance", "seller", "--name", "Shop\n", "--country", "DE"], 1, "control characters"),
+        (&["finance", "seller", "--name", "Shop", "--country", "UK"], 1, "for UK that is GB"),
+        (&["finance", "seller", "--name", "Shop", "--country", "DE", "--tax-id", "DE1"], 0, "VAT number: DE1"),
+        (&["finance", "invoice", &orders[0], "--html", pages.to_str().unwrap()], 0, "lower price"),
+        (&["finance", "invoice", id], 1, "there is no order"),
+    ] {
+        let (code, said, error) = run(arguments).await;
+        assert_eq!((code, format!("{said}{error}").contains(says)), (Some(expected), true), "{says}: {said}{error}");
+    }
+    let files = std::fs::read_dir(&pages).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files = files.collect::<Vec<_>>();
+    assert!(files.len() == 2 && files.iter().all(|name| name.ends_with(".html")), "{files:?}");
+    let header = std::fs::read_to_string(vat).unwrap();
+    assert!(header.starts_with("month,country,vat_rate,invoiced_net,"), "{header}");
     let (code, said, _) = run(&["finance", "drop", &drop]).await;
     assert_eq!((code, said.contains("CANCELLED"), said.contains("provider_fees")), (Some(0), true, false), "{said}");
 

@@ -22,7 +22,8 @@ const UNPAID: SignedDuration = SignedDuration::from_hours(24);
 pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim: &Claim) -> anyhow::Result<Ordered> {
     let Some(variant) = drop.variant(claim.variant) else { return Ok(Ordered::SoldOut) };
     let units = claim.quantity.units();
-    let totals = Totals::of_units(variant.price, units, drop.tax_basis_points, drop.shipping)?;
+    let rate = drop.rate();
+    let totals = Totals::of_units(variant.price, units, &rate)?;
     let sale = ForSale {
         product: drop.product_id,
         variant_id: VariantId(variant.variant_id),
@@ -32,7 +33,9 @@ pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim
         from: Source::Shelves(way),
     };
     let line = Line { price_at_add: sale.price, sale, quantity: units };
-    let quote = Quote { goods: Some(Goods { lines: vec![line], totals }), drop_line: None, total: totals.total };
+    let (tax_basis_points, shipping_tax_basis_points) = (rate.tax_basis_points, rate.shipping_tax());
+    let goods = Goods { lines: vec![line], totals, tax_basis_points, shipping_tax_basis_points };
+    let quote = Quote { goods: Some(goods), drop_line: None, total: totals.total };
     let profile = profile_of(&claim.buyer)?;
     let key = claim.id.to_string().parse()?;
     let new = NewCheckout {

@@ -97,7 +97,7 @@ impl SqlShop {
         let take = if way == Way::SkipLocked { UNITS } else { LOCKED };
         let Some(variant) = drop.variant(claim.variant) else { return Ok(Ordered::SoldOut) };
         let units = claim.quantity.units();
-        let totals = Totals::of_units(variant.price, units, drop.tax_basis_points, drop.shipping);
+        let totals = Totals::of_units(variant.price, units, &drop.rate());
         let totals = totals.expect("prices of these drops are far from the end of the numbers");
         let client = self.pool.get().await?;
         let statement = client.prepare_cached(&format!("{take}{ORDER}")).await?;

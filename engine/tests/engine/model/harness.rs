@@ -89,6 +89,7 @@ fn sale_drop(id: DropId, variants: u8, limit: u32) -> SaleDrop {
         buyer_limit: limit,
         home_key: 1,
         tax_basis_points: 0,
+        shipping_tax_basis_points: None,
         shipping: Money::zero(currency),
         opens_at: None,
         closes_at: None,

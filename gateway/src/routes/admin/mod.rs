@@ -7,6 +7,7 @@ pub mod imports;
 pub mod orders;
 pub mod fulfilment;
 pub mod money_back;
+pub mod documents;
 
 use axum::{Json, Router};
 use serde::Serialize;
@@ -33,6 +34,8 @@ pub fn api() -> (Router<Ops>, OpenApi) {
         .routes(routes!(stock::adjust_stock, stock::list_adjustments))
         .routes(routes!(orders::find_orders))
         .routes(routes!(orders::get_order))
+        .routes(routes!(documents::get_invoice))
+        .routes(routes!(documents::get_credit_note))
         .routes(routes!(fulfilment::process_order))
         .routes(routes!(fulfilment::ship_order))
         .routes(routes!(fulfilment::deliver_order))

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use doorbuster_engine::domain::charges::check_refund;
+use doorbuster_engine::domain::credits::RefundOf;
 use doorbuster_engine::domain::fulfilment::{InvalidReturn, NewReturn, REASON_CHARACTERS_MAX, ReturnedLine, is_plain};
 use doorbuster_engine::domain::ids::{OrderId, RefundId, ReturnId, Serial};
 use doorbuster_engine::domain::money::{Currency, Money};
@@ -31,12 +32,33 @@ const BODY_BYTES: usize = 16 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct NewOrderReturn {
     pub lines: Vec<NewReturnLine>,
-    /// How much goes back to the buyer with it, in the order's currency; nothing when it is not there
+    /// How much goes back to the buyer with it, in the order's currency; nothing when neither this nor `refund` is
+    /// there
     #[schema(example = 14900)]
     pub refund_minor: Option<i64>,
+    /// Instead of an amount: what these goods are worth, with their VAT
+    pub refund: Option<ReturnRefund>,
     /// Why, for the history
     #[schema(max_length = 500)]
     pub reason: String,
+}
+
+/// What goes back with goods
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReturnRefund {
+    Goods,
+    /// What is left of shipping goes back too
+    GoodsAndShipping,
+}
+
+impl From<ReturnRefund> for RefundOf {
+    fn from(refund: ReturnRefund) -> Self {
+        match refund {
+            ReturnRefund::Goods => Self::Goods,
+            ReturnRefund::GoodsAndShipping => Self::GoodsAndShipping,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -100,13 +122,19 @@ pub async fn take_return(
         Some(minor) => Some(positive("refund_minor", minor, currency_of(&ops, order).await?)?),
         None => None,
     };
+    if new.refund.is_some() && refund.is_some() {
+        return Err(Problem::field(
+            "refund",
+            "says what goes back, and so does refund_minor: send one of them".to_owned(),
+        ));
+    }
     let lines = new.lines.into_iter().map(|line| ReturnedLine {
         line: line.line,
         quantity: line.quantity,
         serials: line.serials.into_iter().map(Serial).collect(),
         restock: line.restock,
     });
-    let taking = NewReturn { lines: lines.collect(), refund };
+    let taking = NewReturn { lines: lines.collect(), refund, refund_of: new.refund.map(RefundOf::from) };
     taking.check().map_err(|error: InvalidReturn| Problem::field("lines", error.to_string()))?;
     let id = ReturnId(RequestId::new(operator.name(), &key).0);
     let why = (operator.name(), new.reason.as_str());
@@ -126,7 +154,8 @@ pub async fn take_return(
 
 /// Give money back
 ///
-/// The order stays as it is. Workers carry it out; never more goes back than was paid.
+/// The order stays as it is. Workers carry it out; never more goes back than was paid. An amount lowers the price of
+/// the goods that are left, each with its VAT; shipping goes back last.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/refunds", tag = "orders",
     params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),

@@ -283,6 +283,7 @@ impl Stage {
             country: "*".to_owned(),
             currency,
             tax_basis_points: 1_900,
+            shipping_tax_basis_points: Some(0),
             shipping_minor: 490,
             free_shipping_from_minor: None,
         };
@@ -314,7 +315,7 @@ impl Stage {
             // A provider that loses requests has to be asked again.
             let mut tries = 0;
             let report = loop {
-                match later.close_day(&self.asked, day).await {
+                match later.close_day(&self.asked, day, &jiff::tz::TimeZone::UTC).await {
                     Ok(report) => break report.map_err(|_| "the day is not over".to_owned())?,
                     Err(error) if tries == 50 => return Err(error.to_string()),
                     Err(_) => tries += 1,
