@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make` alone lists it.
-.PHONY: help setup build install demo test check localstripe openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench siege deny
+.PHONY: help setup build install demo test check localstripe stripe-client openapi clients schemathesis soak crash faults neighbours load-k6 compare versus bench siege deny
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,16 @@ localstripe: ## the payment client against localstripe, somebody else's fake of 
 	  $(LOCALSTRIPE)/bin/pip install --quiet --disable-pip-version-check localstripe==1.15.10; }
 	PATH="$(CURDIR)/$(LOCALSTRIPE)/bin:$$PATH" \
 	  cargo test --locked --workspace --test engine localstripe -- --ignored --nocapture
+
+STRIPE_CLIENT := target/stripe-client
+
+stripe-client: ## the fake provider judged by the provider's own clients (needs node 20 with npm, and python3 with venv)
+	@mkdir -p $(STRIPE_CLIENT)
+	cp sandbox/tests/stripe_clients/* $(STRIPE_CLIENT)/
+	cd $(STRIPE_CLIENT) && npm ci --no-audit --no-fund --loglevel=error
+	@test -x $(STRIPE_CLIENT)/env/bin/python || python3 -m venv $(STRIPE_CLIENT)/env
+	$(STRIPE_CLIENT)/env/bin/pip install --quiet --disable-pip-version-check stripe==16.1.0
+	cargo test --locked --workspace --test provider own_clients -- --ignored --nocapture
 
 # Built with everything, as for the tests: another selection would compile the dependencies anew, with other features.
 PROGRAM = $${CARGO_TARGET_DIR:-target}/debug/doorbuster

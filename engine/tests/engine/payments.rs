@@ -1,11 +1,13 @@
 //! Orders are charged once; a decline gives the unit to somebody else.
 
+use std::time::Duration;
+
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::ids::VariantNumber;
 use doorbuster_engine::flows::grants::look_again;
 use doorbuster_engine::ledger::payments::MethodGiven;
 use doorbuster_engine::ledger::standby::NewPlace;
-use doorbuster_sandbox::provider::FakeProviderOptions;
+use doorbuster_sandbox::provider::{FakeProviderOptions, FaultCounts};
 
 use crate::harness::{World, buyer, claim, provider, taken};
 
@@ -28,6 +30,24 @@ async fn a_paid_order_is_confirmed_and_leaves_the_inventory() {
     let booked = "select sum(amount_minor)::bigint from journal where debit_account = 'provider'";
     assert_eq!(world.count(booked).await, captures[0].amount_minor);
     assert_eq!(world.count("select count(*) from outbox where kind = 'order_confirmed'").await, 1);
+}
+
+/// The card of a buyer's profile, as the provider's script in their browser has made a payment method of it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "charges carry no customer yet, so the provider takes a buyer's card once: their second order is declined"]
+async fn a_buyer_pays_two_orders_with_the_card_of_their_profile() {
+    let world = World::new().await;
+    let options = FakeProviderOptions { one_off_methods_once: true, ..Default::default() };
+    let (fake, client) = provider(options).await;
+    let live = world.open(&[2], 2, 2).await;
+    world.save_profile(1, &fake.new_payment_method("pm_card_visa").unwrap()).await;
+    for key in ["first", "second"] {
+        taken(world.claim_until_answered(&live, 1, key, 0, 1).await);
+        world.settle().await;
+        let report = world.engine.charge_due(&client, 10, 4).await.unwrap();
+        assert_eq!((report.confirmed, report.released), (1, 0), "the {key} order: {report:?}");
+    }
+    assert_eq!(fake.captures().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,8 +93,34 @@ async fn c4_errors_that_the_provider_stored_are_overcome_and_never_charge_twice(
     charge_forty_through(faults).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn c4_money_that_lands_after_its_stored_500_is_taken_once() {
+    let faults = FakeProviderOptions {
+        capture_after_500_rate: 0.4,
+        settles_after: Some(Duration::from_millis(20)),
+        bare_decline_rate: 0.5,
+        seed: 13,
+        ..Default::default()
+    };
+    let counts = charge_forty_through(faults).await;
+    assert!(counts.captures_after_500 > 5 && counts.bare_declines > 0, "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_a_key_that_is_held_after_its_answer_was_lost_never_charges_twice() {
+    let faults = FakeProviderOptions {
+        key_held_rate: 0.3,
+        key_held_for: Duration::from_secs(1),
+        lagging_list_rate: 1.0,
+        seed: 17,
+        ..Default::default()
+    };
+    let counts = charge_forty_through(faults).await;
+    assert!(counts.keys_held > 5, "{counts:?}");
+}
+
 /// Forty orders, eight of them declined, through a provider with these faults.
-async fn charge_forty_through(faults: FakeProviderOptions) {
+async fn charge_forty_through(faults: FakeProviderOptions) -> FaultCounts {
     let world = World::new().await;
     let (fake, client) = provider(faults).await;
     let live = world.open(&[40], 2, 1).await;
@@ -101,6 +147,7 @@ async fn charge_forty_through(faults: FakeProviderOptions) {
     let all = orders.len();
     orders.dedup();
     assert_eq!((all, orders.len()), (32, 32), "one capture an order");
+    fake.fault_counts()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +339,7 @@ async fn thousands_of_orders_that_are_due_together() {
     let selling = async {
         while world.free_in_redis(&live).await < orders as usize {
             let report = world.engine.apply_grants().await.unwrap();
-            tokio::time::sleep(look_again(&report, std::time::Duration::from_millis(250))).await;
+            tokio::time::sleep(look_again(&report, Duration::from_millis(250))).await;
         }
         println!("the last unit is on sale after {:.1?}", began.elapsed());
     };

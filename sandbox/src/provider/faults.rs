@@ -20,6 +20,8 @@ pub(crate) struct Fault {
     pub(crate) rate_limited: bool,
     pub(crate) unavailable: bool,
     pub(crate) twist: Twist,
+    pub(crate) locked: bool,
+    pub(crate) key_held: bool,
 }
 
 /// What went wrong so far: a test whose faults never happened has shown nothing.
@@ -31,10 +33,20 @@ pub struct FaultCounts {
     /// Of those, carried out all the same.
     pub stored_500s_executed: u64,
     pub unavailable: u64,
-    /// Answered by 429, whether by chance or by the limit.
+    /// Answered by 429, whether by chance or by a limit.
     pub rate_limited: u64,
-    /// Answered by 409: the same key was running.
+    /// Answered by 409: the same key was running, or held.
     pub keys_in_use: u64,
+    /// Answered by 429: another request had the object.
+    pub lock_timeouts: u64,
+    /// Carried out, then cut off, with the key held.
+    pub keys_held: u64,
+    /// A stored 500 whose money lands later; counted among `stored_500s` too.
+    pub captures_after_500: u64,
+    /// Declined without a word about the intent.
+    pub bare_declines: u64,
+    /// Lists and searches that were behind.
+    pub lagging_lists: u64,
 }
 
 /// Counts attempts by name, so that a repeat of a lost request is drawn anew.
@@ -71,7 +83,12 @@ impl Faults {
                 success_before_cancel: happens(options.success_before_cancel_rate),
                 refund_pending: happens(options.refund_pending_rate),
                 refund_fails: happens(options.refund_fails_rate),
+                capture_after_500: happens(options.capture_after_500_rate),
+                bare_decline: happens(options.bare_decline_rate),
+                lagging_list: happens(options.lagging_list_rate),
             },
+            locked: happens(options.lock_timeout_rate),
+            key_held: happens(options.key_held_rate),
         }
     }
 }

@@ -1,18 +1,34 @@
 //! A fake payment provider: real HTTP, Stripe's wire format, its own ledger of captured charges and of its balance.
 //!
-//! It must never help the engine: it knows nothing of its types, forgives no unknown parameter, and its list of
-//! captures is written at the moment of capture, so that an audit can hold the engine's books against it.
+//! It must never help the engine: it knows nothing of its types, and its list of captures is written at the moment of
+//! capture, so that an audit can hold the engine's books against it.
 //!
-//! Reading order: `options`, `store` (what requests mean), `server` (HTTP, and what goes wrong there), `webhooks`.
+//! **How strict it is.** Every request is held against a table of endpoints, parameters, types and words by API
+//! version: what the real provider does not know is refused with its code and parameter, and so is what it knows and
+//! this one does not play. A POST is form-encoded and a GET has no body. Amounts keep their currency's bounds and
+//! steps. A card that is a customer's is charged for that customer only, a detached one for nobody; a card whose owner
+//! has to authenticate is declined without a link while they are away. Answers are whole objects: every field is there,
+//! null where there is nothing. `make stripe-client` lets the provider's own clients judge all this. Two rules are off
+//! unless an option turns them on, because the program does not keep them yet: `one_off_methods_once` and
+//! `links_need_return_url`.
+//!
+//! Reading order: `options`, `parameters` (the table), `store` (what requests mean), `server` (HTTP, and what goes
+//! wrong there), `pages` (what buyers' browsers see), `webhooks`.
 
+mod answer;
+mod cards;
 mod clock;
+mod currencies;
+mod form;
 mod options;
+mod parameters;
 pub(crate) mod faults;
 mod limit;
 mod store;
 mod webhooks;
 mod wire;
 mod server;
+mod pages;
 
 use std::io;
 use std::sync::Arc;
@@ -20,11 +36,13 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+pub use answer::Refusal;
 pub use clock::FakeClock;
 pub use faults::FaultCounts;
 pub use options::{FakeProviderOptions, WebhookOptions};
+pub use parameters::{ApiVersion, check_parameters};
 use server::Server;
-pub use store::{Capture, End, FakeBalanceTransaction, FakeDispute, FakeEvent, FakeIntent, FakeRefund};
+pub use store::{Capture, End, FakeBalanceTransaction, FakeCustomer, FakeDispute, FakeEvent, FakeIntent, FakeRefund};
 pub use webhooks::{Delivery, Signature, WebhookCounts};
 
 /// A running provider. Dropping it stops it.
@@ -57,6 +75,17 @@ impl FakeProvider {
     /// Every intent, oldest first.
     pub fn intents(&self) -> Vec<FakeIntent> {
         self.server.store().intents().to_vec()
+    }
+
+    /// Every customer, oldest first, deleted ones included.
+    pub fn customers(&self) -> Vec<FakeCustomer> {
+        self.server.store().customers().to_vec()
+    }
+
+    /// A payment method of nobody's, as the provider's script in a buyer's browser makes one of a card. `None` if there
+    /// is no such card: cards are named as the provider's test cards are.
+    pub fn new_payment_method(&self, card: &str) -> Option<String> {
+        self.server.store().new_method(card)
     }
 
     /// Every refund, oldest first, failed ones included.
@@ -130,8 +159,8 @@ impl FakeProvider {
         self.server.change(|store| store.finish_processing(intent_id, end))
     }
 
-    /// Takes the money of a declined, waiting or processing intent after all. False if nothing was ever tried, or if
-    /// the intent has come to an end.
+    /// Takes the money of a declined, waiting or processing intent after all, or of one whose confirm was answered by a
+    /// 500. False if nothing was ever tried, or if the intent has come to an end.
     pub fn succeed_late(&self, intent_id: &str) -> bool {
         self.server.change(|store| store.succeed_late(intent_id))
     }

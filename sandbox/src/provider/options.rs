@@ -29,14 +29,31 @@ pub struct FakeProviderOptions {
     pub unavailable_rate: f64,
     /// 429 by chance, nothing executed, nothing stored.
     pub rate_limited_rate: f64,
-    /// 429 for what comes faster than this, reads included.
+    /// 429 because another request holds the object; nothing executed, nothing stored.
+    pub lock_timeout_rate: f64,
+    /// Executed, then the connection is closed, and for `key_held_for` repeats are told that the first request runs.
+    pub key_held_rate: f64,
+    /// By the provider's clock, in whole seconds.
+    pub key_held_for: Duration,
+    /// A list or search leaves out what is younger than `lists_lag_by`. Harsher than the real provider, which promises
+    /// this lag for searches only.
+    pub lagging_list_rate: f64,
+    /// By the provider's clock, in whole seconds.
+    pub lists_lag_by: Duration,
+    /// 429 for what the account sends faster than this, reads included.
     pub requests_per_second_max: Option<NonZeroU32>,
+    /// 429 for what one endpoint is sent faster than this, whichever object it is about.
+    pub requests_per_second_of_endpoint_max: Option<NonZeroU32>,
     /// What a 429 asks to wait, in seconds.
     pub retry_after_seconds: u64,
     /// A good card is declined.
     pub decline_rate: f64,
     /// A declined charge succeeds after all, `settles_after` later.
     pub late_success_rate: f64,
+    /// A decline says nothing about its intent: only a read tells where that stands.
+    pub bare_decline_rate: f64,
+    /// A confirm is answered by a 500, which is stored, and its money lands `settles_after` later.
+    pub capture_after_500_rate: f64,
     /// A good card's buyer has to authenticate.
     pub requires_action_rate: f64,
     /// A good card's bank takes its time.
@@ -47,9 +64,17 @@ pub struct FakeProviderOptions {
     pub refund_pending_rate: f64,
     /// A refund is pending at first and fails in the end.
     pub refund_fails_rate: f64,
-    /// When late successes, processing charges and pending refunds end by themselves. `None`: when the test says so;
-    /// late successes then follow their decline at once.
+    /// When late successes, processing charges, captures after a 500 and pending refunds end by themselves. `None`:
+    /// when the test says so; late successes then follow their decline at once.
     pub settles_after: Option<Duration>,
+    /// A payment method that was used without a customer is used up, as with the real provider. Off until charges carry
+    /// the buyer's customer: today each order of a buyer sends the same method without one, so the second would fail.
+    /// Tokens such as `pm_card_visa` make a new method each time and are never used up.
+    pub one_off_methods_once: bool,
+    /// `requires_action` leads to the bank's page only where a `return_url` was sent, as with the real provider; else
+    /// the answer is for its script in the buyer's browser. Off until confirms carry one: today's buyers get their link
+    /// without.
+    pub links_need_return_url: bool,
     /// Where events are sent; [`FakeProvider::send_webhooks`](super::FakeProvider::send_webhooks) sets it later.
     pub webhooks: Option<WebhookOptions>,
     /// When objects are made and signatures signed.
@@ -60,7 +85,7 @@ pub struct FakeProviderOptions {
 }
 
 impl FakeProviderOptions {
-    /// Answers at once, `requests_max` times: about 2 KiB are kept of each.
+    /// Answers at once, `requests_max` times: about 3 KiB are kept of each.
     pub fn bench(requests_max: u64) -> Self {
         Self { bench_requests_max: Some(requests_max), ..Self::default() }
     }
@@ -79,16 +104,26 @@ impl Default for FakeProviderOptions {
             error_500_executed_rate: 0.0,
             unavailable_rate: 0.0,
             rate_limited_rate: 0.0,
+            lock_timeout_rate: 0.0,
+            key_held_rate: 0.0,
+            key_held_for: Duration::from_secs(60),
+            lagging_list_rate: 0.0,
+            lists_lag_by: Duration::from_secs(60),
             requests_per_second_max: None,
+            requests_per_second_of_endpoint_max: None,
             retry_after_seconds: 1,
             decline_rate: 0.0,
             late_success_rate: 0.0,
+            bare_decline_rate: 0.0,
+            capture_after_500_rate: 0.0,
             requires_action_rate: 0.0,
             processing_rate: 0.0,
             success_before_cancel_rate: 0.0,
             refund_pending_rate: 0.0,
             refund_fails_rate: 0.0,
             settles_after: None,
+            one_off_methods_once: false,
+            links_need_return_url: false,
             webhooks: None,
             clock: FakeClock::system(),
             bench_requests_max: None,

@@ -8,16 +8,19 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::answer::{Answer, Refusal};
 use super::faults::{Fault, FaultCounts, Faults};
-use super::limit::Limit;
+use super::limit::Limits;
 use super::options::FakeProviderOptions;
-use super::store::{Answer, End, FakeEvent, Later, Store, Twist};
+use super::pages;
+use super::parameters::{self, ApiVersion, Call};
+use super::store::{FakeEvent, Later, Rules, Store, Twist};
 use super::webhooks::{Sender, Timing};
 use super::wire::{Door, Line};
 
@@ -28,10 +31,12 @@ pub(crate) struct Server {
     store: Mutex<Store>,
     faults: Mutex<Faults>,
     fault_counts: Mutex<FaultCounts>,
-    limit: Option<Mutex<Limit>>,
+    limits: Option<Mutex<Limits>>,
     webhooks: Sender,
     reachable: AtomicBool,
     requests_seen: AtomicU64,
+    /// Keeps the ids of two runs apart.
+    run: String,
     /// Deliveries, and what happens by itself. Ended with the provider.
     tasks: Mutex<JoinSet<()>>,
     runtime: Handle,
@@ -41,15 +46,27 @@ pub(crate) async fn start(options: FakeProviderOptions) -> io::Result<(Arc<Serve
     let tcp = TcpListener::bind(options.listen).await?;
     let address = tcp.local_addr()?;
     let run = uuid::Uuid::new_v4().simple().to_string();
-    let store = Store::new(&run[..8], &format!("http://{address}"), options.clock.clone());
+    let run = run[..8].to_owned();
+    let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let rules = Rules {
+        one_off_methods_once: options.one_off_methods_once,
+        links_need_return_url: options.links_need_return_url,
+        lists_lag_by: seconds(options.lists_lag_by),
+        keeps_events: options.bench_requests_max.is_none(),
+    };
+    let store = Store::new(&run, &format!("http://{address}"), options.clock.clone(), rules);
+    let (account, endpoint) = (options.requests_per_second_max, options.requests_per_second_of_endpoint_max);
+    let limits = (account.is_some() || endpoint.is_some())
+        .then(|| Mutex::new(Limits::new(account, endpoint, parameters::rows())));
     let server = Arc::new(Server {
         store: Mutex::new(store),
         faults: Mutex::default(),
         fault_counts: Mutex::default(),
-        limit: options.requests_per_second_max.map(|limit| Mutex::new(Limit::new(limit))),
+        limits,
         webhooks: Sender::new(options.seed, options.clock.clone(), options.webhooks.clone())?,
         reachable: AtomicBool::new(true),
         requests_seen: AtomicU64::new(0),
+        run,
         tasks: Mutex::default(),
         runtime: Handle::current(),
         options,
@@ -146,9 +163,9 @@ impl Server {
             self.spawn(async move {
                 tokio::time::sleep(wait).await;
                 server.change(|store| match &end {
-                    Later::LateSuccess { intent_id } => store.succeed_late(intent_id),
-                    Later::Intent { intent_id } => store.finish_processing(intent_id, End::Succeeded),
-                    Later::Refund { refund_id, end } => store.settle_refund(refund_id, *end),
+                    Later::LateSuccess { intent_id } => drop(store.succeed_late(intent_id)),
+                    Later::Intent { intent_id } => store.end_by_itself(intent_id),
+                    Later::Refund { refund_id, end } => drop(store.settle_refund(refund_id, *end)),
                 });
             });
         }
@@ -173,10 +190,18 @@ impl Server {
         self.faults.lock().expect("nobody panics while holding the faults").draw(&self.options, name)
     }
 
-    fn is_over_limit(&self) -> bool {
-        let admits =
-            |limit: &Mutex<Limit>| limit.lock().expect("nobody panics while holding the limit").admits(Instant::now());
-        self.limit.as_ref().is_some_and(|limit| !admits(limit))
+    /// Which limit the request is over, if any.
+    fn limit_met(&self, request: &Request) -> Option<&'static str> {
+        let mut limits = self.limits.as_ref()?.lock().expect("nobody panics while holding the limits");
+        let row = match limits.is_by_endpoint() {
+            true => parameters::row_number(request.method.as_str(), &request.path),
+            false => None,
+        };
+        limits.met(row, Instant::now())
+    }
+
+    fn new_request_id(&self) -> String {
+        format!("req_{}{:08}", self.run, self.requests_seen.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     async fn carry_out(self: &Arc<Self>, request: Request, fault: Fault) -> Answer {
@@ -191,15 +216,21 @@ impl Server {
         if !fault.delay.is_zero() {
             tokio::time::sleep(fault.delay).await;
         }
+        // Before the store is locked: it takes no look at objects.
+        let call = request.read();
         let is_post = request.method == Method::POST;
         let (answer, events, later) = {
             let mut store = self.store();
             let known = store.events().len();
-            let answer = if fault.error_500 && is_post {
+            let mut answer = if fault.error_500 && is_post {
                 self.count(|counts| counts.stored_500s += 1);
                 Answer::error_500()
             } else {
-                let answer = store.execute(request.method.as_str(), &request.path, &request.parameters, fault.twist);
+                let answer = match &call {
+                    Ok(call) => store.execute(call, fault.twist),
+                    Err(refusal) => refusal.clone().into(),
+                };
+                self.count_twists(&answer, fault.twist, !is_post && call.as_ref().is_ok_and(|call| call.id.is_empty()));
                 match fault.error_500_executed && is_post {
                     true => {
                         self.count(|counts| {
@@ -211,8 +242,10 @@ impl Server {
                     false => answer,
                 }
             };
+            answer.request_id.clone_from(&request.id);
             if let Some(key) = &request.key {
-                store.finish(key, &answer);
+                let held = if fault.key_held { self.options.key_held_for.as_secs() } else { 0 };
+                store.finish(key, &answer, i64::try_from(held).unwrap_or(i64::MAX));
             }
             (answer, store.events()[known..].to_vec(), store.take_later())
         };
@@ -230,32 +263,83 @@ impl Server {
         answer
     }
 
+    /// Those that show in the answer.
+    fn count_twists(&self, answer: &Answer, twist: Twist, is_list: bool) {
+        self.count(|counts| {
+            if twist.capture_after_500 && answer.status == 500 {
+                counts.stored_500s += 1;
+                counts.captures_after_500 += 1;
+            }
+            counts.bare_declines += u64::from(twist.bare_decline && answer.status == 402);
+            counts.lagging_lists += u64::from(twist.lagging_list && is_list);
+        });
+    }
+
     /// The fast lane of benches: the idempotency store and the objects, and nothing else.
     fn answer_at_once(&self, request: &Request, requests_max: u64) -> Answer {
         if self.requests_seen() > requests_max {
             return Answer::unavailable();
         }
+        let call = request.read();
         let mut store = self.store();
         if let Some(key) = &request.key
             && let Err(answer) = store.begin(key, &request.path, &request.parameters)
         {
             return answer;
         }
-        let answer = store.execute(request.method.as_str(), &request.path, &request.parameters, Twist::default());
+        let mut answer = match call {
+            Ok(call) => store.execute(&call, Twist::default()),
+            Err(refusal) => refusal.into(),
+        };
+        answer.request_id.clone_from(&request.id);
         if let Some(key) = &request.key {
-            store.finish(key, &answer);
+            store.finish(key, &answer, 0);
         }
-        store.forget_events();
+        store.take_later();
         answer
     }
 }
 
 struct Request {
+    id: String,
     method: Method,
     path: String,
     key: Option<String>,
-    /// The body of a POST, the query of a GET.
+    /// The body of a POST, the query of a GET or DELETE.
     parameters: String,
+    version: ApiVersion,
+}
+
+impl Request {
+    fn read(&self) -> Result<Call, Refusal> {
+        parameters::read(self.method.as_str(), &self.path, &self.parameters, self.version)
+    }
+
+    /// Whether it changes an object that is there already.
+    fn is_about_one_object(&self) -> bool {
+        self.method == Method::POST && self.path.splitn(4, '/').nth(3).is_some_and(|rest| !rest.is_empty())
+    }
+}
+
+/// What is wrong with a request before anybody looks at its parameters.
+fn form_of(method: &Method, headers: &HeaderMap, body: &str) -> Result<ApiVersion, Refusal> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let version = match text(HeaderName::from_static("stripe-version")) {
+        None => ApiVersion::OF_ACCOUNT,
+        Some(name) => match ApiVersion::from_name(name) {
+            Some(version) => version,
+            None => return Err(Refusal::without_param(format!("Invalid Stripe API version: {name}"))),
+        },
+    };
+    let is_form = text(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    if method != Method::POST && !body.is_empty() {
+        return Err(Refusal::without_param(format!("A {method} has its parameters in its URL and no body.")));
+    }
+    if method == Method::POST && !body.is_empty() && !is_form {
+        let message = "Invalid request (check that your POST content type is application/x-www-form-urlencoded).";
+        return Err(Refusal::without_param(message));
+    }
+    Ok(version)
 }
 
 async fn respond(
@@ -269,25 +353,30 @@ async fn respond(
     if !server.is_reachable() {
         return line.cut();
     }
-    server.requests_seen.fetch_add(1, Ordering::Relaxed);
-    if let Some(rest) = uri.path().strip_prefix("/authenticate/") {
-        return authenticate(&server, &method, rest, uri.query().unwrap_or_default());
+    let id = server.new_request_id();
+    if let Some(page) = pages::respond(&server, &method, &uri, &body) {
+        return page;
     }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
     if bearer != Some(server.options.secret_key.as_str()) {
-        return render(Answer::wrong_credential());
+        return render(Answer::wrong_credential(), &id, None);
     }
+    let version = match form_of(&method, &headers, &body) {
+        Ok(version) => version,
+        Err(refusal) => return render(refusal.into(), &id, None),
+    };
     let key = text("idempotency-key").filter(|_| method == Method::POST).map(str::to_owned);
     let name = key.clone().unwrap_or_else(|| format!("{method} {}", uri.path()));
     let parameters = if method == Method::POST { body } else { uri.query().unwrap_or_default().to_owned() };
-    let request = Request { method, path: uri.path().to_owned(), key, parameters };
+    let request = Request { id: id.clone(), method, path: uri.path().to_owned(), key, parameters, version };
     if let Some(requests_max) = server.options.bench_requests_max {
-        return render(server.answer_at_once(&request, requests_max));
+        return render(server.answer_at_once(&request, requests_max), &id, Some(version));
     }
-    if server.is_over_limit() {
+    let retry_after = server.options.retry_after_seconds;
+    if let Some(limit) = server.limit_met(&request) {
         server.count(|counts| counts.rate_limited += 1);
-        return render(Answer::rate_limited(server.options.retry_after_seconds));
+        return render(Answer::rate_limited(retry_after, limit), &id, Some(version));
     }
     let fault = server.draw(&name);
     if fault.lost_request {
@@ -296,19 +385,29 @@ async fn respond(
     }
     if fault.rate_limited {
         server.count(|counts| counts.rate_limited += 1);
-        return render(Answer::rate_limited(server.options.retry_after_seconds));
+        return render(Answer::rate_limited(retry_after, "global-concurrency"), &id, Some(version));
     }
     if fault.unavailable {
         server.count(|counts| counts.unavailable += 1);
-        return render(Answer::unavailable());
+        return render(Answer::unavailable(), &id, Some(version));
     }
+    if fault.locked && request.is_about_one_object() {
+        server.count(|counts| counts.lock_timeouts += 1);
+        return render(Answer::locked(), &id, Some(version));
+    }
+    let is_held = fault.key_held && request.key.is_some();
     // In a task of its own: a client that hangs up must not stop what it has asked for.
     let work = tokio::spawn({
         let server = Arc::clone(&server);
         async move { server.carry_out(request, fault).await }
     });
     match work.await {
-        Ok(answer) if !fault.lost_answer => render(answer),
+        // Only the first request of a key is cut off with its key held: a repeat has its answer.
+        Ok(answer) if is_held && answer.stored && !answer.replayed => {
+            server.count(|counts| counts.keys_held += 1);
+            line.cut()
+        }
+        Ok(answer) if !fault.lost_answer => render(answer, &id, Some(version)),
         _ => {
             server.count(|counts| counts.lost_answers += 1);
             line.cut()
@@ -316,43 +415,28 @@ async fn respond(
     }
 }
 
-/// Where `next_action` sends the buyer's browser: no credential of ours, but the intent's client secret.
-fn authenticate(server: &Arc<Server>, method: &Method, rest: &str, query: &str) -> Response {
-    let (intent_id, verb) = rest.split_once('/').unwrap_or((rest, ""));
-    let secret = query.strip_prefix("client_secret=").unwrap_or_default();
-    let is_theirs = |intent: &super::FakeIntent| intent.intent_id == intent_id && intent.client_secret() == secret;
-    if !server.store().intents().iter().any(is_theirs) {
-        return (StatusCode::NOT_FOUND, "No such payment.\n").into_response();
-    }
-    let end = match (method, verb) {
-        (&Method::GET, "") => {
-            let form = |verb: &str, label: &str| {
-                format!(
-                    "<form method=\"post\" action=\"/authenticate/{intent_id}/{verb}?client_secret={secret}\">\
-                     <button>{label}</button></form>"
-                )
-            };
-            let page = "<!doctype html><title>Your bank</title><h1>Is it you who pays?</h1>";
-            return Html(format!("{page}{}{}\n", form("complete", "Yes"), form("fail", "No"))).into_response();
-        }
-        (&Method::POST, "complete") => End::Succeeded,
-        (&Method::POST, "fail") => End::Failed,
-        _ => return (StatusCode::NOT_FOUND, "No such page.\n").into_response(),
-    };
-    match server.change(|store| store.finish_action(intent_id, end)) {
-        true => "Thank you. You may close this page.\n".into_response(),
-        false => (StatusCode::CONFLICT, "This payment is not waiting for you.\n").into_response(),
-    }
-}
-
-fn render(answer: Answer) -> Response {
+fn render(answer: Answer, request_id: &str, version: Option<ApiVersion>) -> Response {
     let status = StatusCode::from_u16(answer.status).expect("the store answers with known status codes");
     let mut response = (status, [(header::CONTENT_TYPE, "application/json")], answer.body).into_response();
+    let headers = response.headers_mut();
+    let mut write = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    write("request-id", request_id);
+    if let Some(version) = version {
+        write("stripe-version", version.name());
+    }
     if answer.replayed {
-        response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+        write("idempotent-replayed", "true");
+        write("original-request", &answer.request_id);
+    }
+    if let Some(limit) = answer.limited_by {
+        write("stripe-rate-limited-reason", limit);
     }
     if let Some(seconds) = answer.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -5,6 +5,7 @@ mod golden;
 mod intents;
 mod localstripe;
 mod refunds;
+mod table;
 mod webhooks;
 
 use std::time::Duration;

@@ -144,6 +144,24 @@ async fn every_kind_of_event_arrives_signed_and_says_what_it_is_about() {
 }
 
 #[tokio::test]
+async fn a_card_that_was_saved_at_the_provider_is_told_by_a_signed_event() {
+    let (fake, _) = start(options()).await;
+    let merchant = Merchant::open().await;
+    fake.send_webhooks(merchant.options());
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let form = [("mode", "setup"), ("currency", "eur"), ("success_url", "https://shop.example"), ("metadata[a]", "1")];
+    let ask = http.post(format!("{}/v1/checkout/sessions", fake.url())).bearer_auth(fake.secret_key()).form(&form);
+    let session: serde_json::Value = serde_json::from_str(&ask.send().await.unwrap().text().await.unwrap()).unwrap();
+    let page = http.post(session["url"].as_str().unwrap()).form(&[("card", "pm_card_visa")]).send().await.unwrap();
+    assert_eq!(page.headers()["location"], "https://shop.example");
+    assert!(fake.settled(ANSWER_TIMEOUT).await);
+    let accepted = merchant.accepted();
+    let told = accepted.iter().find(|event| event.kind == "checkout.session.completed").unwrap();
+    assert_eq!((told.object.as_str(), told.object_id.as_str()), ("checkout.session", session["id"].as_str().unwrap()));
+    assert_eq!((&told.intent, &told.order_id), (&None, &None));
+}
+
+#[tokio::test]
 async fn each_fault_happens_and_no_forgery_is_accepted() {
     const ORDERS: u128 = 120;
     let (fake, client) = start(options()).await;

@@ -22,9 +22,18 @@ pub(crate) struct Provider {
     /// 429 for what comes faster.
     #[arg(long, value_name = "N")]
     requests_per_second: Option<NonZeroU32>,
+    /// 429 for what one endpoint is sent faster.
+    #[arg(long, value_name = "N")]
+    requests_per_second_of_endpoint: Option<NonZeroU32>,
     /// When late successes, processing charges and pending refunds end by themselves.
     #[arg(long, value_name = "MS", default_value_t = 2_000)]
     settles_after_ms: u64,
+    /// A payment method that was used without a customer is used up.
+    #[arg(long)]
+    one_off_methods_once: bool,
+    /// Nobody is led to their bank by a link unless a return_url was sent.
+    #[arg(long)]
+    links_need_return_url: bool,
     #[command(flatten)]
     rates: Rates,
     /// Where events are posted.
@@ -69,6 +78,16 @@ struct Rates {
     unavailable_rate: f64,
     #[arg(long, value_parser = rate, default_value = "0")]
     rate_limited_rate: f64,
+    #[arg(long, value_parser = rate, default_value = "0")]
+    lock_timeout_rate: f64,
+    #[arg(long, value_parser = rate, default_value = "0")]
+    key_held_rate: f64,
+    #[arg(long, value_parser = rate, default_value = "0")]
+    lagging_list_rate: f64,
+    #[arg(long, value_parser = rate, default_value = "0")]
+    bare_decline_rate: f64,
+    #[arg(long, value_parser = rate, default_value = "0")]
+    capture_after_500_rate: f64,
 }
 
 #[derive(Args)]
@@ -117,6 +136,9 @@ impl Provider {
             seed: self.seed,
             delay: Duration::ZERO..Duration::from_millis(self.delay_ms),
             requests_per_second_max: self.requests_per_second,
+            requests_per_second_of_endpoint_max: self.requests_per_second_of_endpoint,
+            one_off_methods_once: self.one_off_methods_once,
+            links_need_return_url: self.links_need_return_url,
             settles_after: Some(Duration::from_millis(self.settles_after_ms)),
             decline_rate: rates.decline_rate,
             late_success_rate: rates.late_success_rate,
@@ -131,6 +153,11 @@ impl Provider {
             error_500_executed_rate: rates.error_500_executed_rate,
             unavailable_rate: rates.unavailable_rate,
             rate_limited_rate: rates.rate_limited_rate,
+            lock_timeout_rate: rates.lock_timeout_rate,
+            key_held_rate: rates.key_held_rate,
+            lagging_list_rate: rates.lagging_list_rate,
+            bare_decline_rate: rates.bare_decline_rate,
+            capture_after_500_rate: rates.capture_after_500_rate,
             webhooks,
             bench_requests_max: self.bench,
             ..FakeProviderOptions::default()

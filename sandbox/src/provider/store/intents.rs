@@ -1,9 +1,17 @@
-//! Payment intents: how they are made, confirmed, canceled, and how money is taken.
+//! Payment intents: what they hold, how they are made, changed and canceled. `confirm` takes their money.
 
+use std::ops::Deref;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::super::answer::{Answer, Refusal, missing, not_found};
+use super::super::cards::Card;
+use super::super::currencies::{check_amount, check_currency};
+use super::super::form::Form;
+use super::super::parameters::ApiVersion;
 use super::list::Listed;
-use super::{Answer, Capture, Form, Later, Store, Twist, invalid, metadata_field, not_found};
+use super::{Capture, Store, Twist, secret_of};
 
 /// A payment intent.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +21,7 @@ pub struct FakeIntent {
     pub amount_minor: i64,
     pub currency: String,
     pub metadata: Map<String, Value>,
+    pub customer: Option<String>,
     pub payment_method: Option<String>,
     /// The newest charge, declined ones included.
     pub latest_charge: Option<String>,
@@ -21,6 +30,30 @@ pub struct FakeIntent {
     pub action_url: Option<String>,
     /// In seconds since 1970.
     pub created: i64,
+    pub(super) details: Details,
+    /// What the buyer comes back to from there.
+    pub(super) return_url: Option<String>,
+    /// Whether the answer leads there; else only the provider's script in the buyer's browser does.
+    pub(super) has_link: bool,
+    /// When and why it was canceled.
+    pub(super) canceled: Option<(i64, Option<String>)>,
+    /// A 500 has answered its confirm, and the money is still to land.
+    pub(super) lands_late: Option<&'static Card>,
+}
+
+/// What is only kept and told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Details {
+    pub(super) description: Option<String>,
+    pub(super) receipt_email: Option<String>,
+    pub(super) statement_descriptor: Option<String>,
+    pub(super) statement_descriptor_suffix: Option<String>,
+    pub(super) setup_future_usage: Option<String>,
+    pub(super) shipping: Option<Value>,
+    pub(super) is_async: bool,
+    /// The types of payment methods were left to the provider, and such as leave the shop's page are among them.
+    pub(super) may_redirect: bool,
+    pub(super) is_automatic: bool,
 }
 
 /// How something that was left open ends.
@@ -36,13 +69,114 @@ impl FakeIntent {
     }
 
     pub(crate) fn client_secret(&self) -> String {
-        format!("{}_secret_{:016x}", self.intent_id, crate::provider::faults::mix(0, 0, &self.intent_id))
+        secret_of(&self.intent_id)
+    }
+
+    pub(crate) fn return_url(&self) -> Option<&str> {
+        self.return_url.as_deref()
     }
 
     /// Whether a charge was ever tried, so that its money may still come.
-    fn was_tried(&self) -> bool {
-        self.latest_charge.is_some() || matches!(self.status, "requires_action" | "processing")
+    pub(super) fn was_tried(&self) -> bool {
+        self.latest_charge.is_some()
+            || self.lands_late.is_some()
+            || matches!(self.status, "requires_action" | "processing")
     }
+
+    /// As it stands on the wire.
+    pub(super) fn wire(&self, version: ApiVersion) -> Wire<'_> {
+        Wire { intent: self, version }
+    }
+
+    fn next_action(&self) -> Option<Value> {
+        let url = self.action_url.as_ref()?;
+        Some(match self.has_link {
+            true => json!({ "type": "redirect_to_url",
+                "redirect_to_url": { "url": url, "return_url": self.return_url } }),
+            false => json!({ "type": "use_stripe_sdk", "use_stripe_sdk": {} }),
+        })
+    }
+}
+
+/// Written field by field: intents are what a bench asks for, and a tree of values for each would be most of its work.
+pub(super) struct Wire<'a> {
+    intent: &'a FakeIntent,
+    version: ApiVersion,
+}
+
+impl Deref for Wire<'_> {
+    type Target = FakeIntent;
+
+    fn deref(&self) -> &FakeIntent {
+        self.intent
+    }
+}
+
+impl Serialize for Wire<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// What an intent has and this provider never puts anything into.
+        const EMPTY: [&str; 12] = [
+            "application",
+            "application_fee_amount",
+            "customer_account",
+            "excluded_payment_method_types",
+            "managed_payments",
+            "on_behalf_of",
+            "payment_method_configuration_details",
+            "processing",
+            "review",
+            "source",
+            "transfer_data",
+            "transfer_group",
+        ];
+        let (details, nothing) = (&self.details, None::<()>);
+        let mut object = serializer.serialize_map(None)?;
+        object.serialize_entry("id", &self.intent_id)?;
+        object.serialize_entry("object", "payment_intent")?;
+        object.serialize_entry("status", self.status)?;
+        object.serialize_entry("livemode", &false)?;
+        object.serialize_entry("amount", &self.amount_minor)?;
+        object.serialize_entry("amount_capturable", &0)?;
+        object.serialize_entry("amount_details", &json!({ "tip": {} }))?;
+        let received = if self.status == "succeeded" { self.amount_minor } else { 0 };
+        object.serialize_entry("amount_received", &received)?;
+        let automatic = details
+            .is_automatic
+            .then(|| json!({ "enabled": true, "allow_redirects": redirects(details.may_redirect) }));
+        object.serialize_entry("automatic_payment_methods", &automatic)?;
+        object.serialize_entry("canceled_at", &self.canceled.as_ref().map(|(at, _)| at))?;
+        object.serialize_entry("cancellation_reason", &self.canceled.as_ref().and_then(|(_, why)| why.as_ref()))?;
+        object.serialize_entry("capture_method", if details.is_async { "automatic_async" } else { "automatic" })?;
+        object.serialize_entry("client_secret", &self.client_secret())?;
+        object.serialize_entry("confirmation_method", "automatic")?;
+        object.serialize_entry("created", &self.created)?;
+        object.serialize_entry("currency", &self.currency)?;
+        object.serialize_entry("customer", &self.customer)?;
+        object.serialize_entry("description", &details.description)?;
+        object.serialize_entry("last_payment_error", &self.last_payment_error)?;
+        object.serialize_entry("latest_charge", &self.latest_charge)?;
+        object.serialize_entry("metadata", &self.metadata)?;
+        object.serialize_entry("next_action", &self.next_action())?;
+        object.serialize_entry("payment_method", &self.payment_method)?;
+        object.serialize_entry("payment_method_options", &json!({}))?;
+        object.serialize_entry("payment_method_types", &["card"])?;
+        if self.version >= ApiVersion::V2026_10_28 {
+            object.serialize_entry("allowed_payment_method_types", &(!details.is_automatic).then_some(["card"]))?;
+        }
+        object.serialize_entry("receipt_email", &details.receipt_email)?;
+        object.serialize_entry("setup_future_usage", &details.setup_future_usage)?;
+        object.serialize_entry("shipping", &details.shipping)?;
+        object.serialize_entry("statement_descriptor", &details.statement_descriptor)?;
+        object.serialize_entry("statement_descriptor_suffix", &details.statement_descriptor_suffix)?;
+        for name in EMPTY {
+            object.serialize_entry(name, &nothing)?;
+        }
+        object.end()
+    }
+}
+
+fn redirects(may_redirect: bool) -> &'static str {
+    if may_redirect { "always" } else { "never" }
 }
 
 impl Listed for FakeIntent {
@@ -54,18 +188,12 @@ impl Listed for FakeIntent {
         self.created
     }
 
-    fn to_json(&self) -> Value {
-        let amount_received = if self.status == "succeeded" { self.amount_minor } else { 0 };
-        let next_action = self
-            .action_url
-            .as_ref()
-            .map(|url| json!({ "type": "redirect_to_url", "redirect_to_url": { "url": url, "return_url": null } }));
-        json!({ "id": self.intent_id, "object": "payment_intent", "status": self.status, "livemode": false,
-            "amount": self.amount_minor, "amount_received": amount_received, "currency": self.currency,
-            "capture_method": "automatic", "payment_method_types": ["card"], "metadata": self.metadata,
-            "payment_method": self.payment_method, "latest_charge": self.latest_charge,
-            "last_payment_error": self.last_payment_error, "next_action": next_action,
-            "client_secret": self.client_secret(), "created": self.created })
+    fn has(&self, _field: &str, value: &str) -> bool {
+        self.customer.as_deref() == Some(value)
+    }
+
+    fn to_json(&self, version: ApiVersion) -> Value {
+        serde_json::to_value(self.wire(version)).expect("an intent has names of text")
     }
 }
 
@@ -74,215 +202,209 @@ impl Store {
         &self.intents
     }
 
-    pub(super) fn create(&mut self, form: Form) -> Answer {
-        let (mut amount_minor, mut currency, mut metadata) = (0_i64, String::new(), Map::new());
-        for (name, value) in form {
-            match (name.as_str(), value.as_str()) {
-                ("amount", _) => amount_minor = value.parse().unwrap_or(0),
-                ("currency", _) => currency = value,
-                ("capture_method", "automatic") | ("confirm", "false") | ("payment_method_types[]", "card") => {}
-                _ => match metadata_field(&name) {
-                    Some(field) => drop(metadata.insert(field.to_owned(), value.into())),
-                    None => {
-                        return invalid("parameter_unknown", &format!("Received unknown parameter: {name}={value}"));
-                    }
-                },
+    pub(super) fn intent_at(&self, id: &str) -> Result<usize, Answer> {
+        self.positions.get(id).copied().ok_or_else(|| not_found("payment_intent", id, "intent"))
+    }
+
+    pub(super) fn create_intent(&mut self, form: &Form, version: ApiVersion, twist: Twist) -> Result<Answer, Answer> {
+        let (amount_minor, currency) = (form.integer("amount").unwrap_or(0), form.get("currency").unwrap_or_default());
+        check_amount(amount_minor, currency)?;
+        check_played(form)?;
+        let is_confirmed = form.is_true("confirm");
+        for name in ["off_session", "return_url"] {
+            if !is_confirmed && form.text(name).is_some() {
+                let message = format!("You can only use {name} together with confirm=true.");
+                return Err(Refusal::new(None, name, message).into());
             }
         }
-        if amount_minor <= 0 {
-            return invalid("parameter_invalid_integer", "amount must be a positive integer.");
-        }
-        if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_lowercase()) {
-            return invalid("parameter_invalid", "currency must be three small letters.");
-        }
-        let position = self.insert(FakeIntent {
+        let customer = self.customer_of(form)?;
+        let method = match form.text("payment_method") {
+            Some(id) => Some(self.method_for_payment(id, customer.as_deref(), None)?),
+            None => None,
+        };
+        let mut types = form.list("payment_method_types").chain(form.list("allowed_payment_method_types"));
+        let is_automatic = types.next().is_none() && form.get("automatic_payment_methods[enabled]") != Some("false");
+        let mut intent = FakeIntent {
             intent_id: String::new(),
-            status: "requires_payment_method",
+            status: if method.is_some() { "requires_confirmation" } else { "requires_payment_method" },
             amount_minor,
-            currency,
-            metadata,
-            payment_method: None,
+            currency: currency.to_owned(),
+            metadata: form.map("metadata"),
+            customer,
+            payment_method: method.map(|position| self.methods[position].method_id.clone()),
             latest_charge: None,
             last_payment_error: None,
             action_url: None,
             created: self.clock.now(),
-        });
-        Answer::ok(&self.intents[position].to_json())
+            details: Details {
+                is_automatic,
+                may_redirect: is_automatic && form.get("automatic_payment_methods[allow_redirects]") != Some("never"),
+                ..Details::default()
+            },
+            return_url: None,
+            has_link: false,
+            canceled: None,
+            lands_late: None,
+        };
+        intent.details.take(form);
+        let position = self.insert_intent(intent);
+        if !is_confirmed {
+            return Ok(Answer::ok(&self.intents[position].wire(version)));
+        }
+        let answer = self.confirm(position, form, version, twist);
+        if answer.as_ref().is_err_and(|refused| refused.status == 400) {
+            // Refused, not declined: there is no intent then.
+            let refused = self.intents.pop().map(|intent| intent.intent_id);
+            refused.and_then(|intent_id| self.positions.remove(&intent_id));
+        }
+        answer
     }
 
-    pub(super) fn confirm(&mut self, position: usize, form: Form, twist: Twist) -> Answer {
-        let [(name, method)] = <[_; 1]>::try_from(form).unwrap_or_default();
-        if name != "payment_method" {
-            return invalid("parameter_missing", "payment_method must be the only parameter.");
+    pub(super) fn update_intent(
+        &mut self,
+        position: usize,
+        form: &Form,
+        version: ApiVersion,
+    ) -> Result<Answer, Answer> {
+        check_played(form)?;
+        let intent = &self.intents[position];
+        let changes_payment =
+            ["amount", "currency", "customer", "payment_method"].iter().any(|it| form.get(it).is_some());
+        let is_open = matches!(intent.status, "requires_payment_method" | "requires_confirmation" | "requires_action");
+        if changes_payment && !is_open {
+            return Err(self.unexpected_state(position, "update"));
         }
-        if !method.starts_with("pm_") {
-            return not_found(&format!("No such PaymentMethod: '{method}'"));
-        }
-        if !matches!(
-            self.intents[position].status,
-            "requires_payment_method" | "requires_confirmation" | "requires_action"
-        ) {
-            return self.unexpected_state(position, "confirm");
-        }
-        self.intents[position].action_url = None;
-        self.intents[position].payment_method = Some(method.clone());
-        match method.as_str() {
-            _ if twist.decline => return self.decline_now(position, "generic_decline", twist),
-            "pm_card_chargeDeclined" => return self.decline_now(position, "generic_decline", twist),
-            "pm_card_chargeDeclinedInsufficientFunds" => {
-                return self.decline_now(position, "insufficient_funds", twist);
+        let amount_minor = form.integer("amount").unwrap_or(intent.amount_minor);
+        let currency = form.text("currency").unwrap_or(&intent.currency).to_owned();
+        check_amount(amount_minor, &currency)?;
+        let customer = match (self.customer_of(form)?, &intent.customer) {
+            (Some(new), Some(known)) if new != *known => {
+                let message = "You cannot modify `customer` on a PaymentIntent once it already has been set. To \
+                    fulfill a payment with a different Customer, cancel this PaymentIntent and create a new one.";
+                return Err(Refusal::new(None, "customer", message).into());
             }
-            "pm_fake_declinedThenSucceeds" => {
-                return self.decline_now(position, "generic_decline", Twist { late_success: true, ..twist });
-            }
-            "pm_card_authenticationRequired" => self.require_action(position),
-            _ if twist.requires_action => self.require_action(position),
-            "pm_fake_processing" => self.process(position),
-            _ if twist.processing => self.process(position),
-            _ => drop(self.capture(position)),
+            (Some(new), _) => Some(new),
+            (None, known) => known.clone(),
+        };
+        let current = intent.payment_method.clone();
+        let method = match form.text("payment_method") {
+            Some(id) => Some(self.method_for_payment(id, customer.as_deref(), current.as_deref())?),
+            None => None,
+        };
+        let method = method.map(|position| self.methods[position].method_id.clone());
+        let intent = &mut self.intents[position];
+        (intent.amount_minor, intent.currency, intent.customer) = (amount_minor, currency, customer);
+        if method.is_some() {
+            (intent.payment_method, intent.status, intent.action_url) = (method, "requires_confirmation", None);
         }
-        if method == "pm_card_createDispute" {
-            self.open_dispute(&self.intents[position].intent_id.clone());
-        }
-        Answer::ok(&self.intents[position].to_json())
+        intent.details.take(form);
+        form.merge_into(&mut intent.metadata, "metadata");
+        Ok(Answer::ok(&intent.wire(version)))
     }
 
-    pub(super) fn cancel(&mut self, position: usize, form: &Form, twist: Twist) -> Answer {
-        if !form.is_empty() {
-            return invalid("parameter_unknown", "cancel takes no parameters.");
-        }
+    pub(super) fn cancel(
+        &mut self,
+        position: usize,
+        form: &Form,
+        version: ApiVersion,
+        twist: Twist,
+    ) -> Result<Answer, Answer> {
         if twist.success_before_cancel {
             self.succeed(position);
         }
         if matches!(self.intents[position].status, "succeeded" | "canceled") {
-            return self.unexpected_state(position, "cancel");
+            return Err(self.unexpected_state(position, "cancel"));
         }
+        let now = self.clock.now();
         let intent = &mut self.intents[position];
         (intent.status, intent.action_url) = ("canceled", None);
+        intent.canceled = Some((now, form.owned("cancellation_reason")));
         self.emit_intent(position, "payment_intent.canceled");
-        Answer::ok(&self.intents[position].to_json())
-    }
-
-    /// The buyer's answer. False if the intent does not wait for it.
-    pub(crate) fn finish_action(&mut self, intent_id: &str, end: End) -> bool {
-        self.finish_waiting(intent_id, "requires_action", "payment_intent_authentication_failure", end)
-    }
-
-    /// The bank's answer. False if the intent does not wait for it.
-    pub(crate) fn finish_processing(&mut self, intent_id: &str, end: End) -> bool {
-        self.finish_waiting(intent_id, "processing", "payment_intent_payment_attempt_failed", end)
-    }
-
-    fn finish_waiting(&mut self, intent_id: &str, waiting: &str, failure: &str, end: End) -> bool {
-        let Some(&position) = self.positions.get(intent_id) else { return false };
-        if self.intents[position].status != waiting {
-            return false;
-        }
-        match end {
-            End::Succeeded => drop(self.capture(position)),
-            End::Failed => drop(self.decline(position, failure, None)),
-        }
-        true
-    }
-
-    /// Takes the money after all: of a declined, waiting or processing intent. False if nothing was ever tried, or if
-    /// the intent has come to an end.
-    pub(crate) fn succeed_late(&mut self, intent_id: &str) -> bool {
-        self.positions.get(intent_id).copied().is_some_and(|position| self.succeed(position))
-    }
-
-    fn succeed(&mut self, position: usize) -> bool {
-        let intent = &self.intents[position];
-        let can = intent.was_tried() && !matches!(intent.status, "succeeded" | "canceled");
-        if can {
-            self.capture(position);
-        }
-        can
+        Ok(Answer::ok(&self.intents[position].wire(version)))
     }
 
     pub(crate) fn capture_twice(&mut self, order_id: &str) -> Option<Capture> {
         let first = self.captures.iter().find(|capture| capture.order_id.as_deref() == Some(order_id))?;
-        let twin = self.intents[self.positions[&first.intent_id]].clone();
-        let position = self.insert(twin);
-        Some(self.capture(position))
+        let first = self.positions[&first.intent_id];
+        let card = self.card_of(first)?;
+        let position = self.insert_intent(self.intents[first].clone());
+        Some(self.capture(position, card))
     }
 
-    fn require_action(&mut self, position: usize) {
-        let intent = &mut self.intents[position];
-        intent.status = "requires_action";
-        intent.action_url =
-            Some(format!("{}/authenticate/{}?client_secret={}", self.url, intent.intent_id, intent.client_secret()));
-        self.emit_intent(position, "payment_intent.requires_action");
-    }
-
-    fn process(&mut self, position: usize) {
-        self.intents[position].status = "processing";
-        self.later.push(Later::Intent { intent_id: self.intents[position].intent_id.clone() });
-        self.emit_intent(position, "payment_intent.processing");
-    }
-
-    /// Takes the money, once: every caller has just seen that the intent is not captured.
-    fn capture(&mut self, position: usize) -> Capture {
-        let charge_id = self.new_id("ch");
-        let intent = &mut self.intents[position];
-        intent.status = "succeeded";
-        intent.latest_charge = Some(charge_id.clone());
-        intent.last_payment_error = None;
-        intent.action_url = None;
-        let capture = Capture {
-            intent_id: intent.intent_id.clone(),
-            charge_id,
-            order_id: intent.order_id().map(str::to_owned),
-            amount_minor: intent.amount_minor,
-            currency: intent.currency.clone(),
-        };
-        self.captures.push(capture.clone());
-        self.book_charge(&capture);
-        self.emit_intent(position, "payment_intent.succeeded");
-        capture
-    }
-
-    fn decline_now(&mut self, position: usize, decline_code: &str, twist: Twist) -> Answer {
-        if twist.late_success {
-            self.later.push(Later::LateSuccess { intent_id: self.intents[position].intent_id.clone() });
+    /// The customer that a request names, if they are there.
+    pub(super) fn customer_of(&self, form: &Form) -> Result<Option<String>, Answer> {
+        match form.text("customer") {
+            Some(id) if !self.has_customer(id) => Err(missing("customer", id, "customer")),
+            id => Ok(id.map(str::to_owned)),
         }
-        let error = self.decline(position, "card_declined", Some(decline_code));
-        Answer { stored: true, ..Answer::error(402, error) }
     }
 
-    fn decline(&mut self, position: usize, code: &str, decline_code: Option<&str>) -> Value {
-        let charge_id = self.new_id("ch");
-        let intent = &mut self.intents[position];
-        let mut error = json!({ "type": "card_error", "code": code, "decline_code": decline_code,
-            "message": "Your card was declined.", "charge": charge_id });
-        intent.status = "requires_payment_method";
-        intent.payment_method = None;
-        intent.latest_charge = Some(charge_id);
-        intent.last_payment_error = Some(error.clone());
-        intent.action_url = None;
-        error["payment_intent"] = intent.to_json();
-        self.emit_intent(position, "payment_intent.payment_failed");
-        error
+    pub(super) fn unexpected_state(&self, position: usize, verb: &str) -> Answer {
+        let status = self.intents[position].status;
+        self.state_error(
+            position,
+            &format!("You cannot {verb} this PaymentIntent because it has a status of {status}."),
+        )
     }
 
-    fn unexpected_state(&self, position: usize, verb: &str) -> Answer {
-        let intent = &self.intents[position];
-        let message = format!("You cannot {verb} this PaymentIntent because it has a status of {}.", intent.status);
+    pub(super) fn state_error(&self, position: usize, message: &str) -> Answer {
+        let intent = self.intents[position].to_json(ApiVersion::OF_ACCOUNT);
         let error = json!({ "type": "invalid_request_error", "code": "payment_intent_unexpected_state",
-            "message": message, "payment_intent": intent.to_json() });
-        Answer { stored: true, ..Answer::error(400, error) }
+            "message": message, "payment_intent": intent });
+        Answer::error(400, &error).executed()
     }
 
-    fn insert(&mut self, intent: FakeIntent) -> usize {
+    fn insert_intent(&mut self, intent: FakeIntent) -> usize {
         let (position, intent_id) = (self.intents.len(), self.new_id("pi"));
         self.positions.insert(intent_id.clone(), position);
         self.intents.push(FakeIntent { intent_id, ..intent });
         position
     }
 
-    fn emit_intent(&mut self, position: usize, kind: &'static str) {
-        let intent = &self.intents[position];
-        let (object, intent_id) = (intent.to_json(), intent.intent_id.clone());
-        self.emit(kind, object, &intent_id);
+    pub(super) fn emit_intent(&mut self, position: usize, kind: &'static str) {
+        let intent_id = self.intents[position].intent_id.clone();
+        self.emit(kind, &intent_id, |store| store.intents[position].to_json(ApiVersion::OF_ACCOUNT));
+    }
+}
+
+/// What the real provider takes here and this one would have to pretend.
+pub(super) fn check_played(form: &Form) -> Result<(), Answer> {
+    if let Some(currency) = form.text("currency") {
+        check_currency(currency)?;
+    }
+    for name in ["capture_method", "confirmation_method"] {
+        if form.get(name) == Some("manual") {
+            return Err(Refusal::not_played(&format!("{name}=manual")).into());
+        }
+    }
+    for name in ["payment_method_types", "allowed_payment_method_types"] {
+        if let Some(other) = form.list(name).find(|kind| *kind != "card") {
+            return Err(Refusal::not_played(&format!("{name}[]={other}")).into());
+        }
+    }
+    Ok(())
+}
+
+impl Details {
+    /// What a request says of them; the rest stays.
+    pub(super) fn take(&mut self, form: &Form) {
+        let kept = [
+            ("description", &mut self.description),
+            ("receipt_email", &mut self.receipt_email),
+            ("statement_descriptor", &mut self.statement_descriptor),
+            ("statement_descriptor_suffix", &mut self.statement_descriptor_suffix),
+            ("setup_future_usage", &mut self.setup_future_usage),
+        ];
+        for (name, place) in kept {
+            if form.get(name).is_some() {
+                *place = form.owned(name);
+            }
+        }
+        if let Some(shipping) = super::customers::shipping_of(form) {
+            self.shipping = Some(shipping);
+        }
+        if let Some(method) = form.get("capture_method") {
+            self.is_async = method == "automatic_async";
+        }
     }
 }

@@ -1,43 +1,46 @@
-//! Intents, refunds, the account book, events and idempotency keys in memory. No I/O, no chance.
+//! The provider's objects and idempotency keys in memory, and what every request means. No I/O, no chance.
+//!
+//! Reading order: `keys`, `intents` (what a payment is), `confirm` (how money is taken), `methods`, `customers`,
+//! `setups` and `sessions` (how a card is saved), `charges`, `refunds`, `balance`, `disputes`, `events`; then `list`,
+//! `search` and `expand`, which are about all of them.
 
-mod balance;
+mod keys;
 mod intents;
-mod list;
+mod confirm;
+mod methods;
+mod customers;
+mod setups;
+mod sessions;
+mod charges;
 mod refunds;
+mod balance;
+mod disputes;
+mod events;
+mod list;
+mod search;
+mod expand;
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::answer::{Answer, not_found};
 use super::clock::FakeClock;
-pub use balance::{FakeBalanceTransaction, FakeDispute};
+use super::parameters::{ApiVersion, Call, Endpoint};
+pub use balance::FakeBalanceTransaction;
+pub use charges::Capture;
+use charges::Charge;
+pub use customers::FakeCustomer;
+pub use disputes::FakeDispute;
+pub use events::FakeEvent;
 pub use intents::{End, FakeIntent};
-use list::Listed as _;
+use keys::Keys;
+use list::{Listed, Shown};
+use methods::Method;
 pub use refunds::FakeRefund;
-
-/// Money that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capture {
-    pub intent_id: String,
-    pub charge_id: String,
-    pub order_id: Option<String>,
-    pub amount_minor: i64,
-    /// In small letters, as on the wire.
-    pub currency: String,
-}
-
-/// Something that happened, as a webhook tells of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FakeEvent {
-    pub event_id: String,
-    pub kind: &'static str,
-    pub intent_id: String,
-    pub order_id: Option<String>,
-    /// In seconds since 1970.
-    pub created: i64,
-    /// The object as it stood then.
-    pub object: Value,
-}
+use sessions::Session;
+pub(crate) use sessions::{Completed, Hosted};
+use setups::Setup;
 
 /// What is still to happen by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +49,7 @@ pub(crate) enum Later {
     LateSuccess {
         intent_id: String,
     },
-    /// A processing one ends.
+    /// A processing one ends, or money lands whose request was answered by a 500.
     Intent {
         intent_id: String,
     },
@@ -66,80 +69,75 @@ pub(crate) struct Twist {
     pub(crate) success_before_cancel: bool,
     pub(crate) refund_pending: bool,
     pub(crate) refund_fails: bool,
+    /// A 500 is stored, and the money lands later.
+    pub(crate) capture_after_500: bool,
+    /// A decline says nothing about its intent.
+    pub(crate) bare_decline: bool,
+    /// A list leaves out what is younger than `lists_lag_by`.
+    pub(crate) lagging_list: bool,
 }
 
-/// What goes over the wire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: String,
-    pub(crate) replayed: bool,
+/// How strict the store is, and what it keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) one_off_methods_once: bool,
+    pub(crate) links_need_return_url: bool,
     /// In seconds.
-    pub(crate) retry_after: Option<u64>,
-    /// False when nothing had begun (parameters that fail validation): such an answer leaves the key unused.
-    stored: bool,
-}
-
-#[derive(Debug)]
-struct KeyRecord {
-    path: String,
-    parameters: String,
-    /// `None` while the first request runs.
-    answer: Option<Answer>,
+    pub(crate) lists_lag_by: i64,
+    /// Benches keep no events: nothing is delivered, and memory is bounded.
+    pub(crate) keeps_events: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Store {
     /// Keeps the ids of two runs apart: an old order's intent is then unknown here instead of another order's.
     run: String,
-    /// Where buyers are sent to authenticate.
+    /// Where buyers are sent to authenticate and to save a card.
     url: String,
     clock: FakeClock,
+    rules: Rules,
     ids_given: u64,
     intents: Vec<FakeIntent>,
     positions: HashMap<String, usize>,
+    methods: Vec<Method>,
+    method_positions: HashMap<String, usize>,
+    customers: Vec<FakeCustomer>,
+    setups: Vec<Setup>,
+    sessions: Vec<Session>,
+    charges: Vec<Charge>,
     captures: Vec<Capture>,
     refunds: Vec<FakeRefund>,
     disputes: Vec<FakeDispute>,
     balance: Vec<FakeBalanceTransaction>,
     events: Vec<FakeEvent>,
     later: Vec<Later>,
-    keys: HashMap<String, KeyRecord>,
+    keys: Keys,
 }
 
-type Form = Vec<(String, String)>;
-
 impl Store {
-    pub(crate) fn new(run: &str, url: &str, clock: FakeClock) -> Self {
+    pub(crate) fn new(run: &str, url: &str, clock: FakeClock, rules: Rules) -> Self {
         Self {
             run: run.to_owned(),
             url: url.to_owned(),
             clock,
+            rules,
             ids_given: 0,
             intents: Vec::new(),
             positions: HashMap::new(),
+            methods: Vec::new(),
+            method_positions: HashMap::new(),
+            customers: Vec::new(),
+            setups: Vec::new(),
+            sessions: Vec::new(),
+            charges: Vec::new(),
             captures: Vec::new(),
             refunds: Vec::new(),
             disputes: Vec::new(),
             balance: Vec::new(),
             events: Vec::new(),
             later: Vec::new(),
-            keys: HashMap::new(),
+            keys: Keys::default(),
         }
-    }
-
-    pub(crate) fn captures(&self) -> &[Capture] {
-        &self.captures
-    }
-
-    pub(crate) fn events(&self) -> &[FakeEvent] {
-        &self.events
-    }
-
-    /// Benches keep no events: nothing is delivered, and memory is bounded.
-    pub(crate) fn forget_events(&mut self) {
-        self.events.clear();
-        self.later.clear();
     }
 
     /// What the last requests have left to happen by itself; handed out once.
@@ -149,80 +147,78 @@ impl Store {
 
     /// Takes the key for a first request; the error is the answer to any other.
     pub(crate) fn begin(&mut self, key: &str, path: &str, parameters: &str) -> Result<(), Answer> {
-        let Some(known) = self.keys.get(key) else {
-            let record = KeyRecord { path: path.to_owned(), parameters: parameters.to_owned(), answer: None };
-            self.keys.insert(key.to_owned(), record);
-            return Ok(());
-        };
-        if known.path != path || known.parameters != parameters {
-            let text = "Keys can only be used with the path and parameters they were first used with.";
-            return Err(Answer::error(400, json!({ "type": "idempotency_error", "message": text })));
-        }
-        Err(match &known.answer {
-            Some(answer) => Answer { replayed: true, ..answer.clone() },
-            None => Answer::error(
-                409,
-                json!({ "type": "idempotency_error", "code": "idempotency_key_in_use",
-                    "message": "Another request with this key is still running." }),
-            ),
-        })
+        self.keys.begin(key, path, parameters, self.clock.now())
     }
 
-    /// Ends what `begin` began.
-    pub(crate) fn finish(&mut self, key: &str, answer: &Answer) {
-        if !answer.stored {
-            self.keys.remove(key);
-        } else if let Some(record) = self.keys.get_mut(key) {
-            record.answer = Some(answer.clone());
-        }
+    /// Ends what `begin` began. For so many seconds more, a repeat is told that it still runs.
+    pub(crate) fn finish(&mut self, key: &str, answer: &Answer, held_seconds: i64) {
+        self.keys.finish(key, answer, self.clock.now().saturating_add(held_seconds));
     }
 
     pub(crate) fn forget_keys(&mut self) {
-        self.keys.retain(|_, record| record.answer.is_none());
+        self.keys.forget();
     }
 
-    /// Carries out one request whose key, if any, was taken by `begin`.
-    pub(crate) fn execute(&mut self, method: &str, path: &str, parameters: &str, twist: Twist) -> Answer {
-        let Ok(form) = serde_urlencoded::from_str::<Form>(parameters) else {
-            return invalid("parameter_unknown", "The parameters are not form-encoded.");
-        };
-        let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let (id, verb) = match (method, segments.as_slice()) {
-            ("POST", ["v1", "payment_intents"]) => return self.create(form),
-            ("GET", ["v1", "payment_intents"]) => return list::page(&self.intents, path, &[], &form),
-            ("POST", ["v1", "refunds"]) => return self.create_refund(form, twist),
-            ("GET", ["v1", "refunds"]) => {
-                return list::page(&self.refunds, path, &["payment_intent", "charge"], &form);
-            }
-            ("GET", ["v1", "refunds", id]) => return self.read_refund(id),
-            ("GET", ["v1", "balance_transactions"]) => {
-                return list::page(&self.balance, path, &["type", "source", "currency"], &form);
-            }
-            ("GET", ["v1", "payment_intents", id]) => (*id, "read"),
-            ("POST", ["v1", "payment_intents", id, verb @ ("confirm" | "cancel")]) => (*id, *verb),
-            _ => return not_found(&format!("Unrecognized request URL ({method}: {path}).")),
-        };
-        let Some(&position) = self.positions.get(id) else {
-            return not_found(&format!("No such payment_intent: '{id}'"));
-        };
-        match verb {
-            "confirm" => self.confirm(position, form, twist),
-            "cancel" => self.cancel(position, &form, twist),
-            _ => Answer::ok(&self.intents[position].to_json()),
+    /// Carries out one request whose parameters have passed and whose key, if any, was taken by `begin`.
+    pub(crate) fn execute(&mut self, call: &Call, twist: Twist) -> Answer {
+        let answer = self.dispatch(call, twist).unwrap_or_else(|refused| refused);
+        match answer.status == 200 && call.form.list("expand").next().is_some() {
+            true => self.expand(answer, call),
+            false => answer,
         }
     }
 
-    fn emit(&mut self, kind: &'static str, object: Value, intent_id: &str) {
-        let order_id = self.intents[self.positions[intent_id]].order_id().map(str::to_owned);
-        let event = FakeEvent {
-            event_id: self.new_id("evt"),
-            kind,
-            intent_id: intent_id.to_owned(),
-            order_id,
-            created: self.clock.now(),
-            object,
-        };
-        self.events.push(event);
+    fn dispatch(&mut self, call: &Call, twist: Twist) -> Result<Answer, Answer> {
+        let (form, id, version) = (&call.form, call.id.as_str(), call.version);
+        let lag = if twist.lagging_list { self.rules.lists_lag_by } else { 0 };
+        let shown = Shown { form, version, until: self.clock.now() - lag };
+        match call.endpoint {
+            Endpoint::CreateIntent => self.create_intent(form, version, twist),
+            Endpoint::UpdateIntent => self.update_intent(self.intent_at(id)?, form, version),
+            Endpoint::ConfirmIntent => self.confirm(self.intent_at(id)?, form, version, twist),
+            Endpoint::CancelIntent => self.cancel(self.intent_at(id)?, form, version, twist),
+            Endpoint::ReadIntent => Ok(Answer::ok(&self.intents[self.intent_at(id)?].wire(version))),
+            Endpoint::ListIntents => list::page(&self.intents, "/v1/payment_intents", &["customer"], &shown),
+            Endpoint::SearchIntents => search::page(&self.intents, "/v1/payment_intents/search", &shown),
+
+            Endpoint::CreateCustomer => self.create_customer(form),
+            Endpoint::UpdateCustomer => self.update_customer(id, form),
+            Endpoint::ReadCustomer => self.read_customer(id),
+            Endpoint::DeleteCustomer => self.delete_customer(id),
+            Endpoint::ListCustomers => list::page(&self.customers, "/v1/customers", &["email"], &shown),
+
+            Endpoint::ReadMethod => self.read_method(id),
+            Endpoint::AttachMethod => self.attach_method(id, form),
+            Endpoint::DetachMethod => self.detach_method(id),
+
+            Endpoint::CreateSetup => self.create_setup(form, version),
+            Endpoint::ConfirmSetup => self.confirm_setup(id, form, version),
+            Endpoint::ReadSetup => read(&self.setups, id, "setupintent", version),
+            Endpoint::ListSetups => {
+                list::page(&self.setups, "/v1/setup_intents", &["customer", "payment_method"], &shown)
+            }
+
+            Endpoint::CreateSession => self.create_session(form, version),
+            Endpoint::ExpireSession => self.expire_session(id, version),
+            Endpoint::ReadSession => self.read_session(id, version),
+            Endpoint::ListSessions => {
+                list::page(&self.sessions, "/v1/checkout/sessions", &["customer", "status"], &shown)
+            }
+
+            Endpoint::CreateRefund => self.create_refund(form, twist),
+            Endpoint::ReadRefund => read(&self.refunds, id, "refund", version),
+            Endpoint::ListRefunds => list::page(&self.refunds, "/v1/refunds", &["payment_intent", "charge"], &shown),
+            Endpoint::ReadCharge => self.read_charge(id),
+            Endpoint::ListCharges => self.list_charges(&shown),
+            Endpoint::ReadTransaction => read(&self.balance, id, "balance transaction", version),
+            Endpoint::ListTransactions => {
+                list::page(&self.balance, "/v1/balance_transactions", &["type", "source", "currency"], &shown)
+            }
+            Endpoint::ReadDispute => read(&self.disputes, id, "dispute", version),
+            Endpoint::ListDisputes => list::page(&self.disputes, "/v1/disputes", &["charge", "payment_intent"], &shown),
+            Endpoint::ReadEvent => read(&self.events, id, "event", version),
+            Endpoint::ListEvents => list::page(&self.events, "/v1/events", &["type", "types"], &shown),
+        }
     }
 
     fn new_id(&mut self, kind: &str) -> String {
@@ -231,157 +227,81 @@ impl Store {
     }
 }
 
-impl FakeEvent {
-    /// The body of its delivery.
-    pub fn to_json(&self) -> Value {
-        json!({ "id": self.event_id, "object": "event", "api_version": "2024-06-20", "created": self.created,
-            "livemode": false, "pending_webhooks": 1, "request": { "id": null, "idempotency_key": null },
-            "type": self.kind, "data": { "object": self.object } })
-    }
+/// What only whoever has made an object, and its buyer's browser, know.
+fn secret_of(id: &str) -> String {
+    format!("{id}_secret_{:016x}", super::faults::mix(0, 0, id))
 }
 
-impl Answer {
-    fn ok(object: &Value) -> Self {
-        Self { status: 200, body: object.to_string(), replayed: false, retry_after: None, stored: true }
+/// An object with these fields too, which nothing is ever put into: the real provider writes them all.
+fn with_empty(mut object: Value, names: &str) -> Value {
+    for name in names.split_whitespace() {
+        object[name] = Value::Null;
     }
-
-    fn error(status: u16, error: Value) -> Self {
-        let body = json!({ "error": error }).to_string();
-        Self { status, body, replayed: false, retry_after: None, stored: false }
-    }
-
-    pub(crate) fn error_500() -> Self {
-        let error = json!({ "type": "api_error", "message": "Something went wrong on our end." });
-        Self { stored: true, ..Self::error(500, error) }
-    }
-
-    pub(crate) fn unavailable() -> Self {
-        Self::error(503, json!({ "type": "api_error", "message": "We are not available at the moment." }))
-    }
-
-    pub(crate) fn rate_limited(retry_after: u64) -> Self {
-        let error = json!({ "type": "invalid_request_error", "code": "rate_limit",
-            "message": "Request rate limit exceeded." });
-        Self { retry_after: Some(retry_after), ..Self::error(429, error) }
-    }
-
-    pub(crate) fn wrong_credential() -> Self {
-        Self::error(401, json!({ "type": "invalid_request_error", "message": "Invalid API Key provided." }))
-    }
+    object
 }
 
-fn invalid(code: &str, message: &str) -> Answer {
-    Answer::error(400, json!({ "type": "invalid_request_error", "code": code, "message": message }))
-}
-
-/// A refusal that needed a look at the objects: stored under its key, like a success.
-fn executed_error(code: &str, message: &str) -> Answer {
-    Answer { stored: true, ..invalid(code, message) }
-}
-
-fn not_found(message: &str) -> Answer {
-    let error = json!({ "type": "invalid_request_error", "code": "resource_missing", "message": message });
-    Answer::error(404, error)
-}
-
-/// `order_id` of `metadata[order_id]`.
-fn metadata_field(name: &str) -> Option<&str> {
-    name.strip_prefix("metadata[")?.strip_suffix(']')
+fn read<T: Listed>(items: &[T], id: &str, kind: &str, version: ApiVersion) -> Result<Answer, Answer> {
+    match items.iter().find(|item| item.id() == id) {
+        Some(item) => Ok(Answer::ok(&item.to_json(version))),
+        None => Err(not_found(kind, id, "id")),
+    }
 }
 
 #[cfg(test)]
-mod tests {
+mod testing {
+    //! What the tests of every part need.
+
     use super::*;
+    use crate::provider::parameters;
 
-    const INTENTS: &str = "/v1/payment_intents";
-
-    fn post(store: &mut Store, path: &str, parameters: &str) -> Answer {
-        store.execute("POST", path, parameters, Twist::default())
+    impl Rules {
+        pub(in crate::provider) fn strictest() -> Self {
+            Self { one_off_methods_once: true, links_need_return_url: true, lists_lag_by: 60, keeps_events: true }
+        }
     }
 
-    fn store_with_intent(order_id: &str) -> (Store, String) {
-        let mut store = Store::new("0", "http://fake", FakeClock::unix_seconds(|| 1_795_773_600));
-        let answer = post(&mut store, INTENTS, &format!("amount=5&currency=eur&metadata[order_id]={order_id}"));
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let path = format!("{INTENTS}/{}", store.intents()[0].intent_id);
-        (store, path)
+    pub(super) fn store() -> Store {
+        let clock = FakeClock::unix_seconds(|| 1_795_773_600);
+        Store::new("0", "http://fake", clock, Rules::strictest())
     }
 
-    #[test]
-    fn an_intent_moves_as_its_table_says_and_captures_once() {
-        let (visa, declined) = ("payment_method=pm_card_visa", "payment_method=pm_card_chargeDeclined");
-        let action = "payment_method=pm_card_authenticationRequired";
-        // (verb, parameters, status code, status of the intent, captures) one after the other on the same intent.
-        type Step = (&'static str, &'static str, u16, &'static str, usize);
-        let paid: &[Step] = &[
-            ("confirm", "", 400, "requires_payment_method", 0),
-            ("confirm", "payment_method=visa", 404, "requires_payment_method", 0),
-            ("confirm", declined, 402, "requires_payment_method", 0),
-            ("confirm", action, 200, "requires_action", 0),
-            ("confirm", visa, 200, "succeeded", 1),
-            ("confirm", visa, 400, "succeeded", 1),
-            ("confirm", declined, 400, "succeeded", 1),
-            ("cancel", "", 400, "succeeded", 1),
-        ];
-        let canceled: &[Step] = &[
-            ("confirm", action, 200, "requires_action", 0),
-            ("cancel", "", 200, "canceled", 0),
-            ("confirm", visa, 400, "canceled", 0),
-            ("cancel", "", 400, "canceled", 0),
-        ];
-        for steps in [paid, canceled] {
-            let (mut store, path) = store_with_intent("o-1");
-            for (verb, parameters, code, status, captures) in steps {
-                let answer = post(&mut store, &format!("{path}/{verb}"), parameters);
-                assert_eq!(answer.status, *code, "{verb} {parameters}: {}", answer.body);
-                assert_eq!(store.intents()[0].status, *status, "{verb} {parameters}");
-                assert_eq!(store.captures().len(), *captures, "{verb} {parameters}");
+    pub(super) fn call(store: &mut Store, method: &str, path: &str, parameters: &str, twist: Twist) -> Answer {
+        let version = match parameters.contains("payment_method_types") && !parameters.contains("allowed_") {
+            true => ApiVersion::V2024_06_20,
+            false => ApiVersion::V2026_10_28,
+        };
+        match parameters::read(method, path, parameters, version) {
+            Ok(call) => store.execute(&call, twist),
+            Err(refusal) => refusal.into(),
+        }
+    }
+
+    pub(super) fn post(store: &mut Store, path: &str, parameters: &str) -> Answer {
+        call(store, "POST", path, parameters, Twist::default())
+    }
+
+    pub(super) fn get(store: &mut Store, path: &str, parameters: &str) -> Answer {
+        call(store, "GET", path, parameters, Twist::default())
+    }
+
+    impl Answer {
+        pub(super) fn json(&self) -> serde_json::Value {
+            serde_json::from_str(&self.body).unwrap()
+        }
+
+        /// `402 card_declined`, or `200 succeeded`.
+        pub(super) fn short(&self) -> String {
+            let json = self.json();
+            let word = |word: &serde_json::Value| word.as_str().unwrap_or("-").to_owned();
+            match self.status {
+                200 => format!("200 {}", word(&json["status"])),
+                status => format!("{status} {}", word(&json["error"]["code"])),
             }
         }
-    }
 
-    #[test]
-    fn a_key_runs_once_and_replays_unless_nothing_had_begun() {
-        let (mut store, path) = store_with_intent("o-1");
-        assert_eq!(store.begin("k", &path, "a=1"), Ok(()));
-        assert_eq!(store.begin("k", &path, "a=1").unwrap_err().status, 409);
-        assert_eq!(store.begin("k", &path, "a=2").unwrap_err().status, 400);
-        assert_eq!(store.begin("k", INTENTS, "a=1").unwrap_err().status, 400);
-        store.finish("k", &Answer::error_500());
-        let replay = store.begin("k", &path, "a=1").unwrap_err();
-        assert_eq!((replay.status, replay.replayed), (500, true));
-
-        assert_eq!(store.begin("invalid", &path, ""), Ok(()));
-        store.finish("invalid", &invalid("parameter_missing", ""));
-        assert_eq!(store.begin("invalid", &path, "corrected=1"), Ok(()));
-
-        store.forget_keys();
-        assert_eq!(store.begin("k", &path, "a=2"), Ok(()));
-        assert_eq!(store.begin("invalid", &path, "corrected=1").unwrap_err().status, 409, "still running");
-    }
-
-    #[test]
-    fn unknown_parameters_and_paths_are_refused() {
-        let mut store = Store::new("0", "http://fake", FakeClock::unix_seconds(|| 1_795_773_600));
-        for parameters in ["", "amount=5", "amount=5&currency=EUR", "amount=-5&currency=eur", "amount=0.5&currency=eur"]
-        {
-            assert_eq!(post(&mut store, INTENTS, parameters).status, 400, "{parameters}");
+        pub(super) fn id(&self) -> String {
+            assert_eq!(self.status, 200, "{}", self.body);
+            self.json()["id"].as_str().unwrap().to_owned()
         }
-        assert_eq!(post(&mut store, INTENTS, "amount=5&currency=eur&confirm=true").status, 400);
-        assert_eq!(post(&mut store, "/v1/payment_intents/pi_x/confirm", "").status, 404);
-        assert_eq!(store.execute("GET", "/v1/charges", "", Twist::default()).status, 404);
-        assert!(store.intents().is_empty());
-    }
-
-    #[test]
-    fn capturing_twice_shows_in_the_ledger_and_in_the_list() {
-        let (mut store, path) = store_with_intent("o-1");
-        assert_eq!(store.capture_twice("o-1"), None);
-        post(&mut store, &format!("{path}/confirm"), "payment_method=pm_card_visa");
-        let second = store.capture_twice("o-1").unwrap();
-        assert_eq!(store.captures().len(), 2);
-        assert_ne!(second.charge_id, store.captures()[0].charge_id);
-        let succeeded = store.intents().iter().filter(|intent| intent.status == "succeeded");
-        assert_eq!(succeeded.filter(|intent| intent.order_id() == Some("o-1")).count(), 2);
     }
 }

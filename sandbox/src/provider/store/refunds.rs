@@ -2,9 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::answer::{Answer, Refusal, missing, refused};
+use super::super::cards::Refunding;
+use super::super::form::Form;
+use super::super::parameters::ApiVersion;
 use super::intents::End;
 use super::list::Listed;
-use super::{Answer, Capture, Form, Later, Store, Twist, executed_error, invalid, metadata_field, not_found};
+use super::{Capture, Later, Store, Twist};
 
 /// A refund.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +24,8 @@ pub struct FakeRefund {
     pub failure_reason: Option<&'static str>,
     /// In seconds since 1970.
     pub created: i64,
+    customer: Option<String>,
+    payment_method: Option<String>,
     balance_transaction: String,
     failure_balance_transaction: Option<String>,
 }
@@ -47,11 +53,13 @@ impl Listed for FakeRefund {
         }
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self, _version: ApiVersion) -> Value {
         let mut object = json!({ "id": self.refund_id, "object": "refund", "status": self.status,
-            "amount": self.amount_minor, "currency": self.currency, "charge": self.charge_id,
-            "payment_intent": self.intent_id, "metadata": self.metadata, "reason": self.reason,
-            "balance_transaction": self.balance_transaction, "receipt_number": null, "created": self.created });
+            "amount": self.amount_minor, "balance_transaction": self.balance_transaction, "charge": self.charge_id,
+            "created": self.created, "currency": self.currency, "customer": self.customer, "customer_account": null,
+            "destination_details": { "type": "card", "card": { "type": "refund" } }, "metadata": self.metadata,
+            "payment_intent": self.intent_id, "payment_method": self.payment_method, "reason": self.reason,
+            "receipt_number": null, "source_transfer_reversal": null, "transfer_reversal": null });
         // The provider writes these two only where there was a failure.
         if let Some(reason) = self.failure_reason {
             object["failure_reason"] = reason.into();
@@ -66,57 +74,48 @@ impl Store {
         &self.refunds
     }
 
-    pub(super) fn create_refund(&mut self, form: Form, twist: Twist) -> Answer {
-        let (mut intent_id, mut charge_id, mut amount, mut reason) = (None, None, None, None);
-        let mut metadata = Map::new();
-        for (name, value) in form {
-            match (name.as_str(), value.as_str()) {
-                ("payment_intent", _) => intent_id = Some(value),
-                ("charge", _) => charge_id = Some(value),
-                ("amount", _) => amount = Some(value.parse().unwrap_or(0)),
-                ("reason", "duplicate" | "fraudulent" | "requested_by_customer") => reason = Some(value),
-                _ => match metadata_field(&name) {
-                    Some(field) => drop(metadata.insert(field.to_owned(), value.into())),
-                    None => {
-                        return invalid("parameter_unknown", &format!("Received unknown parameter: {name}={value}"));
-                    }
-                },
-            }
-        }
+    pub(super) fn create_refund(&mut self, form: &Form, twist: Twist) -> Result<Answer, Answer> {
+        let (intent_id, charge_id) = (form.text("payment_intent"), form.text("charge"));
         if intent_id.is_none() && charge_id.is_none() {
-            return invalid("parameter_missing", "One of payment_intent and charge should be provided.");
+            let message = "One of the following params should be provided for this request: payment_intent or charge.";
+            return Err(refused("parameter_missing", "payment_intent", message));
         }
-        if amount.is_some_and(|amount: i64| amount <= 0) {
-            return invalid("parameter_invalid_integer", "amount must be a positive integer.");
+        if form.integer("amount").is_some_and(|amount| amount <= 0) {
+            let message = "This value must be greater than or equal to 1.";
+            return Err(refused("parameter_invalid_integer", "amount", message));
         }
-        if let Some(id) = intent_id.as_ref().filter(|id| !self.positions.contains_key(*id)) {
-            return not_found(&format!("No such payment_intent: '{id}'"));
+        if let Some(id) = intent_id.filter(|id| !self.positions.contains_key(*id)) {
+            return Err(missing("payment_intent", id, "payment_intent"));
         }
         let is_meant = |capture: &&Capture| {
-            intent_id.as_ref().is_none_or(|id| capture.intent_id == *id)
-                && charge_id.as_ref().is_none_or(|id| capture.charge_id == *id)
+            intent_id.is_none_or(|id| capture.intent_id == id) && charge_id.is_none_or(|id| capture.charge_id == id)
         };
         let Some(capture) = self.captures.iter().find(is_meant).cloned() else {
-            return match charge_id {
-                Some(id) => not_found(&format!("No such charge: '{id}'")),
-                None => executed_error("parameter_invalid", "This PaymentIntent has no successful charge to refund."),
-            };
+            return Err(match charge_id {
+                Some(id) => missing("charge", id, "charge"),
+                None => {
+                    let message = "This PaymentIntent does not have a successful charge to refund.";
+                    Answer::from(Refusal::new(None, "payment_intent", message)).executed()
+                }
+            });
         };
+        let executed = |code, param, message: String| Err(refused(code, param, message).executed());
         if self.is_disputed(&capture.charge_id) {
-            return executed_error("charge_disputed", &format!("Charge {} is disputed.", capture.charge_id));
+            return executed("charge_disputed", "charge", format!("Charge {} is disputed.", capture.charge_id));
         }
         let left = capture.amount_minor - self.refunded_minor(&capture.charge_id);
         if left == 0 {
             let message = format!("Charge {} has already been refunded.", capture.charge_id);
-            return executed_error("charge_already_refunded", &message);
+            return executed("charge_already_refunded", "charge", message);
         }
-        let amount_minor = amount.unwrap_or(left);
+        let amount_minor = form.integer("amount").unwrap_or(left);
         if amount_minor > left {
             let message =
                 format!("Refund amount ({amount_minor}) is greater than unrefunded amount on charge ({left}).");
-            return executed_error("amount_too_large", &message);
+            return executed("amount_too_large", "amount", message);
         }
-        let (status, later) = self.fate(&capture.intent_id, twist);
+        let (status, later) = self.fate_of_refund(&capture.charge_id, twist);
+        let payment_method = self.charge(&capture.charge_id).and_then(|charge| charge.payment_method.clone());
         let refund_id = self.new_id("re");
         let balance_transaction = self.book("refund", -amount_minor, 0, &capture.currency, &refund_id);
         if let Some(end) = later {
@@ -128,37 +127,32 @@ impl Store {
             intent_id: capture.intent_id.clone(),
             charge_id: capture.charge_id.clone(),
             amount_minor,
-            currency: capture.currency.clone(),
-            metadata,
-            reason,
+            currency: capture.currency,
+            metadata: form.map("metadata"),
+            reason: form.owned("reason"),
             failure_reason: None,
             created: self.clock.now(),
+            customer: self.intents[self.positions[&capture.intent_id]].customer.clone(),
+            payment_method,
             balance_transaction,
             failure_balance_transaction: None,
         };
-        let answer = Answer::ok(&refund.to_json());
+        let answer = Answer::ok(&refund.to_json(ApiVersion::OF_ACCOUNT));
         self.refunds.push(refund);
-        let charge = self.charge_json(&capture);
-        self.emit("charge.refunded", charge, &capture.intent_id);
-        answer
+        self.emit("charge.refunded", &capture.intent_id, |store| {
+            store.charge(&capture.charge_id).map_or(Value::Null, |charge| store.charge_json(charge))
+        });
+        Ok(answer)
     }
 
-    /// How it begins, and how it ends if it has not ended yet. The cards are the provider's own test cards.
-    fn fate(&self, intent_id: &str, twist: Twist) -> (&'static str, Option<End>) {
-        match self.intents[self.positions[intent_id]].payment_method.as_deref() {
-            Some("pm_card_pendingRefund") => ("pending", Some(End::Succeeded)),
-            // Success is not the end: this is how a closed account shows.
-            Some("pm_card_refundFail") => ("succeeded", Some(End::Failed)),
+    /// How it begins, and how it ends if it has not ended yet.
+    fn fate_of_refund(&self, charge_id: &str, twist: Twist) -> (&'static str, Option<End>) {
+        match self.charge(charge_id).map(|charge| charge.card.refund) {
+            Some(Refunding::Pending) => ("pending", Some(End::Succeeded)),
+            Some(Refunding::SucceedsThenFails) => ("succeeded", Some(End::Failed)),
             _ if twist.refund_fails => ("pending", Some(End::Failed)),
             _ if twist.refund_pending => ("pending", Some(End::Succeeded)),
             _ => ("succeeded", None),
-        }
-    }
-
-    pub(super) fn read_refund(&self, refund_id: &str) -> Answer {
-        match self.refunds.iter().find(|refund| refund.refund_id == refund_id) {
-            Some(refund) => Answer::ok(&refund.to_json()),
-            None => not_found(&format!("No such refund: '{refund_id}'")),
         }
     }
 
@@ -177,10 +171,11 @@ impl Store {
             }
             _ => return false,
         }
-        let (object, intent_id) = (self.refunds[position].to_json(), self.refunds[position].intent_id.clone());
-        self.emit("refund.updated", object.clone(), &intent_id);
+        let intent_id = self.refunds[position].intent_id.clone();
+        let object = |store: &Self| store.refunds[position].to_json(ApiVersion::OF_ACCOUNT);
+        self.emit("refund.updated", &intent_id, object);
         if end == End::Failed {
-            self.emit("refund.failed", object, &intent_id);
+            self.emit("refund.failed", &intent_id, object);
         }
         true
     }
@@ -193,19 +188,16 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{post, store};
     use super::*;
-    use crate::provider::FakeClock;
 
     const REFUNDS: &str = "/v1/refunds";
 
-    fn post(store: &mut Store, path: &str, parameters: &str) -> Answer {
-        store.execute("POST", path, parameters, Twist::default())
-    }
-
     /// A store with 100 taken from this card.
     fn paid(method: &str) -> (Store, Capture) {
-        let mut store = Store::new("0", "http://fake", FakeClock::unix_seconds(|| 1_795_773_600));
-        post(&mut store, "/v1/payment_intents", "amount=100&currency=eur&metadata[order_id]=o-1");
+        let mut store = store();
+        let intent = "amount=100&currency=eur&metadata[order_id]=o-1&payment_method_types[]=card";
+        post(&mut store, "/v1/payment_intents", intent);
         let path = format!("/v1/payment_intents/{}/confirm", store.intents()[0].intent_id);
         assert_eq!(post(&mut store, &path, &format!("payment_method={method}")).status, 200);
         let capture = store.captures()[0].clone();
@@ -221,13 +213,13 @@ mod tests {
         let steps: &[(String, u16, &str, i64)] = &[
             (String::new(), 400, "parameter_missing", 0),
             ("amount=5".to_owned(), 400, "parameter_missing", 0),
-            ("payment_intent=pi_0".to_owned(), 404, "resource_missing", 0),
-            ("charge=ch_0".to_owned(), 404, "resource_missing", 0),
+            ("payment_intent=pi_0".to_owned(), 400, "resource_missing", 0),
+            ("charge=ch_0".to_owned(), 400, "resource_missing", 0),
             (format!("{by_intent}&amount=0"), 400, "parameter_invalid_integer", 0),
             (format!("{by_intent}&amount=-1"), 400, "parameter_invalid_integer", 0),
             (format!("{by_intent}&amount=101"), 400, "greater than unrefunded", 0),
-            (format!("{by_intent}&currency=eur"), 400, "parameter_unknown", 0),
-            (format!("{by_intent}&reason=whim"), 400, "parameter_unknown", 0),
+            (format!("{by_intent}&colour=red"), 400, "parameter_unknown", 0),
+            (format!("{by_intent}&reason=whim"), 400, "must be one of", 0),
             (format!("{by_intent}&amount=30&reason=requested_by_customer"), 200, "succeeded", 30),
             (format!("{by_charge}&amount=71"), 400, "greater than unrefunded", 30),
             (by_charge, 200, "succeeded", 100),
