@@ -320,6 +320,19 @@ async fn an_order_that_cannot_end_keeps_no_other_from_it() {
     assert_eq!(world.count("select count(*) from orders where status = 'PENDING_PAYMENT'").await, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_applies_grants_is_told_that_more_wait_than_were_looked_at() {
+    let world = World::new().await;
+    let live = world.open(&[260], 1, 1).await;
+    futures_util::future::join_all((0..260).map(|who| world.claim_until_answered(&live, who, "k", 0, 1))).await;
+    world.settle().await;
+    let_pay_by_pass(&world).await;
+    assert_eq!(world.engine.expire_unpaid(500).await.unwrap(), 260);
+    let report = world.engine.apply_grants().await.unwrap();
+    assert!(report.has_more && !report.is_done(), "{report:?}");
+    assert!(!world.engine.apply_grants().await.unwrap().has_more, "the rest");
+}
+
 /// Prints how long it takes until thousands of orders that fall due together have ended, and until the last unit is on sale.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
