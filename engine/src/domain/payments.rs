@@ -300,6 +300,14 @@ pub enum RefundVerdict {
     },
 }
 
+/// Whether a list of a charge's refunds has all of them: they add up to what the charge says has gone back. What failed
+/// has not.
+pub fn is_list_whole(listed: &[RefundReport], refunded: Money) -> bool {
+    let given = listed.iter().filter(|refund| !matches!(refund.verdict, RefundVerdict::Failed { .. }));
+    let sum = given.map(|refund| i128::from(refund.amount.amount_minor)).sum::<i128>();
+    sum == i128::from(refunded.amount_minor)
+}
+
 /// One call to the provider, append-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -376,6 +384,27 @@ mod tests {
             for event in every {
                 assert!(state.apply(event).is_err(), "{state:?} {event:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_list_of_refunds_counts_only_if_it_has_all_of_them() {
+        let eur = |minor| Money::new(minor, "EUR".parse().unwrap());
+        let failed = || RefundVerdict::Failed { reason: "no such account".to_owned() };
+        let refund = |minor, verdict| RefundReport { provider_refund: None, amount: eur(minor), verdict };
+        let pending = || RefundVerdict::Pending;
+        for (listed, refunded, is_whole) in [
+            (vec![], 0, true),
+            (vec![], 500, false),
+            (vec![refund(500, RefundVerdict::Succeeded)], 500, true),
+            (vec![refund(500, RefundVerdict::Succeeded)], 1_000, false),
+            (vec![refund(500, RefundVerdict::Succeeded), refund(500, pending())], 1_000, true),
+            (vec![refund(500, failed())], 0, true),
+            (vec![refund(500, failed())], 500, false),
+            // The list is ahead: one more look costs nothing.
+            (vec![refund(500, pending())], 0, false),
+        ] {
+            assert_eq!(is_list_whole(&listed, eur(refunded)), is_whole, "{listed:?} {refunded}");
         }
     }
 

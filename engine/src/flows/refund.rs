@@ -2,13 +2,14 @@
 //!
 //! The refund's own id is in its key and in its metadata. A call without an answer is looked up in the provider's list of
 //! the intent's refunds before it is made again; only what is not there is sent, so that a lost answer costs nobody money.
+//! A list can be behind: it counts only if its refunds add up to what the charge says has gone back.
 
 use futures_util::TryStreamExt as _;
 use futures_util::stream;
 use jiff::SignedDuration;
 
 use crate::domain::ids::{IntentId, OrderId, RefundId};
-use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict};
+use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict, is_list_whole};
 use crate::ledger::attempts::{Attempt, LeasedPayment, SETTLED_ELSEWHERE};
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::{PendingRefund, RefundSettled};
@@ -55,8 +56,9 @@ impl Engine {
             // key would send the money a second time.
             if refund.attempts > 0 {
                 match find(provider, &intent, refund.id).await {
-                    Ok(Some(found)) => return self.settle_found(&payment, &refund, &found).await,
-                    Ok(None) => {}
+                    Ok(LookedUp::There(found)) => return self.settle_found(&payment, &refund, &found).await,
+                    Ok(LookedUp::NotThere) => {}
+                    Ok(LookedUp::ListIsBehind) => return self.look_up_later(&payment).await,
                     Err(error) => return self.ask_later(&payment, &error).await,
                 }
             }
@@ -64,12 +66,13 @@ impl Engine {
         };
         if matches!(open.state, AttemptState::Dispatched | AttemptState::Unknown) {
             match find(provider, &intent, refund.id).await {
-                Ok(Some(found)) => {
+                Ok(LookedUp::There(found)) => {
                     let detail = "found in the provider's list";
                     self.ledger.finish_attempt(&payment, &open, AttemptState::Succeeded, detail, None, now).await?;
                     return self.settle_found(&payment, &refund, &found).await;
                 }
-                Ok(None) => {}
+                Ok(LookedUp::NotThere) => {}
+                Ok(LookedUp::ListIsBehind) => return self.look_up_later(&payment).await,
                 Err(error) => return self.ask_later(&payment, &error).await,
             }
             if open.state == AttemptState::Unknown && payment.tries > REPEATS {
@@ -198,6 +201,18 @@ impl Engine {
             return Ok(Step::Later);
         }
         tracing::warn!(order = %payment.order, %error, "looking up a refund of order {}: {error}", payment.order);
+        self.put_back(payment).await
+    }
+
+    /// The charge says that more has gone back than the list shows. The refund may be among that: sending it again could
+    /// give the money twice.
+    async fn look_up_later(&self, payment: &LeasedPayment) -> Result<Step, EngineError> {
+        let order = payment.order;
+        tracing::info!(%order, "the provider's list of refunds of order {order} is behind: the worker looks again");
+        self.put_back(payment).await
+    }
+
+    async fn put_back(&self, payment: &LeasedPayment) -> Result<Step, EngineError> {
         let now = self.clock.now();
         let due = now.checked_add(backoff(payment.tries)).unwrap_or(now);
         self.ledger.yield_payment(payment, None, None, Some(due), now).await?;
@@ -217,8 +232,15 @@ pub(super) fn report(found: &Refund) -> RefundReport {
     RefundReport { provider_refund: Some(found.id.clone()), amount: found.amount, verdict }
 }
 
+/// What became of a refund whose answer nobody heard.
+enum LookedUp {
+    There(Box<Refund>),
+    NotThere,
+    ListIsBehind,
+}
+
 /// This refund in the provider's list of the intent's refunds.
-async fn find(provider: &ProviderClient, intent: &IntentId, refund: RefundId) -> Result<Option<Refund>, ProviderError> {
+async fn find(provider: &ProviderClient, intent: &IntentId, refund: RefundId) -> Result<LookedUp, ProviderError> {
     let pages = stream::try_unfold(Some(None), |after| async move {
         let Some(after) = after else { return Ok::<_, ProviderError>(None) };
         let page = provider.list_refunds(intent, Option::as_ref(&after), PAGE_LIMIT_MAX).await?;
@@ -227,13 +249,20 @@ async fn find(provider: &ProviderClient, intent: &IntentId, refund: RefundId) ->
     });
     let name = refund.to_string();
     let mut pages = std::pin::pin!(pages);
+    let mut listed = Vec::new();
     while let Some(page) = pages.try_next().await? {
-        if let Some(found) = page.into_iter().find(|refund| refund.refund_id.as_deref() == Some(&*name)) {
-            steps::passed("refund.looked_up");
-            return Ok(Some(found));
+        for found in page {
+            if found.refund_id.as_deref() == Some(&*name) {
+                steps::passed("refund.looked_up");
+                return Ok(LookedUp::There(Box::new(found)));
+            }
+            listed.push(report(&found));
         }
     }
-    Ok(None)
+    // The list first: a refund that arrives between the two reads makes the list look behind, never whole.
+    let Some(charge) = provider.read_intent(intent).await?.latest_charge else { return Ok(LookedUp::ListIsBehind) };
+    let refunded = provider.read_charge(&charge).await?.refunded;
+    Ok(if is_list_whole(&listed, refunded) { LookedUp::NotThere } else { LookedUp::ListIsBehind })
 }
 
 /// How an open attempt ends that is not to be sent any more.

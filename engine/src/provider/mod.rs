@@ -24,7 +24,7 @@ pub use client::{ProviderClient, ProviderError, ProviderSettings, SecretKey};
 pub use intent::{Intent, IntentStatus, NextAction, UnreadableObject};
 pub use outcome::{Decline, Outcome, classify};
 pub use reads::{PAGE_LIMIT_MAX, Page};
-pub use refund::{Refund, RefundStatus};
+pub use refund::{Charge, Refund, RefundStatus};
 pub use request::{Operation, ProviderRequest};
 pub use throttle::{Admits, Endpoint, NoTurn, RateLimit, Turn};
 pub use webhook::{Event, SIGNATURE_HEADER, SignatureError, WebhookError, WebhookVerifier};

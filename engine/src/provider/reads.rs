@@ -13,12 +13,13 @@ use crate::domain::ids::{IntentId, ProviderRefundId};
 use super::balance::BalanceTransaction;
 use super::client::{ProviderClient, ProviderError};
 use super::intent::{Intent, is_provider_id};
-use super::refund::Refund;
+use super::refund::{Charge, Refund};
 use super::request::{INTENTS_PATH, REFUNDS_PATH, intent_path};
 
 /// What the provider allows in one page.
 pub const PAGE_LIMIT_MAX: u32 = 100;
 
+const CHARGES_PATH: &str = "/v1/charges";
 const BALANCE_PATH: &str = "/v1/balance_transactions";
 
 /// One page of a list, newest first.
@@ -74,8 +75,20 @@ impl ProviderClient {
         Ok(refund)
     }
 
-    /// Up to `limit` (1 to 100) refunds of one intent, those made by hand at the provider too. A refund of ours that
-    /// is in none of the pages was not carried out.
+    /// The charge as it stands now.
+    pub async fn read_charge(&self, id: &str) -> Result<Charge, ProviderError> {
+        if !is_provider_id(id) {
+            return Err(ProviderError::NotFound);
+        }
+        let charge: Charge = self.get(&format!("{CHARGES_PATH}/{id}"), &[]).await?;
+        if charge.id != id {
+            return Err(ProviderError::Unreadable("the answer is about another charge".to_owned()));
+        }
+        Ok(charge)
+    }
+
+    /// Up to `limit` (1 to 100) refunds of one intent, those made by hand at the provider too. A list can be behind: see
+    /// [`is_list_whole`](crate::domain::payments::is_list_whole).
     pub async fn list_refunds(
         &self,
         intent: &IntentId,

@@ -47,6 +47,36 @@ impl Refund {
     }
 }
 
+/// What was taken of an intent, as far as we read it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "WireCharge")]
+pub struct Charge {
+    pub id: String,
+    /// What has gone back of it, or is on its way back.
+    pub refunded: Money,
+}
+
+#[derive(Deserialize)]
+struct WireCharge {
+    object: String,
+    id: String,
+    amount_refunded: i64,
+    currency: String,
+}
+
+impl TryFrom<WireCharge> for Charge {
+    type Error = UnreadableObject;
+
+    fn try_from(wire: WireCharge) -> Result<Self, UnreadableObject> {
+        check_kind(wire.object, "charge")?;
+        check_id(&wire.id)?;
+        if wire.amount_refunded < 0 {
+            return Err(UnreadableObject::Amount(wire.amount_refunded));
+        }
+        Ok(Self { id: wire.id, refunded: amount_of(wire.amount_refunded, currency_of(&wire.currency)?)? })
+    }
+}
+
 #[derive(Deserialize)]
 struct WireRefund {
     object: String,

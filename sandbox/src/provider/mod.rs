@@ -93,6 +93,11 @@ impl FakeProvider {
         self.server.store().refunds().to_vec()
     }
 
+    /// From now on lists show everything.
+    pub fn lists_catch_up(&self) {
+        self.server.store().lists_catch_up();
+    }
+
     /// Every movement of the merchant's balance, oldest first.
     pub fn balance(&self) -> Vec<FakeBalanceTransaction> {
         self.server.store().balance().to_vec()

@@ -155,6 +155,10 @@ impl Store {
         self.keys.finish(key, answer, self.clock.now().saturating_add(held_seconds));
     }
 
+    pub(crate) fn lists_catch_up(&mut self) {
+        self.rules.lists_lag_by = 0;
+    }
+
     pub(crate) fn forget_keys(&mut self) {
         self.keys.forget();
     }
