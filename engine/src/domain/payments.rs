@@ -163,6 +163,17 @@ impl PaymentState {
         self.is_chargeable() || self == Self::RefundPending
     }
 
+    /// Whether a call may be made for it: the named states and no others, so that what would take money is sent only
+    /// while its order waits for that.
+    pub fn may_send(self, operation: &str) -> bool {
+        match operation {
+            "create" | "confirm" => matches!(self, Self::InFlight | Self::Unknown),
+            "cancel" => self == Self::CancelRequested,
+            "refund" => self == Self::RefundPending,
+            _ => false,
+        }
+    }
+
     /// Where a paid payment stands, by what has gone back and what is on its way.
     pub fn after_refunds(refunded: Money, is_pending: bool, paid: Money) -> Self {
         match refunded.amount_minor {
@@ -384,6 +395,17 @@ mod tests {
             for event in every {
                 assert!(state.apply(event).is_err(), "{state:?} {event:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_takes_money_is_sent_only_while_its_order_waits_for_it() {
+        use PaymentState as S;
+        for state in S::ALL {
+            let charges = matches!(state, S::InFlight | S::Unknown);
+            let may = ["create", "confirm", "cancel", "refund", "capture"].map(|operation| state.may_send(operation));
+            let expected = [charges, charges, state == S::CancelRequested, state == S::RefundPending, false];
+            assert_eq!(may, expected, "{state:?}");
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! A payment has a turn, written with its order: 0 for a drop's order, n for the n-th unpaid order of goods of its
 //! buyer. So somebody with fifty orders has fifty turns, and everybody else's first order comes before their second.
-//! Once the provider has been asked about a payment, its turn is -1: refunds, open questions and repeats are work that
-//! has begun. A payment whose intent is to be canceled has the turn -2, whatever was written before: its units are on
+//! Once the provider has made a payment's intent, or a call is made again, its turn is -1: refunds, open questions and
+//! repeats are work that has begun. A payment whose intent is to be canceled has the turn -2, whatever was written before: its units are on
 //! sale again as soon as the provider has confirmed that.
 //!
 //! Turns alone would let a drop's ten thousand orders keep goods waiting for minutes, and all of them keep a unit that

@@ -1,9 +1,13 @@
 //! Charging: one intent an order, created, stored, confirmed; or canceled after a decline.
 //!
 //! Two calls to the provider for an order that pays, three for one that is declined. Before each call its key and exact bytes
-//! are committed, then that it is about to be sent; no transaction is open while we wait. What a crash leaves behind is an
-//! open attempt: one that was never dispatched is sent, one that may have been executed is read back or repeated
-//! under the same key. Nothing here decides that an unknown outcome is a failure.
+//! are committed as dispatched; no transaction is open while we wait. What a crash leaves behind is an open attempt that
+//! may have been executed: it is read back, or repeated under the same key. Nothing here decides that an unknown outcome
+//! is a failure.
+//!
+//! An order that pays costs three transactions after its lease: *create begins*; *create has ended, its intent is stored,
+//! confirm begins*; *confirm has ended, the order is confirmed*. Why create and confirm stay two calls is written in
+//! ARCHITECTURE.md, "Two calls for a charge".
 //!
 //! A payment is leased only when somebody is free to work on it, and gives its lease back when there is no turn for its
 //! next call: because the worker is told to stop, or because the circuit has opened.
@@ -16,17 +20,18 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::futures::Notified;
 
-use crate::domain::ids::{DropId, OrderId};
+use crate::domain::ids::{BuyerId, DropId, IdempotencyKey, IntentId, OrderId};
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::domain::turns::{self, Desk};
 use crate::ledger::LedgerError;
-use crate::ledger::attempts::{Attempt, LeasedPayment, NotLeased, PaymentLease};
+use crate::ledger::attempts::{Attempt, AttemptEnd, LeasedPayment, NotLeased, PaymentLease};
 use crate::ledger::news::BuyerAction;
-use crate::ledger::payments::PaymentSettled;
+use crate::ledger::payments::{MethodGiven, PaymentSettled};
 use crate::ledger::refunds::RefundSettled;
 use crate::provider::{
-    Admits, Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, RateLimit,
+    Admits, Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, RateLimit, Turn,
 };
 use crate::steps;
 
@@ -68,6 +73,14 @@ pub struct ChargeReport {
 pub(super) struct OwedLease {
     lease: PaymentLease,
     until: Timestamp,
+}
+
+/// What came of a call.
+enum Sent {
+    /// An answer that moves the payment, and how the attempt ended; nothing of it is written yet.
+    Answered(Box<Intent>, AttemptEnd),
+    /// All is written.
+    Ended(Step),
 }
 
 pub(super) enum Step {
@@ -245,7 +258,7 @@ impl Engine {
         let step = Box::pin(self.charge(provider, payment)).await;
         if let Err(error) = &step
             && error.is_retryable()
-            && let Err(error) = self.later(&leased, None, backoff(leased.tries)).await
+            && let Err(error) = self.later(&leased, None, None, backoff(leased.tries)).await
         {
             let order = leased.order;
             tracing::warn!(%order, %error, "the charge of order {order} waits for Postgres: {error}");
@@ -268,28 +281,42 @@ impl Engine {
         if payment.confirms > 0 && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown) {
             let Some(intent) = self.read_back(provider, &payment).await? else { return Ok(Step::Later) };
             if attempt_state("confirm", &intent).is_some() {
-                return self.settle_intent(payment.order, &intent).await;
+                return self.settle_intent(payment.order, &intent, None).await;
             }
         }
-        self.next_call(provider, &mut payment).await
+        self.next_call(provider, &mut payment, None).await
     }
 
-    /// The next call of a payment that has no open attempt.
-    async fn next_call(&self, provider: &ProviderClient, payment: &mut LeasedPayment) -> Result<Step, EngineError> {
+    /// The next call of a payment that has no open attempt, or none but the one whose end is told: that is written together
+    /// with what is sent next.
+    async fn next_call(
+        &self,
+        provider: &ProviderClient,
+        payment: &mut LeasedPayment,
+        mut before: Option<AttemptEnd>,
+    ) -> Result<Step, EngineError> {
         loop {
             let request = match next_request(payment) {
                 Ok(request) => request,
-                Err(reason) => return self.review(payment, &reason).await,
+                Err(reason) => return self.review(payment, before, &reason).await,
+            };
+            // First the turn, then the word that it is sent: nothing waits for the limit in a state that may have run.
+            let Ok(turn) = provider.turn(request.operation.endpoint()).await else {
+                return self.no_turn(payment, before).await;
             };
             let operation = operation_name(request.operation);
             let call = (operation, &*request.idempotency_key, &*request.path, &*request.body);
-            let attempt = self.ledger.prepare_attempt(payment, call, self.clock.now()).await?;
-            passed(operation, ["create.prepared", "confirm.prepared", "cancel.prepared"]);
-            match self.perform(provider, payment, &attempt).await? {
-                // The intent is stored on the order: now it may be confirmed.
-                Some(intent) if operation == "create" => payment.intent = Some(intent.id),
-                Some(intent) => return self.settle_intent(payment.order, &intent).await,
-                None => return Ok(Step::Later),
+            let Some(attempt) = self.ledger.begin_attempt(payment, before.take(), call, self.clock.now()).await? else {
+                return self.look_again(payment).await;
+            };
+            match self.send(provider, payment, &attempt, turn).await? {
+                // The intent is stored on the order with the next call: then it may be confirmed.
+                Sent::Answered(intent, end) if operation == "create" => {
+                    payment.intent = Some(intent.id);
+                    before = Some(end);
+                }
+                Sent::Answered(intent, end) => return self.settle_intent(payment.order, &intent, Some(end)).await,
+                Sent::Ended(step) => return Ok(step),
             }
         }
     }
@@ -305,52 +332,53 @@ impl Engine {
         if may_have_run && open.operation != "create" {
             let Some(intent) = self.read_back(provider, payment).await? else { return Ok(Step::Later) };
             if let Some(state) = attempt_state(&open.operation, &intent) {
-                let detail = "read back from the provider";
-                self.ledger.finish_attempt(payment, &open, state, detail, None, self.clock.now()).await?;
-                return self.settle_intent(payment.order, &intent).await;
+                let end = payment.ended(&open, state, "read back from the provider");
+                return self.settle_intent(payment.order, &intent, Some(end)).await;
             }
         }
         // The order was cancelled: what would take money is not sent any more.
         if payment.state == PaymentState::CancelRequested && open.operation != "cancel" {
-            let (state, detail) = (given_up(&open), "the order was cancelled");
-            self.ledger.finish_attempt(payment, &open, state, detail, None, self.clock.now()).await?;
-            return self.next_call(provider, payment).await;
+            let end = payment.ended(&open, given_up(&open), "the order was cancelled");
+            return self.next_call(provider, payment, Some(end)).await;
         }
         // The provider keeps answering a key with the error it once stored. The intent, just read, can still be confirmed
         // or canceled under the next key, and captures at most once whatever comes of the old one; an intent that nobody
         // stored holds no money.
         if open.state == AttemptState::Unknown && (open.operation != "create" || payment.tries > CREATE_REPEATS) {
             let detail = "no answer came of this key; the next one takes over";
-            self.ledger.finish_attempt(payment, &open, AttemptState::Rejected, detail, None, self.clock.now()).await?;
-            return self.next_call(provider, payment).await;
+            let end = payment.ended(&open, AttemptState::Rejected, detail);
+            return self.next_call(provider, payment, Some(end)).await;
         }
         // Never dispatched, cut off by a crash, or a create: the same key and bytes again. If it did run, the provider answers as it did.
-        match self.perform(provider, payment, &open).await? {
-            Some(intent) if open.operation == "create" => {
+        let operation = operation_of(&open.operation, payment.confirms);
+        let Ok(turn) = provider.turn(operation.endpoint()).await else { return self.no_turn(payment, None).await };
+        if !self.ledger.dispatch_again(payment, &open, self.clock.now()).await? {
+            return self.look_again(payment).await;
+        }
+        match self.send(provider, payment, &open, turn).await? {
+            Sent::Answered(intent, end) if open.operation == "create" => {
                 payment.intent = Some(intent.id);
-                self.next_call(provider, payment).await
+                self.next_call(provider, payment, Some(end)).await
             }
-            Some(intent) => self.settle_intent(payment.order, &intent).await,
-            None => Ok(Step::Later),
+            Sent::Answered(intent, end) => self.settle_intent(payment.order, &intent, Some(end)).await,
+            Sent::Ended(step) => Ok(step),
         }
     }
 
-    /// Sends one attempt and writes down how it ended. `None`: it has to come again, and has been put back.
-    async fn perform(
+    /// Sends one attempt, which is committed as dispatched, and says how it ended.
+    async fn send(
         &self,
         provider: &ProviderClient,
         payment: &LeasedPayment,
         attempt: &Attempt,
-    ) -> Result<Option<Intent>, EngineError> {
+        turn: Turn,
+    ) -> Result<Sent, EngineError> {
         let request = ProviderRequest {
             operation: operation_of(&attempt.operation, payment.confirms),
             path: attempt.path.clone(),
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),
         };
-        // First the turn, then the word that it is sent: nothing waits for the limit in a state that may have run.
-        let Ok(turn) = provider.turn(request.operation.endpoint()).await else { return self.give_back(payment).await };
-        self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
         passed(&attempt.operation, ["create.dispatched", "confirm.dispatched", "cancel.dispatched"]);
         let outcome = provider.send_in_turn(&request, turn).await;
         passed(&attempt.operation, ["create.answered", "confirm.answered", "cancel.answered"]);
@@ -358,92 +386,121 @@ impl Engine {
         let operation = attempt.operation.clone();
         let label = outcome_label(&outcome);
         metrics::counter!("doorbuster_provider_calls_total", "operation" => operation, "outcome" => label).increment(1);
-        match outcome {
+        let not_sent = |detail: &str| payment.ended(attempt, AttemptState::NotSent, detail);
+        let step = match outcome {
             Outcome::Answered(intent) => {
                 if attempt.operation == "create"
                     && let Some(reason) = mismatch(provider, payment, &intent)
                 {
-                    self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &reason, None, now).await?;
-                    self.review(payment, &reason).await?;
-                    return Ok(None);
+                    let end = payment.ended(attempt, AttemptState::Rejected, &*reason);
+                    return Ok(Sent::Ended(self.review(payment, Some(end), &reason).await?));
                 }
-                let stored = (attempt.operation == "create").then_some(&intent.id);
                 let state = attempt_state(&attempt.operation, &intent).unwrap_or(AttemptState::Unknown);
-                self.ledger.finish_attempt(payment, attempt, state, status_text(&intent), stored, now).await?;
+                let end = payment.ended(attempt, state, status_text(&intent));
                 if state == AttemptState::Unknown {
-                    return self.later(payment, None, backoff(payment.tries)).await;
+                    self.later(payment, Some(end), None, backoff(payment.tries)).await?
+                } else if attempt.operation == "create" {
+                    let end = end.with_intent(intent.id.clone());
+                    return Ok(Sent::Answered(Box::new(intent), end));
+                } else {
+                    return Ok(Sent::Answered(Box::new(intent), end));
                 }
-                Ok(Some(intent))
             }
             Outcome::Declined(decline) => {
                 let code = decline.decline_code.as_deref().unwrap_or(&decline.code).to_owned();
-                self.ledger.finish_attempt(payment, attempt, AttemptState::Declined, &code, None, now).await?;
-                let Some(intent) = payment.intent.clone() else { return Ok(None) };
-                let report = ProviderReport {
-                    intent,
-                    amount: payment.amount,
-                    order: Some(payment.order),
-                    verdict: Verdict::Declined { code },
+                let end = payment.ended(attempt, AttemptState::Declined, &*code);
+                let Some(intent) = payment.intent.clone() else {
+                    self.ledger.finish_attempt(payment, end, now).await?;
+                    return Ok(Sent::Ended(Step::Later));
                 };
-                // The cancel that follows is due at once: the next round makes it.
-                self.ledger.settle_payment(payment.order, &report, now).await?;
-                Ok(None)
+                self.settle_decline(payment, intent, code, Some(&end)).await?
             }
             Outcome::NotSent { reason } => {
-                self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, &reason, None, now).await?;
-                self.later(payment, None, backoff(payment.tries)).await
+                self.later(payment, Some(not_sent(&reason)), None, backoff(payment.tries)).await?
             }
             Outcome::RateLimited { retry_after } => {
                 let wait = retry_after.and_then(|wait| SignedDuration::try_from(wait).ok());
-                self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, "rate limited", None, now).await?;
                 let wait = wait.map_or_else(|| backoff(payment.tries), |wait| wait.min(RATE_LIMITED_REST_MAX));
-                self.later(payment, None, wait).await
+                self.later(payment, Some(not_sent("rate limited")), None, wait).await?
             }
             Outcome::Unknown { reason } => {
-                self.ledger.finish_attempt(payment, attempt, AttemptState::Unknown, &reason, None, now).await?;
-                self.later(payment, Some(PaymentEvent::WentDark), ask_again(payment.tries)).await
+                let end = payment.ended(attempt, AttemptState::Unknown, reason);
+                self.later(payment, Some(end), Some(PaymentEvent::WentDark), ask_again(payment.tries)).await?
             }
             Outcome::Misconfigured { status } => {
-                let detail = format!("refused with {status}");
-                self.ledger.finish_attempt(payment, attempt, AttemptState::NotSent, &detail, None, now).await?;
-                self.later(payment, None, MISCONFIGURED_REST).await
+                let end = not_sent(&format!("refused with {status}"));
+                self.later(payment, Some(end), None, MISCONFIGURED_REST).await?
             }
-            Outcome::Rejected { code, message } => {
-                let detail = format!("{code}: {message}");
-                self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &detail, None, now).await?;
-                // The intent may have moved under another key; only what it is now counts.
-                if payment.intent.is_some() {
-                    match self.read_back(provider, payment).await? {
-                        Some(intent) if attempt_state(&attempt.operation, &intent).is_some() => {
-                            return Ok(Some(intent));
-                        }
-                        // Nothing was or will be charged with this means of payment: as good as a decline. A key that was
-                        // used for other bytes is our own mistake, and a person's business.
-                        Some(intent) if attempt.operation == "confirm" && code != "idempotency_error" => {
-                            let report = ProviderReport {
-                                intent: intent.id,
-                                amount: payment.amount,
-                                order: Some(payment.order),
-                                verdict: Verdict::Declined { code },
-                            };
-                            self.ledger.settle_payment(payment.order, &report, now).await?;
-                            return Ok(None);
-                        }
-                        Some(_) => {}
-                        // Not known yet, so nothing for a person to look at: it has been put back.
-                        None => return Ok(None),
-                    }
-                }
-                self.review(payment, &detail).await?;
-                Ok(None)
-            }
+            Outcome::Rejected { code, message } => self.rejected(provider, payment, attempt, code, &message).await?,
+        };
+        Ok(Sent::Ended(step))
+    }
+
+    /// The provider will never take these bytes. The intent may have moved under another key; only what it is now counts.
+    async fn rejected(
+        &self,
+        provider: &ProviderClient,
+        payment: &LeasedPayment,
+        attempt: &Attempt,
+        code: String,
+        message: &str,
+    ) -> Result<Step, EngineError> {
+        let detail = format!("{code}: {message}");
+        let end = payment.ended(attempt, AttemptState::Rejected, &*detail);
+        if payment.intent.is_none() {
+            return self.review(payment, Some(end), &detail).await;
         }
+        self.ledger.finish_attempt(payment, end, self.clock.now()).await?;
+        match self.read_back(provider, payment).await? {
+            Some(intent) if attempt_state(&attempt.operation, &intent).is_some() => {
+                self.settle_intent(payment.order, &intent, None).await
+            }
+            // Nothing was or will be charged with this means of payment: as good as a decline. A key that was
+            // used for other bytes is our own mistake, and a person's business.
+            Some(intent) if attempt.operation == "confirm" && code != "idempotency_error" => {
+                self.settle_decline(payment, intent.id, code, None).await
+            }
+            Some(_) => self.review(payment, None, &detail).await,
+            // Not known yet, so nothing for a person to look at: it has been put back.
+            None => Ok(Step::Later),
+        }
+    }
+
+    /// The cancel that follows is due at once: the next round makes it.
+    async fn settle_decline(
+        &self,
+        payment: &LeasedPayment,
+        intent: IntentId,
+        code: String,
+        end: Option<&AttemptEnd>,
+    ) -> Result<Step, EngineError> {
+        let (amount, order) = (payment.amount, Some(payment.order));
+        let report = ProviderReport { intent, amount, order, verdict: Verdict::Declined { code } };
+        self.ledger.settle_payment(payment.order, &report, end, self.clock.now()).await?;
+        Ok(Step::Later)
+    }
+
+    /// Gives a payment that waits for a method the one of the buyer's profile, and has it charged at once.
+    pub async fn use_profile(
+        &self,
+        order: OrderId,
+        buyer: &BuyerId,
+        key: &IdempotencyKey,
+    ) -> Result<MethodGiven, EngineError> {
+        let given = self.ledger.use_profile(order, buyer, key, self.clock.now()).await?;
+        self.payments_written.notify_waiters();
+        Ok(given)
+    }
+
+    /// Until this process writes payments that may be charged. What other processes write is not told of.
+    pub fn payments_written(&self) -> Notified<'_> {
+        self.payments_written.notified()
     }
 
     /// Asks the provider how a payment stands that waits for the buyer or for the provider.
     async fn ask(&self, provider: &ProviderClient, payment: &LeasedPayment) -> Result<Step, EngineError> {
         match self.read_back(provider, payment).await? {
-            Some(intent) => self.settle_intent(payment.order, &intent).await,
+            Some(intent) => self.settle_intent(payment.order, &intent, None).await,
             None => Ok(Step::Later),
         }
     }
@@ -454,7 +511,7 @@ impl Engine {
         payment: &LeasedPayment,
     ) -> Result<Option<Intent>, EngineError> {
         let Some(intent) = &payment.intent else {
-            self.review(payment, "an attempt was sent for an intent that is not stored").await?;
+            self.review(payment, None, "an attempt was sent for an intent that is not stored").await?;
             return Ok(None);
         };
         match provider.read_intent(intent).await {
@@ -462,15 +519,25 @@ impl Engine {
                 steps::passed("charge.read_back");
                 Ok(Some(intent))
             }
-            Err(ProviderError::NotAsked(_)) => self.give_back(payment).await,
+            Err(ProviderError::NotAsked(_)) => {
+                self.give_back(payment).await?;
+                Ok(None)
+            }
             Err(error) => {
                 tracing::warn!(order = %payment.order, %error, "reading back the payment of order {}: {error}", payment.order);
-                self.later(payment, None, ask_again(payment.tries)).await
+                self.later(payment, None, None, ask_again(payment.tries)).await?;
+                Ok(None)
             }
         }
     }
 
-    pub(super) async fn settle_intent(&self, order: OrderId, intent: &Intent) -> Result<Step, EngineError> {
+    /// `end`: of the call that answered with this intent, if one did.
+    pub(super) async fn settle_intent(
+        &self,
+        order: OrderId,
+        intent: &Intent,
+        end: Option<AttemptEnd>,
+    ) -> Result<Step, EngineError> {
         // What was captured is what counts; should it differ from what was asked for, settling finds the contradiction.
         let amount = if intent.status == IntentStatus::Succeeded { intent.amount_received } else { intent.amount };
         let report = ProviderReport {
@@ -480,7 +547,7 @@ impl Engine {
             verdict: verdict(intent),
         };
         let now = self.clock.now();
-        let settled = self.ledger.settle_payment(order, &report, now).await?;
+        let settled = self.ledger.settle_payment(order, &report, end.as_ref(), now).await?;
         if let PaymentSettled::Review(reason) = &settled {
             needs_a_person(order, reason);
         }
@@ -497,27 +564,45 @@ impl Engine {
         Ok(Step::Settled(settled))
     }
 
-    async fn later(
+    pub(super) async fn later(
         &self,
         payment: &LeasedPayment,
+        end: Option<AttemptEnd>,
         event: Option<PaymentEvent>,
         wait: SignedDuration,
-    ) -> Result<Option<Intent>, EngineError> {
+    ) -> Result<Step, EngineError> {
         let now = self.clock.now();
         let due = now.checked_add(wait).unwrap_or(now);
-        self.ledger.yield_payment(payment, event, None, Some(due), now).await?;
-        Ok(None)
+        self.ledger.yield_payment(payment, end.as_ref(), event, None, Some(due), now).await?;
+        Ok(Step::Later)
+    }
+
+    /// The payment has moved on since it was leased: the next round sees how.
+    pub(super) async fn look_again(&self, payment: &LeasedPayment) -> Result<Step, EngineError> {
+        self.later(payment, None, None, SignedDuration::ZERO).await
     }
 
     /// There is no turn for its next call: another worker may have it at once.
-    pub(super) async fn give_back(&self, payment: &LeasedPayment) -> Result<Option<Intent>, EngineError> {
-        self.ledger.give_back_payment(payment, self.clock.now()).await?;
-        Ok(None)
+    pub(super) async fn no_turn(&self, payment: &LeasedPayment, end: Option<AttemptEnd>) -> Result<Step, EngineError> {
+        if let Some(end) = end {
+            self.ledger.finish_attempt(payment, end, self.clock.now()).await?;
+        }
+        self.give_back(payment).await?;
+        Ok(Step::Later)
     }
 
-    async fn review(&self, payment: &LeasedPayment, reason: &str) -> Result<Step, EngineError> {
+    async fn give_back(&self, payment: &LeasedPayment) -> Result<(), EngineError> {
+        Ok(self.ledger.give_back_payment(payment, self.clock.now()).await?)
+    }
+
+    async fn review(
+        &self,
+        payment: &LeasedPayment,
+        end: Option<AttemptEnd>,
+        reason: &str,
+    ) -> Result<Step, EngineError> {
         let event = Some(PaymentEvent::Contradiction);
-        self.ledger.yield_payment(payment, event, Some(reason), None, self.clock.now()).await?;
+        self.ledger.yield_payment(payment, end.as_ref(), event, Some(reason), None, self.clock.now()).await?;
         needs_a_person(payment.order, reason);
         Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
     }

@@ -211,7 +211,10 @@ impl Engine {
                     pause(JITTER * tried).await;
                     tried += 1;
                 }
-                placed => return Ok(placed),
+                placed => {
+                    self.payments_written.notify_waiters();
+                    return Ok(placed);
+                }
             }
         }
     }
@@ -313,7 +316,7 @@ impl Engine {
                     self.ledger.enqueue_notice(order, &Notice::OrderCreated, now).await?;
                     let key = format!("checkout-{}", checkout.id).parse();
                     let key = key.expect("a word and a UUID are an idempotency key");
-                    self.ledger.use_profile(order, &checkout.buyer, &key, now).await?;
+                    self.use_profile(order, &checkout.buyer, &key).await?;
                 }
             }
             None => {}

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
+use tokio::sync::Notify;
 
 use crate::carts::{CartError, CartStore};
 use crate::domain::claims::Claim;
@@ -109,6 +110,8 @@ pub struct Engine {
     /// Payments that this process has leased: where in [`turns::ROUND`](crate::domain::turns::ROUND) it is.
     pub(super) places_taken: Arc<AtomicUsize>,
     pub(super) owed_leases: Arc<Mutex<Vec<OwedLease>>>,
+    /// Wakes the charging of this process.
+    pub(super) payments_written: Arc<Notify>,
     drops: Arc<RwLock<HashMap<DropName, Arc<LiveDrop>>>>,
     /// That of all drops, should Redis be one server.
     batcher: Arc<OnceLock<Batcher>>,
@@ -165,6 +168,7 @@ impl Engine {
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             unpaid_orders_max: UNPAID_ORDERS_MAX,
             places_taken: Arc::default(),
+            payments_written: Arc::default(),
             owed_leases: Arc::default(),
             drops: Arc::default(),
             batcher: Arc::default(),

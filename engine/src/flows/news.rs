@@ -219,7 +219,7 @@ impl Engine {
             | IntentStatus::Canceled
             | IntentStatus::RequiresAction
             | IntentStatus::Processing => {
-                let Step::Settled(settled) = self.settle_intent(order, intent).await? else {
+                let Step::Settled(settled) = self.settle_intent(order, intent, None).await? else {
                     return Ok(PaymentSettled::NoChange);
                 };
                 match settled {

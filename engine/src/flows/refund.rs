@@ -10,10 +10,12 @@ use jiff::SignedDuration;
 
 use crate::domain::ids::{IntentId, OrderId, RefundId};
 use crate::domain::payments::{AttemptState, RefundReport, RefundVerdict, is_list_whole};
-use crate::ledger::attempts::{Attempt, LeasedPayment, SETTLED_ELSEWHERE};
+use crate::ledger::attempts::{Attempt, AttemptEnd, LeasedPayment, SETTLED_ELSEWHERE};
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::{PendingRefund, RefundSettled};
-use crate::provider::{Outcome, PAGE_LIMIT_MAX, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus};
+use crate::provider::{
+    Endpoint, Outcome, PAGE_LIMIT_MAX, ProviderClient, ProviderError, ProviderRequest, Refund, RefundStatus, Turn,
+};
 use crate::steps;
 
 use super::charge::{MISCONFIGURED_REST, RATE_LIMITED_REST_MAX, Step, backoff, outcome_label};
@@ -34,13 +36,13 @@ impl Engine {
         let (Some(refund), Some(intent)) = (self.ledger.pending_refund(payment.order).await?, payment.intent.clone())
         else {
             // Somebody else brought its news.
-            self.ledger.yield_payment(&payment, None, None, None, now).await?;
+            self.ledger.yield_payment(&payment, None, None, None, None, now).await?;
             return Ok(Step::Settled(PaymentSettled::NoChange));
         };
         if let Some(open) = payment.open_attempt.take_if(|open| open.operation != "refund") {
             // A webhook told how the charge had ended before its own answer came.
-            let state = given_up(&open);
-            self.ledger.finish_attempt(&payment, &open, state, SETTLED_ELSEWHERE, None, now).await?;
+            let end = payment.ended(&open, given_up(&open), SETTLED_ELSEWHERE);
+            self.ledger.finish_attempt(&payment, end, now).await?;
         }
         if let Some(id) = &refund.provider_refund {
             return match provider.read_refund(id).await {
@@ -62,13 +64,13 @@ impl Engine {
                     Err(error) => return self.ask_later(&payment, &error).await,
                 }
             }
-            return self.send_new(provider, &payment, &refund, &intent).await;
+            return self.send_new(provider, &mut payment, None, &refund, &intent).await;
         };
         if matches!(open.state, AttemptState::Dispatched | AttemptState::Unknown) {
             match find(provider, &intent, refund.id).await {
                 Ok(LookedUp::There(found)) => {
-                    let detail = "found in the provider's list";
-                    self.ledger.finish_attempt(&payment, &open, AttemptState::Succeeded, detail, None, now).await?;
+                    let end = payment.ended(&open, AttemptState::Succeeded, "found in the provider's list");
+                    self.ledger.finish_attempt(&payment, end, now).await?;
                     return self.settle_found(&payment, &refund, &found).await;
                 }
                 Ok(LookedUp::NotThere) => {}
@@ -78,17 +80,22 @@ impl Engine {
             if open.state == AttemptState::Unknown && payment.tries > REPEATS {
                 let detail =
                     "no answer came of this key, and the provider lists no such refund; the next key takes over";
-                self.ledger.finish_attempt(&payment, &open, AttemptState::Rejected, detail, None, now).await?;
-                return self.send_new(provider, &payment, &refund, &intent).await;
+                let end = payment.ended(&open, AttemptState::Rejected, detail);
+                return self.send_new(provider, &mut payment, Some(end), &refund, &intent).await;
             }
         }
-        self.send_refund(provider, &payment, &refund, &open).await
+        let Ok(turn) = provider.turn(Endpoint::Refund).await else { return self.no_turn(&payment, None).await };
+        if !self.ledger.dispatch_again(&payment, &open, now).await? {
+            return self.look_again(&payment).await;
+        }
+        self.send_refund(provider, &payment, &refund, &open, turn).await
     }
 
     async fn send_new(
         &self,
         provider: &ProviderClient,
-        payment: &LeasedPayment,
+        payment: &mut LeasedPayment,
+        before: Option<AttemptEnd>,
         refund: &PendingRefund,
         intent: &IntentId,
     ) -> Result<Step, EngineError> {
@@ -100,10 +107,12 @@ impl Engine {
             Ok(request) => request,
             Err(error) => return self.refund_failed(payment, refund, error.to_string()).await,
         };
+        let Ok(turn) = provider.turn(Endpoint::Refund).await else { return self.no_turn(payment, before).await };
         let call = ("refund", &*request.idempotency_key, &*request.path, &*request.body);
-        let attempt = self.ledger.prepare_attempt(payment, call, self.clock.now()).await?;
-        steps::passed("refund.prepared");
-        self.send_refund(provider, payment, refund, &attempt).await
+        let Some(attempt) = self.ledger.begin_attempt(payment, before, call, self.clock.now()).await? else {
+            return self.look_again(payment).await;
+        };
+        self.send_refund(provider, payment, refund, &attempt, turn).await
     }
 
     async fn send_refund(
@@ -112,6 +121,7 @@ impl Engine {
         payment: &LeasedPayment,
         refund: &PendingRefund,
         attempt: &Attempt,
+        turn: Turn,
     ) -> Result<Step, EngineError> {
         let request = ProviderRequest {
             operation: crate::provider::Operation::Refund,
@@ -119,11 +129,6 @@ impl Engine {
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),
         };
-        let Ok(turn) = provider.turn(request.operation.endpoint()).await else {
-            self.give_back(payment).await?;
-            return Ok(Step::Later);
-        };
-        self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
         steps::passed("refund.dispatched");
         let outcome = provider.send_refund_in_turn(&request, turn).await;
         steps::passed("refund.answered");
@@ -132,12 +137,15 @@ impl Engine {
         let now = self.clock.now();
         let (state, detail, wait) = match outcome {
             Outcome::Answered(found) => {
-                self.ledger.finish_attempt(payment, attempt, AttemptState::Succeeded, &found.id.0, None, now).await?;
+                let end = payment.ended(attempt, AttemptState::Succeeded, &*found.id.0);
+                self.ledger.finish_attempt(payment, end, now).await?;
                 return self.settle_found(payment, refund, &found).await;
             }
             Outcome::Rejected { code, message } => {
                 let detail = format!("{code}: {message}");
-                self.ledger.finish_attempt(payment, attempt, AttemptState::Rejected, &detail, None, now).await?;
+                self.ledger
+                    .finish_attempt(payment, payment.ended(attempt, AttemptState::Rejected, &*detail), now)
+                    .await?;
                 return self.refund_failed(payment, refund, detail).await;
             }
             Outcome::NotSent { reason } => (AttemptState::NotSent, reason, backoff(payment.tries)),
@@ -154,10 +162,7 @@ impl Engine {
                 (AttemptState::NotSent, format!("refused with {status}"), MISCONFIGURED_REST)
             }
         };
-        self.ledger.finish_attempt(payment, attempt, state, &detail, None, now).await?;
-        let due = now.checked_add(wait).unwrap_or(now);
-        self.ledger.yield_payment(payment, None, None, Some(due), now).await?;
-        Ok(Step::Later)
+        self.later(payment, Some(payment.ended(attempt, state, detail)), None, wait).await
     }
 
     async fn settle_found(
@@ -197,11 +202,10 @@ impl Engine {
 
     async fn ask_later(&self, payment: &LeasedPayment, error: &ProviderError) -> Result<Step, EngineError> {
         if matches!(error, ProviderError::NotAsked(_)) {
-            self.give_back(payment).await?;
-            return Ok(Step::Later);
+            return self.no_turn(payment, None).await;
         }
         tracing::warn!(order = %payment.order, %error, "looking up a refund of order {}: {error}", payment.order);
-        self.put_back(payment).await
+        self.later(payment, None, None, backoff(payment.tries)).await
     }
 
     /// The charge says that more has gone back than the list shows. The refund may be among that: sending it again could
@@ -209,14 +213,7 @@ impl Engine {
     async fn look_up_later(&self, payment: &LeasedPayment) -> Result<Step, EngineError> {
         let order = payment.order;
         tracing::info!(%order, "the provider's list of refunds of order {order} is behind: the worker looks again");
-        self.put_back(payment).await
-    }
-
-    async fn put_back(&self, payment: &LeasedPayment) -> Result<Step, EngineError> {
-        let now = self.clock.now();
-        let due = now.checked_add(backoff(payment.tries)).unwrap_or(now);
-        self.ledger.yield_payment(payment, None, None, Some(due), now).await?;
-        Ok(Step::Later)
+        self.later(payment, None, None, backoff(payment.tries)).await
     }
 }
 

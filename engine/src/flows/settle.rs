@@ -310,6 +310,7 @@ impl Engine {
             let now = self.clock.now();
             match self.ledger.settle(drop, part, settling, now).await {
                 Ok(settlement) => {
+                    self.payments_written.notify_waiters();
                     self.count_settled(part, &settlement, now);
                     end.settlement.add(settlement);
                 }

@@ -34,6 +34,8 @@ pub(super) struct LockedPayment {
     pub(super) refund: Money,
     /// Looks at it since its state changed.
     pub(super) tries: i32,
+    /// The number of its last lease.
+    pub(super) lease: i64,
 }
 
 /// An order's row.
@@ -123,7 +125,7 @@ pub(super) async fn lock_payment(tx: &Transaction<'_>, order: OrderId) -> Result
 /// Locks the payments of orders in the order of their ids, and answers in it.
 pub(super) async fn lock_payments(tx: &Transaction<'_>, orders: &[Uuid]) -> Result<Vec<LockedPayment>, LedgerError> {
     const SQL: &str = "-- locked_order.lock_payments
-        select state, amount_minor, currency, intent_id, failure, refund_minor, tries, order_id from payments
+        select state, amount_minor, currency, intent_id, failure, refund_minor, tries, order_id, lease_number from payments
         where order_id = any($1) order by order_id for update";
     let rows = planned(tx, SQL, &[&orders]).await?;
     rows.iter().map(payment_from_row).collect()
@@ -139,6 +141,7 @@ fn payment_from_row(row: &Row) -> Result<LockedPayment, LedgerError> {
         failure: row.get(4),
         refund: money(row.get(5), row.get(2), order.0)?,
         tries: row.get(6),
+        lease: row.get(8),
     })
 }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
 
+use super::attempts::{AttemptEnd, end_attempts};
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{
     LockedOrder, LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_orders, lock_payment, lock_payments,
@@ -68,19 +69,22 @@ const NO_METHOD: &str = "no_payment_method";
 pub(super) struct CaptureCall {
     order: OrderId,
     report: ProviderReport,
+    end: Option<AttemptEnd>,
     at: Timestamp,
 }
 
 impl Ledger {
     /// Takes the provider's word on an order: order, payment, stock, journal, outbox and history move together or not at all.
+    /// `end`: how the call ended that brought it, if one did.
     pub async fn settle_payment(
         &self,
         order: OrderId,
         report: &ProviderReport,
+        end: Option<&AttemptEnd>,
         now: Timestamp,
     ) -> Result<PaymentSettled, LedgerError> {
         if let Verdict::Captured { .. } = &report.verdict {
-            let call = CaptureCall { order, report: report.clone(), at: now };
+            let call = CaptureCall { order, report: report.clone(), end: end.cloned(), at: now };
             if let Some(settled) = self.captures.make(call, |calls| self.capture_all(calls)).await? {
                 return Ok(settled);
             }
@@ -91,6 +95,10 @@ impl Ledger {
             }
             let found = lock_order(tx, order).await?;
             let payment = lock_payment(tx, order).await?;
+            // Somebody else has the lease: then the end of this call is theirs to find out. The provider's word counts.
+            if let Some(end) = end.filter(|end| end.lease == payment.lease) {
+                end_attempts(tx, &[(order.0, end, now)]).await?;
+            }
             if let Some(reason) = contradiction(report, order, &payment) {
                 return review(tx, order, &payment, reason, now).await;
             }
@@ -199,17 +207,22 @@ impl Ledger {
             let orders = lock_orders(tx, &ids).await?;
             let payments = lock_payments(tx, &ids).await?;
             // Of an order told of twice, the first is taken here.
-            let mut reports = HashMap::new();
+            let mut first = HashMap::new();
             for call in &calls {
-                reports.entry(call.order).or_insert(&call.report);
+                first.entry(call.order).or_insert(call);
             }
+            let mut ends = Vec::new();
             let plain = orders.iter().zip(&payments).filter_map(|(order, payment)| {
-                let report = *reports.get(&order.id)?;
-                let to = plain_capture(order, payment, report)?;
-                Some((order, payment.state.as_str(), to.as_str(), charge_of(report)))
+                let call = *first.get(&order.id)?;
+                let to = plain_capture(order, payment, &call.report)?;
+                // As in `settle_payment`.
+                let end = call.end.as_ref().filter(|end| end.lease == payment.lease);
+                ends.extend(end.map(|end| (order.id.0, end, now)));
+                Some((order, payment.state.as_str(), to.as_str(), charge_of(&call.report)))
             });
             let plain = plain.collect::<Vec<_>>();
             if !plain.is_empty() {
+                end_attempts(tx, &ends).await?;
                 let of = plain.iter().map(|(order, ..)| order.id.0).collect::<Vec<_>>();
                 let from = plain.iter().map(|(_, from, ..)| *from).collect::<Vec<_>>();
                 let to = plain.iter().map(|(_, _, to, _)| *to).collect::<Vec<_>>();

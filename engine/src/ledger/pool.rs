@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address;
-use super::attempts::{Attempt, DispatchCall, FinishCall, PrepareCall};
+use super::attempts::BeginCall;
 use super::error::LedgerError;
 use super::group::Group;
 use super::payments::{CaptureCall, PaymentSettled};
@@ -33,9 +33,7 @@ pub struct Ledger {
     /// How long an order is kept whose buyer's bank wants them to act.
     pub bank_within: SignedDuration,
     /// What many charges do at once is done in one transaction.
-    pub(super) prepares: Group<PrepareCall, Attempt>,
-    pub(super) dispatches: Group<DispatchCall, ()>,
-    pub(super) finishes: Group<FinishCall, ()>,
+    pub(super) begins: Group<BeginCall, bool>,
     pub(super) captures: Group<CaptureCall, Option<PaymentSettled>>,
 }
 
@@ -72,9 +70,7 @@ impl Ledger {
             tls,
             progress: Progress::default(),
             bank_within: BANK_WITHIN,
-            prepares: Group::default(),
-            dispatches: Group::default(),
-            finishes: Group::default(),
+            begins: Group::default(),
             captures: Group::default(),
         })
     }

@@ -58,7 +58,7 @@ const SWEEP_EVERY: SignedDuration = SignedDuration::from_hours(1);
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// A buyer who asks earlier has theirs numbered then.
 const DOCUMENTS_EVERY: Duration = Duration::from_secs(60);
-/// Between two looks for due payments when there were none.
+/// Between two looks for due payments when there were none and none has been written in this process.
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
 /// Payments of one desk between two looks at the other loops' business; no more than its places are leased at a time.
 const CHARGE_BATCH: i64 = 256;
@@ -310,10 +310,17 @@ async fn charge(
 ) {
     let WorkerSettings { charge_concurrency, charge_lease, .. } = settings;
     while !stop.is_cancelled() {
+        // From before the look, so that none which is written meanwhile is missed.
+        let mut written = std::pin::pin!(engine.payments_written());
+        written.as_mut().enable();
         match engine.charge_due_leasing(desk, &provider, CHARGE_BATCH, charge_concurrency, charge_lease).await {
             Ok(report) if report.leased > 0 => {}
-            Ok(_) => {
+            Ok(_) if desk == Desk::Cancels => {
                 pause(CHARGE_IDLE, &stop).await;
+            }
+            Ok(_) => {
+                // What another process writes is seen after the pause.
+                let _ = stop.run_until_cancelled(tokio::time::timeout(CHARGE_IDLE, written)).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "charging could not finish its round: {error}");

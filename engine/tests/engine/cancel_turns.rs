@@ -203,7 +203,7 @@ async fn a_cancel_does_not_wait_while_charges_have_to_rest() {
     let worker = Worker::start(&world, &client.await);
     until("every place of the charges waits for the provider", async || {
         let waiting = "select count(*) from payment_attempts join payments using (order_id)
-            where operation = 'confirm' and payment_attempts.state = 'PREPARED' and leased_until is not null";
+            where operation = 'create' and payment_attempts.state = 'DISPATCHED' and leased_until is not null";
         is_asked.load(Ordering::SeqCst) && world.count(waiting).await == AT_A_TIME
     })
     .await;

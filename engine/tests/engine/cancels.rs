@@ -54,11 +54,12 @@ async fn a_worker_that_holds_the_lease_of_a_cancelled_order_sends_nothing() {
     taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
     world.settle().await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
-    let leased = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
-    let attempt = ledger.prepare_attempt(&leased, ("confirm", "k1", "/p", "b"), now).await.unwrap();
+    let mut leased = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+    let attempt = world.prepared_by_an_older_program(&leased, "confirm", "k1").await;
     assert_eq!(cancel(&world, order, 1).await, OrderCancelled::Now);
-    assert!(ledger.dispatch_attempt(&leased, &attempt, now).await.is_err(), "it was withdrawn");
-    assert!(ledger.prepare_attempt(&leased, ("confirm", "k2", "/p", "b"), now).await.is_err(), "the lease is over");
+    assert!(ledger.dispatch_again(&leased, &attempt, now).await.is_err(), "it was withdrawn");
+    let again = ledger.begin_attempt(&mut leased, None, ("confirm", "k2", "/p", "b"), now).await;
+    assert!(again.is_err(), "the lease is over");
     assert_eq!(world.count("select count(*) from payment_attempts where state = 'WITHDRAWN'").await, 1);
 }
 
@@ -108,24 +109,24 @@ async fn a_cancel_beside_a_charge_in_flight_waits_for_the_providers_word() {
     taken(world.claim_until_answered(&live, 1, "k", 0, 1).await);
     world.settle().await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
-    let leased = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
-    let create = ledger.prepare_attempt(&leased, ("create", "k1", "/p", "b"), now).await.unwrap();
-    ledger.dispatch_attempt(&leased, &create, now).await.unwrap();
+    let mut leased = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+    let create = ledger.begin_attempt(&mut leased, None, ("create", "k1", "/p", "b"), now).await.unwrap().unwrap();
     let intent = IntentId("pi_1".to_owned());
-    ledger.finish_attempt(&leased, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
-    let confirm = ledger.prepare_attempt(&leased, ("confirm", "k2", "/p", "b"), now).await.unwrap();
-    ledger.dispatch_attempt(&leased, &confirm, now).await.unwrap();
+    let end = leased.ended(&create, AttemptState::Succeeded, "").with_intent(intent.clone());
+    let confirm = ("confirm", "k2", "/p", "b");
+    let confirm = ledger.begin_attempt(&mut leased, Some(end), confirm, now).await.unwrap().unwrap();
     assert_eq!(cancel(&world, order, 1).await, OrderCancelled::Requested, "the money may be on its way");
     assert_eq!(world.count("select count(*) from tokens where order_id is null").await, 0);
 
-    ledger.finish_attempt(&leased, &confirm, AttemptState::Succeeded, "", None, now).await.unwrap();
+    assert_eq!(ledger.begin_attempt(&mut leased, None, ("confirm", "k3", "/p", "b"), now).await.unwrap(), None);
+    let end = leased.ended(&confirm, AttemptState::Succeeded, "");
     let report = ProviderReport {
         intent,
         amount: leased.amount,
         order: Some(order),
         verdict: Verdict::Captured { charge: None },
     };
-    assert_eq!(ledger.settle_payment(order, &report, now).await.unwrap(), PaymentSettled::Refunding);
+    assert_eq!(ledger.settle_payment(order, &report, Some(&end), now).await.unwrap(), PaymentSettled::Refunding);
     let ended = ledger.order(order).await.unwrap().unwrap();
     assert_eq!((ended.status, ended.refunds[0].amount), (OrderState::Cancelled, leased.amount));
 }

@@ -19,17 +19,17 @@ fn intent_of(order: OrderId) -> IntentId {
 }
 
 /// As a worker leaves a payment whose confirm has just been answered.
-async fn confirmed_by_the_provider(world: &World, leased: &LeasedPayment) {
+async fn confirmed_by_the_provider(world: &World, mut leased: LeasedPayment) {
     let (ledger, now, order) = (&world.engine.ledger, world.engine.clock.now(), leased.order);
     let intent = intent_of(order);
     let create = format!("order-{order}");
-    let create = ledger.prepare_attempt(leased, ("create", &create, "/p", "b"), now).await.unwrap();
-    ledger.dispatch_attempt(leased, &create, now).await.unwrap();
-    ledger.finish_attempt(leased, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
+    let create = ledger.begin_attempt(&mut leased, None, ("create", &create, "/p", "b"), now).await.unwrap().unwrap();
+    let end = leased.ended(&create, AttemptState::Succeeded, "").with_intent(intent);
     let confirm = format!("order-{order}:confirm:1");
-    let confirm = ledger.prepare_attempt(leased, ("confirm", &confirm, "/p", "b"), now).await.unwrap();
-    ledger.dispatch_attempt(leased, &confirm, now).await.unwrap();
-    ledger.finish_attempt(leased, &confirm, AttemptState::Succeeded, "", None, now).await.unwrap();
+    let confirm = ("confirm", &*confirm, "/p", "b");
+    let confirm = ledger.begin_attempt(&mut leased, Some(end), confirm, now).await.unwrap().unwrap();
+    let end = leased.ended(&confirm, AttemptState::Succeeded, "");
+    ledger.finish_attempt(&leased, end, now).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn captures_told_of_at_once_are_confirmed_together_and_the_odd_ones_alone(
     let lease = jiff::SignedDuration::from_mins(1);
     let leased = ledger.lease_payments(now, lease, i64::from(ORDERS)).await.unwrap();
     assert_eq!(leased.len(), ORDERS as usize);
-    join_all(leased.iter().map(|leased| confirmed_by_the_provider(&world, leased))).await;
+    join_all(leased.iter().map(|leased| confirmed_by_the_provider(&world, leased.clone()))).await;
     let amount = leased[0].amount;
 
     // The first buyer wants his order cancelled; of the second the provider took a cent too little; the third's report names
@@ -62,7 +62,7 @@ async fn captures_told_of_at_once_are_confirmed_together_and_the_odd_ones_alone(
     };
     let reports = (0..orders.len()).map(report).collect::<Vec<_>>();
     let told = orders.iter().zip(&reports).chain(orders.iter().zip(&reports));
-    let settled = join_all(told.map(|(order, report)| ledger.settle_payment(*order, report, now))).await;
+    let settled = join_all(told.map(|(order, report)| ledger.settle_payment(*order, report, None, now))).await;
     let settled = settled.into_iter().map(Result::unwrap).collect::<Vec<_>>();
     let of = |index: usize| [&settled[index], &settled[index + orders.len()]];
     assert!(of(0).contains(&&PaymentSettled::Refunding), "{:?}", of(0));
@@ -111,11 +111,10 @@ async fn an_attempt_whose_worker_died_ends_with_its_payment_that_a_webhook_has_s
     }
     world.settle().await;
     let (now, lease) = (world.engine.clock.now(), SignedDuration::from_mins(2));
-    let leased = ledger.lease_payments(now, lease, 2).await.unwrap();
-    for payment in &leased {
+    let mut leased = ledger.lease_payments(now, lease, 2).await.unwrap();
+    for payment in &mut leased {
         let key = format!("confirm-{}", payment.order);
-        let attempt = ledger.prepare_attempt(payment, ("confirm", &key, "/p", "b"), now).await.unwrap();
-        ledger.dispatch_attempt(payment, &attempt, now).await.unwrap();
+        ledger.begin_attempt(payment, None, ("confirm", &key, "/p", "b"), now).await.unwrap().unwrap();
     }
     let (told, silent) = (&leased[0], &leased[1]);
     let set_intent = "update payments set intent_id = $2 where order_id = $1";
@@ -126,9 +125,9 @@ async fn an_attempt_whose_worker_died_ends_with_its_payment_that_a_webhook_has_s
         order: Some(told.order),
         verdict: Verdict::Captured { charge: Some("ch_1".to_owned()) },
     };
-    assert_eq!(ledger.settle_payment(told.order, &report, now).await.unwrap(), PaymentSettled::Confirmed);
+    assert_eq!(ledger.settle_payment(told.order, &report, None, now).await.unwrap(), PaymentSettled::Confirmed);
     // Its worker was about to look again later, and has not heard of it.
-    ledger.yield_payment(told, None, None, Some(now), now).await.unwrap();
+    ledger.yield_payment(told, None, None, None, Some(now), now).await.unwrap();
     let due = world.sql.query_one("select due_at from payments where order_id = $1", &[&told.order.0]).await.unwrap();
     assert_eq!(due.get::<_, Option<Timestamp>>(0), None, "what has ended is not due");
     // Whoever lives may still be about to write it down himself.
@@ -142,4 +141,41 @@ async fn an_attempt_whose_worker_died_ends_with_its_payment_that_a_webhook_has_s
         assert_eq!(found.get::<_, i64>(0), 1, "{state}");
     }
     assert_eq!(ledger.end_settled_attempts(later, later).await.unwrap(), 0);
+}
+
+/// What is written together shows by the transaction that each row is of.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_pays_is_three_transactions_after_its_lease() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(0, "pm_card_visa").await;
+    taken(world.claim_until_answered(&live, 0, "k", 0, 1).await);
+    world.settle().await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let mut leased = ledger.lease_payments(now, SignedDuration::from_mins(2), 1).await.unwrap().remove(0);
+    let (order, intent) = (leased.order, intent_of(leased.order));
+    let transactions = async |tables: &[&str]| {
+        let mut written = std::collections::BTreeMap::<String, Vec<&str>>::new();
+        for table in tables {
+            for row in world.sql.query(&format!("select xmin::text from {table}"), &[]).await.unwrap() {
+                written.entry(row.get(0)).or_default().push(table);
+            }
+        }
+        written.into_values().map(|tables| tables.join(", ")).collect::<Vec<_>>()
+    };
+    let create = ledger.begin_attempt(&mut leased, None, ("create", "k1", "/p", "b"), now).await.unwrap().unwrap();
+    let end = leased.ended(&create, AttemptState::Succeeded, "").with_intent(intent.clone());
+    let confirm = ("confirm", "k2", "/p", "b");
+    let confirm = ledger.begin_attempt(&mut leased, Some(end), confirm, now).await.unwrap().unwrap();
+    let begun = ["payment_attempts, payment_attempts, payments"];
+    assert_eq!(transactions(&["payment_attempts", "payments"]).await, begun, "create ends, confirm begins");
+
+    let end = leased.ended(&confirm, AttemptState::Succeeded, "");
+    let verdict = Verdict::Captured { charge: None };
+    let report = ProviderReport { intent, amount: leased.amount, order: Some(order), verdict };
+    assert_eq!(ledger.settle_payment(order, &report, Some(&end), now).await.unwrap(), PaymentSettled::Confirmed);
+    let confirm = "payment_attempts where operation = 'confirm'";
+    let history = "order_history where to_state = 'CONFIRMED'";
+    let captured = [confirm, "payments", "orders", history, "journal where source like '%:charge:sales'"];
+    assert_eq!(transactions(&captured).await, [captured.join(", ")], "confirm ends, the order is confirmed");
 }

@@ -6,8 +6,10 @@ use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Qu
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
 use doorbuster_engine::domain::ids::{BuyerId, DropName, PaymentMethodId, Serial, VariantNumber};
+use doorbuster_engine::domain::payments::AttemptState;
 use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
 use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::ledger::attempts::{Attempt, LeasedPayment};
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit};
 use doorbuster_engine::tokens::store::{Dump, TokenStore};
@@ -189,6 +191,27 @@ impl World {
 
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         self.sql.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Writes a call that was not sent yet: programs of before committed that by itself.
+    pub(crate) async fn prepared_by_an_older_program(
+        &self,
+        payment: &LeasedPayment,
+        operation: &str,
+        key: &str,
+    ) -> Attempt {
+        let sql = "insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at)
+                   values ($1, $2, $3, $4, '/p', 'b', 'PREPARED', now())";
+        let number = payment.attempts + 1;
+        self.sql.execute(sql, &[&payment.order.0, &number, &operation, &key]).await.unwrap();
+        Attempt {
+            number,
+            operation: operation.to_owned(),
+            idempotency_key: key.to_owned(),
+            path: "/p".to_owned(),
+            body: "b".to_owned(),
+            state: AttemptState::Prepared,
+        }
     }
 
     /// Everything Redis holds of the drop.

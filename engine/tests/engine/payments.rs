@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::ids::VariantNumber;
+use doorbuster_engine::domain::payments::AttemptState;
 use doorbuster_engine::flows::grants::look_again;
 use doorbuster_engine::ledger::payments::MethodGiven;
 use doorbuster_engine::ledger::standby::NewPlace;
@@ -178,15 +179,21 @@ async fn c1_a_worker_whose_lease_ran_out_cannot_write() {
     world.settle().await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
     let none = jiff::SignedDuration::ZERO;
-    let slept = ledger.lease_payments(now, none, 1).await.unwrap().remove(0);
-    let awake = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+    let mut slept = ledger.lease_payments(now, none, 1).await.unwrap().remove(0);
+    let mut awake = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
     assert_eq!(awake.lease, slept.lease + 1);
-    assert!(ledger.prepare_attempt(&slept, ("create", "k1", "/p", "b"), now).await.is_err());
+    let create = ("create", "k1", "/p", "b");
+    assert!(ledger.begin_attempt(&mut slept, None, create, now).await.is_err());
     assert!(ledger.lease_payments(now, none, 1).await.unwrap().is_empty(), "leased is leased");
-    let attempt = ledger.prepare_attempt(&awake, ("create", "k1", "/p", "b"), now).await.unwrap();
-    assert!(ledger.dispatch_attempt(&slept, &attempt, now).await.is_err());
+    let attempt = ledger.begin_attempt(&mut awake, None, create, now).await.unwrap().unwrap();
+    assert!(ledger.dispatch_again(&slept, &attempt, now).await.is_err());
+    let end = slept.ended(&attempt, AttemptState::Succeeded, "");
+    assert!(ledger.finish_attempt(&slept, end.clone(), now).await.is_err());
+    assert!(ledger.yield_payment(&slept, Some(&end), None, None, Some(now), now).await.is_err());
+    assert!(ledger.begin_attempt(&mut slept, Some(end), ("confirm", "k2", "/p", "b"), now).await.is_err());
+    assert_eq!(world.count("select count(*) from payment_attempts where finished_at is not null").await, 0);
     assert!(
-        ledger.prepare_attempt(&awake, ("create", "k2", "/p", "b"), now).await.is_err(),
+        ledger.begin_attempt(&mut awake, None, ("create", "k2", "/p", "b"), now).await.is_err(),
         "one open attempt an order"
     );
 }

@@ -411,17 +411,19 @@ async fn l7_only_what_our_rows_say_was_never_sent_is_given_back() {
     ];
     let (world, _, _) = behind_cutter(cases.len() as u32).await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
-    let leased = ledger.lease_payments(now, SignedDuration::from_mins(2), 100).await.unwrap();
+    let mut leased = ledger.lease_payments(now, SignedDuration::from_mins(2), 100).await.unwrap();
     let mut expected = std::collections::HashSet::new();
-    for (number, (payment, (state, is_given_back))) in leased.iter().zip(cases).enumerate() {
+    for (number, (payment, (state, is_given_back))) in leased.iter_mut().zip(cases).enumerate() {
         if let Some(state) = state {
             let key = format!("key-{number}");
-            let attempt = ledger.prepare_attempt(payment, ("create", &key, "/p", "b"), now).await.unwrap();
-            if state != Prepared {
-                ledger.dispatch_attempt(payment, &attempt, now).await.unwrap();
-            }
-            if state != Prepared && state != Dispatched {
-                ledger.finish_attempt(payment, &attempt, state, "", None, now).await.unwrap();
+            if state == Prepared {
+                world.prepared_by_an_older_program(payment, "create", &key).await;
+            } else {
+                let create = ("create", &*key, "/p", "b");
+                let attempt = ledger.begin_attempt(payment, None, create, now).await.unwrap().unwrap();
+                if state != Dispatched {
+                    ledger.finish_attempt(payment, payment.ended(&attempt, state, ""), now).await.unwrap();
+                }
             }
         }
         expected.extend(is_given_back.then_some(payment.order));

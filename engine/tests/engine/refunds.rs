@@ -117,16 +117,16 @@ async fn c9_a_worker_that_dies_after_the_refunds_answer_does_not_send_it_again()
         let id_of_refund = RefundId(Uuid::from_u128(number as u128 + 1));
         assert_eq!(ask(&world, id_of_refund, id, minor).await, RefundAsked::Now);
         let now = world.engine.clock.now();
-        let leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+        let mut leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
         let refund = ledger.pending_refund(id).await.unwrap().unwrap();
         let intent = leased.intent.clone().unwrap();
         let request = ProviderRequest::refund(id, refund.id, &intent, refund.amount).unwrap();
         let call = ("refund", &*request.idempotency_key, &*request.path, &*request.body);
-        let attempt = ledger.prepare_attempt(&leased, call, now).await.unwrap();
-        ledger.dispatch_attempt(&leased, &attempt, now).await.unwrap();
+        let attempt = ledger.begin_attempt(&mut leased, None, call, now).await.unwrap().unwrap();
         assert!(matches!(client.send_refund(&request).await, Outcome::Answered(_)));
         // Here it dies: the attempt has ended, the refund is not settled.
-        ledger.finish_attempt(&leased, &attempt, AttemptState::Succeeded, "", None, now).await.unwrap();
+        let end = leased.ended(&attempt, AttemptState::Succeeded, "");
+        ledger.finish_attempt(&leased, end, now).await.unwrap();
     }
     until_nothing_is_due(&world, &client).await;
     assert_eq!(fake.refunds().iter().map(|refund| refund.amount_minor).collect::<Vec<_>>(), [500, total]);
@@ -304,7 +304,8 @@ async fn money_on_an_order_that_has_ended_goes_back_in_the_same_transaction() {
         order: Some(id),
         verdict: Verdict::Captured { charge: Some("ch_late".to_owned()) },
     };
-    let settle = async || world.engine.ledger.settle_payment(id, &report, world.engine.clock.now()).await.unwrap();
+    let settle =
+        async || world.engine.ledger.settle_payment(id, &report, None, world.engine.clock.now()).await.unwrap();
     assert_eq!(settle().await, PaymentSettled::Refunding);
     assert_eq!(settle().await, PaymentSettled::NoChange, "told twice, given back once");
     let after = order(&world, id).await;

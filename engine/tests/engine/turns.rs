@@ -112,31 +112,30 @@ async fn whatever_has_begun_leaves_the_line_of_first_charges() {
 
     forget().await;
     world.sql.execute("update payments set due_at = null where order_id = $1", &[&paid.0]).await.unwrap();
-    let leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 10).await.unwrap();
+    let mut leased = ledger.lease_payments(now, SignedDuration::from_mins(1), 10).await.unwrap();
     assert_eq!(leased.len(), orders.len() - 1);
-    for (number, payment) in leased.iter().enumerate() {
+    for (number, payment) in leased.iter_mut().enumerate() {
         assert_eq!(turn(&world, payment.order).await, 0, "a lease changes no turn");
         if number == 0 {
-            ledger.yield_payment(payment, None, None, Some(now), now).await.unwrap();
+            ledger.yield_payment(payment, None, None, None, Some(now), now).await.unwrap();
             assert_eq!(turn(&world, payment.order).await, -1, "it was interrupted");
             continue;
         }
-        let call = async |operation: &str| {
-            let key = format!("{operation}-{number}");
-            ledger.prepare_attempt(payment, (operation, &key, "/p", "b"), now).await.unwrap()
-        };
-        let create = call("create").await;
-        assert_eq!(turn(&world, payment.order).await, 0, "nothing was sent");
-        ledger.dispatch_attempt(payment, &create, now).await.unwrap();
+        let keys = ["create", "confirm"].map(|operation| format!("{operation}-{number}"));
+        let create = ledger.begin_attempt(payment, None, ("create", &keys[0], "/p", "b"), now).await.unwrap().unwrap();
+        assert_eq!(turn(&world, payment.order).await, 0, "it has no intent yet");
+        assert!(ledger.dispatch_again(payment, &create, now).await.unwrap());
+        assert_eq!(turn(&world, payment.order).await, -1, "it was asked for a second time");
+        forget().await;
+        let intent = IntentId(format!("pi_{number}"));
+        let end = payment.ended(&create, AttemptState::Succeeded, "").with_intent(intent.clone());
+        let confirm = ("confirm", &*keys[1], "/p", "b");
+        ledger.begin_attempt(payment, Some(end), confirm, now).await.unwrap().unwrap();
         assert_eq!(
             turn(&world, payment.order).await,
             -1,
             "should its worker die, it is read back before first charges"
         );
-        let intent = IntentId(format!("pi_{number}"));
-        ledger.finish_attempt(payment, &create, AttemptState::Succeeded, "", Some(&intent), now).await.unwrap();
-        let confirm = call("confirm").await;
-        ledger.dispatch_attempt(payment, &confirm, now).await.unwrap();
         let before = "update payments set turn = 0 where order_id = $1";
         world.sql.execute(before, &[&payment.order.0]).await.unwrap();
         if number == 1 {
@@ -146,7 +145,7 @@ async fn whatever_has_begun_leaves_the_line_of_first_charges() {
             let (amount, order) = (payment.amount, Some(payment.order));
             let report =
                 ProviderReport { intent, amount, order, verdict: Verdict::Declined { code: "declined".to_owned() } };
-            ledger.settle_payment(payment.order, &report, now).await.unwrap();
+            ledger.settle_payment(payment.order, &report, None, now).await.unwrap();
             assert_eq!(turn(&world, payment.order).await, -1, "declined");
         }
     }

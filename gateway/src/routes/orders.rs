@@ -166,7 +166,7 @@ pub async fn pay_order(
 ) -> Result<Response, Problem> {
     let id = order_id(&id)?;
     let ledger = &gate.engine.ledger;
-    let given = ledger.use_profile(id, &buyer, &key, gate.engine.clock.now()).await?;
+    let given = gate.engine.use_profile(id, &buyer, &key).await?;
     let replayed = match given {
         MethodGiven::Now => HeaderMap::new(),
         MethodGiven::Before => HeaderMap::from_iter([(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))]),
