@@ -6,7 +6,7 @@ pub mod claim_bytes;
 pub mod settlement;
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
-use doorbuster_engine::domain::drops::{DropState, DropVariant, NewDrop, NewVariant, SaleDrop, Warehouse};
+use doorbuster_engine::domain::drops::{DropState, DropVariant, NewDrop, NewVariant, PayTerms, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{
     BuyerId, DropId, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
@@ -106,6 +106,7 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
         opens_at: None,
         closes_at: None,
         pay_by: Timestamp::MAX,
+        pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
         variants: vec![DropVariant {
@@ -139,6 +140,7 @@ pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
         opens_at: None,
         closes_at: None,
         pay_by: now + SignedDuration::from_hours(1),
+        pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
     }

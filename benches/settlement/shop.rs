@@ -1,7 +1,7 @@
 //! A database with a drop in it, claims of all its units, and a way to undo their settlement.
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms, SaleDrop};
 use doorbuster_engine::domain::ids::{BuyerId, DropId, Serial, StreamId, VariantNumber, WarehouseId};
 use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::ledger::drops::DropCreated;
@@ -49,6 +49,7 @@ impl Shop {
             opens_at: None,
             closes_at: None,
             pay_by: Timestamp::from_second(4_000_000_000).expect("a time"),
+            pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
         };

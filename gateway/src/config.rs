@@ -137,6 +137,9 @@ pub struct WorkersConfig {
     /// How long an order is kept whose buyer's bank wants them to act; then its units go back
     #[arg(long, env = "DOORBUSTER_BANK_WITHIN", default_value = "10m", value_name = "DURATION")]
     pub bank_within: SignedDuration,
+    /// How long an order of goods waits for another card after a decline; a drop says so itself (--decline-grace)
+    #[arg(long, env = "DOORBUSTER_DECLINE_GRACE", default_value = "5m", value_name = "DURATION")]
+    pub decline_grace: SignedDuration,
     #[command(flatten)]
     pub outbox: OutboxConfig,
 }
@@ -564,6 +567,7 @@ impl WorkersConfig {
             charge_concurrency: self.charge_concurrency,
             charge_lease: self.charge_lease,
             bank_within: self.bank_within,
+            decline_grace: self.decline_grace,
             lanes: self.outbox.check()?,
             delivery: self.outbox.delivery(),
         };
@@ -584,6 +588,9 @@ impl WorkersConfig {
         }
         if !self.bank_within.is_positive() {
             return bad("--bank-within (DOORBUSTER_BANK_WITHIN) must be above zero");
+        }
+        if self.decline_grace.is_negative() {
+            return bad("--decline-grace (DOORBUSTER_DECLINE_GRACE) is a time to wait, or 0s");
         }
         self.outbox.check_numbers()
     }

@@ -53,9 +53,9 @@ struct Base;
         (name = "webhooks", description = "What we tell the shop's own systems, as Standard Webhooks has it")
     ),
     components(schemas(
-        crate::error::ProblemBody, webhooks::WebhookEvent, webhooks::PaymentFailedDetail, webhooks::OrderCancelledDetail,
-        webhooks::RefundIssuedDetail, webhooks::RefundFailedDetail, webhooks::OrderShippedDetail,
-        webhooks::OrderReturnedDetail
+        crate::error::ProblemBody, webhooks::WebhookEvent, webhooks::PaymentFailedDetail,
+        webhooks::PaymentMethodRequiredDetail, webhooks::OrderCancelledDetail, webhooks::RefundIssuedDetail,
+        webhooks::RefundFailedDetail, webhooks::OrderShippedDetail, webhooks::OrderReturnedDetail
     ))
 )]
 struct OperatorsBase;

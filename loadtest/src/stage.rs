@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use doorbuster::Secret;
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms, SaleDrop};
 use doorbuster_engine::domain::ids::VariantNumber;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
@@ -115,6 +115,7 @@ impl Stage {
             opens_at: None,
             closes_at: None,
             pay_by: Clock::System.now() + SignedDuration::from_hours(24),
+            pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
         };

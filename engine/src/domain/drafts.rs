@@ -1,7 +1,7 @@
 //! A draft: a drop that nobody has begun to open. It may still be changed and deleted; what has been opened may not,
 //! since buyers have seen it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::claims::Acknowledgement;
 use super::drops::{DropState, InvalidDrop, NewDrop, NewVariant, SaleDrop};
@@ -22,6 +22,8 @@ pub struct DraftChange {
     pub opens_at: Option<Option<Timestamp>>,
     pub closes_at: Option<Option<Timestamp>>,
     pub pay_by: Option<Timestamp>,
+    pub pay_within: Option<SignedDuration>,
+    pub decline_grace: Option<SignedDuration>,
     pub acknowledgement: Option<Acknowledgement>,
     pub replicas: Option<u8>,
 }
@@ -56,6 +58,8 @@ impl DraftChange {
         changed.opens_at = self.opens_at.unwrap_or(drop.opens_at);
         changed.closes_at = self.closes_at.unwrap_or(drop.closes_at);
         changed.pay_by = self.pay_by.unwrap_or(drop.pay_by);
+        changed.pay_terms.within = self.pay_within.or(drop.pay_terms.within);
+        changed.pay_terms.decline_grace = self.decline_grace.unwrap_or(drop.pay_terms.decline_grace);
         changed.acknowledgement = self.acknowledgement.unwrap_or(drop.acknowledgement);
         changed.replicas = self.replicas.unwrap_or(match changed.acknowledgement {
             Acknowledgement::Replicated => drop.replicas,
@@ -97,6 +101,7 @@ pub fn terms(drop: &SaleDrop) -> NewDrop {
         opens_at: drop.opens_at,
         closes_at: drop.closes_at,
         pay_by: drop.pay_by,
+        pay_terms: drop.pay_terms,
         acknowledgement: drop.acknowledgement,
         replicas: drop.replicas,
     }
@@ -105,7 +110,7 @@ pub fn terms(drop: &SaleDrop) -> NewDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::drops::{DropVariant, Warehouse};
+    use crate::domain::drops::{DropVariant, PayTerms, Warehouse};
     use crate::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 
     fn drop(state: DropState) -> SaleDrop {
@@ -133,6 +138,7 @@ mod tests {
             opens_at: Some(at(100)),
             closes_at: Some(at(200)),
             pay_by: at(1_300),
+            pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Replicated,
             replicas: 2,
             variants: vec![variant(0, "shoe-42"), variant(1, "shoe-43")],
@@ -196,6 +202,8 @@ mod tests {
             opens_at: Some(None),
             closes_at: Some(Some(at(250))),
             pay_by: Some(at(1_400)),
+            pay_within: Some(SignedDuration::from_mins(20)),
+            decline_grace: Some(SignedDuration::from_mins(2)),
             acknowledgement: Some(Acknowledgement::Settled),
             replicas: None,
         };
@@ -205,6 +213,8 @@ mod tests {
         expected.variants[1].price.amount_minor = 6_000;
         (expected.buyer_limit, expected.tax_basis_points, expected.shipping.amount_minor) = (4, 700, 0);
         (expected.opens_at, expected.closes_at, expected.pay_by) = (None, Some(at(250)), at(1_400));
+        expected.pay_terms =
+            PayTerms { within: Some(SignedDuration::from_mins(20)), decline_grace: SignedDuration::from_mins(2) };
         (expected.acknowledgement, expected.replicas) = (Acknowledgement::Settled, 0);
         assert_eq!(changed, expected);
     }
@@ -212,11 +222,14 @@ mod tests {
     #[test]
     fn a_draft_keeps_the_rules_of_a_new_drop() {
         let none = DraftChange::default;
+        let second = SignedDuration::from_secs(1);
         let cases = [
             (DraftChange { price_minor: Some(0), ..none() }, InvalidDrop::Price("shoe-42".to_owned())),
             (DraftChange { buyer_limit: Some(101), ..none() }, InvalidDrop::BuyerLimit(101)),
             (DraftChange { tax_basis_points: Some(10_001), ..none() }, InvalidDrop::Tax(10_001)),
             (DraftChange { shipping_minor: Some(-1), ..none() }, InvalidDrop::Shipping),
+            (DraftChange { pay_within: Some(second), ..none() }, InvalidDrop::PayWithin(second)),
+            (DraftChange { decline_grace: Some(-second), ..none() }, InvalidDrop::DeclineGrace(-second)),
             (DraftChange { closes_at: Some(Some(at(100))), ..none() }, InvalidDrop::Times),
             (DraftChange { pay_by: Some(at(699)), ..none() }, InvalidDrop::PayBy),
             (DraftChange { replicas: Some(0), ..none() }, InvalidDrop::Replicas(0)),

@@ -9,6 +9,7 @@ use super::charges::{NotChargeable, check_charge};
 use super::claims::Acknowledgement;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
+use super::payments::DECLINE_GRACE;
 use super::pricing::{Rate, Totals};
 
 /// A drop has at most this many variants: they are numbered in one byte, and a batch may name every one of them.
@@ -100,6 +101,7 @@ pub struct SaleDrop {
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
     pub pay_by: Timestamp,
+    pub pay_terms: PayTerms,
     /// What a claim must have reached before its buyer is told that it is his.
     pub acknowledgement: Acknowledgement,
     /// Replicas of each Redis primary, should claims wait for them; otherwise 0.
@@ -108,6 +110,33 @@ pub struct SaleDrop {
     pub variants: Vec<DropVariant>,
     /// In the order of their numbers, from 0, without gaps.
     pub warehouses: Vec<Warehouse>,
+}
+
+/// How long an order of a drop may take to be paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PayTerms {
+    /// From when it was made. `None`: until the drop's end to pay, as drops of before have it.
+    pub within: Option<SignedDuration>,
+    /// After a decline, for another card; it never prolongs the time to pay.
+    pub decline_grace: SignedDuration,
+}
+
+impl Default for PayTerms {
+    fn default() -> Self {
+        Self { within: Some(SignedDuration::from_mins(30)), decline_grace: DECLINE_GRACE }
+    }
+}
+
+impl PayTerms {
+    /// Until the drop's end to pay, and no second card.
+    pub const OF_THE_DROP: Self = Self { within: None, decline_grace: SignedDuration::ZERO };
+
+    /// Until when an order made now waits for its payment, where `end` is the drop's end to pay. Units may come back after that;
+    /// who gets one then has as long as everybody else had. `None`: until the drop's end.
+    pub fn pay_by(self, end: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let own = now.checked_add(self.within?).unwrap_or(Timestamp::MAX);
+        Some(if end <= now { own } else { own.min(end) })
+    }
 }
 
 impl SaleDrop {
@@ -181,6 +210,7 @@ pub struct NewDrop {
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
     pub pay_by: Timestamp,
+    pub pay_terms: PayTerms,
     pub acknowledgement: Acknowledgement,
     /// All replicas that each Redis primary has, should claims wait for them; otherwise 0.
     pub replicas: u8,
@@ -213,6 +243,10 @@ pub enum InvalidDrop {
     Times,
     #[error("buyers need at least ten minutes to pay: pay_by must be so long after opens_at")]
     PayBy,
+    #[error("an order is paid within 1 minute to 7 days of being made; {0:#} were given")]
+    PayWithin(SignedDuration),
+    #[error("after a decline an order waits 0 seconds to 1 day for another card; {0:#} were given")]
+    DeclineGrace(SignedDuration),
     #[error("{0} has no units: a variant has at least one when the drop is made")]
     NoUnits(String),
     #[error("nobody could pay for {quantity} × {sku}: {why}")]
@@ -281,6 +315,15 @@ impl NewDrop {
         if self.opens_at.is_some_and(|opens_at| self.pay_by < opens_at + PAY_WITHIN_MIN) {
             return Err(InvalidDrop::PayBy);
         }
+        let PayTerms { within, decline_grace } = self.pay_terms;
+        if let Some(within) = within
+            && !(SignedDuration::from_mins(1)..=SignedDuration::from_hours(7 * 24)).contains(&within)
+        {
+            return Err(InvalidDrop::PayWithin(within));
+        }
+        if !(SignedDuration::ZERO..=SignedDuration::from_hours(24)).contains(&decline_grace) {
+            return Err(InvalidDrop::DeclineGrace(decline_grace));
+        }
         match (self.acknowledgement, self.replicas) {
             (Acknowledgement::Replicated, 1..=MAX_REPLICAS) => {}
             (Acknowledgement::Replicated, replicas) => return Err(InvalidDrop::Replicas(replicas)),
@@ -316,5 +359,26 @@ impl NewDrop {
             return Err(InvalidDrop::Stock(stock));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_has_its_own_time_within_the_drops() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let within = |minutes| PayTerms { within: Some(SignedDuration::from_mins(minutes)), ..PayTerms::OF_THE_DROP };
+        for (terms, end, expected) in [
+            (within(30), 10_000, Some(2_800)),
+            (within(30), 2_000, Some(2_000)),
+            // A unit came back after the end.
+            (within(30), 1_000, Some(2_800)),
+            (within(30), 10, Some(2_800)),
+            (PayTerms::OF_THE_DROP, 10_000, None),
+        ] {
+            assert_eq!(terms.pay_by(at(end), at(1_000)), expected.map(at), "{terms:?} {end}");
+        }
     }
 }

@@ -66,7 +66,7 @@ pub fn variant_figures(drop: &SaleDrop, shelves: &[ShelfCount], free: Option<&[u
 mod tests {
     use super::*;
     use crate::domain::claims::Acknowledgement;
-    use crate::domain::drops::DropVariant;
+    use crate::domain::drops::{DropVariant, PayTerms};
     use crate::domain::ids::DropId;
 
     #[test]
@@ -87,6 +87,7 @@ mod tests {
             opens_at: None,
             closes_at: None,
             pay_by: jiff::Timestamp::UNIX_EPOCH,
+            pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
             variants: vec![DropVariant {

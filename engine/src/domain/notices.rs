@@ -25,6 +25,15 @@ pub enum Notice {
     OrderCreated,
     /// The order waits for a payment method.
     PaymentRequired,
+    /// The card was declined, and the order waits for another one.
+    PaymentMethodRequired {
+        /// The provider's code.
+        #[serde(default)]
+        reason: String,
+        /// Which try of the order's it was.
+        #[serde(default)]
+        attempt: u32,
+    },
     /// The provider wants the buyer to act.
     PaymentActionRequired,
     OrderConfirmed,
@@ -114,10 +123,11 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 15] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 16] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
+            Self::PaymentMethodRequired { reason: "card_declined".to_owned(), attempt: 1 },
             Self::PaymentActionRequired,
             Self::OrderConfirmed,
             Self::PaymentFailed { reason: "card_declined".to_owned() },
@@ -138,6 +148,7 @@ impl Notice {
         match self {
             Self::OrderCreated => "order_created",
             Self::PaymentRequired => "payment_required",
+            Self::PaymentMethodRequired { .. } => "payment_method_required",
             Self::PaymentActionRequired => "payment_action_required",
             Self::OrderConfirmed => "order_confirmed",
             Self::PaymentFailed { .. } => "payment_failed",
@@ -158,6 +169,7 @@ impl Notice {
         match self {
             Self::OrderCreated => "order.created",
             Self::PaymentRequired => "order.payment_required",
+            Self::PaymentMethodRequired { .. } => "order.payment_method_required",
             Self::PaymentActionRequired => "order.payment_action_required",
             Self::OrderConfirmed => "order.confirmed",
             Self::PaymentFailed { .. } => "order.payment_failed",
@@ -178,6 +190,7 @@ impl Notice {
         match self {
             Self::RefundIssued { refund, .. } | Self::RefundFailed { refund, .. } => refund.to_string(),
             Self::OrderReturned { id, .. } => id.to_string(),
+            Self::PaymentMethodRequired { attempt, .. } => attempt.to_string(),
             _ => String::new(),
         }
     }
@@ -229,7 +242,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 15] {
+    fn samples() -> [Notice; 16] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

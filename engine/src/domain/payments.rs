@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! REQUIRED --MethodGiven--> IN_FLIGHT --Succeeded--> SUCCEEDED
-//!     |                      |  '--Declined--> CANCEL_REQUESTED --CanceledAfterDecline--> FAILED
+//!     |                      |  |'--MethodNeeded--> METHOD_REQUIRED --MethodGiven--> IN_FLIGHT    (declined; another card may come)
+//!     |                      |  |                   METHOD_REQUIRED --Expired, Cancel--> CANCEL_REQUESTED
+//!     |                      |  '--Declined--> CANCEL_REQUESTED --IntentCanceled--> FAILED        (declined for good)
 //!     |                      '--WentDark--> UNKNOWN --(as IN_FLIGHT, once the provider has been asked)
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
 //! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had minutes to act, or until pay_by)
@@ -23,7 +25,7 @@
 //! Unknown never becomes failed by age: only the provider's word ends it. A decline gives units back only after the
 //! provider has confirmed that the intent is canceled, because until then it could still be captured.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::ids::{IntentId, OrderId, ProviderRefundId};
@@ -32,7 +34,10 @@ use super::money::Money;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum PaymentState {
+    /// It waits for a payment method, and nothing was ever sent to the provider.
     Required,
+    /// Its card was declined, and it waits for another one. The provider has its intent.
+    MethodRequired,
     InFlight,
     ActionRequired,
     Processing,
@@ -51,7 +56,10 @@ pub enum PaymentState {
 pub enum PaymentEvent {
     MethodGiven,
     Succeeded,
+    /// The card was declined, and its order ends.
     Declined,
+    /// The card was declined, and its buyer may give another one.
+    MethodNeeded,
     /// The provider wants the buyer to act, or works on it itself: wait, the units stay.
     ActionRequired,
     Processing,
@@ -83,6 +91,36 @@ pub enum PaymentEvent {
 /// How long the units of an order are kept whose buyer's bank wants them to act.
 pub const BANK_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
+/// How long an order of goods waits for another card after a decline. A drop says so itself.
+pub const DECLINE_GRACE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Cards are tried so often on one order: each try is a question to a bank, and somebody who tries stolen numbers asks many.
+pub const CONFIRMS_MAX: u32 = 5;
+
+/// What becomes of an order whose card was declined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterDecline {
+    /// Its buyer may give another card until then.
+    WaitUntil(Timestamp),
+    End,
+}
+
+/// `grace`: how long its units wait for another card; it never prolongs `pay_by`. `confirms`: cards that were tried.
+pub fn after_decline(
+    grace: SignedDuration,
+    pay_by: Option<Timestamp>,
+    confirms: u32,
+    is_cancel_asked: bool,
+    now: Timestamp,
+) -> AfterDecline {
+    let until = now.checked_add(grace).unwrap_or(Timestamp::MAX);
+    let until = pay_by.map_or(until, |pay_by| until.min(pay_by));
+    if is_cancel_asked || until <= now || confirms >= CONFIRMS_MAX {
+        return AfterDecline::End;
+    }
+    AfterDecline::WaitUntil(until)
+}
+
 /// How long a payment that is not decided waits before the provider is asked the next time, after so many times: seconds
 /// at first, every minute, then every 5 minutes for an hour, every hour for a day, and daily from then on. However old it
 /// is, it is never taken for failed.
@@ -104,8 +142,9 @@ pub struct InvalidPaymentTransition {
 }
 
 impl PaymentState {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Required,
+        Self::MethodRequired,
         Self::InFlight,
         Self::ActionRequired,
         Self::Processing,
@@ -123,6 +162,7 @@ impl PaymentState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Required => "REQUIRED",
+            Self::MethodRequired => "METHOD_REQUIRED",
             Self::InFlight => "IN_FLIGHT",
             Self::ActionRequired => "ACTION_REQUIRED",
             Self::Processing => "PROCESSING",
@@ -155,12 +195,20 @@ impl PaymentState {
 
     /// The provider's word may still move it, and its order waits for that.
     pub fn is_chargeable(self) -> bool {
-        matches!(self, Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested)
+        matches!(
+            self,
+            Self::MethodRequired
+                | Self::InFlight
+                | Self::Unknown
+                | Self::ActionRequired
+                | Self::Processing
+                | Self::CancelRequested
+        )
     }
 
     /// A worker has something to do about it once it is due.
     pub fn is_for_workers(self) -> bool {
-        self.is_chargeable() || self == Self::RefundPending
+        (self.is_chargeable() && self != Self::MethodRequired) || self == Self::RefundPending
     }
 
     /// Whether a call may be made for it: the named states and no others, so that what would take money is sent only
@@ -187,38 +235,70 @@ impl PaymentState {
     pub fn apply(self, event: PaymentEvent) -> Result<Self, InvalidPaymentTransition> {
         use PaymentEvent as E;
         match (self, event) {
-            (Self::Required, E::MethodGiven) => Ok(Self::InFlight),
+            (Self::Required | Self::MethodRequired, E::MethodGiven) => Ok(Self::InFlight),
             (Self::Required, E::Expired) => Ok(Self::Failed),
             // The buyer did not act in time; the intent must be canceled first, for he still may.
-            (Self::ActionRequired, E::Expired) => Ok(Self::CancelRequested),
+            (Self::ActionRequired | Self::MethodRequired, E::Expired) => Ok(Self::CancelRequested),
             // A success counts whatever we thought before, save where the money was already dealt with.
             (
-                Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,
+                Self::MethodRequired
+                | Self::InFlight
+                | Self::Unknown
+                | Self::ActionRequired
+                | Self::Processing
+                | Self::CancelRequested,
                 E::Succeeded,
             ) => Ok(Self::Succeeded),
             (Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing, E::Declined) => {
                 Ok(Self::CancelRequested)
             }
-            (Self::InFlight | Self::Unknown | Self::Processing, E::ActionRequired) => Ok(Self::ActionRequired),
-            (Self::InFlight | Self::Unknown | Self::ActionRequired, E::Processing) => Ok(Self::Processing),
+            (Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing, E::MethodNeeded) => {
+                Ok(Self::MethodRequired)
+            }
+            (Self::MethodRequired | Self::InFlight | Self::Unknown | Self::Processing, E::ActionRequired) => {
+                Ok(Self::ActionRequired)
+            }
+            (Self::MethodRequired | Self::InFlight | Self::Unknown | Self::ActionRequired, E::Processing) => {
+                Ok(Self::Processing)
+            }
             (Self::InFlight | Self::Unknown, E::WentDark) => Ok(Self::Unknown),
             // A cancel whose answer was lost is asked again; it is still a cancel.
             (Self::CancelRequested, E::WentDark) => Ok(Self::CancelRequested),
             (
-                Self::CancelRequested | Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing,
+                Self::MethodRequired
+                | Self::CancelRequested
+                | Self::InFlight
+                | Self::Unknown
+                | Self::ActionRequired
+                | Self::Processing,
                 E::IntentCanceled,
             ) => Ok(Self::Failed),
             (
-                Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,
+                Self::MethodRequired
+                | Self::InFlight
+                | Self::Unknown
+                | Self::ActionRequired
+                | Self::Processing
+                | Self::CancelRequested,
                 E::Contradiction,
             ) => Ok(Self::ManualReview),
             (Self::Required | Self::InFlight | Self::Unknown, E::CancelUnsent) => Ok(Self::Canceled),
             (
-                Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,
+                Self::MethodRequired
+                | Self::InFlight
+                | Self::Unknown
+                | Self::ActionRequired
+                | Self::Processing
+                | Self::CancelRequested,
                 E::Cancel,
             ) => Ok(Self::CancelRequested),
             (
-                Self::CancelRequested | Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing,
+                Self::MethodRequired
+                | Self::CancelRequested
+                | Self::InFlight
+                | Self::Unknown
+                | Self::ActionRequired
+                | Self::Processing,
                 E::CancelConfirmed,
             ) => Ok(Self::Canceled),
             (Self::Succeeded | Self::PartiallyRefunded | Self::RefundPending, E::RefundAsked) => {
@@ -396,6 +476,54 @@ mod tests {
                 assert!(state.apply(event).is_err(), "{state:?} {event:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_declined_order_waits_for_another_card_within_its_time() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let minutes = SignedDuration::from_mins;
+        let until = |seconds| AfterDecline::WaitUntil(at(seconds));
+        for (grace, pay_by, confirms, is_cancel_asked, expected) in [
+            (minutes(5), None, 1, false, until(1_300)),
+            (minutes(5), Some(at(9_000)), 1, false, until(1_300)),
+            (minutes(5), Some(at(1_060)), 1, false, until(1_060)),
+            (minutes(5), Some(at(1_000)), 1, false, AfterDecline::End),
+            (minutes(0), Some(at(9_000)), 1, false, AfterDecline::End),
+            (minutes(5), Some(at(9_000)), 1, true, AfterDecline::End),
+            (minutes(5), Some(at(9_000)), CONFIRMS_MAX - 1, false, until(1_300)),
+            (minutes(5), Some(at(9_000)), CONFIRMS_MAX, false, AfterDecline::End),
+        ] {
+            let after = after_decline(grace, pay_by, confirms, is_cancel_asked, at(1_000));
+            assert_eq!(after, expected, "{grace:?} {pay_by:?} {confirms} {is_cancel_asked}");
+        }
+    }
+
+    #[test]
+    fn a_payment_that_waits_for_another_card_is_moved_by_its_buyer_its_time_and_the_provider() {
+        use PaymentEvent as E;
+        use PaymentState as S;
+        for (event, to) in [
+            (E::MethodGiven, Some(S::InFlight)),
+            (E::Expired, Some(S::CancelRequested)),
+            (E::Cancel, Some(S::CancelRequested)),
+            (E::Succeeded, Some(S::Succeeded)),
+            (E::ActionRequired, Some(S::ActionRequired)),
+            (E::Processing, Some(S::Processing)),
+            (E::IntentCanceled, Some(S::Failed)),
+            (E::CancelConfirmed, Some(S::Canceled)),
+            (E::Contradiction, Some(S::ManualReview)),
+            // What is known already, and what only holds where nothing was sent.
+            (E::Declined, None),
+            (E::MethodNeeded, None),
+            (E::WentDark, None),
+            (E::CancelUnsent, None),
+            (E::RefundAsked, None),
+        ] {
+            assert_eq!(S::MethodRequired.apply(event).ok(), to, "{event:?}");
+        }
+        assert!(
+            !S::MethodRequired.is_for_workers() && S::MethodRequired.is_chargeable() && S::MethodRequired.is_open()
+        );
     }
 
     #[test]

@@ -277,8 +277,11 @@ impl Engine {
         if matches!(payment.state, PaymentState::Processing | PaymentState::ActionRequired) {
             return self.ask(provider, &payment).await;
         }
-        // Confirmed before, and no attempt is open: somebody died between writing down the answer and settling it.
-        if payment.confirms > 0 && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown) {
+        // Confirmed before, and no attempt is open: somebody died between writing down the answer and settling it. Not
+        // after a decline: its buyer has given another card.
+        if payment.last_confirm.is_some_and(|state| !matches!(state, AttemptState::Declined | AttemptState::Rejected))
+            && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown)
+        {
             let Some(intent) = self.read_back(provider, &payment).await? else { return Ok(Step::Later) };
             if attempt_state("confirm", &intent).is_some() {
                 return self.settle_intent(payment.order, &intent, None).await;
@@ -331,7 +334,11 @@ impl Engine {
         let may_have_run = matches!(open.state, AttemptState::Dispatched | AttemptState::Unknown);
         if may_have_run && open.operation != "create" {
             let Some(intent) = self.read_back(provider, payment).await? else { return Ok(Step::Later) };
-            if let Some(state) = attempt_state(&open.operation, &intent) {
+            let state = attempt_state(&open.operation, &intent);
+            // The decline that the intent tells of may be that of the card before: the provider repeats its answer to this
+            // one's key.
+            let state = state.filter(|state| *state != AttemptState::Declined || payment.confirms == 1);
+            if let Some(state) = state {
                 let end = payment.ended(&open, state, "read back from the provider");
                 return self.settle_intent(payment.order, &intent, Some(end)).await;
             }
@@ -466,7 +473,7 @@ impl Engine {
         }
     }
 
-    /// The cancel that follows is due at once: the next round makes it.
+    /// Should a cancel follow, it is due at once: the next round makes it.
     async fn settle_decline(
         &self,
         payment: &LeasedPayment,

@@ -197,7 +197,10 @@ impl Engine {
     ) -> Result<Dealt, EngineError> {
         Ok(match self.settle_read_back(provider, order, intent).await? {
             PaymentSettled::Confirmed | PaymentSettled::Released | PaymentSettled::Refunding => Dealt::Settled,
-            PaymentSettled::Waiting | PaymentSettled::CancelNext | PaymentSettled::NoChange => Dealt::Known,
+            PaymentSettled::Waiting
+            | PaymentSettled::CancelNext
+            | PaymentSettled::MethodNeeded
+            | PaymentSettled::NoChange => Dealt::Known,
             PaymentSettled::Review(reason) => Dealt::Review(reason),
         })
     }

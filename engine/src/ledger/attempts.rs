@@ -38,6 +38,8 @@ pub struct LeasedPayment {
     pub creates: u32,
     pub confirms: u32,
     pub cancels: u32,
+    /// How the last confirm stands.
+    pub last_confirm: Option<AttemptState>,
 }
 
 /// The right to work on a payment, by its number.
@@ -460,10 +462,13 @@ pub fn lease_sql(lanes: &[Lane]) -> String {
             returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number,
                       p.tries
         )
-        select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels, c.attempts
+        select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels, c.attempts,
+               c.last_confirm
         from leased l left join payment_attempts a
              on a.order_id = l.order_id and a.finished_at is null,
              lateral (select coalesce(max(number), 0) as attempts,
+                             (array_agg(state order by number desc) filter (where operation = 'confirm'))[1]
+                                 as last_confirm,
                              count(*) filter (where operation = 'create') as creates,
                              count(*) filter (where operation = 'confirm') as confirms,
                              count(*) filter (where operation = 'cancel') as cancels
@@ -479,24 +484,25 @@ fn lost(statement: &'static str) -> LedgerError {
     LedgerError::RowCount { statement, expected: 1, changed: 0 }
 }
 
+fn attempt_state(state: &str, order: Uuid) -> Result<AttemptState, LedgerError> {
+    let known = AttemptState::ALL.into_iter().find(|known| known.as_str() == state);
+    known.ok_or_else(|| inconsistent("payment_attempts", "state", order, state))
+}
+
 fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {
     let order: Uuid = row.get(0);
     let method = row.get::<_, Option<String>>(4).map(|method| {
         method.parse::<PaymentMethodId>().map_err(|_| inconsistent("payments", "payment_method", order, &method))
     });
     let open_attempt = match row.get::<_, Option<i32>>(8) {
-        Some(number) => {
-            let state: &str = row.get(13);
-            let known = AttemptState::ALL.into_iter().find(|known| known.as_str() == state);
-            Some(Attempt {
-                number,
-                operation: row.get(9),
-                idempotency_key: row.get(10),
-                path: row.get(11),
-                body: row.get(12),
-                state: known.ok_or_else(|| inconsistent("payment_attempts", "state", order, state))?,
-            })
-        }
+        Some(number) => Some(Attempt {
+            number,
+            operation: row.get(9),
+            idempotency_key: row.get(10),
+            path: row.get(11),
+            body: row.get(12),
+            state: attempt_state(row.get(13), order)?,
+        }),
         None => None,
     };
     Ok(LeasedPayment {
@@ -512,5 +518,6 @@ fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {
         confirms: row.get::<_, i64>(15) as u32,
         cancels: row.get::<_, i64>(16) as u32,
         attempts: row.get(17),
+        last_confirm: row.get::<_, Option<&str>>(18).map(|state| attempt_state(state, order)).transpose()?,
     })
 }

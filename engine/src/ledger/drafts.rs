@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::drops::{inconsistent, pieces, read_drops};
+use super::drops::{inconsistent, pieces, read_drops, seconds};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
@@ -26,7 +26,8 @@ impl Ledger {
             const LOCK: &str = "-- drafts.lock\nselect 1 from drops where drop_id = $1 for no key update";
             const DROP: &str = "-- drafts.write_drop
                 update drops set buyer_limit = $2, tax_basis_points = $3, shipping_minor = $4, opens_at = $5,
-                                 closes_at = $6, pay_by = $7, acknowledgement = $8, replicas = $9
+                                 closes_at = $6, pay_by = $7, acknowledgement = $8, replicas = $9,
+                                 pay_within_seconds = $10, decline_grace_seconds = $11
                 where drop_id = $1";
             const PRICES: &str = "-- drafts.write_prices
                 update drop_variants v set price_minor = given.price
@@ -49,6 +50,8 @@ impl Ledger {
                         /* pay_by */ &after.pay_by,
                         /* acknowledgement */ &after.acknowledgement.as_str(),
                         /* replicas */ &i16::from(after.replicas),
+                        /* pay_within_seconds */ &after.pay_terms.within.map(seconds),
+                        /* decline_grace_seconds */ &seconds(after.pay_terms.decline_grace),
                     ],
                 )
                 .await?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use deadpool_postgres::GenericClient;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use super::erasures;
 use super::error::LedgerError;
 use super::pool::Ledger;
 use super::tx::run_tx;
-use crate::domain::drops::{DropState, DropVariant, NewDrop, SaleDrop, Warehouse};
+use crate::domain::drops::{DropState, DropVariant, NewDrop, PayTerms, SaleDrop, Warehouse};
 use crate::domain::ids::{
     BuyerId, ClaimId, DropId, DropName, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
@@ -91,6 +91,15 @@ pub(super) fn pieces(first: i32, last: i32) -> impl Iterator<Item = (i32, i32)> 
     (first..=last).step_by(TOKENS_PER_STATEMENT).map(move |from| (from, last.min(from + step - 1)))
 }
 
+/// A day at most, or a week: see [`NewDrop::check`].
+pub(super) fn seconds(duration: SignedDuration) -> i32 {
+    duration.as_secs() as i32
+}
+
+fn from_seconds(seconds: i32) -> SignedDuration {
+    SignedDuration::from_secs(seconds.into())
+}
+
 impl Ledger {
     pub async fn create_drop(&self, new: &NewDrop, home_key: u64) -> Result<DropCreated, LedgerError> {
         let created = run_tx!(self, "drops.create_drop", tx, {
@@ -126,8 +135,9 @@ impl Ledger {
             const DROP: &str = "-- drops.new_drop
                     insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
                                        tax_basis_points, shipping_tax_basis_points, shipping_minor, opens_at, closes_at,
-                                       pay_by, acknowledgement, replicas)
-                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13) returning drop_id";
+                                       pay_by, acknowledgement, replicas, pay_within_seconds, decline_grace_seconds)
+                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13, $14, $15)
+                    returning drop_id";
             let drop_id: i32 = tx
                 .query_one(
                     DROP,
@@ -145,6 +155,8 @@ impl Ledger {
                         /* pay_by */ &new.pay_by,
                         /* acknowledgement */ &new.acknowledgement.as_str(),
                         /* replicas */ &i16::from(new.replicas),
+                        /* pay_within_seconds */ &new.pay_terms.within.map(seconds),
+                        /* decline_grace_seconds */ &seconds(new.pay_terms.decline_grace),
                     ],
                 )
                 .await?
@@ -386,7 +398,7 @@ pub(super) async fn read_drops(
         "-- drops.find
         select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
                d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
-               d.replicas, d.shipping_tax_basis_points
+               d.replicas, d.shipping_tax_basis_points, d.pay_within_seconds, d.decline_grace_seconds
         from drops d join products p using (product_id) where {condition} order by d.drop_id"
     );
     let statement = client.prepare_cached(&sql).await?;
@@ -494,6 +506,10 @@ fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<Sal
         opens_at: row.get(10),
         closes_at: row.get(11),
         pay_by: row.get(12),
+        pay_terms: PayTerms {
+            within: row.get::<_, Option<i32>>(16).map(from_seconds),
+            decline_grace: from_seconds(row.get(17)),
+        },
         acknowledgement: row
             .get::<_, &str>(13)
             .parse()

@@ -37,6 +37,10 @@ pub struct OrderView {
     pub next_action: Option<BuyerAction>,
     /// Somebody wants it ended, and its charge has not come to an end.
     pub is_cancel_requested: bool,
+    /// While it waits for its buyer: until when its units are kept.
+    pub pay_by: Option<Timestamp>,
+    /// While it waits for another card: why the last one was declined.
+    pub decline: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -132,7 +136,9 @@ pub(super) async fn views(
         select o.order_id, d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor,
                o.total_minor, o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
                case when p.state = 'ACTION_REQUIRED' then p.next_action end, s.carrier, s.tracking_number, s.shipped_at,
-               o.buyer
+               o.buyer,
+               case when p.state in ('REQUIRED', 'METHOD_REQUIRED', 'ACTION_REQUIRED') then coalesce(o.pay_by, d.pay_by) end,
+               case when p.state = 'METHOD_REQUIRED' then p.failure end
         from unnest($1::uuid[]) with ordinality as asked (order_id, place)
              join orders o using (order_id) join payments p using (order_id) left join drops d using (drop_id)
              left join shipments s using (order_id)
@@ -195,6 +201,8 @@ pub(super) async fn views(
             refunds: refunds.get(&id).unwrap_or(&nothing).iter().map(refund).collect::<Result<_, LedgerError>>()?,
             shipment,
             is_cancel_requested: row.get(12),
+            pay_by: row.get(18),
+            decline: row.get(19),
             next_action: row.get::<_, Option<Json<BuyerAction>>>(13).map(|action| action.0),
             created_at: row.get(10),
             updated_at: row.get(11),

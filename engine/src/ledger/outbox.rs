@@ -173,7 +173,7 @@ impl Ledger {
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
                    coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
                    coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   least(d.pay_by, o.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor,
+                   coalesce(o.pay_by, d.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor,
                    d.shipping_tax_basis_points
             from leased l left join orders o using (order_id)
                  left join rejected_claims r on r.claim_id = l.order_id

@@ -21,7 +21,9 @@ use super::tx::{planned, run_tx};
 use crate::domain::ids::{BuyerId, DropId, IdempotencyKey, OrderId};
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderEvent;
-use crate::domain::payments::{PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
+use crate::domain::payments::{
+    AfterDecline, PaymentEvent, PaymentState, ProviderReport, Verdict, after_decline, ask_again,
+};
 use crate::domain::turns::{Turn, Work};
 
 /// How soon, at the earliest, the provider is asked again about a payment that waits for the buyer or for it.
@@ -39,6 +41,8 @@ pub enum PaymentSettled {
     Refunding,
     /// The intent must now be canceled at the provider.
     CancelNext,
+    /// The card was declined, and the buyer may give another one.
+    MethodNeeded,
     /// The buyer or the provider has to move.
     Waiting,
     /// It was so already.
@@ -128,17 +132,30 @@ impl Ledger {
                     refund_late_money(tx, &found, &payment, (actor, reason), now).await?;
                     Ok(PaymentSettled::Refunding)
                 }
-                Verdict::Declined { code } => match payment.state.apply(PaymentEvent::Declined) {
-                    Ok(to) => {
-                        move_payment(tx, order, &payment, to, Some(code), None, Some(now), now).await?;
-                        Ok(PaymentSettled::CancelNext)
-                    }
-                    Err(_) if payment.state == PaymentState::CancelRequested => {
-                        cancel_next(tx, order, &payment, now, now).await
-                    }
+                Verdict::Declined { .. } if payment.state == PaymentState::CancelRequested => {
+                    cancel_next(tx, order, &payment, now, now).await
+                }
+                Verdict::Declined { code } => {
+                    let terms = decline_terms(tx, order).await?;
+                    let grace = terms.grace.unwrap_or(self.decline_grace);
+                    let is_cancel_asked = found.cancel_asked.is_some();
+                    let after = after_decline(grace, terms.pay_by, terms.tried, is_cancel_asked, now);
+                    let event = match after {
+                        AfterDecline::WaitUntil(_) => PaymentEvent::MethodNeeded,
+                        AfterDecline::End => PaymentEvent::Declined,
+                    };
                     // A late decline never undoes what came after it.
-                    Err(_) => Ok(PaymentSettled::NoChange),
-                },
+                    let Ok(to) = payment.state.apply(event) else { return Ok(PaymentSettled::NoChange) };
+                    let AfterDecline::WaitUntil(until) = after else {
+                        move_payment(tx, order, &payment, to, Some(code), None, Some(now), now).await?;
+                        return Ok(PaymentSettled::CancelNext);
+                    };
+                    move_payment(tx, order, &payment, to, Some(code), None, None, now).await?;
+                    keep_until(tx, order, until, now).await?;
+                    let notice = Notice::PaymentMethodRequired { reason: code.clone(), attempt: terms.confirms };
+                    outbox::enqueue(tx, order, &notice, now).await?;
+                    Ok(PaymentSettled::MethodNeeded)
+                }
                 // The buyer need not act any more.
                 Verdict::ActionRequired if payment.state == PaymentState::CancelRequested => {
                     cancel_next(tx, order, &payment, now, now).await
@@ -161,7 +178,8 @@ impl Ledger {
                         move_payment(tx, order, &payment, to, None, None, Some(again), now).await?;
                     }
                     if to == PaymentState::ActionRequired && payment.state != to {
-                        keep_for_bank(tx, order, self.bank_within, now).await?;
+                        let until = now.checked_add(self.bank_within).unwrap_or(Timestamp::MAX);
+                        keep_until(tx, order, until, now).await?;
                         outbox::enqueue(tx, order, &Notice::PaymentActionRequired, now).await?;
                     }
                     Ok(PaymentSettled::Waiting)
@@ -240,7 +258,7 @@ impl Ledger {
     }
 
     /// Orders whose buyer has not given a payment method, or not acted, and which are kept for them no longer, with their
-    /// drops: a drop's order by its drop, a cart's by itself, and what waits for a bank by itself too.
+    /// drops. Each has a time of its own, or its drop's.
     pub async fn unpaid_past_due(
         &self,
         now: Timestamp,
@@ -248,10 +266,12 @@ impl Ledger {
     ) -> Result<Vec<(Option<DropId>, OrderId)>, LedgerError> {
         const SQL: &str = "-- payments.unpaid_past_due
             (select o.drop_id, p.order_id from payments p join orders o using (order_id) join drops d using (drop_id)
-             where p.state in ('REQUIRED', 'ACTION_REQUIRED') and d.pay_by <= $1 limit $2)
+             where p.state in ('REQUIRED', 'METHOD_REQUIRED', 'ACTION_REQUIRED') and o.pay_by is null and d.pay_by <= $1
+             limit $2)
             union
             (select o.drop_id, p.order_id from orders o join payments p using (order_id)
-             where o.status = 'PENDING_PAYMENT' and o.pay_by <= $1 and p.state in ('REQUIRED', 'ACTION_REQUIRED') limit $2)
+             where o.status = 'PENDING_PAYMENT' and o.pay_by <= $1
+                   and p.state in ('REQUIRED', 'METHOD_REQUIRED', 'ACTION_REQUIRED') limit $2)
             limit $2";
         let connection = self.connection().await?;
         let rows = connection.query(SQL, &[/* now */ &now, &limit]).await?;
@@ -264,7 +284,7 @@ impl Ledger {
     pub async fn expire_unpaid(&self, orders: &[OrderId], now: Timestamp) -> Result<usize, LedgerError> {
         const MOVE: &str = "-- payments.expire
             update payments p
-            set state = m.to_state, failure = m.failure, due_at = m.due_at, leased_until = null, tries = 0, updated_at = $6,
+            set state = m.to_state, failure = coalesce(m.failure, p.failure), due_at = m.due_at, leased_until = null, tries = 0, updated_at = $6,
                 turn = $7
             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
                  as m (order_id, from_state, to_state, failure, due_at)
@@ -285,7 +305,12 @@ impl Ledger {
                 moved.push(order.id.0);
                 from.push(state.as_str());
                 to.push(next.as_str());
-                why.push(if is_over { NO_METHOD } else { "action_not_taken" });
+                why.push(match state {
+                    PaymentState::Required => Some(NO_METHOD),
+                    // Why its card was declined is known.
+                    PaymentState::MethodRequired => None,
+                    _ => Some("action_not_taken"),
+                });
                 due.push(if is_over { None } else { Some(now) });
                 over.extend(is_over.then_some(order));
             }
@@ -394,18 +419,42 @@ async fn wait_on(
     expect_rows("payments.wait_on", 1, changed)
 }
 
-/// The units wait for the buyer's bank so long at most, whatever else the order had time for.
-async fn keep_for_bank(
-    tx: &Transaction<'_>,
-    order: OrderId,
-    within: SignedDuration,
-    now: Timestamp,
-) -> Result<(), LedgerError> {
-    const SQL: &str = "-- payments.keep_for_bank
-        update orders set pay_by = least(pay_by, $2), updated_at = $3 where order_id = $1";
-    let until = now.checked_add(within).unwrap_or(Timestamp::MAX);
+/// The units wait so long at most, for the buyer or for their bank, whatever else the order had time for.
+async fn keep_until(tx: &Transaction<'_>, order: OrderId, until: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
+    const SQL: &str = "-- payments.keep_until
+        update orders o set pay_by = least(coalesce(o.pay_by, (select d.pay_by from drops d where d.drop_id = o.drop_id)), $2),
+                            updated_at = $3
+        where order_id = $1";
     let changed = tx.execute(SQL, &[&order.0, /* until */ &until, /* now */ &now]).await?;
-    expect_rows("payments.keep_for_bank", 1, changed)
+    expect_rows("payments.keep_until", 1, changed)
+}
+
+/// What decides how a decline ends.
+struct DeclineTerms {
+    /// The drop's. `None`: an order of goods.
+    grace: Option<SignedDuration>,
+    pay_by: Option<Timestamp>,
+    /// Cards that a bank has seen.
+    tried: u32,
+    /// Confirms, also those that never reached a bank.
+    confirms: u32,
+}
+
+async fn decline_terms(tx: &Transaction<'_>, order: OrderId) -> Result<DeclineTerms, LedgerError> {
+    const SQL: &str = "-- payments.decline_terms
+        select d.decline_grace_seconds, coalesce(o.pay_by, d.pay_by),
+               a.tried, a.confirms
+        from orders o left join drops d using (drop_id),
+             lateral (select count(*) filter (where a.state <> 'REJECTED') as tried, count(*) as confirms
+                      from payment_attempts a where a.order_id = o.order_id and a.operation = 'confirm') a
+        where o.order_id = $1";
+    let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&order.0]).await?;
+    Ok(DeclineTerms {
+        grace: row.get::<_, Option<i32>>(0).map(|seconds| SignedDuration::from_secs(seconds.into())),
+        pay_by: row.get(1),
+        tried: row.get::<_, i64>(2) as u32,
+        confirms: row.get::<_, i64>(3) as u32,
+    })
 }
 
 /// The provider is to end the intent.

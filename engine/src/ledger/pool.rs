@@ -12,7 +12,7 @@ use super::attempts::BeginCall;
 use super::error::LedgerError;
 use super::group::Group;
 use super::payments::{CaptureCall, PaymentSettled};
-use crate::domain::payments::BANK_WITHIN;
+use crate::domain::payments::{BANK_WITHIN, DECLINE_GRACE};
 use crate::domain::progress::Progress;
 
 /// Waiting longer than this for a connection means that the pool is too small or Postgres too slow: an error, not a queue.
@@ -32,6 +32,8 @@ pub struct Ledger {
     pub progress: Progress,
     /// How long an order is kept whose buyer's bank wants them to act.
     pub bank_within: SignedDuration,
+    /// How long an order of goods waits for another card after a decline.
+    pub decline_grace: SignedDuration,
     /// What many charges do at once is done in one transaction.
     pub(super) begins: Group<BeginCall, bool>,
     pub(super) captures: Group<CaptureCall, Option<PaymentSettled>>,
@@ -50,7 +52,7 @@ impl Ledger {
     /// The same Postgres through a pool of its own: who uses the one never waits for connections of the other.
     pub fn with_own_pool(&self, connections: usize) -> Result<Self, LedgerError> {
         let own = Self::over(self.config.clone(), self.tls.clone(), connections)?;
-        Ok(Self { bank_within: self.bank_within, ..own })
+        Ok(Self { bank_within: self.bank_within, decline_grace: self.decline_grace, ..own })
     }
 
     fn over(config: Config, tls: MakeRustlsConnect, connections: usize) -> Result<Self, LedgerError> {
@@ -70,6 +72,7 @@ impl Ledger {
             tls,
             progress: Progress::default(),
             bank_within: BANK_WITHIN,
+            decline_grace: DECLINE_GRACE,
             begins: Group::default(),
             captures: Group::default(),
         })

@@ -35,8 +35,8 @@ pub(super) async fn write_orders(
     const ORDERS: &str = "-- settlement_rows.insert_orders
         insert into orders (order_id, buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor,
                             total_minor, email, ship_to, created_at, updated_at, tax_basis_points,
-                            shipping_tax_basis_points)
-        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4, $13, $14
+                            shipping_tax_basis_points, pay_by)
+        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4, $13, $14, $15
         from unnest($5::uuid[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[],
                     $12::jsonb[]) as o (order_id, buyer, subtotal, tax, shipping, total, email, ship_to)";
     const ITEMS: &str = "-- settlement_rows.insert_items
@@ -105,7 +105,8 @@ pub(super) async fn write_orders(
     let tokens = tx.prepare_cached(TOKENS).await?;
     let rate = drop.rate();
     let (tax, shipping_tax) = (rate.tax_basis_points.cast_signed(), rate.shipping_tax().cast_signed());
-    let orders_arguments: [&(dyn ToSql + Sync); 14] = [
+    let pay_by = drop.pay_terms.pay_by(drop.pay_by, now);
+    let orders_arguments: [&(dyn ToSql + Sync); 15] = [
         &drop.id.0,
         &pending,
         &currency,
@@ -120,6 +121,7 @@ pub(super) async fn write_orders(
         &addresses,
         &tax,
         &shipping_tax,
+        &pay_by,
     ];
     let items_arguments: [&(dyn ToSql + Sync); 7] =
         [&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists];

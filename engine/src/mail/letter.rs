@@ -44,6 +44,14 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 until("We keep it for you"),
             ],
         ),
+        Notice::PaymentMethodRequired { reason, .. } => (
+            "Another card needed",
+            vec![
+                why_failed(reason).to_owned(),
+                format!("Nothing has been charged. Please give us another card for {what}, or try this one again."),
+                until("We keep it for you"),
+            ],
+        ),
         Notice::PaymentActionRequired => (
             "Please confirm your payment",
             vec![

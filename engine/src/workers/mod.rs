@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::ids::DropName;
-use crate::domain::payments::BANK_WITHIN;
+use crate::domain::payments::{BANK_WITHIN, DECLINE_GRACE};
 use crate::domain::turns::Desk;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
@@ -85,6 +85,8 @@ pub struct WorkerSettings {
     pub charge_lease: SignedDuration,
     /// How long an order is kept whose buyer's bank wants them to act.
     pub bank_within: SignedDuration,
+    /// How long an order of goods waits for another card after a decline.
+    pub decline_grace: SignedDuration,
     /// Who is told what happens to orders. Without a lane for mails, mails wait in the outbox.
     pub lanes: Vec<Lane>,
     pub delivery: DeliverySettings,
@@ -98,6 +100,7 @@ impl Default for WorkerSettings {
             charge_concurrency: 16,
             charge_lease: CHARGE_LEASE,
             bank_within: BANK_WITHIN,
+            decline_grace: DECLINE_GRACE,
             lanes: Vec::new(),
             delivery: DeliverySettings::default(),
         }
@@ -107,6 +110,7 @@ impl Default for WorkerSettings {
 /// Runs all loops until `stop`; then every loop finishes its step, and what is accepted is settled once more.
 pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
     engine.ledger.bank_within = settings.bank_within;
+    engine.ledger.decline_grace = settings.decline_grace;
     let tasks = TaskTracker::new();
     if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
         tracing::warn!("no mail server is configured: mails to buyers wait in the outbox");

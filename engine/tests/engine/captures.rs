@@ -179,3 +179,28 @@ async fn an_order_that_pays_is_three_transactions_after_its_lease() {
     let captured = [confirm, "payments", "orders", history, "journal where source like '%:charge:sales'"];
     assert_eq!(transactions(&captured).await, [captured.join(", ")], "confirm ends, the order is confirmed");
 }
+
+/// Its word counts; how its call ended is for whoever has the lease now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_lease_ran_out_settles_and_ends_no_attempt() {
+    let world = World::new().await;
+    let live = world.open(&[1], 1, 1).await;
+    world.save_profile(0, "pm_card_visa").await;
+    taken(world.claim_until_answered(&live, 0, "k", 0, 1).await);
+    world.settle().await;
+    let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
+    let mut slept = ledger.lease_payments(now, SignedDuration::ZERO, 1).await.unwrap().remove(0);
+    let confirm = ("confirm", "k1", "/p", "b");
+    let confirm = ledger.begin_attempt(&mut slept, None, confirm, now).await.unwrap().unwrap();
+    let intent = intent_of(slept.order);
+    let set_intent = "update payments set intent_id = $2 where order_id = $1";
+    world.sql.execute(set_intent, &[&slept.order.0, &intent.0]).await.unwrap();
+    let awake = ledger.lease_payments(now, SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
+    let verdict = Verdict::Captured { charge: None };
+    let report = ProviderReport { intent, amount: slept.amount, order: Some(slept.order), verdict };
+    let end = slept.ended(&confirm, AttemptState::Unknown, "no answer");
+    let settled = ledger.settle_payment(slept.order, &report, Some(&end), now).await.unwrap();
+    assert_eq!(settled, PaymentSettled::Confirmed);
+    assert_eq!(world.count("select count(*) from payment_attempts where state = 'DISPATCHED'").await, 1);
+    ledger.finish_attempt(&awake, awake.ended(&confirm, AttemptState::Succeeded, ""), now).await.unwrap();
+}

@@ -158,15 +158,21 @@ async fn a_bank_that_wants_its_customer_keeps_units_for_ten_minutes_and_no_order
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decline_gives_the_goods_back() {
-    let (world, mug, _) = shop().await;
+    let (mut world, mug, _) = shop().await;
+    world.engine.clock = Clock::manual(world.engine.clock.now());
+    let clock = world.engine.clock.clone();
     let (_fake, provider) = provider(FakeProviderOptions::default()).await;
     let buyer = fill(&world, 1, &[(mug, 2)]).await;
     let order = ordered(&world, &buyer, "a").await;
     let method = "update payments set payment_method = 'pm_card_chargeDeclined'";
     world.sql.batch_execute(method).await.unwrap();
-    for _ in 0..3 {
-        world.engine.charge_due(&provider, 10, 4).await.unwrap();
-    }
+    world.engine.charge_due(&provider, 10, 4).await.unwrap();
+    assert_eq!(state(&world, order).await, (OrderState::PendingPayment, PaymentState::MethodRequired));
+    clock.advance(SignedDuration::from_secs(299));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0);
+    clock.advance(SignedDuration::from_secs(1));
+    assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 1);
+    world.engine.charge_due(&provider, 10, 4).await.unwrap();
     assert_eq!(state(&world, order).await, (OrderState::PaymentFailed, PaymentState::Failed));
     assert_eq!(stock(&world, "mug").await, (10, 0));
     audited(&world).await;

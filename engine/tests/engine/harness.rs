@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms};
 use doorbuster_engine::domain::ids::{BuyerId, DropName, PaymentMethodId, Serial, VariantNumber};
 use doorbuster_engine::domain::payments::AttemptState;
 use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
@@ -128,6 +128,7 @@ impl World {
             opens_at: None,
             closes_at: None,
             pay_by: self.engine.clock.now() + jiff::SignedDuration::from_hours(1),
+            pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
         }

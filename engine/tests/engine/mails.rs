@@ -113,6 +113,14 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
             format!("You got it: {product} is set aside for you. Please tell us how you want to pay 183.14 EUR.\n\n{kept}"),
         ),
         (
+            "payment_method_required-1",
+            format!("Another card needed: {product}"),
+            format!(
+                "Your payment was declined.\n\nNothing has been charged. Please give us another card for {product}, or try \
+                 this one again.\n\n{kept}"
+            ),
+        ),
+        (
             "payment_action_required",
             format!("Please confirm your payment: {product}"),
             format!("Your bank wants you to confirm the payment of 183.14 EUR for {product}.\n\n{kept}"),

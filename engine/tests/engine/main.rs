@@ -22,6 +22,7 @@ mod poison;
 mod postgres_away;
 mod payments;
 mod cancel_turns;
+mod declines;
 mod cancels;
 mod captures;
 mod refunds;

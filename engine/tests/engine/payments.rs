@@ -259,7 +259,7 @@ async fn a_buyer_who_does_not_act_in_time_loses_the_unit_after_the_provider_has_
     world.engine.charge_due(&client, 10, 4).await.unwrap();
     assert_eq!(world.count("select count(*) from payments where state = 'ACTION_REQUIRED'").await, 1);
     assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 0, "he still has time");
-    world.sql.execute("update drops set pay_by = now() - interval '1 second'", &[]).await.unwrap();
+    world.sql.execute("update orders set pay_by = now() - interval '1 second'", &[]).await.unwrap();
     world.engine.expire_unpaid(10).await.unwrap();
     assert_eq!(
         world.count("select count(*) from tokens where order_id is null").await,

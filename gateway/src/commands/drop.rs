@@ -5,7 +5,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, SaleDrop, WAREHOUSES_PER_PRIMARY};
+use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, PayTerms, SaleDrop, WAREHOUSES_PER_PRIMARY};
 use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved, known_within};
@@ -25,7 +25,7 @@ use super::text::{Table, count, instant, one_of, time, time_or_by_hand};
 use crate::config::{BadUsage, StoresConfig};
 
 /// How long an order waits for a payment method when nothing else is said.
-const PAY_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 const DRAIN_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -134,6 +134,12 @@ struct CreateArguments {
     /// made
     #[arg(long, value_name = "TIME", value_parser = instant)]
     pay_by: Option<Timestamp>,
+    /// How long an order waits for its payment, but never past --pay-by
+    #[arg(long, value_name = "DURATION", default_value = "30m")]
+    pay_within: SignedDuration,
+    /// How long an order whose card was declined waits for another one; 0s ends it at once
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    decline_grace: SignedDuration,
     /// When a buyer is told that units are theirs: accepted (on Redis' disk), replicated (on all its replicas too) or settled
     /// (committed in Postgres)
     #[arg(long, default_value = "accepted", value_name = "LEVEL", value_parser = one_of(Acknowledgement::ALL, Acknowledgement::as_str))]
@@ -360,7 +366,8 @@ impl CreateArguments {
             shipping_minor: self.shipping_minor,
             opens_at: self.opens_at,
             closes_at: self.closes_at,
-            pay_by: self.pay_by.unwrap_or(kept_from.checked_add(PAY_WITHIN).unwrap_or(kept_from)),
+            pay_by: self.pay_by.unwrap_or(kept_from.checked_add(KEPT_FOR).unwrap_or(kept_from)),
+            pay_terms: PayTerms { within: Some(self.pay_within), decline_grace: self.decline_grace },
             acknowledgement: self.acknowledgement,
             replicas: self.replicas,
         })
@@ -442,6 +449,8 @@ fn as_json(drop: &SaleDrop) -> Value {
         "opens_at": drop.opens_at,
         "closes_at": drop.closes_at,
         "pay_by": drop.pay_by,
+        "pay_within_seconds": drop.pay_terms.within.map(|within| within.as_secs()),
+        "decline_grace_seconds": drop.pay_terms.decline_grace.as_secs(),
         "acknowledgement": drop.acknowledgement,
         "replicas": drop.replicas,
         "variants": drop.variants.iter().map(|variant| json!({
@@ -473,8 +482,20 @@ fn terms_as_text(drop: &SaleDrop) -> String {
         ),
         format!("  buyers are answered when their claims are {}", answered_when(drop)),
         format!("  opens {opens}, closes {closes}, pay by {}", time(drop.pay_by)),
+        format!("  an order is paid {}, and {}", paid_within(drop), after_a_decline(drop)),
     ]
     .join("\n")
+}
+
+fn paid_within(drop: &SaleDrop) -> String {
+    drop.pay_terms.within.map_or("by then".to_owned(), |within| format!("within {within:#} of being made"))
+}
+
+fn after_a_decline(drop: &SaleDrop) -> String {
+    match drop.pay_terms.decline_grace {
+        grace if grace.is_zero() => "ends when its card is declined".to_owned(),
+        grace => format!("waits {grace:#} for another card when one is declined"),
+    }
 }
 
 fn answered_when(drop: &SaleDrop) -> String {

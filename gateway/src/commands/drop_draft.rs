@@ -6,7 +6,7 @@ use clap::Args;
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::drafts::DraftChange;
 use doorbuster_engine::domain::ids::DropName;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::text::{instant, one_of};
 use crate::config::BadUsage;
@@ -39,6 +39,12 @@ pub(super) struct UpdateArguments {
     /// Until when an order waits for a payment method (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = instant)]
     pay_by: Option<Timestamp>,
+    /// How long an order waits for its payment
+    #[arg(long, value_name = "DURATION")]
+    pay_within: Option<SignedDuration>,
+    /// How long an order whose card was declined waits for another one; 0s ends it at once
+    #[arg(long, value_name = "DURATION")]
+    decline_grace: Option<SignedDuration>,
     /// When buyers are answered: accepted, replicated or settled, as for `drop create`
     #[arg(long, value_name = "LEVEL", value_parser = one_of(Acknowledgement::ALL, Acknowledgement::as_str))]
     acknowledgement: Option<Acknowledgement>,
@@ -101,6 +107,8 @@ impl UpdateArguments {
             opens_at: self.opens_at.map(When::time),
             closes_at: self.closes_at.map(When::time),
             pay_by: self.pay_by,
+            pay_within: self.pay_within,
+            decline_grace: self.decline_grace,
             acknowledgement: self.acknowledgement,
             replicas: self.replicas,
         };

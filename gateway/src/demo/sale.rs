@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms};
 use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::flows::Engine;
@@ -373,6 +373,7 @@ fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
         opens_at: None,
         closes_at: None,
         pay_by: now + SignedDuration::from_hours(1),
+        pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
     })

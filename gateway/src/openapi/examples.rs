@@ -307,6 +307,8 @@ fn order() -> orders::OrderFound {
         shipping: euros(490),
         total: euros(18_314),
         ship_to: Some(address()),
+        pay_by: None,
+        decline: None,
         next_action: None,
         cancel_requested: false,
         refunds: vec![orders::OrderRefund {

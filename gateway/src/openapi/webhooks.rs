@@ -67,6 +67,16 @@ pub struct PaymentFailedDetail {
     pub reason: String,
 }
 
+/// Why another card is needed
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct PaymentMethodRequiredDetail {
+    /// The payment provider's code
+    pub reason: String,
+    /// Which try of the order's it was
+    pub attempt: u32,
+}
+
 /// Whether a cancelled order was paid
 #[derive(Debug, Deserialize, ToSchema)]
 #[cfg_attr(test, serde(deny_unknown_fields))]
@@ -121,6 +131,9 @@ fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
     match notice {
         Notice::OrderCreated => ("A claim was settled, or a cart was ordered", None),
         Notice::PaymentRequired => ("The order waits for a payment method", None),
+        Notice::PaymentMethodRequired { .. } => {
+            ("The card was declined, and the order waits for another one", Some("PaymentMethodRequiredDetail"))
+        }
         Notice::PaymentActionRequired => ("The buyer's bank wants them to act", None),
         Notice::OrderConfirmed => ("The order is paid", None),
         Notice::PaymentFailed { .. } => ("The payment failed", Some("PaymentFailedDetail")),
@@ -242,6 +255,7 @@ mod tests {
             let detail = read.data.detail;
             let is_read = match notice {
                 Notice::PaymentFailed { .. } => reads::<PaymentFailedDetail>(detail),
+                Notice::PaymentMethodRequired { .. } => reads::<PaymentMethodRequiredDetail>(detail),
                 Notice::OrderCancelled { .. } => reads::<OrderCancelledDetail>(detail),
                 Notice::RefundIssued { .. } => reads::<RefundIssuedDetail>(detail),
                 Notice::RefundFailed { .. } => reads::<RefundFailedDetail>(detail),

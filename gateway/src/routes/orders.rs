@@ -34,7 +34,8 @@ pub struct OrderFound {
     pub drop: Option<String>,
     #[schema(value_type = words::OrderState)]
     pub status: OrderState,
-    /// `REQUIRED` waits for POST /v1/orders/{id}/payment
+    /// `REQUIRED` and `METHOD_REQUIRED` wait for POST /v1/orders/{id}/payment: the one for a first card, the other for another
+    /// one after a decline
     #[schema(value_type = words::PaymentState)]
     pub payment: PaymentState,
     pub items: Vec<OrderItem>,
@@ -45,6 +46,11 @@ pub struct OrderFound {
     /// The address of the checkout profile at the time
     #[schema(value_type = Option<super::profile::ShipTo>)]
     pub ship_to: Option<serde_json::Value>,
+    /// While it waits for its buyer: until when its units are kept
+    pub pay_by: Option<Timestamp>,
+    /// While it is METHOD_REQUIRED: why the last card was declined, in the payment provider's word
+    #[schema(example = "insufficient_funds")]
+    pub decline: Option<String>,
     /// What to do before the payment goes on, while it is ACTION_REQUIRED
     pub next_action: Option<NextAction>,
     /// Somebody wants it cancelled, and its charge has not come to an end
@@ -245,7 +251,7 @@ impl From<ShipmentView> for OrderShipment {
 impl From<OrderView> for OrderFound {
     fn from(order: OrderView) -> Self {
         let link = format!("/v1/orders/{}", order.id);
-        let is_required = order.payment == PaymentState::Required;
+        let is_required = matches!(order.payment, PaymentState::Required | PaymentState::MethodRequired);
         // An order that cost nothing has no charge, and so no invoice.
         let is_invoiced = order.payment.was_paid() && order.totals.total.amount_minor > 0;
         let is_cancellable = order.status.apply(OrderEvent::Cancel).is_ok() && !order.is_cancel_requested;
@@ -271,6 +277,8 @@ impl From<OrderView> for OrderFound {
                 url: action.url,
                 client_secret: action.client_secret,
             }),
+            pay_by: order.pay_by,
+            decline: order.decline,
             cancel_requested: order.is_cancel_requested,
             refunds: refunds.collect(),
             shipment: order.shipment.map(OrderShipment::from),

@@ -14,7 +14,7 @@ use doorbuster::shopper::Sessions;
 use doorbuster_engine::domain::carts::{Addition, CartOwner, CartSession, LineQuantity};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms};
 use doorbuster_engine::domain::ids::{BuyerId, VariantId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::checkout::{CheckedOut, CheckoutAsked};
@@ -390,6 +390,7 @@ impl Trial<'_> {
             opens_at: None,
             closes_at: None,
             pay_by: Clock::System.now().checked_add(SignedDuration::from_hours(24)).unwrap(),
+            pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use doorbuster::{Secret, auth};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms, SaleDrop};
 use doorbuster_engine::domain::ids::BuyerId;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::Ledger;
@@ -73,6 +73,7 @@ pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleD
         opens_at: (!sale.is_open).then(|| Clock::System.now().checked_add(SignedDuration::from_hours(1)).unwrap()),
         closes_at: None,
         pay_by: Clock::System.now().checked_add(SignedDuration::from_hours(24)).unwrap(),
+        pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: sale.acknowledgement,
         replicas: 0,
     };

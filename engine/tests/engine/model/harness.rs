@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use doorbuster_engine::domain::claims::Acknowledgement;
-use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop, Warehouse};
+use doorbuster_engine::domain::drops::{DropState, DropVariant, PayTerms, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::tokens::keys::WarehouseKeys;
@@ -94,6 +94,7 @@ fn sale_drop(id: DropId, variants: u8, limit: u32) -> SaleDrop {
         opens_at: None,
         closes_at: None,
         pay_by: jiff::Timestamp::MAX,
+        pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
         variants: (0..variants).map(variant).collect(),

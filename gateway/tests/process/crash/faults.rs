@@ -14,6 +14,7 @@ use doorbuster_engine::flows::LiveDrop;
 use doorbuster_engine::ledger::refunds::RefundAsked;
 use doorbuster_sandbox::provider::{FakeProviderOptions, FaultCounts, WebhookCounts, WebhookOptions};
 use futures_util::{StreamExt as _, stream};
+use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
@@ -65,8 +66,8 @@ fn options(seed: u64, orders: u32) -> StageOptions {
         lock_timeout_rate: 0.02,
         key_held_rate: 0.02,
         key_held_for: Duration::from_secs(2),
-        // Not yet: a refund that a list does not show is asked for again under another key, and given twice.
-        lagging_list_rate: 0.0,
+        lagging_list_rate: 0.2,
+        lists_lag_by: Duration::from_secs(2),
         bare_decline_rate: 0.3,
         capture_after_500_rate: 0.04,
         settles_after: Some(Duration::from_millis(60)),
@@ -81,7 +82,8 @@ fn options(seed: u64, orders: u32) -> StageOptions {
         news.badly_signed_rate = 0.1;
         news.old_timestamp_rate = 0.1;
     };
-    StageOptions { provider, news, stock: orders, settle_every: "200ms" }
+    let decline_grace = SignedDuration::from_secs(2);
+    StageOptions { provider, news, stock: orders, decline_grace, settle_every: "200ms" }
 }
 
 fn card(chance: f64) -> Option<&'static str> {
@@ -95,22 +97,31 @@ fn card(chance: f64) -> Option<&'static str> {
     }
 }
 
-/// One buyer: he claims, and may cancel at some moment.
+/// One buyer: he claims, and may give another card after a decline, or cancel at some moment.
 async fn buy(stage: &Stage, live: &LiveDrop, seed: u64, number: u32) -> Result<(), String> {
     let mut chance = StdRng::seed_from_u64(seed << 32 | u64::from(number));
     let buyer: BuyerId = format!("buyer-{number}").parse().unwrap();
-    if let Some(card) = card(chance.random()) {
+    let card = card(chance.random());
+    if let Some(card) = card {
         stage.save_profile(&buyer, card).await;
     }
     let answer = stage.ask(&buyer, Method::POST, &format!("/v1/drops/{}/claims", stage.drop), &json!({})).await?;
     if answer.status != 201 {
         return Err(format!("{buyer} claimed: {answer:?}"));
     }
-    if chance.random::<f64>() < 0.15 {
-        let variant = live.drop.variants[0].number;
-        let claim =
-            Claim::new(live.drop.id, buyer.clone(), &"once".parse().unwrap(), variant, Quantity::new(1).unwrap());
-        let order = claim.id.order_id();
+    let variant = live.drop.variants[0].number;
+    let claim = Claim::new(live.drop.id, buyer.clone(), &"once".parse().unwrap(), variant, Quantity::new(1).unwrap());
+    let order = claim.id.order_id();
+    if card.is_some_and(|card| card.contains("eclined")) && chance.random() {
+        let declined = format!(
+            "select count(*) from orders join payments using (order_id)
+             where order_id = '{order}' and (state = 'METHOD_REQUIRED' or status <> 'PENDING_PAYMENT')"
+        );
+        stage.until("his card was declined", async || stage.count(&declined).await == 1).await?;
+        stage.save_profile(&buyer, "pm_card_visa").await;
+        // 409: his time is over, or the first card paid after all.
+        stage.ask(&buyer, Method::POST, &format!("/v1/orders/{order}/payment"), &json!({})).await?;
+    } else if chance.random::<f64>() < 0.15 {
         let exists = format!("select count(*) from orders where order_id = '{order}'");
         stage.until("his order exists", async || stage.count(&exists).await == 1).await?;
         // Anywhere on the way of its charge.

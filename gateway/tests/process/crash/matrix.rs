@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use doorbuster_engine::steps::STEPS;
 use doorbuster_sandbox::provider::{FakeProviderOptions, WebhookOptions};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use jiff::SignedDuration;
 
 use super::judge::Figures;
 use super::play::{STOCK, play};
@@ -58,7 +59,9 @@ fn options(seed: u64) -> StageOptions {
         news.twice_rate = 0.2;
         news.late_rate = 0.1;
     };
-    StageOptions { provider, news, stock: STOCK, settle_every: "100ms" }
+    // Until the play says that time is up.
+    let decline_grace = SignedDuration::from_hours(1);
+    StageOptions { provider, news, stock: STOCK, decline_grace, settle_every: "100ms" }
 }
 
 /// Gives the play, with a death at the `number`-th pass of `step`; without a step nobody dies.

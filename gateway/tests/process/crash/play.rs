@@ -20,6 +20,8 @@ pub(super) enum Fate {
     Pays,
     /// His card is declined.
     Declined,
+    /// His card is declined, and he gives another one.
+    OtherCard,
     /// His bank asks him, and he answers.
     Acts,
     /// His bank asks him, and he does not answer.
@@ -40,9 +42,10 @@ pub(super) enum Fate {
     Poisoned,
 }
 
-pub(super) const FATES: [Fate; 11] = [
+pub(super) const FATES: [Fate; 12] = [
     Fate::Pays,
     Fate::Declined,
+    Fate::OtherCard,
     Fate::Acts,
     Fate::Silent,
     Fate::NoMethod,
@@ -55,13 +58,13 @@ pub(super) const FATES: [Fate; 11] = [
 ];
 
 /// Units of the drop: of two warehouses, each has fewer than there are buyers.
-pub(super) const STOCK: u32 = 16;
+pub(super) const STOCK: u32 = 18;
 
 impl Fate {
     fn card(self) -> Option<&'static str> {
         match self {
             Self::NoMethod | Self::LateMethod => None,
-            Self::Declined => Some("pm_card_chargeDeclined"),
+            Self::Declined | Self::OtherCard => Some("pm_card_chargeDeclined"),
             Self::Acts | Self::Silent | Self::CancelsAndActs => Some("pm_card_authenticationRequired"),
             _ => Some("pm_card_visa"),
         }
@@ -70,7 +73,9 @@ impl Fate {
     /// How his order and its payment end.
     fn ends(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Pays | Self::Acts | Self::LateMethod | Self::Poisoned => ("CONFIRMED", &["SUCCEEDED"]),
+            Self::Pays | Self::OtherCard | Self::Acts | Self::LateMethod | Self::Poisoned => {
+                ("CONFIRMED", &["SUCCEEDED"])
+            }
             Self::Declined | Self::Silent | Self::NoMethod => ("PAYMENT_FAILED", &["FAILED"]),
             Self::Cancels => ("CANCELLED", &["REFUNDED"]),
             // Whoever was faster.
@@ -247,8 +252,8 @@ async fn live_on(stage: &Stage, person: &Person, commands_die_at: Option<&str>) 
             answer_bank(stage, order);
             Ok(())
         }
-        Fate::LateMethod => {
-            is("p.state", "REQUIRED").await?;
+        Fate::LateMethod | Fate::OtherCard => {
+            is("p.state", if person.fate == Fate::LateMethod { "REQUIRED" } else { "METHOD_REQUIRED" }).await?;
             stage.save_profile(&person.buyer, "pm_card_visa").await;
             let path = format!("/v1/orders/{order}/payment");
             let answer = stage.ask(&person.buyer, Method::POST, &path, &json!({})).await?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::catalog::{NewProduct, NewVariant as ShelfVariant};
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms};
 use doorbuster_engine::domain::ids::{BuyerId, VariantId};
 use doorbuster_engine::domain::requests::{OperatorRequest, RequestId};
 use doorbuster_engine::domain::stock::NewAdjustment;
@@ -48,6 +48,7 @@ pub(super) struct StageOptions {
     /// Changes how the provider tells what happened.
     pub(super) news: fn(&mut WebhookOptions),
     pub(super) stock: u32,
+    pub(super) decline_grace: SignedDuration,
     pub(super) settle_every: &'static str,
 }
 
@@ -105,6 +106,7 @@ impl Stage {
             opens_at: Some(engine.clock.now()),
             closes_at: None,
             pay_by: engine.clock.now().checked_add(SignedDuration::from_hours(24)).unwrap(),
+            pay_terms: PayTerms { within: None, decline_grace: options.decline_grace },
             acknowledgement: doorbuster_engine::domain::claims::Acknowledgement::Accepted,
             replicas: 0,
         };
@@ -230,6 +232,8 @@ impl Stage {
         let end = "with ended as (
                 update drops set pay_by = now() - interval '1 second'
                 where not exists (select from outbox where destination = 'mail' and state = 'queued') returning 1
+            ), orders as (
+                update orders set pay_by = now() - interval '1 second' from ended where pay_by is not null
             ) select count(*) from ended";
         self.until("every mail is written down as sent", async || self.count(end).await == 1).await
     }
