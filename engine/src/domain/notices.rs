@@ -25,6 +25,8 @@ pub enum Notice {
     OrderCreated,
     /// The order waits for a payment method.
     PaymentRequired,
+    /// It costs more than its buyer agreed to, and waits for them to agree.
+    TotalChanged,
     /// The provider wants the buyer to act.
     PaymentActionRequired,
     OrderConfirmed,
@@ -114,10 +116,11 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 15] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 16] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
+            Self::TotalChanged,
             Self::PaymentActionRequired,
             Self::OrderConfirmed,
             Self::PaymentFailed { reason: "card_declined".to_owned() },
@@ -138,6 +141,7 @@ impl Notice {
         match self {
             Self::OrderCreated => "order_created",
             Self::PaymentRequired => "payment_required",
+            Self::TotalChanged => "total_changed",
             Self::PaymentActionRequired => "payment_action_required",
             Self::OrderConfirmed => "order_confirmed",
             Self::PaymentFailed { .. } => "payment_failed",
@@ -158,6 +162,7 @@ impl Notice {
         match self {
             Self::OrderCreated => "order.created",
             Self::PaymentRequired => "order.payment_required",
+            Self::TotalChanged => "order.total_changed",
             Self::PaymentActionRequired => "order.payment_action_required",
             Self::OrderConfirmed => "order.confirmed",
             Self::PaymentFailed { .. } => "order.payment_failed",
@@ -229,7 +234,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 15] {
+    fn samples() -> [Notice; 16] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

@@ -4,6 +4,7 @@
 //! REQUIRED --MethodGiven--> IN_FLIGHT --Succeeded--> SUCCEEDED
 //!     |                      |  '--Declined--> CANCEL_REQUESTED --CanceledAfterDecline--> FAILED
 //!     |                      '--WentDark--> UNKNOWN --(as IN_FLIGHT, once the provider has been asked)
+//!     |--NothingToPay--> SUCCEEDED                                          (the order costs nothing: no call is made)
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
 //! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had minutes to act, or until pay_by)
 //! any of IN_FLIGHT, UNKNOWN, CANCEL_REQUESTED --Contradiction--> MANUAL_REVIEW
@@ -50,6 +51,8 @@ pub enum PaymentState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentEvent {
     MethodGiven,
+    /// The order costs nothing.
+    NothingToPay,
     Succeeded,
     Declined,
     /// The provider wants the buyer to act, or works on it itself: wait, the units stay.
@@ -177,6 +180,7 @@ impl PaymentState {
         use PaymentEvent as E;
         match (self, event) {
             (Self::Required, E::MethodGiven) => Ok(Self::InFlight),
+            (Self::Required, E::NothingToPay) => Ok(Self::Succeeded),
             (Self::Required, E::Expired) => Ok(Self::Failed),
             // The buyer did not act in time; the intent must be canceled first, for he still may.
             (Self::ActionRequired, E::Expired) => Ok(Self::CancelRequested),
@@ -363,6 +367,7 @@ mod tests {
         use PaymentEvent as E;
         let every = [
             E::MethodGiven,
+            E::NothingToPay,
             E::Succeeded,
             E::Declined,
             E::ActionRequired,

@@ -26,7 +26,8 @@ impl Ledger {
             const LOCK: &str = "-- drafts.lock\nselect 1 from drops where drop_id = $1 for no key update";
             const DROP: &str = "-- drafts.write_drop
                 update drops set buyer_limit = $2, tax_basis_points = $3, shipping_minor = $4, opens_at = $5,
-                                 closes_at = $6, pay_by = $7, acknowledgement = $8, replicas = $9
+                                 closes_at = $6, pay_by = $7, acknowledgement = $8, replicas = $9,
+                                 rates_of_shop = $10, price_includes_tax = $11
                 where drop_id = $1";
             const PRICES: &str = "-- drafts.write_prices
                 update drop_variants v set price_minor = given.price
@@ -49,6 +50,8 @@ impl Ledger {
                         /* pay_by */ &after.pay_by,
                         /* acknowledgement */ &after.acknowledgement.as_str(),
                         /* replicas */ &i16::from(after.replicas),
+                        &after.rates_of_shop,
+                        &after.terms.price_includes_tax,
                     ],
                 )
                 .await?;

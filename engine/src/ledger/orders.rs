@@ -29,6 +29,10 @@ pub struct OrderView {
     pub status: OrderState,
     pub payment: PaymentState,
     pub totals: Totals,
+    /// The prices of its lines include the tax on them.
+    pub price_includes_tax: bool,
+    /// What its buyer has agreed to, while it costs more and waits for a new agreement.
+    pub waits_beyond: Option<Money>,
     pub items: Vec<OrderItemView>,
     pub ship_to: Option<Value>,
     pub refunds: Vec<RefundView>,
@@ -132,7 +136,9 @@ pub(super) async fn views(
         select o.order_id, d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor,
                o.total_minor, o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
                case when p.state = 'ACTION_REQUIRED' then p.next_action end, s.carrier, s.tracking_number, s.shipped_at,
-               o.buyer
+               o.buyer, o.price_includes_tax,
+               case when p.state = 'REQUIRED' and o.ship_to is not null and o.accepted_total_minor < o.total_minor
+                    then o.accepted_total_minor end
         from unnest($1::uuid[]) with ordinality as asked (order_id, place)
              join orders o using (order_id) join payments p using (order_id) left join drops d using (drop_id)
              left join shipments s using (order_id)
@@ -187,6 +193,8 @@ pub(super) async fn views(
             id: OrderId(id),
             buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", id, buyer))?,
             drop_name: row.get(1),
+            price_includes_tax: row.get(18),
+            waits_beyond: row.get::<_, Option<i64>>(19).map(|minor| money(minor, currency, id)).transpose()?,
             status: order_state(row.get(2), id)?,
             payment: payment_state(row.get(3), id)?,
             totals: Totals { subtotal: amount(5)?, tax: amount(6)?, shipping: amount(7)?, total: amount(8)? },

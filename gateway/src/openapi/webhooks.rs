@@ -121,6 +121,7 @@ fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
     match notice {
         Notice::OrderCreated => ("A claim was settled, or a cart was ordered", None),
         Notice::PaymentRequired => ("The order waits for a payment method", None),
+        Notice::TotalChanged => ("The order costs more than its buyer agreed to, and waits for them to agree", None),
         Notice::PaymentActionRequired => ("The buyer's bank wants them to act", None),
         Notice::OrderConfirmed => ("The order is paid", None),
         Notice::PaymentFailed { .. } => ("The payment failed", Some("PaymentFailedDetail")),
