@@ -516,8 +516,8 @@ async fn begin(
 ) -> Result<bool, LedgerError> {
     const METHOD: &str = "-- payments.use_profile
         update payments p
-        set state = $2, payment_method = case when $7 then c.payment_method end, due_at = case when $7 then $3 end,
-            updated_at = $3, method_key = coalesce($6, method_key)
+        set state = $2, payment_method = case when $7 then c.payment_method end,
+            due_at = case when $7 then $3::timestamptz end, updated_at = $3, method_key = coalesce($6, method_key)
         from checkout_profiles c where p.order_id = $1 and c.buyer = $4 and p.state = $5";
     // An address that was priced stays.
     const ADDRESS: &str = "-- payments.use_profile_address

@@ -252,6 +252,6 @@ mod tests {
             };
             assert!(is_read, "{}", event.body);
         }
-        assert_eq!(all().paths.len(), 14);
+        assert_eq!(all().paths.len(), 15);
     }
 }
