@@ -12,6 +12,7 @@
 //! The order is cancelled before it ships:
 //! REQUIRED, IN_FLIGHT, UNKNOWN --CancelUnsent--> CANCELED                (no confirm was ever dispatched)
 //! IN_FLIGHT, UNKNOWN, ACTION_REQUIRED, PROCESSING --Cancel--> CANCEL_REQUESTED --CancelConfirmed--> CANCELED
+//! SUCCEEDED --CancelFree--> CANCELED                                     (the order costs nothing: nothing goes back)
 //!
 //! Money goes back:
 //! SUCCEEDED, PARTIALLY_REFUNDED --RefundAsked--> REFUND_PENDING --(refunds settled)--> PARTIALLY_REFUNDED | REFUNDED
@@ -66,6 +67,8 @@ pub enum PaymentEvent {
     Contradiction,
     /// The order was cancelled before the call that could take money was dispatched.
     CancelUnsent,
+    /// The order was cancelled, and had cost nothing.
+    CancelFree,
     /// The order was cancelled, and money may have been taken: the provider must say.
     Cancel,
     /// The provider confirmed the end of the intent of an order that was cancelled.
@@ -206,6 +209,7 @@ impl PaymentState {
                 E::Contradiction,
             ) => Ok(Self::ManualReview),
             (Self::Required | Self::InFlight | Self::Unknown, E::CancelUnsent) => Ok(Self::Canceled),
+            (Self::Succeeded, E::CancelFree) => Ok(Self::Canceled),
             (
                 Self::InFlight | Self::Unknown | Self::ActionRequired | Self::Processing | Self::CancelRequested,
                 E::Cancel,

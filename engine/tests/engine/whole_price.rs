@@ -14,7 +14,6 @@ use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use doorbuster_engine::ledger::rates::RateRow;
 use doorbuster_engine::ledger::refunds::OrderCancelled;
 use doorbuster_sandbox::provider::FakeProviderOptions;
-use jiff::SignedDuration;
 
 use crate::harness::{World, buyer, claim, provider, taken};
 use crate::refunds::{assert_audit_is_clean, owed_by_provider, until_nothing_is_due};
@@ -132,8 +131,8 @@ async fn an_order_that_its_address_makes_dearer_is_not_charged_before_its_buyer_
     let waiting = order(&world, id).await;
     assert_eq!((waiting.status, waiting.payment), (OrderState::PendingPayment, PaymentState::Required));
     assert_eq!((waiting.totals.total, waiting.waits_beyond), (euros(FRANCE), Some(euros(GERMANY))));
-    world.engine.clock.advance(SignedDuration::from_mins(30));
-    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().leased, 0, "it has no due time");
+    assert_eq!(world.count("select count(*) from payments where due_at is null").await, 1);
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().leased, 0);
     let total = euros(FRANCE);
     assert_eq!(use_profile(&world, id, 1, "pay").await, MethodGiven::TotalNotAccepted { total });
     assert_eq!(accept(&world, id, 2, "a", FRANCE).await, TotalAccepted::NoSuchOrder, "not theirs");
@@ -229,7 +228,7 @@ async fn an_order_whose_total_nobody_agrees_to_ends_as_one_that_is_not_paid() {
     let cancelled = world.engine.ledger.cancel_order(order_id(&live, 2), Some(&buyer(2)), why, now).await.unwrap();
     assert_eq!(cancelled, OrderCancelled::Now);
     assert_eq!(accept(&world, order_id(&live, 2), 2, "a", FRANCE).await, TotalAccepted::NotRequired);
-    world.engine.clock.advance(SignedDuration::from_hours(2));
+    world.sql.batch_execute("update drops set pay_by = now() - interval '1 second'").await.unwrap();
     assert_eq!(world.engine.expire_unpaid(10).await.unwrap(), 2);
     assert_eq!(accept(&world, order_id(&live, 1), 1, "a", FRANCE).await, TotalAccepted::NotRequired);
     let rows = world.sql.query("select failure from payments where state = 'FAILED' order by 1", &[]).await.unwrap();
@@ -303,7 +302,6 @@ async fn a_price_that_includes_tax_has_right_documents_and_books() {
     // 19 % in 200.00 are 31.93.
     assert!(paid.price_includes_tax);
     assert_eq!((paid.totals.subtotal, paid.totals.tax), (euros(16_807), euros(3_193 + 95)));
-    world.engine.clock.advance(SignedDuration::from_mins(10));
     world.engine.issue_documents().await.unwrap();
     let documents = world.engine.order_documents(id, None).await.unwrap().unwrap();
     let lines = documents.invoice.unwrap().lines;
@@ -350,6 +348,7 @@ async fn an_order_that_costs_nothing_is_confirmed_without_a_call_to_the_provider
     let why = ("buyer", "changed my mind");
     let cancelled = world.engine.ledger.cancel_order(order_id(&live, 1), Some(&buyer(1)), why, now).await.unwrap();
     assert_eq!(cancelled, OrderCancelled::Now);
+    assert_eq!(states(1).await, (OrderState::Cancelled, PaymentState::Canceled), "nothing was taken");
     world.apply_all_grants().await;
     assert_eq!(world.free_in_redis(&live).await, 3);
     until_nothing_is_due(&world, &client).await;
