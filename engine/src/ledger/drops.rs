@@ -416,7 +416,10 @@ impl Ledger {
 const SELECT: &str = "-- drops.find
     select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
            d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
-           d.replicas, d.shipping_tax_basis_points, d.rates_of_shop, d.price_includes_tax
+           d.replicas, d.shipping_tax_basis_points, d.rates_of_shop, d.price_includes_tax,
+           (select array_agg(w.warehouse_id order by w.number) from warehouses w where w.drop_id = d.drop_id),
+           (select array_agg(w.number order by w.number) from warehouses w where w.drop_id = d.drop_id),
+           (select array_agg(w.epoch order by w.number) from warehouses w where w.drop_id = d.drop_id)
     from drops d join products p using (product_id)";
 
 /// Drops as they are, read with a connection or within a transaction.
@@ -429,36 +432,19 @@ pub(super) async fn read_drops(
     let statement = client.prepare_cached(&sql).await?;
     let mut drops = Vec::new();
     for row in client.query(&statement, arguments).await? {
-        let drop = complete(client, &row).await?;
-        // Opened between one of these statements and the next: it would have the epochs of an open drop, and the terms of
-        // a draft.
-        let is_torn = drop.state == DropState::Draft && drop.warehouses.iter().any(|warehouse| warehouse.epoch.0 > 0);
-        if !is_torn {
-            drops.push(drop);
-            continue;
-        }
-        let again = format!("{SELECT} where d.drop_id = $1");
-        if let Some(row) = client.query_opt(&client.prepare_cached(&again).await?, &[&drop.id.0]).await? {
-            drops.push(complete(client, &row).await?);
-        }
+        // The row has the epochs of its warehouses as of one instant. What comes behind it is no older: so whoever knows
+        // the epoch under which a warehouse opened knows the prices and rates with which the drop did, for these are
+        // fixed before ([`Ledger::begin_opening`]).
+        let drop_id: i32 = row.get(0);
+        const VARIANTS: &str = "-- drops.variants
+            select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock
+            from drop_variants dv join variants v using (variant_id) where dv.drop_id = $1 order by dv.number";
+        let variants = client.prepare_cached(VARIANTS).await?;
+        let variants = client.query(&variants, &[&drop_id]).await?;
+        let rates = if row.get(16) { tables_of_drops(client, &[DropId(drop_id)]).await? } else { HashMap::new() };
+        drops.push(drop_from_rows(&row, &variants, rates.into_values().next())?);
     }
     Ok(drops)
-}
-
-/// The rest of a drop. The rates come behind the epochs of its warehouses: see [`Ledger::begin_opening`].
-async fn complete(client: &impl GenericClient, row: &Row) -> Result<SaleDrop, LedgerError> {
-    let drop_id: i32 = row.get(0);
-    const VARIANTS: &str = "-- drops.variants
-        select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock
-        from drop_variants dv join variants v using (variant_id) where dv.drop_id = $1 order by dv.number";
-    const WAREHOUSES: &str = "-- drops.warehouses
-        select warehouse_id, number, epoch from warehouses where drop_id = $1 order by number";
-    let variants = client.prepare_cached(VARIANTS).await?;
-    let warehouses = client.prepare_cached(WAREHOUSES).await?;
-    let variants = client.query(&variants, &[&drop_id]).await?;
-    let warehouses = client.query(&warehouses, &[&drop_id]).await?;
-    let rates = if row.get(16) { tables_of_drops(client, &[DropId(drop_id)]).await? } else { HashMap::new() };
-    drop_from_rows(row, &variants, &warehouses, rates.into_values().next())
 }
 
 fn settled_claim(row: &Row) -> Result<SettledClaim, LedgerError> {
@@ -534,16 +520,19 @@ pub(super) fn terms_of(own: Rate, rates: Option<RateTable>, price_includes_tax: 
     Terms { rates: rates.unwrap_or_else(|| RateTable::everywhere(own)), price_includes_tax }
 }
 
-fn drop_from_rows(
-    row: &Row,
-    variants: &[Row],
-    warehouses: &[Row],
-    rates: Option<RateTable>,
-) -> Result<SaleDrop, LedgerError> {
+fn drop_from_rows(row: &Row, variants: &[Row], rates: Option<RateTable>) -> Result<SaleDrop, LedgerError> {
     let name = name_of(row, 1)?;
     let (state, currency): (&str, &str) = (row.get(4), row.get(5));
     let state = DropState::ALL.into_iter().find(|known| known.as_str() == state);
     let currency = currency.parse().map_err(|_| inconsistent("drops", "currency", &name, currency))?;
+    let numbers = row.get::<_, Option<Vec<i16>>>(19).unwrap_or_default();
+    let (ids, epochs): (Option<Vec<i32>>, Option<Vec<i64>>) = (row.get(18), row.get(20));
+    let warehouses = ids.unwrap_or_default().into_iter().zip(numbers).zip(epochs.unwrap_or_default());
+    let warehouses = warehouses.map(|((id, number), epoch)| Warehouse {
+        id: WarehouseId(id),
+        number: WarehouseNumber(number as u16),
+        epoch: Epoch(epoch),
+    });
     let own = Rate {
         tax_basis_points: row.get::<_, i32>(8) as u32,
         shipping_tax_basis_points: row.get::<_, Option<i32>>(15).map(i32::cast_unsigned),
@@ -582,14 +571,7 @@ fn drop_from_rows(
                 stock_units: row.get::<_, i32>(5) as u32,
             })
             .collect(),
-        warehouses: warehouses
-            .iter()
-            .map(|row| Warehouse {
-                id: WarehouseId(row.get(0)),
-                number: WarehouseNumber(row.get::<_, i16>(1) as u16),
-                epoch: Epoch(row.get(2)),
-            })
-            .collect(),
+        warehouses: warehouses.collect(),
         name,
     })
 }

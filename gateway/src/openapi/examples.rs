@@ -430,6 +430,7 @@ fn order_details() -> operators::OperatorOrderDetails {
         subtotal: euros(14_900),
         tax: euros(2_924),
         shipping: euros(490),
+        accepted_total: None,
         email: Some("ada@example.com".to_owned()),
         ship_to: Some(address()),
         cancel_asked_by: None,
