@@ -3,7 +3,7 @@
 use doorbuster_engine::domain::claims::{Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::countries::Country;
 use doorbuster_engine::domain::drops::{InvalidDrop, NewDrop};
-use doorbuster_engine::domain::ids::{OrderId, PaymentMethodId};
+use doorbuster_engine::domain::ids::{OrderId, PaymentMethodId, VariantId};
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
 use doorbuster_engine::flows::LiveDrop;
@@ -390,4 +390,23 @@ async fn a_claim_that_is_set_aside_keeps_what_its_buyer_was_told() {
     world.sql.batch_execute("alter table orders drop constraint nobody").await.unwrap();
     assert_eq!(world.engine.retry_poisoned(None).await.unwrap().settled, 1);
     assert_eq!(order(&world, order_id(&live, 1)).await.waits_beyond, Some(euros(GERMANY)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drops_line_of_a_cart_is_agreed_to_at_checkout() {
+    let world = World::new().await;
+    let live = open_at_shop_rates(&world).await;
+    let shopper = shopper(&world, 1);
+    save_profile(&world, &shopper).await;
+    let shoe = VariantId(live.drop.variants[0].variant_id);
+    add(&world, &shopper, shoe, 1, euros(10_000)).await;
+    let checkout = made(&world, &shopper, "k").await;
+    assert_eq!(checkout.total, euros(GERMANY));
+    // They move house before the claim is settled.
+    let abroad = serde_json::json!({ "name": "B", "country": "FR" });
+    let sql = "update checkout_profiles set ship_to = $1 where buyer = $2";
+    world.sql.execute(sql, &[&abroad, &shopper.as_str()]).await.unwrap();
+    assert_eq!(world.settle().await, 1);
+    let made = order(&world, checkout.claim.unwrap().claim.id.order_id()).await;
+    assert_eq!((made.totals.total, made.waits_beyond), (euros(FRANCE), Some(euros(GERMANY))));
 }
