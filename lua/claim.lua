@@ -9,8 +9,8 @@
 -- variants  one byte for each variant that the batch names, in the order of the keys behind the slash
 -- names     cmsgpack: the buyer of each claim, one behind the other without an array around them
 -- requests  14 bytes a claim: tail of the claim id (12), variant (1), quantity (1, from 1 to 100)
--- told      10 bytes a claim, logged as they come: the country that its buyer named (2), and the total that they were told
---           (8, big endian), or ten zeros; empty if that is so of every claim. It is no part of what a repeat is held against
+-- told      10 bytes a claim, logged as they come: the country that its buyer named (2), and the total that they were
+--           told (8, big endian), or ten zeros; empty if that is so of every claim. A repeat is not held against it
 -- statuses  one byte for each claim, in order
 -- details   for each claim, in order, what its status brings, one behind the other:
 --           0 TAKEN, 1 REPLAYED  serials (4 bytes each, big endian), as many as the quantity

@@ -109,7 +109,8 @@ pub const STEPS: &[&str] = &[
 
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
 /// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
-/// What `payments.accept_total` was asked its buyer asks again. `attempts.lease` is told of as `charge.leased`. What `lost.lose_claims` has not come to, a process that dies forgets.
+/// What `payments.accept_total` was asked its buyer asks again. `attempts.lease` is told of as `charge.leased`. What
+/// `lost.lose_claims` has not come to, a process that dies forgets.
 pub const NO_STEPS: &[&str] = &[
     "attempts.give_back_unsent",
     "attempts.lease",

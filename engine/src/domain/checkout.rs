@@ -112,8 +112,8 @@ pub struct PriceChange {
 }
 
 impl Quote {
-    /// Prices a cart that has lines. `to`: where it goes, `None` if nobody knows such a country; `rate`: the shop's there,
-    /// in the currency of its first line.
+    /// Prices a cart that has lines. `to`: where it goes, `None` if nobody knows such a country; `rate`: the shop's
+    /// there, in the currency of its first line.
     pub fn of(
         cart: &[CartLine],
         mut sales: HashMap<VariantId, ForSale>,

@@ -110,8 +110,8 @@ impl Charge {
         let goods_tax = self.tax_minor - shipping_tax;
         let rate = self.tax_basis_points.unwrap_or_else(|| implied_rate(self.subtotal_minor, goods_tax));
         let worth = self.goods.iter().map(|(_, quantity, price)| i64::from(*quantity) * price).collect::<Vec<_>>();
-        // Their worth is the subtotal, or that with its VAT; where somebody has changed one of the two, the order's total
-        // is what was charged.
+        // Their worth is the subtotal, or that with its VAT; where somebody has changed one of the two, the order's
+        // total is what was charged.
         let taxes = spread(goods_tax, &worth);
         let nets = match self.price_includes_tax {
             // A line costs what its price says, to the last unit: what is not VAT is net.

@@ -212,7 +212,8 @@ pub struct NewDrop {
     pub warehouses: u32,
     pub tax_basis_points: u32,
     pub shipping_minor: i64,
-    /// The shop's rates, as they are when it opens, instead of these two. Where there are none in its currency, these two.
+    /// The shop's rates, as they are when it opens, instead of these two. Where there are none in its currency, these
+    /// two.
     pub rates_of_shop: bool,
     /// The prices include the tax on the goods.
     pub price_includes_tax: bool,

@@ -187,8 +187,8 @@ impl Engine {
     }
 }
 
-/// Why a claim is refused for its price, without any store. The terms of a drop are fixed once it is no draft; what we know
-/// of a draft may be old, and its warehouses refuse whoever knows no more than that.
+/// Why a claim is refused for its price, without any store. The terms of a drop are fixed once it is no draft; what we
+/// know of a draft may be old, and its warehouses refuse whoever knows no more than that.
 fn price_in_the_way(live: &LiveDrop, claim: &Claim) -> Option<ClaimOutcome> {
     if live.drop.state == DropState::Draft { None } else { live.drop.price_in_the_way(claim) }
 }

@@ -262,8 +262,9 @@ impl Ledger {
         Ok(changed == 1)
     }
 
-    /// Makes a draft a drop that opens, at the shop's rates of this moment if it takes them; one that opens already is as
-    /// it was. In the same step, so that whoever sees a warehouse of the drop loaded sees the rates at which it sells.
+    /// Makes a draft a drop that opens, at the shop's rates of this moment if it takes them; one that opens already is
+    /// as it was. In the same step, so that whoever sees a warehouse of the drop loaded sees the rates at which it
+    /// sells.
     pub async fn begin_opening(&self, id: DropId) -> Result<OpeningBegun, LedgerError> {
         run_tx!(self, "drops.begin_opening", tx, keep if OpeningBegun::Begun, {
             const LOCK: &str = "-- drops.lock_to_open\nselect state from drops where drop_id = $1 for no key update";
@@ -432,9 +433,9 @@ pub(super) async fn read_drops(
     let statement = client.prepare_cached(&sql).await?;
     let mut drops = Vec::new();
     for row in client.query(&statement, arguments).await? {
-        // The row has the epochs of its warehouses as of one instant. What comes behind it is no older: so whoever knows
-        // the epoch under which a warehouse opened knows the prices and rates with which the drop did, for these are
-        // fixed before ([`Ledger::begin_opening`]).
+        // The row has the epochs of its warehouses as of one instant. What comes behind it is no older: so whoever
+        // knows the epoch under which a warehouse opened knows the prices and rates with which the drop did, for these
+        // are fixed before ([`Ledger::begin_opening`]).
         let drop_id: i32 = row.get(0);
         const VARIANTS: &str = "-- drops.variants
             select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock

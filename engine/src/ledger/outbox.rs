@@ -183,7 +183,8 @@ impl Ledger {
                  left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id, x.drop_id)
                  left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer, x.buyer)
                  left join lateral (
-                     select * from drop_rates t where t.drop_id = d.drop_id and t.country in (c.ship_to ->> 'country', '*')
+                     select * from drop_rates t
+                     where t.drop_id = d.drop_id and t.country in (c.ship_to ->> 'country', '*')
                      order by t.country = '*' limit 1) t on o.order_id is null
             where o.order_id is not null or r.claim_id is not null or x.claim_id is not null
             order by l.outbox_id";

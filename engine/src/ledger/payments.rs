@@ -347,8 +347,8 @@ impl Ledger {
         })
     }
 
-    /// Gives a payment that waits for a method the one of the buyer's profile, and remembers under which key. An order of
-    /// a drop that had no address is priced for the profile's.
+    /// Gives a payment that waits for a method the one of the buyer's profile, and remembers under which key. An order
+    /// of a drop that had no address is priced for the profile's.
     pub async fn use_profile(
         &self,
         order: OrderId,
@@ -390,8 +390,8 @@ impl Ledger {
         })
     }
 
-    /// Takes a buyer's agreement to an order that costs more than they had agreed to, and remembers under which key. From
-    /// then on it is charged.
+    /// Takes a buyer's agreement to an order that costs more than they had agreed to, and remembers under which key.
+    /// From then on it is charged.
     pub async fn accept_total(
         &self,
         order: OrderId,
@@ -466,8 +466,8 @@ async fn price_for_profile(
     const ITEM: &str = "-- payments.item_of
         select unit_price_minor, quantity from order_items where order_id = $1 and line = 1";
     const ORDER: &str = "-- payments.price_order
-        update orders set subtotal_minor = $2, tax_minor = $3, shipping_minor = $4, total_minor = $5, tax_basis_points = $6,
-                          shipping_tax_basis_points = $7, email = $8, ship_to = $9, updated_at = $10
+        update orders set subtotal_minor = $2, tax_minor = $3, shipping_minor = $4, total_minor = $5,
+                          tax_basis_points = $6, shipping_tax_basis_points = $7, email = $8, ship_to = $9, updated_at = $10
         where order_id = $1";
     const PAYMENT: &str = "-- payments.price_payment
         update payments set amount_minor = $2, updated_at = $3 where order_id = $1";
@@ -504,7 +504,8 @@ async fn price_for_profile(
     Ok(PricedForProfile::Total(total))
 }
 
-/// Has an order charged with its buyer's saved method, or confirmed, if it costs nothing. `false`: they have saved none.
+/// Has an order charged with its buyer's saved method, or confirmed, if it costs nothing. `false`: they have saved
+/// none.
 async fn begin(
     tx: &Transaction<'_>,
     order: OrderId,

@@ -197,8 +197,8 @@ fn quantity(reader: &Reader<'_>, units: u8) -> Result<Quantity, TokenError> {
     Quantity::new(i64::from(units)).map_err(|_| reader.bad(format!("quantity {units}")))
 }
 
-/// The claims of one entry of the claim stream: their buyers and requests as `claim` takes them, and their serials. `told`
-/// is `None` in an entry of an older program, and in one of which nobody was told anything.
+/// The claims of one entry of the claim stream: their buyers and requests as `claim` takes them, and their serials.
+/// `told` is `None` in an entry of an older program, and in one of which nobody was told anything.
 pub(super) fn unpack_log(
     drop: DropId,
     mut names: &[u8],

@@ -125,8 +125,8 @@ impl WarehouseStore {
     }
 }
 
-/// The parts of an entry's claims in one piece, each behind its length (4 bytes, big endian): three, or four where buyers
-/// were told what they pay.
+/// The parts of an entry's claims in one piece, each behind its length (4 bytes, big endian): three, or four where
+/// buyers were told what they pay.
 fn join<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let each = |part: &[u8]| [&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes(), part].concat();
     parts.flat_map(each).collect()

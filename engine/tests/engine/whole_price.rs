@@ -1,4 +1,5 @@
-//! The whole price before the click: a drop's rates by country, what a buyer was told, and orders that wait or cost nothing.
+//! The whole price before the click: a drop's rates by country, what a buyer was told, and orders that wait or cost
+//! nothing.
 
 use doorbuster_engine::domain::claims::{Claim, ClaimOutcome, Quantity};
 use doorbuster_engine::domain::countries::Country;

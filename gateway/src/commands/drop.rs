@@ -120,8 +120,8 @@ struct CreateArguments {
     /// Virtual warehouses the stock is split over; 2 for each primary of Redis if left out
     #[arg(long, value_name = "N")]
     warehouses: Option<u32>,
-    /// Tax on the goods in every country: 1900 is 19 %. Without this and --shipping-minor the drop takes the shop's rates by
-    /// country when it opens
+    /// Tax on the goods in every country: 1900 is 19 %. Without this and --shipping-minor the drop takes the shop's
+    /// rates by country when it opens
     #[arg(long, value_name = "BASIS_POINTS")]
     tax_basis_points: Option<u32>,
     /// Shipping of one order to every country, before tax, in the currency's smallest unit

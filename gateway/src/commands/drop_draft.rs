@@ -24,7 +24,8 @@ pub(super) struct UpdateArguments {
     /// Units a buyer may hold
     #[arg(long, value_name = "UNITS")]
     limit: Option<u32>,
-    /// Tax on the goods in every country: 1900 is 19 %. Given this or --shipping-minor, it does not take the shop's rates
+    /// Tax on the goods in every country: 1900 is 19 %. Given this or --shipping-minor, it does not take the shop's
+    /// rates
     #[arg(long, value_name = "BASIS_POINTS")]
     tax_basis_points: Option<u32>,
     /// Shipping of one order, in the currency's smallest unit

@@ -226,7 +226,8 @@ catalogue! {
         tells (lines);
     PriceChanged { lines: Vec<LineProblem> = repriced(), total: Amount = euros(14_900) } = CONFLICT "price_changed",
         "The price is not the one that was shown",
-        "Nothing was ordered or charged. If the buyer agrees, send the request again with this total as accepted_total.",
+        "Nothing was ordered or charged. If the buyer agrees, send the request again with this total as \
+            accepted_total.",
         tells (lines total);
     OutOfStock(lines: Vec<LineProblem> = short()) = CONFLICT "out_of_stock", "Fewer units are left",
         "Nothing was reserved: lines says what can be had of each.",

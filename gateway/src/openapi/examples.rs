@@ -47,7 +47,8 @@ pub(super) fn all() -> Vec<Example> {
 fn buyers_requests() -> Vec<Example> {
     vec![
         sent::<claims::NewClaim>(json!({
-            "sku": "shoe-42", "quantity": 1, "country": "DE", "accepted_total": { "amount_minor": 18_314, "currency": "EUR" }
+            "sku": "shoe-42", "quantity": 1, "country": "DE",
+            "accepted_total": { "amount_minor": 18_314, "currency": "EUR" }
         })),
         sent::<orders::NewAgreement>(json!({ "accepted_total": { "amount_minor": 18_564, "currency": "EUR" } })),
         sent::<standby::NewStandby>(json!({ "sku": "shoe-42", "quantity": 1 })),

@@ -53,8 +53,8 @@ pub struct NewClaim {
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 100, default = 1)]
     pub quantity: i64,
-    /// Where it is to go (ISO 3166-1): the answer says what it costs there, and an order that its address makes dearer is
-    /// not charged before its buyer agrees
+    /// Where it is to go (ISO 3166-1): the answer says what it costs there, and an order that its address makes dearer
+    /// is not charged before its buyer agrees
     #[schema(example = "DE")]
     pub country: Option<String>,
     /// The total that the buyer was shown for this country, and agrees to: GET /v1/drops/{drop}?country= has it for one
@@ -270,8 +270,8 @@ pub async fn asked(
     Ok(Asked { live, claim })
 }
 
-/// What a buyer who names a country was told, or is told by the answer. Whether it is so is for the claim to say: what is
-/// known here of the drop may be older.
+/// What a buyer who names a country was told, or is told by the answer. Whether it is so is for the claim to say: what
+/// is known here of the drop may be older.
 fn told(
     drop: &SaleDrop,
     variant: &DropVariant,

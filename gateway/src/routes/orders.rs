@@ -38,7 +38,8 @@ pub struct OrderFound {
     pub drop: Option<String>,
     #[schema(value_type = words::OrderState)]
     pub status: OrderState,
-    /// `REQUIRED` waits for POST /v1/orders/{id}/payment or, with `total_to_accept`, for POST /v1/orders/{id}/accept-total
+    /// `REQUIRED` waits for POST /v1/orders/{id}/payment; with `total_to_accept`, for
+    /// POST /v1/orders/{id}/accept-total
     #[schema(value_type = words::PaymentState)]
     pub payment: PaymentState,
     pub items: Vec<OrderItem>,
@@ -216,9 +217,9 @@ pub async fn pay_order(
 
 /// Agree to an order's total
 ///
-/// For an order with `total_to_accept`: sent to its buyer's address it costs more than they agreed to when they claimed.
-/// It is charged once they agree, with the saved checkout profile; without an agreement it ends as any order that is not
-/// paid in time. Applied once; a repeat with the same key is answered as the first, and marked
+/// For an order with `total_to_accept`: sent to its buyer's address it costs more than they agreed to when they
+/// claimed. It is charged once they agree, with the saved checkout profile; without an agreement it ends as any order
+/// that is not paid in time. Applied once; a repeat with the same key is answered as the first, and marked
 /// `Idempotent-Replayed: true`.
 #[utoipa::path(
     post, path = "/v1/orders/{id}/accept-total", tag = "orders",

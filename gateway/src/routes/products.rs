@@ -36,7 +36,8 @@ pub struct VariantOnSale {
     pub title: String,
     /// Before shipping and, unless it is a drop's whose prices include it, before tax
     pub price: Amount,
-    /// What one unit costs in the country that was asked for; left out if nothing of it is sent there, or none was asked for
+    /// What one unit costs in the country that was asked for; left out if nothing of it is sent there, or none was
+    /// asked for
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole_price: Option<WholePrice>,
     /// Whether a unit is free just now, on a shelf or in an open drop: a hint, no promise
@@ -71,7 +72,8 @@ async fn free_units(gate: &Gate, products: &[ProductId]) -> Result<HashMap<Strin
     Ok(free)
 }
 
-/// What one unit of each variant costs, sent to a country: what a drop sells by the drop's terms, the rest by the shop's.
+/// What one unit of each variant costs, sent to a country: what a drop sells by the drop's terms, the rest by the
+/// shop's.
 async fn whole_prices(
     gate: &Gate,
     products: &[Product],

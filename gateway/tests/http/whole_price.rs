@@ -73,7 +73,8 @@ async fn what_is_shown_for_a_country_is_what_a_claim_is_told() {
     assert_eq!(plain["price_includes_tax"], true);
     // 19 % in 119.00 are 19.00, and of 5.00 they are 0.95.
     let there = json!({
-        "country": "DE", "subtotal": euros(10_000), "tax": euros(1_900 + 95), "shipping": euros(500), "total": euros(12_495)
+        "country": "DE", "subtotal": euros(10_000), "tax": euros(1_900 + 95), "shipping": euros(500),
+        "total": euros(12_495)
     });
     assert_eq!(shown("?country=DE").await.json()["variants"][0]["whole_price"], there);
     assert_eq!(shown("?country=FR").await.json()["variants"][0]["whole_price"]["total"], euros(11_900 + 1_200));
