@@ -11,6 +11,7 @@ use doorbuster_engine::domain::ids::{
     BuyerId, DropId, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
 use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::pricing::{Rate, Terms};
 use doorbuster_engine::tokens::store::{LoadVariant, TokenStore, WarehouseStore};
 use doorbuster_sandbox::{Redis, RedisOptions, Sandbox};
 use jiff::{SignedDuration, Timestamp};
@@ -103,6 +104,13 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
         tax_basis_points: 0,
         shipping_tax_basis_points: None,
         shipping: Money::zero(currency),
+        rates_of_shop: false,
+        terms: Terms::flat(Rate {
+            tax_basis_points: 0,
+            shipping_tax_basis_points: None,
+            shipping: Money::zero(currency),
+            free_shipping_from: None,
+        }),
         opens_at: None,
         closes_at: None,
         pay_by: Timestamp::MAX,
@@ -137,6 +145,8 @@ pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
         warehouses,
         tax_basis_points: 1_900,
         shipping_minor: 490,
+        rates_of_shop: false,
+        price_includes_tax: false,
         opens_at: None,
         closes_at: None,
         pay_by: now + SignedDuration::from_hours(1),

@@ -2,13 +2,15 @@
 -- claim: takes tokens for a batch of claims whose buyers live in this warehouse. One atomic step for the whole batch.
 --
 -- KEYS  meta buyers claims / tokens spare
--- ARGV  epoch now_ms variants names requests
+-- ARGV  epoch now_ms variants names requests told
 -- REPLY code statuses details
 -- CODES OK NOT_LOADED FENCED
 --
 -- variants  one byte for each variant that the batch names, in the order of the keys behind the slash
 -- names     cmsgpack: the buyer of each claim, one behind the other without an array around them
 -- requests  14 bytes a claim: tail of the claim id (12), variant (1), quantity (1, from 1 to 100)
+-- told      10 bytes a claim, logged as they come: the country that its buyer named (2), and the total that they were
+--           told (8, big endian), or ten zeros; empty if that is so of every claim. A repeat is not held against it
 -- statuses  one byte for each claim, in order
 -- details   for each claim, in order, what its status brings, one behind the other:
 --           0 TAKEN, 1 REPLAYED  serials (4 bytes each, big endian), as many as the quantity
@@ -22,8 +24,10 @@
 -- stored or answered, and a batch of which every claim is taken is logged as it came.
 local meta, buyers, claims = KEYS[1], KEYS[2], KEYS[3]
 local epoch, now_ms, variants, names, requests = ARGV[1], ARGV[2], ARGV[3], { cmsgpack.unpack(ARGV[4]) }, ARGV[5]
-assert(#KEYS == 3 + 2 * #variants and #ARGV == 5, 'claim: wrong number of keys or arguments')
+local told = ARGV[6]
+assert(#KEYS == 3 + 2 * #variants and #ARGV == 6, 'claim: wrong number of keys or arguments')
 assert(#names <= 256 and #requests == 14 * #names, 'claim: too many claims, or not as many requests as names')
+assert(told == '' or #told == 10 * #names, 'claim: not as many told totals as names')
 local OK, NOT_LOADED, FENCED = 0, 1, 2
 local count = #names
 local byte, char, find, sub, pack, concat = string.byte, string.char, string.find, string.sub, struct.pack, table.concat
@@ -144,24 +148,28 @@ for index = 1, count do
     records[index], details[index] = status, detail
 end
 
-local all_names, all_requests, all_serials = ARGV[4], requests, concat(details)
+local all_names, all_requests, all_serials, all_told = ARGV[4], requests, concat(details), told
 local reply = { OK, concat(records), all_serials }
 if taken > 0 and taken < count then
-    local log_names, log_requests, log_serials = {}, {}, {}
+    local log_names, log_requests, log_serials, log_told = {}, {}, {}, {}
     for index = 1, count do
         if records[index] == '\0' then
             log_names[#log_names + 1] = cmsgpack.pack(names[index])
             log_requests[#log_requests + 1] = sub(requests, 14 * index - 13, 14 * index)
             log_serials[#log_serials + 1] = details[index]
+            log_told[#log_told + 1] = sub(told, 10 * index - 9, 10 * index)
         end
     end
     all_names, all_requests, all_serials = concat(log_names), concat(log_requests), concat(log_serials)
+    all_told = concat(log_told)
 end
 
 -- Write. Nothing behind the log can fail; where there is none, it was lost, and nothing is written.
 if taken > 0 then
-    local entry = redis.call('XADD', claims, 'NOMKSTREAM', '*', 'e', epoch, 't', now_ms, 'n', all_names, 'r', all_requests,
-        's', all_serials)
+    -- The field that only some entries have is the last: an older program finds all that it knows.
+    local fields_of_entry = { 'e', epoch, 't', now_ms, 'n', all_names, 'r', all_requests, 's', all_serials }
+    if all_told ~= '' then fields_of_entry[11], fields_of_entry[12] = 'a', all_told end
+    local entry = redis.call('XADD', claims, 'NOMKSTREAM', '*', unpack(fields_of_entry))
     if not entry then return { NOT_LOADED } end
     for position = 1, #variants do
         local from_range = range_before[position] - range[position]

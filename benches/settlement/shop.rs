@@ -46,6 +46,8 @@ impl Shop {
             warehouses: WAREHOUSES,
             tax_basis_points: 1_900,
             shipping_minor: 490,
+            rates_of_shop: false,
+            price_includes_tax: false,
             opens_at: None,
             closes_at: None,
             pay_by: Timestamp::from_second(4_000_000_000).expect("a time"),

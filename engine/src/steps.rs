@@ -105,7 +105,8 @@ pub const STEPS: &[&str] = &[
 
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
 /// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
-/// `attempts.lease` is told of as `charge.leased`. What `lost.lose_claims` has not come to, a process that dies forgets.
+/// What `payments.accept_total` was asked its buyer asks again. `attempts.lease` is told of as `charge.leased`. What
+/// `lost.lose_claims` has not come to, a process that dies forgets.
 pub const NO_STEPS: &[&str] = &[
     "attempts.give_back_unsent",
     "attempts.lease",
@@ -118,6 +119,7 @@ pub const NO_STEPS: &[&str] = &[
     "drafts.delete_draft",
     "drafts.write_draft",
     "drops.archive",
+    "drops.begin_opening",
     "drops.create_drop",
     "drops.warehouse_contents",
     "erasures.erase_buyer",
@@ -127,6 +129,7 @@ pub const NO_STEPS: &[&str] = &[
     "lost.lose_claims",
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
+    "payments.accept_total",
     "poison.settle",
     "rates.replace",
     "restocks.restock",

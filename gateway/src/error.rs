@@ -110,7 +110,7 @@ pub struct ProblemBody {
     /// The lines of the cart that are in the way (`lines_refused`, `price_changed`, `out_of_stock`)
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     lines: Vec<LineProblem>,
-    /// What the cart costs now (`price_changed`)
+    /// What the cart, the claim or the order costs (`price_changed`, `total_not_accepted`)
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<Amount>,
 }

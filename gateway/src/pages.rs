@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
+use doorbuster_engine::domain::countries::Country;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -32,8 +33,10 @@ pub enum PageKey {
     Products {
         after: Option<i32>,
         count: i64,
+        /// With what they cost there.
+        to: Option<Country>,
     },
-    Product(i32),
+    Product(i32, Option<Country>),
 }
 
 /// A page with its tag. Cheap to clone.
@@ -215,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_page_is_read_once_a_second_however_many_ask() {
         let (pages, slow) = (Pages::default(), Slow::default());
-        let key = PageKey::Product(1);
+        let key = PageKey::Product(1, None);
         for second in 1..=3 {
             let answers = join_all((0..100).map(|_| pages.page(key, slow.read(10)))).await;
             assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|page| page.bytes.len() == 10)));
@@ -225,15 +228,15 @@ mod tests {
             assert_eq!(slow.reads(), second, "not yet a second old");
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        pages.page(PageKey::Product(2), slow.read(10)).await.unwrap();
-        pages.page(PageKey::Products { after: None, count: 21 }, slow.read(10)).await.unwrap();
+        pages.page(PageKey::Product(2, None), slow.read(10)).await.unwrap();
+        pages.page(PageKey::Products { after: None, count: 21, to: None }, slow.read(10)).await.unwrap();
         assert_eq!(slow.reads(), 5, "each key by itself");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_hangs_up_neither_stops_a_reading_nor_makes_another_one_begin() {
         let (pages, slow) = (Pages::default(), Slow::default());
-        let key = PageKey::Product(1);
+        let key = PageKey::Product(1, None);
         for _ in 0..50 {
             let gone = tokio::time::timeout(Duration::from_millis(1), pages.page(key, slow.read(10))).await;
             assert!(gone.is_err());
@@ -245,19 +248,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn few_pages_are_read_at_a_time_and_who_waits_too_long_is_told() {
         let (pages, slow) = (Pages::default(), Slow::default());
-        let answers = join_all((0..100).map(|id| pages.page(PageKey::Product(id), slow.read(10)))).await;
+        let answers = join_all((0..100).map(|id| pages.page(PageKey::Product(id, None), slow.read(10)))).await;
         assert_eq!(slow.most.load(Ordering::SeqCst), STATEMENTS_MAX);
         let read = answers.iter().filter(|answer| answer.is_ok()).count();
         let told = answers.iter().filter(|answer| matches!(answer, Err(Problem::Overloaded))).count();
         // Ten rounds of a tenth of a second, and perhaps those that ended as the wait did.
         assert!((40..=44).contains(&read) && read + told == 100, "{read} were read, {told} told to come back");
-        pages.page(PageKey::Product(99), slow.read(10)).await.unwrap();
+        pages.page(PageKey::Product(99, None), slow.read(10)).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_for_those_who_waited_for_it() {
         let (pages, slow) = (Pages::default(), Slow::default());
-        let key = PageKey::Product(1);
+        let key = PageKey::Product(1, None);
         let reads = Arc::new(AtomicUsize::new(0));
         let fail = |problem: Problem| {
             let reads = Arc::clone(&reads);
@@ -272,7 +275,7 @@ mod tests {
         assert_eq!(reads.load(Ordering::SeqCst), 1);
         pages.page(key, slow.read(10)).await.unwrap();
         // That there is nothing is an answer, for as long as any other.
-        let nothing = PageKey::Product(3);
+        let nothing = PageKey::Product(3, None);
         for _ in 0..10 {
             let answer = pages.page(nothing, fail(Problem::ProductNotFound)).await;
             assert!(matches!(answer, Err(Problem::ProductNotFound)));
@@ -281,7 +284,7 @@ mod tests {
         tokio::time::advance(FRESH).await;
         pages.page(nothing, slow.read(10)).await.unwrap();
         // A reading that panics is neither waited for nor kept.
-        let other = PageKey::Product(2);
+        let other = PageKey::Product(2, None);
         let panics = async { panic!("this test wants it") };
         assert!(matches!(pages.page(other, panics).await, Err(Problem::Unavailable)));
         pages.page(other, slow.read(10)).await.unwrap();
@@ -298,14 +301,14 @@ mod tests {
         let (pages, slow) = (Pages::default(), Slow::default());
         let large = BYTES_MAX / 4;
         for id in 0..6 {
-            pages.page(PageKey::Product(id), slow.read(large)).await.unwrap();
+            pages.page(PageKey::Product(id, None), slow.read(large)).await.unwrap();
         }
         assert_eq!(size(&pages), (4, 4 * large));
-        assert!(!pages.known().pages.contains_key(&PageKey::Product(1)), "the oldest went first");
-        pages.page(PageKey::Product(9), slow.read(BYTES_MAX + 1)).await.unwrap();
+        assert!(!pages.known().pages.contains_key(&PageKey::Product(1, None)), "the oldest went first");
+        pages.page(PageKey::Product(9, None), slow.read(BYTES_MAX + 1)).await.unwrap();
         assert_eq!(size(&pages), (0, 0), "too large for any memory");
         for id in 0..2 * PAGES_MAX as i32 {
-            pages.page(PageKey::Product(id), slow.read(1)).await.unwrap();
+            pages.page(PageKey::Product(id, None), slow.read(1)).await.unwrap();
         }
         assert_eq!(size(&pages), (PAGES_MAX, PAGES_MAX));
     }

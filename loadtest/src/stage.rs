@@ -112,6 +112,8 @@ impl Stage {
             warehouses,
             tax_basis_points: 1_900,
             shipping_minor: 490,
+            rates_of_shop: false,
+            price_includes_tax: false,
             opens_at: None,
             closes_at: None,
             pay_by: Clock::System.now() + SignedDuration::from_hours(24),

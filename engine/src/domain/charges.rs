@@ -125,6 +125,14 @@ pub fn check_charge(amount: Money) -> Result<(), NotChargeable> {
     Ok(())
 }
 
+/// Whether an order can have this total: nothing, which is not charged at all, or what the provider charges.
+pub fn check_total(total: Money) -> Result<(), NotChargeable> {
+    if total.amount_minor == 0 && row(total.currency).is_some() {
+        return Ok(());
+    }
+    check_charge(total)
+}
+
 /// Whether an amount may go back: it may be less than the smallest charge, and what was charged bounds it.
 pub fn check_refund(amount: Money) -> Result<(), NotChargeable> {
     if row(amount.currency).is_none() {
@@ -149,7 +157,16 @@ fn check_maximum(amount: Money) -> Result<(), NotChargeable> {
 
 /// A share of an amount, in 1/100 of a percent, rounded half away from zero to what can be charged.
 pub fn share(of: Money, basis_points: u32) -> Result<Money, MoneyError> {
-    let whole = 10_000 * i128::from(step(of.currency));
+    part(of, basis_points, 10_000)
+}
+
+/// The tax that an amount includes, rounded in the same way.
+pub fn included(of: Money, basis_points: u32) -> Result<Money, MoneyError> {
+    part(of, basis_points, 10_000 + i128::from(basis_points))
+}
+
+fn part(of: Money, basis_points: u32, of_parts: i128) -> Result<Money, MoneyError> {
+    let whole = of_parts * i128::from(step(of.currency));
     let scaled = i128::from(of.amount_minor) * i128::from(basis_points);
     let steps = (scaled.abs() + whole / 2) / whole * scaled.signum();
     let minor = i64::try_from(steps * i128::from(step(of.currency))).map_err(|_| MoneyError::Overflow)?;
@@ -234,6 +251,32 @@ mod tests {
         assert_eq!(share(money(49, "EUR"), 100), Ok(money(0, "EUR")));
         assert_eq!(share(money(-50, "EUR"), 100), Ok(money(-1, "EUR")));
         assert!(share(money(i64::MAX, "EUR"), 20_000).is_err());
+    }
+
+    #[test]
+    fn tax_that_a_price_includes_is_what_can_be_charged() {
+        for (gross, basis_points, tax) in [
+            (money(11_900, "EUR"), 1_900, 1_900),
+            // 99.99 with 19 %: 15.9647…
+            (money(9_999, "EUR"), 1_900, 1_596),
+            (money(1_100, "JPY"), 1_000, 100),
+            // 5 % in 1.010 are 0.0481: 0.050 is the next step.
+            (money(1_010, "KWD"), 500, 50),
+            (money(9_999, "EUR"), 0, 0),
+            (money(i64::MAX, "EUR"), 10_000, i64::MAX / 2 + 1),
+        ] {
+            assert_eq!(included(gross, basis_points), Ok(Money::new(tax, gross.currency)), "{gross} {basis_points}");
+        }
+    }
+
+    #[test]
+    fn an_order_costs_nothing_or_what_can_be_charged() {
+        for total in [money(0, "EUR"), money(50, "EUR"), money(0, "KWD"), money(0, "JPY")] {
+            assert_eq!(check_total(total), Ok(()), "{total}");
+        }
+        for total in [money(1, "EUR"), money(49, "EUR"), money(-1, "EUR"), money(55, "KWD"), money(0, "ZZZ")] {
+            assert!(check_total(total).is_err(), "{total}");
+        }
     }
 
     #[test]

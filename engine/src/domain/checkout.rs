@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::carts::CartLine;
-use super::charges::check_charge;
+use super::charges::check_total;
 use super::claims::Quantity;
+use super::countries::Country;
 use super::ids::{DropId, DropName, VariantId, VariantNumber};
 use super::money::{Money, MoneyError};
-use super::pricing::{Rate, Totals};
+use super::pricing::{Rate, Terms, Totals};
 use super::stock::StockWay;
 
 /// A variant as it can be bought now.
@@ -36,7 +37,7 @@ pub struct DropOffer {
     pub drop: DropId,
     pub name: DropName,
     pub number: VariantNumber,
-    pub rate: Rate,
+    pub terms: Terms,
 }
 
 /// What is ordered of one variant.
@@ -72,6 +73,8 @@ pub struct DropLine {
     pub line: Line,
     pub offer: DropOffer,
     pub units: Quantity,
+    /// Where it goes.
+    pub to: Country,
     pub totals: Totals,
 }
 
@@ -109,8 +112,14 @@ pub struct PriceChange {
 }
 
 impl Quote {
-    /// Prices a cart that has lines. `rate`: of the country it goes to, in the currency of its first line.
-    pub fn of(cart: &[CartLine], mut sales: HashMap<VariantId, ForSale>, rate: Option<&Rate>) -> Result<Self, NoQuote> {
+    /// Prices a cart that has lines. `to`: where it goes, `None` if nobody knows such a country; `rate`: the shop's
+    /// there, in the currency of its first line.
+    pub fn of(
+        cart: &[CartLine],
+        mut sales: HashMap<VariantId, ForSale>,
+        to: Option<Country>,
+        rate: Option<&Rate>,
+    ) -> Result<Self, NoQuote> {
         let (mut goods, mut drop_line, mut faults) = (Vec::new(), None, Vec::new());
         let mut currency = None;
         for line in cart {
@@ -157,15 +166,15 @@ impl Quote {
         let drop_line = match drop_line {
             None => None,
             Some((line, offer, units)) => {
-                let subtotal = line.sale.price.times(line.quantity).map_err(not_chargeable)?;
-                let totals = Totals::of(subtotal, &offer.rate).map_err(not_chargeable)?;
-                Some(DropLine { line, offer, units, totals })
+                let to = to.ok_or(NoQuote::NotServed)?;
+                let totals = offer.terms.totals(line.sale.price, line.quantity, to).ok_or(NoQuote::NotServed)?;
+                Some(DropLine { totals: totals.map_err(not_chargeable)?, line, offer, units, to })
             }
         };
         let nothing = || NoQuote::NotChargeable("there is nothing to pay for".to_owned());
         let mut quote = Self { goods, drop_line, total: Money::zero(currency.ok_or_else(nothing)?) };
         for charge in quote.charges().collect::<Vec<_>>() {
-            check_charge(charge).map_err(|why| NoQuote::NotChargeable(why.to_string()))?;
+            check_total(charge).map_err(|why| NoQuote::NotChargeable(why.to_string()))?;
             quote.total = quote.total.plus(charge).map_err(not_chargeable)?;
         }
         Ok(quote)
@@ -199,9 +208,14 @@ impl Quote {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::pricing::RateTable;
 
     fn euros(minor: i64) -> Money {
         Money::new(minor, "EUR".parse().unwrap())
+    }
+
+    fn germany() -> Option<Country> {
+        "DE".parse().ok()
     }
 
     fn rate() -> Rate {
@@ -225,13 +239,13 @@ mod tests {
     }
 
     fn of_drop(id: i32, price: Money) -> ForSale {
-        let rate = Rate {
+        let terms = Terms::flat(Rate {
             tax_basis_points: 700,
             shipping_tax_basis_points: Some(0),
             shipping: euros(100),
             free_shipping_from: None,
-        };
-        let offer = DropOffer { drop: DropId(1), name: "d".parse().unwrap(), number: VariantNumber(0), rate };
+        });
+        let offer = DropOffer { drop: DropId(1), name: "d".parse().unwrap(), number: VariantNumber(0), terms };
         ForSale { from: Source::Drop(offer), ..shelf(id, price) }
     }
 
@@ -242,7 +256,7 @@ mod tests {
             price_at_add: euros(100),
         });
         let sales = sales.into_iter().map(|sale| (sale.variant_id, sale)).collect();
-        Quote::of(&lines.collect::<Vec<_>>(), sales, Some(&rate()))
+        Quote::of(&lines.collect::<Vec<_>>(), sales, germany(), Some(&rate()))
     }
 
     #[test]
@@ -284,13 +298,33 @@ mod tests {
         let sales = |price| HashMap::from([(VariantId(1), shelf(1, price))]);
         let free =
             Rate { tax_basis_points: 0, shipping_tax_basis_points: None, shipping: euros(0), free_shipping_from: None };
-        for (price, why) in [(0, "0.00 EUR is not"), (100_101, "more than 999999.99 EUR"), (i64::MAX / 2, "64 bits")] {
-            let refused = Quote::of(&cart, sales(euros(price)), Some(&free));
+        for (price, why) in [(-1, "-9.99 EUR is not"), (100_101, "more than 999999.99 EUR"), (i64::MAX / 2, "64 bits")]
+        {
+            let refused = Quote::of(&cart, sales(euros(price)), germany(), Some(&free));
             assert!(matches!(&refused, Err(NoQuote::NotChargeable(said)) if said.contains(why)), "{refused:?}");
         }
         let few = [CartLine { quantity: 1, ..cart[0] }];
-        assert!(matches!(Quote::of(&few, sales(euros(49)), Some(&free)), Err(NoQuote::NotChargeable(_))));
-        assert_eq!(Quote::of(&cart, sales(euros(1)), None), Err(NoQuote::NotServed));
-        assert!(Quote::of(&cart, sales(euros(100_100)), Some(&free)).is_ok());
+        assert!(matches!(Quote::of(&few, sales(euros(49)), germany(), Some(&free)), Err(NoQuote::NotChargeable(_))));
+        assert_eq!(Quote::of(&cart, sales(euros(1)), germany(), None), Err(NoQuote::NotServed));
+        for price in [0, 100_100] {
+            assert!(Quote::of(&cart, sales(euros(price)), germany(), Some(&free)).is_ok(), "{price}");
+        }
+    }
+
+    #[test]
+    fn a_drop_goes_where_its_own_rates_say_it_goes() {
+        let of_shop = |country: &str, from: ForSale| {
+            let cart = [CartLine { variant_id: VariantId(3), quantity: 1, price_at_add: euros(500) }];
+            let sales = HashMap::from([(VariantId(3), from)]);
+            Quote::of(&cart, sales, country.parse().ok(), None).map(|quote| quote.total)
+        };
+        let Source::Drop(offer) = of_drop(3, euros(500)).from else { panic!("units of a drop") };
+        let served = offer.terms.rates.of(germany().unwrap()).copied().unwrap();
+        let rates = RateTable::new(vec![(germany().unwrap(), served)], None);
+        let offer = DropOffer { terms: Terms { rates, price_includes_tax: true }, ..offer };
+        let sale = ForSale { from: Source::Drop(offer), ..shelf(3, euros(500)) };
+        assert_eq!(of_shop("DE", sale.clone()), Ok(euros(600)), "though the shop has no rates there");
+        assert_eq!(of_shop("FR", sale.clone()), Err(NoQuote::NotServed));
+        assert_eq!(of_shop("nowhere", sale), Err(NoQuote::NotServed));
     }
 }

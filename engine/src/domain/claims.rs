@@ -4,8 +4,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::countries::Country;
 use super::drops::MAX_BUYER_LIMIT;
 use super::ids::{BuyerId, ClaimId, DropId, IdempotencyKey, Serial, VariantNumber};
+use super::money::Money;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("quantity must be 1 to {MAX_BUYER_LIMIT}")]
@@ -41,11 +43,25 @@ pub struct Claim {
     pub buyer: BuyerId,
     pub variant: VariantNumber,
     pub quantity: Quantity,
+    /// `None`: its buyer did not ask what it costs.
+    pub told: Option<ToldTotal>,
+}
+
+/// What a buyer was told that a claim costs, sent to a country: in the currency of its drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToldTotal {
+    pub country: Country,
+    pub total_minor: i64,
 }
 
 impl Claim {
     pub fn new(drop: DropId, buyer: BuyerId, key: &IdempotencyKey, variant: VariantNumber, quantity: Quantity) -> Self {
-        Self { id: ClaimId::new(drop, &buyer, key), buyer, variant, quantity }
+        Self { id: ClaimId::new(drop, &buyer, key), buyer, variant, quantity, told: None }
+    }
+
+    /// The same claim of a buyer who was told what it costs.
+    pub fn told(self, country: Country, total: Money) -> Self {
+        Self { told: Some(ToldTotal { country, total_minor: total.amount_minor }), ..self }
     }
 }
 
@@ -113,4 +129,10 @@ pub enum ClaimOutcome {
     Closed,
     /// This buyer has given back, or not paid, so many claims of the drop that they get no more of it.
     TooManyReleased,
+    /// It costs another total than its buyer was told; nothing was taken.
+    PriceChanged {
+        total: Money,
+    },
+    /// The drop sends nothing to the country that the claim names; nothing was taken.
+    NotServed,
 }

@@ -1,5 +1,8 @@
 //! The countries that goods are sent to: one list for addresses and for rates.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// ISO 3166-1 alpha-2.
 const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS \
     BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ \
@@ -15,6 +18,43 @@ const WITHOUT_POSTAL_CODES: &str = "AE AG AO AW BF BI BJ BO BS BW BZ CD CF CG CI
 
 /// Codes that people write for a country which has another one.
 const MEANT: [(&str, &str); 3] = [("UK", "GB"), ("EL", "GR"), ("EN", "GB")];
+
+/// A country of the list, in two bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Country([u8; 2]);
+
+impl Country {
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a country is made of ASCII capitals only")
+    }
+
+    pub fn bytes(self) -> [u8; 2] {
+        self.0
+    }
+}
+
+impl FromStr for Country {
+    /// What is wrong with a code that names none.
+    type Err = String;
+
+    fn from_str(code: &str) -> Result<Self, String> {
+        check_country(code)?;
+        let bytes = code.as_bytes().try_into();
+        Ok(Self(bytes.expect("every code of the list has two bytes")))
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// Says what is wrong with a code that names no country.
 pub fn check_country(code: &str) -> Result<(), String> {

@@ -68,8 +68,10 @@ pub enum RefundOf {
 /// What an order was charged, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Charge {
-    /// Number, quantity and price of one unit, before VAT.
+    /// Number, quantity and price of one unit.
     pub goods: Vec<(u32, u32, i64)>,
+    /// These prices include VAT; otherwise they are before it.
+    pub price_includes_tax: bool,
     pub subtotal_minor: i64,
     /// On goods and shipping together.
     pub tax_minor: i64,
@@ -108,9 +110,17 @@ impl Charge {
         let goods_tax = self.tax_minor - shipping_tax;
         let rate = self.tax_basis_points.unwrap_or_else(|| implied_rate(self.subtotal_minor, goods_tax));
         let worth = self.goods.iter().map(|(_, quantity, price)| i64::from(*quantity) * price).collect::<Vec<_>>();
-        // Their worth is the subtotal; where somebody has changed one of the two, the order's total is what was
-        // charged.
-        let (nets, taxes) = (spread(self.subtotal_minor, &worth), spread(goods_tax, &worth));
+        // Their worth is the subtotal, or that with its VAT; where somebody has changed one of the two, the order's
+        // total is what was charged.
+        let taxes = spread(goods_tax, &worth);
+        let nets = match self.price_includes_tax {
+            // A line costs what its price says, to the last unit: what is not VAT is net.
+            true => {
+                let gross = spread(self.subtotal_minor + goods_tax, &worth);
+                gross.iter().zip(&taxes).map(|(gross, tax)| gross - tax).collect()
+            }
+            false => spread(self.subtotal_minor, &worth),
+        };
         let goods = self.goods.iter().zip(nets.into_iter().zip(taxes));
         let mut lines = goods
             .map(|((line, quantity, _), (net_minor, tax_minor))| ChargedLine {
@@ -411,6 +421,7 @@ mod tests {
     fn two_pairs() -> Vec<ChargedLine> {
         let charge = Charge {
             goods: vec![(1, 2, 14_900)],
+            price_includes_tax: false,
             subtotal_minor: 29_800,
             tax_minor: 5_662 + 93,
             shipping_minor: 490,
@@ -499,6 +510,7 @@ mod tests {
     fn orders_of_older_programs_have_lines_too() {
         let charge = Charge {
             goods: vec![(1, 1, 14_900), (2, 3, 333)],
+            price_includes_tax: false,
             subtotal_minor: 15_899,
             tax_minor: 3_021,
             shipping_minor: 490,
@@ -621,14 +633,22 @@ mod tests {
         #[test]
         fn the_lines_of_an_invoice_add_up_to_its_order(
             goods in prop::collection::vec((1_u32..5, 0_i64..50_000), 1..6),
-            rate in 0_u32..3_000, shipping in 0_i64..2_000, is_old in any::<bool>(),
+            rate in 0_u32..3_000, shipping in 0_i64..2_000, is_old in any::<bool>(), is_gross in any::<bool>(),
         ) {
+            // Before there were prices that include VAT, rates were not written down.
+            let price_includes_tax = is_gross && !is_old;
             let goods = (1..).zip(goods).map(|(line, (quantity, price))| (line, quantity, price)).collect::<Vec<_>>();
-            let subtotal = goods.iter().map(|(_, quantity, price)| i64::from(*quantity) * price).sum::<i64>();
+            let worth = goods.iter().map(|(_, quantity, price)| i64::from(*quantity) * price).sum::<i64>();
+            let of_goods = match price_includes_tax {
+                true => share(worth, rate.into(), 10_000 + i64::from(rate)),
+                false => share(worth, rate.into(), 10_000),
+            };
+            let subtotal = if price_includes_tax { worth - of_goods } else { worth };
             let shipping_tax = if is_old { 0 } else { share(shipping, rate.into(), 10_000) };
-            let tax = share(subtotal, rate.into(), 10_000) + shipping_tax;
+            let tax = of_goods + shipping_tax;
             let charge = Charge {
                 goods: goods.clone(),
+                price_includes_tax,
                 subtotal_minor: subtotal,
                 tax_minor: tax,
                 shipping_minor: shipping,
@@ -638,7 +658,8 @@ mod tests {
             let lines = charge.lines();
             prop_assert_eq!(lines.iter().map(ChargedLine::gross_minor).sum::<i64>(), subtotal + tax + shipping);
             for (line, (_, quantity, price)) in lines.iter().zip(&goods) {
-                prop_assert_eq!(line.net_minor, i64::from(*quantity) * price);
+                let asked = if price_includes_tax { line.gross_minor() } else { line.net_minor };
+                prop_assert_eq!(asked, i64::from(*quantity) * price);
             }
             let split = split(&lines.iter().map(CreditLine::from).collect::<Vec<_>>());
             prop_assert_eq!((split.sales_minor, split.tax_minor, split.shipping_minor), (subtotal, tax, shipping));

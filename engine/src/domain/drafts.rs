@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::claims::Acknowledgement;
 use super::drops::{DropState, InvalidDrop, NewDrop, NewVariant, SaleDrop};
 use super::money::Money;
+use super::pricing::RateTable;
 
 /// What is to be different; what is `None` stays. Stock and warehouses are rows already: for others a draft is
 /// deleted and made again.
@@ -18,6 +19,7 @@ pub struct DraftChange {
     pub buyer_limit: Option<u32>,
     pub tax_basis_points: Option<u32>,
     pub shipping_minor: Option<i64>,
+    pub price_includes_tax: Option<bool>,
     /// `Some(None)`: by hand.
     pub opens_at: Option<Option<Timestamp>>,
     pub closes_at: Option<Option<Timestamp>>,
@@ -55,6 +57,13 @@ impl DraftChange {
         changed.buyer_limit = self.buyer_limit.unwrap_or(drop.buyer_limit);
         changed.tax_basis_points = self.tax_basis_points.unwrap_or(drop.tax_basis_points);
         changed.shipping = Money::new(self.shipping_minor.unwrap_or(drop.shipping.amount_minor), drop.currency);
+        if self.tax_basis_points.is_some() || self.shipping_minor.is_some() {
+            changed.rates_of_shop = false;
+        }
+        if !changed.rates_of_shop {
+            changed.terms.rates = RateTable::everywhere(changed.rate());
+        }
+        changed.terms.price_includes_tax = self.price_includes_tax.unwrap_or(drop.terms.price_includes_tax);
         changed.opens_at = self.opens_at.unwrap_or(drop.opens_at);
         changed.closes_at = self.closes_at.unwrap_or(drop.closes_at);
         changed.pay_by = self.pay_by.unwrap_or(drop.pay_by);
@@ -98,6 +107,8 @@ pub fn terms(drop: &SaleDrop) -> NewDrop {
         warehouses: drop.warehouses.len() as u32,
         tax_basis_points: drop.tax_basis_points,
         shipping_minor: drop.shipping.amount_minor,
+        rates_of_shop: drop.rates_of_shop,
+        price_includes_tax: drop.terms.price_includes_tax,
         opens_at: drop.opens_at,
         closes_at: drop.closes_at,
         pay_by: drop.pay_by,
@@ -112,6 +123,7 @@ mod tests {
     use super::*;
     use crate::domain::drops::{DropVariant, PayTerms, Warehouse};
     use crate::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
+    use crate::domain::pricing::{Rate, Terms};
 
     fn drop(state: DropState) -> SaleDrop {
         let currency = "EUR".parse().unwrap();
@@ -135,6 +147,13 @@ mod tests {
             tax_basis_points: 1_900,
             shipping_tax_basis_points: None,
             shipping: Money::new(490, currency),
+            rates_of_shop: false,
+            terms: Terms::flat(Rate {
+                tax_basis_points: 1_900,
+                shipping_tax_basis_points: None,
+                shipping: Money::new(490, currency),
+                free_shipping_from: None,
+            }),
             opens_at: Some(at(100)),
             closes_at: Some(at(200)),
             pay_by: at(1_300),
@@ -199,6 +218,7 @@ mod tests {
             buyer_limit: Some(4),
             tax_basis_points: Some(700),
             shipping_minor: Some(0),
+            price_includes_tax: Some(true),
             opens_at: Some(None),
             closes_at: Some(Some(at(250))),
             pay_by: Some(at(1_400)),
@@ -212,6 +232,7 @@ mod tests {
         expected.variants[0].price.amount_minor = 5_000;
         expected.variants[1].price.amount_minor = 6_000;
         (expected.buyer_limit, expected.tax_basis_points, expected.shipping.amount_minor) = (4, 700, 0);
+        expected.terms = Terms { price_includes_tax: true, ..Terms::flat(expected.rate()) };
         (expected.opens_at, expected.closes_at, expected.pay_by) = (None, Some(at(250)), at(1_400));
         expected.pay_terms =
             PayTerms { within: Some(SignedDuration::from_mins(20)), decline_grace: SignedDuration::from_mins(2) };
@@ -224,7 +245,7 @@ mod tests {
         let none = DraftChange::default;
         let second = SignedDuration::from_secs(1);
         let cases = [
-            (DraftChange { price_minor: Some(0), ..none() }, InvalidDrop::Price("shoe-42".to_owned())),
+            (DraftChange { price_minor: Some(-1), ..none() }, InvalidDrop::Price("shoe-42".to_owned())),
             (DraftChange { buyer_limit: Some(101), ..none() }, InvalidDrop::BuyerLimit(101)),
             (DraftChange { tax_basis_points: Some(10_001), ..none() }, InvalidDrop::Tax(10_001)),
             (DraftChange { shipping_minor: Some(-1), ..none() }, InvalidDrop::Shipping),
@@ -252,6 +273,11 @@ mod tests {
         for (own, rates) in [(0, &[700][..]), (70, &[700]), (19, &[]), (19, &[0])] {
             assert_eq!(tax(own, rates), Ok(()), "{own} beside {rates:?}");
         }
+        let mut of_shop = drop(DropState::Draft);
+        of_shop.rates_of_shop = true;
+        let kept = |change: DraftChange| change.of(&of_shop).unwrap().rates_of_shop;
+        assert!(kept(DraftChange { price_minor: Some(0), ..none() }));
+        assert!(!kept(DraftChange { shipping_minor: Some(0), ..none() }), "terms of its own");
         let strange = DraftChange { prices: vec![("boot".to_owned(), 1)], ..none() };
         assert_eq!(strange.of(&drop(DropState::Draft)), Err(DraftKept::UnknownSku("boot".to_owned())));
     }

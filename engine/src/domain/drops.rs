@@ -5,12 +5,13 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::catalog::{is_name, is_sku, name_rule};
-use super::charges::{NotChargeable, check_charge};
-use super::claims::Acknowledgement;
+use super::charges::{NotChargeable, check_total};
+use super::claims::{Acknowledgement, Claim, ClaimOutcome};
+use super::countries::Country;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use super::money::{Currency, Money};
 use super::payments::DECLINE_GRACE;
-use super::pricing::{Rate, Totals};
+use super::pricing::{Rate, Terms};
 
 /// A drop has at most this many variants: they are numbered in one byte, and a batch may name every one of them.
 pub const MAX_VARIANTS: usize = 32;
@@ -98,6 +99,10 @@ pub struct SaleDrop {
     /// What shipping is taxed with. `None`: as the goods are. Drops made before there was VAT on shipping have 0.
     pub shipping_tax_basis_points: Option<u32>,
     pub shipping: Money,
+    /// It takes the shop's rates in its currency when it opens; if there are none, its own.
+    pub rates_of_shop: bool,
+    /// What its orders cost in each country: of a draft, as they would be now.
+    pub terms: Terms,
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
     pub pay_by: Timestamp,
@@ -157,7 +162,7 @@ impl SaleDrop {
         xxh3_64_with_seed(buyer.as_str().as_bytes(), self.home_key)
     }
 
-    /// What its orders cost beside their goods.
+    /// What its orders cost beside their goods by its own terms, which are the same in every country.
     pub fn rate(&self) -> Rate {
         Rate {
             tax_basis_points: self.tax_basis_points,
@@ -165,6 +170,35 @@ impl SaleDrop {
             shipping: self.shipping,
             free_shipping_from: None,
         }
+    }
+
+    /// Whether every order of it can be charged, wherever it goes.
+    pub fn check_totals(&self) -> Result<(), InvalidDrop> {
+        for (country, rate) in self.terms.rates.rows() {
+            for variant in &self.variants {
+                for quantity in 1..=self.buyer_limit {
+                    let totals = self.terms.totals_at(rate, variant.price, quantity);
+                    let total = totals.map_err(|_| InvalidDrop::Amount)?.total;
+                    check_total(total).map_err(|why| match (country, variant.sku.clone()) {
+                        (Some(country), sku) => InvalidDrop::NotChargeableThere { country, sku, quantity, why },
+                        (None, sku) => InvalidDrop::NotChargeable { sku, quantity, why },
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a claim may not be made at what its buyer was told. `None`: nothing is in its way.
+    pub fn price_in_the_way(&self, claim: &Claim) -> Option<ClaimOutcome> {
+        let told = claim.told?;
+        let price = self.variant(claim.variant)?.price;
+        let Some(totals) = self.terms.totals(price, claim.quantity.units(), told.country) else {
+            return Some(ClaimOutcome::NotServed);
+        };
+        // One that does not fit was refused when the drop was made.
+        let total = totals.ok()?.total;
+        (total.amount_minor != told.total_minor).then_some(ClaimOutcome::PriceChanged { total })
     }
 
     pub fn variant(&self, number: VariantNumber) -> Option<&DropVariant> {
@@ -207,6 +241,11 @@ pub struct NewDrop {
     pub warehouses: u32,
     pub tax_basis_points: u32,
     pub shipping_minor: i64,
+    /// The shop's rates, as they are when it opens, instead of these two. Where there are none in its currency, these
+    /// two.
+    pub rates_of_shop: bool,
+    /// The prices include the tax on the goods.
+    pub price_includes_tax: bool,
     pub opens_at: Option<Timestamp>,
     pub closes_at: Option<Timestamp>,
     pub pay_by: Timestamp,
@@ -227,7 +266,7 @@ pub enum InvalidDrop {
     VariantCount(usize),
     #[error("the SKU {0:?} must be 1 to 64 visible ASCII characters and occur once")]
     Sku(String),
-    #[error("the price of {0} must be at least 1 minor unit")]
+    #[error("the price of {0} cannot be negative")]
     Price(String),
     #[error("the stock of all variants is {0} units; at most {MAX_STOCK_UNITS} fit into one drop")]
     Stock(u64),
@@ -251,6 +290,8 @@ pub enum InvalidDrop {
     NoUnits(String),
     #[error("nobody could pay for {quantity} × {sku}: {why}")]
     NotChargeable { sku: String, quantity: u32, why: NotChargeable },
+    #[error("nobody in {country} could pay for {quantity} × {sku}: {why}")]
+    NotChargeableThere { country: Country, sku: String, quantity: u32, why: NotChargeable },
     #[error(
         "tax of {own} basis points is less than a tenth of what the shop's rates have in {currency} ({usual}): 1900 is 19 %, \
         and a drop without tax has 0"
@@ -337,17 +378,19 @@ impl NewDrop {
             if !is_name(&variant.title) {
                 return Err(InvalidDrop::Title(variant.sku.clone()));
             }
-            if variant.price_minor < 1 {
+            if variant.price_minor < 0 {
                 return Err(InvalidDrop::Price(variant.sku.clone()));
             }
             if variant.stock_units == 0 {
                 return Err(InvalidDrop::NoUnits(variant.sku.clone()));
             }
             let price = Money::new(variant.price_minor, self.currency);
+            // Its own terms, which it has too should there be no others; those of the shop are looked at when it opens.
+            let terms = Terms { price_includes_tax: self.price_includes_tax, ..Terms::flat(self.rate()) };
             for quantity in 1..=self.buyer_limit {
-                let totals = Totals::of_units(price, quantity, &self.rate());
+                let totals = terms.totals_at(&self.rate(), price, quantity);
                 let total = totals.map_err(|_| InvalidDrop::Amount)?.total;
-                check_charge(total).map_err(|why| InvalidDrop::NotChargeable {
+                check_total(total).map_err(|why| InvalidDrop::NotChargeable {
                     sku: variant.sku.clone(),
                     quantity,
                     why,

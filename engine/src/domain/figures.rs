@@ -68,6 +68,7 @@ mod tests {
     use crate::domain::claims::Acknowledgement;
     use crate::domain::drops::{DropVariant, PayTerms};
     use crate::domain::ids::DropId;
+    use crate::domain::pricing::{Rate, Terms};
 
     #[test]
     fn every_unit_is_counted_once_in_every_state() {
@@ -84,6 +85,13 @@ mod tests {
             tax_basis_points: 0,
             shipping_tax_basis_points: None,
             shipping: Money::zero(currency),
+            rates_of_shop: false,
+            terms: Terms::flat(Rate {
+                tax_basis_points: 0,
+                shipping_tax_basis_points: None,
+                shipping: Money::zero(currency),
+                free_shipping_from: None,
+            }),
             opens_at: None,
             closes_at: None,
             pay_by: jiff::Timestamp::UNIX_EPOCH,

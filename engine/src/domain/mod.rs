@@ -20,6 +20,7 @@ pub mod drafts;
 pub mod grant_kinds;
 pub mod figures;
 pub mod claims;
+pub mod whole_price;
 pub mod settlement;
 pub mod lost;
 pub mod carts;

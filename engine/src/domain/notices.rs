@@ -34,6 +34,8 @@ pub enum Notice {
         #[serde(default)]
         attempt: u32,
     },
+    /// It costs more than its buyer agreed to, and waits for them to agree.
+    TotalChanged,
     /// The provider wants the buyer to act.
     PaymentActionRequired,
     OrderConfirmed,
@@ -123,11 +125,12 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 16] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 17] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
             Self::PaymentMethodRequired { reason: "card_declined".to_owned(), attempt: 1 },
+            Self::TotalChanged,
             Self::PaymentActionRequired,
             Self::OrderConfirmed,
             Self::PaymentFailed { reason: "card_declined".to_owned() },
@@ -149,6 +152,7 @@ impl Notice {
             Self::OrderCreated => "order_created",
             Self::PaymentRequired => "payment_required",
             Self::PaymentMethodRequired { .. } => "payment_method_required",
+            Self::TotalChanged => "total_changed",
             Self::PaymentActionRequired => "payment_action_required",
             Self::OrderConfirmed => "order_confirmed",
             Self::PaymentFailed { .. } => "payment_failed",
@@ -170,6 +174,7 @@ impl Notice {
             Self::OrderCreated => "order.created",
             Self::PaymentRequired => "order.payment_required",
             Self::PaymentMethodRequired { .. } => "order.payment_method_required",
+            Self::TotalChanged => "order.total_changed",
             Self::PaymentActionRequired => "order.payment_action_required",
             Self::OrderConfirmed => "order.confirmed",
             Self::PaymentFailed { .. } => "order.payment_failed",
@@ -242,7 +247,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 16] {
+    fn samples() -> [Notice; 17] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

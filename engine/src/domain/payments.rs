@@ -6,6 +6,7 @@
 //!     |                      |  |                   METHOD_REQUIRED --Expired, Cancel--> CANCEL_REQUESTED
 //!     |                      |  '--Declined--> CANCEL_REQUESTED --IntentCanceled--> FAILED        (declined for good)
 //!     |                      '--WentDark--> UNKNOWN --(as IN_FLIGHT, once the provider has been asked)
+//!     |--NothingToPay--> SUCCEEDED                                          (the order costs nothing: no call is made)
 //!     '--Expired--> FAILED      (nothing was ever sent, so nothing can be captured)
 //! ACTION_REQUIRED --Expired--> CANCEL_REQUESTED     (the buyer had minutes to act, or until pay_by)
 //! any of IN_FLIGHT, UNKNOWN, CANCEL_REQUESTED --Contradiction--> MANUAL_REVIEW
@@ -13,6 +14,7 @@
 //! The order is cancelled before it ships:
 //! REQUIRED, IN_FLIGHT, UNKNOWN --CancelUnsent--> CANCELED                (no confirm was ever dispatched)
 //! IN_FLIGHT, UNKNOWN, ACTION_REQUIRED, PROCESSING --Cancel--> CANCEL_REQUESTED --CancelConfirmed--> CANCELED
+//! SUCCEEDED --CancelFree--> CANCELED                                     (the order costs nothing: nothing goes back)
 //!
 //! Money goes back:
 //! SUCCEEDED, PARTIALLY_REFUNDED --RefundAsked--> REFUND_PENDING --(refunds settled)--> PARTIALLY_REFUNDED | REFUNDED
@@ -55,6 +57,8 @@ pub enum PaymentState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentEvent {
     MethodGiven,
+    /// The order costs nothing.
+    NothingToPay,
     Succeeded,
     /// The card was declined, and its order ends.
     Declined,
@@ -71,6 +75,8 @@ pub enum PaymentEvent {
     Contradiction,
     /// The order was cancelled before the call that could take money was dispatched.
     CancelUnsent,
+    /// The order was cancelled, and had cost nothing.
+    CancelFree,
     /// The order was cancelled, and money may have been taken: the provider must say.
     Cancel,
     /// The provider confirmed the end of the intent of an order that was cancelled.
@@ -236,6 +242,7 @@ impl PaymentState {
         use PaymentEvent as E;
         match (self, event) {
             (Self::Required | Self::MethodRequired, E::MethodGiven) => Ok(Self::InFlight),
+            (Self::Required, E::NothingToPay) => Ok(Self::Succeeded),
             (Self::Required, E::Expired) => Ok(Self::Failed),
             // The buyer did not act in time; the intent must be canceled first, for he still may.
             (Self::ActionRequired | Self::MethodRequired, E::Expired) => Ok(Self::CancelRequested),
@@ -283,6 +290,7 @@ impl PaymentState {
                 E::Contradiction,
             ) => Ok(Self::ManualReview),
             (Self::Required | Self::InFlight | Self::Unknown, E::CancelUnsent) => Ok(Self::Canceled),
+            (Self::Succeeded, E::CancelFree) => Ok(Self::Canceled),
             (
                 Self::MethodRequired
                 | Self::InFlight
@@ -462,6 +470,7 @@ mod tests {
         use PaymentEvent as E;
         let every = [
             E::MethodGiven,
+            E::NothingToPay,
             E::Succeeded,
             E::Declined,
             E::ActionRequired,

@@ -234,7 +234,7 @@ impl Engine {
             Some(sale) => self.ledger.rate_for(country, sale.price.currency).await?,
             None => None,
         };
-        match Quote::of(&cart.lines, sales, rate.as_ref()) {
+        match Quote::of(&cart.lines, sales, country.parse().ok(), rate.as_ref()) {
             Ok(quote) => Ok(Ok(CartQuote { cart, quote, profile })),
             Err(no_quote) => Ok(Err(CheckoutRefused::NoQuote(no_quote))),
         }

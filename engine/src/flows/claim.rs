@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::domain::claims::{Acknowledgement, Claim, ClaimOutcome};
+use crate::domain::drops::DropState;
 use crate::domain::ids::{BuyerId, ClaimId, DropName, Epoch, OrderId, Serial};
 use crate::steps;
 use crate::tokens::TokenError;
@@ -130,7 +131,9 @@ impl Engine {
             return Ok(None);
         }
         let home = *live.home_of(&claim.buyer);
-        let outcome = match self.refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
+        let refused = price_in_the_way(live, claim)
+            .or_else(|| self.refused_already(live, &claim.buyer, claim.variant, claim.quantity));
+        let outcome = match refused {
             Some(refused) => refused,
             None => match live.submit(&home, claim.clone()).await.map_err(EngineError::from) {
                 Ok(outcome) => match at_home(outcome, live) {
@@ -170,6 +173,10 @@ impl Engine {
     async fn try_claim(&self, live: &LiveDrop, claim: &Claim) -> Result<ClaimOutcome, EngineError> {
         let home = *live.home_of(&claim.buyer);
         let deadline = Instant::now() + SEARCH_DEADLINE;
+        // Again for each reading of the drop: which rates it opened with goes with the epochs of its warehouses.
+        if let Some(refused) = price_in_the_way(live, claim) {
+            return Ok(refused);
+        }
         if let Some(refused) = self.refused_already(live, &claim.buyer, claim.variant, claim.quantity) {
             return Ok(refused);
         }
@@ -178,6 +185,12 @@ impl Engine {
             None => self.search(live, claim, deadline).await,
         }
     }
+}
+
+/// Why a claim is refused for its price, without any store. The terms of a drop are fixed once it is no draft; what we
+/// know of a draft may be old, and its warehouses refuse whoever knows no more than that.
+fn price_in_the_way(live: &LiveDrop, claim: &Claim) -> Option<ClaimOutcome> {
+    if live.drop.state == DropState::Draft { None } else { live.drop.price_in_the_way(claim) }
 }
 
 /// What a buyer's home decides by itself. `None`: it has too few units, and others may have some.

@@ -17,7 +17,7 @@ use crate::domain::drops::{
 use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
 use crate::domain::orders::OrderState;
 use crate::domain::rest::{LEASE_MAX, REST};
-use crate::ledger::drops::{DropCreated, Due, WarehouseContents};
+use crate::ledger::drops::{DropCreated, Due, OpeningBegun, WarehouseContents};
 use crate::ledger::restocks::RestockDecided;
 use crate::ledger::settlements::Settling;
 use crate::steps;
@@ -160,8 +160,10 @@ impl Engine {
                 if let Err(uneven) = self.tokens.check_spread(&drop).await? {
                     return Ok(Err(DropRefused::Uneven(uneven)));
                 }
-                if !self.ledger.move_drop(drop.id, &[DropState::Draft], DropState::Opening).await? {
-                    return Box::pin(self.open_drop(name)).await;
+                match self.ledger.begin_opening(drop.id).await? {
+                    OpeningBegun::Begun => {}
+                    OpeningBegun::OtherState => return Box::pin(self.open_drop(name)).await,
+                    OpeningBegun::Invalid(invalid) => return Ok(Err(DropRefused::Invalid(invalid))),
                 }
                 // A draft may have been changed since it was read; from now on it cannot be. What was changed is
                 // checked too.

@@ -118,6 +118,8 @@ fn note(row: &Row) -> Result<Note, LedgerError> {
             buyer: buyer.parse().map_err(|_| wrong("buyers"))?,
             variant: VariantNumber(u8::try_from(variant).map_err(|_| wrong("variants"))?),
             quantity: Quantity::new(i64::from(units)).map_err(|_| wrong("units"))?,
+            // Nobody settles a claim from its note.
+            told: None,
         })
     });
     Ok(Note { id: NoteId(id), epoch: Epoch(row.get(1)), claims: claims.collect::<Result<_, LedgerError>>()? })

@@ -131,7 +131,7 @@ pub(super) async fn hand_out(
             let place = PlaceId(place);
             handed.awards.push(Award {
                 place,
-                claim: Claim { id: ClaimId::of_place(drop, &buyer, place), buyer, variant, quantity },
+                claim: Claim { id: ClaimId::of_place(drop, &buyer, place), buyer, variant, quantity, told: None },
                 home: WarehouseId(row.get(3)),
                 units: gather(free.by_ref().take(quantity.units() as usize)),
             });
@@ -319,6 +319,7 @@ impl Ledger {
                     buyer: buyer.parse().map_err(|_| wrong("buyer", buyer))?,
                     variant: VariantNumber(row.get::<_, i16>(2) as u8),
                     quantity: Quantity::new(quantity.into()).map_err(|_| wrong("quantity", &quantity.to_string()))?,
+                    told: None,
                 };
                 Ok(ClaimToSettle::without_log(claim, serials(row.get(4)), warehouse, now))
             })

@@ -15,8 +15,9 @@ use uuid::Uuid;
 
 use super::drops::inconsistent;
 use super::error::{LedgerError, expect_rows};
-use super::locked_order::{lock_orders, lock_payment, remove};
+use super::locked_order::{confirm_free, lock_orders, lock_payment, remove};
 use super::outbox;
+use super::poison::told;
 use super::pool::Ledger;
 use super::profiles::{CheckoutProfile, LOCK_BUYER};
 use super::reservations::{Demand, Portion, Reserved, Shortage as ShortOf, reserve};
@@ -325,7 +326,8 @@ impl Ledger {
 
 const SELECT: &str = "-- checkouts.select
     select c.checkout_id, c.buyer, c.digest, c.variants, c.quantities, c.currency, c.total_minor, c.order_id, c.claim_id,
-           c.drop_id, c.claim_variant, c.claim_units, c.claim_state, c.key, c.created_at, c.ended_at is not null
+           c.drop_id, c.claim_variant, c.claim_units, c.claim_state, c.key, c.created_at, c.ended_at is not null,
+           c.claim_country, c.claim_total_minor
     from checkouts c";
 
 fn checkout(row: &Row) -> Result<Checkout, LedgerError> {
@@ -343,6 +345,7 @@ fn checkout(row: &Row) -> Result<Checkout, LedgerError> {
                 buyer: buyer.clone(),
                 variant: VariantNumber(row.get::<_, i16>(10) as u8),
                 quantity: Quantity::new(units.into()).map_err(|_| wrong("claim_units", &units.to_string()))?,
+                told: told(row.get(16), row.get(17)).ok_or_else(|| wrong("claim_country", "no country"))?,
             };
             let known = ClaimState::ALL.into_iter().find(|known| known.as_str() == state);
             let state = known.ok_or_else(|| wrong("claim_state", state))?;
@@ -404,13 +407,15 @@ async fn insert(
 ) -> Result<bool, LedgerError> {
     const SQL: &str = "-- checkouts.insert
         insert into checkouts (checkout_id, buyer, key, digest, cart_version, variants, quantities, currency, total_minor, order_id,
-                               claim_id, drop_id, claim_variant, claim_units, claim_state, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                               claim_id, drop_id, claim_variant, claim_units, claim_state, created_at, claim_country,
+                               claim_total_minor)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
         on conflict do nothing";
     let quote = new.quote;
     let (variants, quantities): (Vec<_>, Vec<_>) =
         quote.lines().map(|line| (line.sale.variant_id.0, line.quantity.cast_signed())).unzip();
     let claim = quote.drop_line.as_ref().map(|line| (claim_of(new.id, new.buyer, line), line));
+    let told = claim.as_ref().and_then(|(claim, _)| claim.told);
     let arguments: &[&(dyn ToSql + Sync)] = &[
         &new.id.0,
         &new.buyer.as_str(),
@@ -428,6 +433,8 @@ async fn insert(
         /* units */ &claim.as_ref().map(|(claim, _)| i16::from(claim.quantity.as_byte())),
         /* state */ &claim.as_ref().map(|_| ClaimState::Pending.as_str()),
         /* now */ &now,
+        /* country */ &told.as_ref().map(|told| told.country.as_str()),
+        /* total */ &told.map(|told| told.total_minor),
     ];
     Ok(tx.execute(&tx.prepare_cached(SQL).await?, arguments).await? == 1)
 }
@@ -435,7 +442,9 @@ async fn insert(
 /// The claim of a checkout: its id is made of the checkout's, so that every try of it is the same claim.
 fn claim_of(id: CheckoutId, buyer: &BuyerId, line: &crate::domain::checkout::DropLine) -> Claim {
     let key = format!("checkout-{id}").parse().expect("a word and a UUID are an idempotency key");
-    Claim::new(line.offer.drop, buyer.clone(), &key, line.offer.number, line.units)
+    let claim = Claim::new(line.offer.drop, buyer.clone(), &key, line.offer.number, line.units);
+    // What the buyer has agreed to, whatever their address is by the time that the claim is settled.
+    claim.told(line.to, line.totals.total)
 }
 
 fn demands(goods: &Goods) -> Vec<Demand> {
@@ -503,9 +512,16 @@ async fn write_order(
     tx.execute(&tx.prepare_cached(ITEMS).await?, arguments).await?;
     // Nobody is charged before the units of the drop are his.
     let is_waiting = new.quote.drop_line.is_some();
-    let state = if is_waiting { PaymentState::Required } else { PaymentState::InFlight }.as_str();
-    let method = (!is_waiting).then_some(new.profile.payment_method.as_str());
-    let due_at = (!is_waiting).then_some(now);
+    let is_free = !is_waiting && totals.total.amount_minor == 0;
+    let is_charged = !is_waiting && !is_free;
+    let state = match (is_waiting, is_free) {
+        (true, _) => PaymentState::Required,
+        (false, true) => PaymentState::Succeeded,
+        (false, false) => PaymentState::InFlight,
+    };
+    let state = state.as_str();
+    let method = is_charged.then_some(new.profile.payment_method.as_str());
+    let due_at = is_charged.then_some(now);
     let arguments: &[&(dyn ToSql + Sync)] = &[
         &new.order.0,
         &state,
@@ -522,7 +538,7 @@ async fn write_order(
     if !is_waiting {
         outbox::enqueue(tx, new.order, &Notice::OrderCreated, now).await?;
     }
-    Ok(())
+    if is_free { confirm_free(tx, &[new.order.0], now).await } else { Ok(()) }
 }
 
 fn cart_version(version: CartVersion) -> i64 {

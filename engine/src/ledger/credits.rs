@@ -20,7 +20,7 @@ pub(super) async fn charges(
 ) -> Result<HashMap<Uuid, Charge>, LedgerError> {
     const ORDERS: &str = "-- credits.orders
         select o.order_id, o.subtotal_minor, o.tax_minor, o.shipping_minor,
-               coalesce(o.tax_basis_points, d.tax_basis_points), o.shipping_tax_basis_points
+               coalesce(o.tax_basis_points, d.tax_basis_points), o.shipping_tax_basis_points, o.price_includes_tax
         from orders o left join drops d using (drop_id) where o.order_id = any($1)";
     const ITEMS: &str = "-- credits.items
         select order_id, line, quantity, unit_price_minor from order_items
@@ -30,6 +30,7 @@ pub(super) async fn charges(
     let rate = |row: &Row, column| row.get::<_, Option<i32>>(column).map(i32::cast_unsigned);
     let charge = |row: &Row| Charge {
         goods: Vec::new(),
+        price_includes_tax: row.get(6),
         subtotal_minor: row.get(1),
         tax_minor: row.get(2),
         shipping_minor: row.get(3),

@@ -27,7 +27,8 @@ impl Ledger {
             const DROP: &str = "-- drafts.write_drop
                 update drops set buyer_limit = $2, tax_basis_points = $3, shipping_minor = $4, opens_at = $5,
                                  closes_at = $6, pay_by = $7, acknowledgement = $8, replicas = $9,
-                                 pay_within_seconds = $10, decline_grace_seconds = $11
+                                 rates_of_shop = $10, price_includes_tax = $11,
+                                 pay_within_seconds = $12, decline_grace_seconds = $13
                 where drop_id = $1";
             const PRICES: &str = "-- drafts.write_prices
                 update drop_variants v set price_minor = given.price
@@ -50,6 +51,8 @@ impl Ledger {
                         /* pay_by */ &after.pay_by,
                         /* acknowledgement */ &after.acknowledgement.as_str(),
                         /* replicas */ &i16::from(after.replicas),
+                        &after.rates_of_shop,
+                        &after.terms.price_includes_tax,
                         /* pay_within_seconds */ &after.pay_terms.within.map(seconds),
                         /* decline_grace_seconds */ &seconds(after.pay_terms.decline_grace),
                     ],

@@ -1,6 +1,6 @@
 //! Drops, their warehouses and their units.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::GenericClient;
 use jiff::{SignedDuration, Timestamp};
@@ -10,13 +10,15 @@ use uuid::Uuid;
 use super::erasures;
 use super::error::LedgerError;
 use super::pool::Ledger;
+use super::rates::{copy_to_drop, tables_of_drops};
 use super::tx::run_tx;
-use crate::domain::drops::{DropState, DropVariant, NewDrop, PayTerms, SaleDrop, Warehouse};
+use crate::domain::drops::{DropState, DropVariant, InvalidDrop, NewDrop, PayTerms, SaleDrop, Warehouse};
 use crate::domain::ids::{
     BuyerId, ClaimId, DropId, DropName, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
+use crate::domain::pricing::{Rate, RateTable, Terms};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DropCreated {
@@ -24,6 +26,16 @@ pub enum DropCreated {
     NameTaken,
     /// The SKU belongs to another product, or is sold in another currency.
     SkuTaken(String),
+}
+
+/// How a draft became a drop that opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpeningBegun {
+    Begun,
+    /// It is neither a draft nor opening.
+    OtherState,
+    /// At the shop's rates somebody could not pay for it; it is still a draft.
+    Invalid(InvalidDrop),
 }
 
 /// What Postgres knows of one warehouse: all that a load puts into Redis.
@@ -135,7 +147,8 @@ impl Ledger {
             const DROP: &str = "-- drops.new_drop
                     insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
                                        tax_basis_points, shipping_tax_basis_points, shipping_minor, opens_at, closes_at,
-                                       pay_by, acknowledgement, replicas, pay_within_seconds, decline_grace_seconds)
+                                       pay_by, acknowledgement, replicas, rates_of_shop, price_includes_tax,
+                                       pay_within_seconds, decline_grace_seconds)
                     values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13, $14, $15)
                     returning drop_id";
             let drop_id: i32 = tx
@@ -155,6 +168,8 @@ impl Ledger {
                         /* pay_by */ &new.pay_by,
                         /* acknowledgement */ &new.acknowledgement.as_str(),
                         /* replicas */ &i16::from(new.replicas),
+                        &new.rates_of_shop,
+                        &new.price_includes_tax,
                         /* pay_within_seconds */ &new.pay_terms.within.map(seconds),
                         /* decline_grace_seconds */ &seconds(new.pay_terms.decline_grace),
                     ],
@@ -257,6 +272,29 @@ impl Ledger {
         let connection = self.connection().await?;
         let changed = connection.execute(SQL, &[&id.0, /* from */ &from, /* to */ &to.as_str()]).await?;
         Ok(changed == 1)
+    }
+
+    /// Makes a draft a drop that opens, at the shop's rates of this moment if it takes them; one that opens already is
+    /// as it was. In the same step, so that whoever sees a warehouse of the drop loaded sees the rates at which it
+    /// sells.
+    pub async fn begin_opening(&self, id: DropId) -> Result<OpeningBegun, LedgerError> {
+        run_tx!(self, "drops.begin_opening", tx, keep if OpeningBegun::Begun, {
+            const LOCK: &str = "-- drops.lock_to_open\nselect state from drops where drop_id = $1 for no key update";
+            const MOVE: &str = "-- drops.begin_opening\nupdate drops set state = 'opening' where drop_id = $1";
+            let Some(row) = tx.query_opt(LOCK, &[&id.0]).await? else { return Ok(OpeningBegun::OtherState) };
+            match row.get::<_, &str>(0) {
+                "draft" => {}
+                "opening" => return Ok(OpeningBegun::Begun),
+                _ => return Ok(OpeningBegun::OtherState),
+            }
+            tx.execute(MOVE, &[&id.0]).await?;
+            copy_to_drop(tx, id).await?;
+            let drop = read_drops(tx, "d.drop_id = $1", &[&id.0]).await?.pop();
+            match drop.map_or(Ok(()), |drop| drop.check_totals()) {
+                Ok(()) => Ok(OpeningBegun::Begun),
+                Err(invalid) => Ok(OpeningBegun::Invalid(invalid)),
+            }
+        })
     }
 
     /// Drops that the clock opens or closes, and openings that somebody began and did not finish.
@@ -388,33 +426,37 @@ impl Ledger {
     }
 }
 
+const SELECT: &str = "-- drops.find
+    select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
+           d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
+           d.replicas, d.shipping_tax_basis_points, d.rates_of_shop, d.price_includes_tax,
+           (select array_agg(w.warehouse_id order by w.number) from warehouses w where w.drop_id = d.drop_id),
+           (select array_agg(w.number order by w.number) from warehouses w where w.drop_id = d.drop_id),
+           (select array_agg(w.epoch order by w.number) from warehouses w where w.drop_id = d.drop_id),
+           d.pay_within_seconds, d.decline_grace_seconds
+    from drops d join products p using (product_id)";
+
 /// Drops as they are, read with a connection or within a transaction.
 pub(super) async fn read_drops(
     client: &impl GenericClient,
     condition: &'static str,
     arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)],
 ) -> Result<Vec<SaleDrop>, LedgerError> {
-    let sql = format!(
-        "-- drops.find
-        select d.drop_id, d.name, d.product_id, p.name, d.state, d.currency, d.buyer_limit, d.home_key,
-               d.tax_basis_points, d.shipping_minor, d.opens_at, d.closes_at, d.pay_by, d.acknowledgement,
-               d.replicas, d.shipping_tax_basis_points, d.pay_within_seconds, d.decline_grace_seconds
-        from drops d join products p using (product_id) where {condition} order by d.drop_id"
-    );
+    let sql = format!("{SELECT} where {condition} order by d.drop_id");
     let statement = client.prepare_cached(&sql).await?;
     let mut drops = Vec::new();
     for row in client.query(&statement, arguments).await? {
+        // The row has the epochs of its warehouses as of one instant. What comes behind it is no older: so whoever
+        // knows the epoch under which a warehouse opened knows the prices and rates with which the drop did, for these
+        // are fixed before ([`Ledger::begin_opening`]).
         let drop_id: i32 = row.get(0);
         const VARIANTS: &str = "-- drops.variants
             select dv.number, dv.variant_id, v.sku, v.title, dv.price_minor, dv.stock
             from drop_variants dv join variants v using (variant_id) where dv.drop_id = $1 order by dv.number";
-        const WAREHOUSES: &str = "-- drops.warehouses
-            select warehouse_id, number, epoch from warehouses where drop_id = $1 order by number";
         let variants = client.prepare_cached(VARIANTS).await?;
-        let warehouses = client.prepare_cached(WAREHOUSES).await?;
         let variants = client.query(&variants, &[&drop_id]).await?;
-        let warehouses = client.query(&warehouses, &[&drop_id]).await?;
-        drops.push(drop_from_rows(&row, &variants, &warehouses)?);
+        let rates = if row.get(16) { tables_of_drops(client, &[DropId(drop_id)]).await? } else { HashMap::new() };
+        drops.push(drop_from_rows(&row, &variants, rates.into_values().next())?);
     }
     Ok(drops)
 }
@@ -487,11 +529,30 @@ pub(super) fn name_of(row: &Row, column: usize) -> Result<DropName, LedgerError>
     name.parse().map_err(|_| inconsistent("drops", "name", name, name))
 }
 
-fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<SaleDrop, LedgerError> {
+/// What a drop's row says of its prices: by its own terms, which are the same in every country, unless it has others.
+pub(super) fn terms_of(own: Rate, rates: Option<RateTable>, price_includes_tax: bool) -> Terms {
+    Terms { rates: rates.unwrap_or_else(|| RateTable::everywhere(own)), price_includes_tax }
+}
+
+fn drop_from_rows(row: &Row, variants: &[Row], rates: Option<RateTable>) -> Result<SaleDrop, LedgerError> {
     let name = name_of(row, 1)?;
     let (state, currency): (&str, &str) = (row.get(4), row.get(5));
     let state = DropState::ALL.into_iter().find(|known| known.as_str() == state);
     let currency = currency.parse().map_err(|_| inconsistent("drops", "currency", &name, currency))?;
+    let numbers = row.get::<_, Option<Vec<i16>>>(19).unwrap_or_default();
+    let (ids, epochs): (Option<Vec<i32>>, Option<Vec<i64>>) = (row.get(18), row.get(20));
+    let warehouses = ids.unwrap_or_default().into_iter().zip(numbers).zip(epochs.unwrap_or_default());
+    let warehouses = warehouses.map(|((id, number), epoch)| Warehouse {
+        id: WarehouseId(id),
+        number: WarehouseNumber(number as u16),
+        epoch: Epoch(epoch),
+    });
+    let own = Rate {
+        tax_basis_points: row.get::<_, i32>(8) as u32,
+        shipping_tax_basis_points: row.get::<_, Option<i32>>(15).map(i32::cast_unsigned),
+        shipping: Money::new(row.get(9), currency),
+        free_shipping_from: None,
+    };
     Ok(SaleDrop {
         id: DropId(row.get(0)),
         product_id: row.get(2),
@@ -500,15 +561,17 @@ fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<Sal
         currency,
         buyer_limit: row.get::<_, i16>(6) as u32,
         home_key: row.get::<_, i64>(7).cast_unsigned(),
-        tax_basis_points: row.get::<_, i32>(8) as u32,
-        shipping_tax_basis_points: row.get::<_, Option<i32>>(15).map(i32::cast_unsigned),
-        shipping: Money::new(row.get(9), currency),
+        tax_basis_points: own.tax_basis_points,
+        shipping_tax_basis_points: own.shipping_tax_basis_points,
+        shipping: own.shipping,
+        rates_of_shop: row.get(16),
+        terms: terms_of(own, rates, row.get(17)),
         opens_at: row.get(10),
         closes_at: row.get(11),
         pay_by: row.get(12),
         pay_terms: PayTerms {
-            within: row.get::<_, Option<i32>>(16).map(from_seconds),
-            decline_grace: from_seconds(row.get(17)),
+            within: row.get::<_, Option<i32>>(21).map(from_seconds),
+            decline_grace: from_seconds(row.get(22)),
         },
         acknowledgement: row
             .get::<_, &str>(13)
@@ -526,14 +589,7 @@ fn drop_from_rows(row: &Row, variants: &[Row], warehouses: &[Row]) -> Result<Sal
                 stock_units: row.get::<_, i32>(5) as u32,
             })
             .collect(),
-        warehouses: warehouses
-            .iter()
-            .map(|row| Warehouse {
-                id: WarehouseId(row.get(0)),
-                number: WarehouseNumber(row.get::<_, i16>(1) as u16),
-                epoch: Epoch(row.get(2)),
-            })
-            .collect(),
+        warehouses: warehouses.collect(),
         name,
     })
 }

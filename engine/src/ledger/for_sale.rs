@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
-use super::drops::inconsistent;
+use super::drops::{inconsistent, terms_of};
 use super::error::LedgerError;
 use super::pool::Ledger;
+use super::rates::tables_of_drops;
 use crate::domain::checkout::{DropOffer, ForSale, Source};
 use crate::domain::ids::{DropId, VariantId, VariantNumber};
 use crate::domain::money::Money;
-use crate::domain::pricing::Rate;
+use crate::domain::pricing::{Rate, RateTable};
 use crate::domain::stock::StockWay;
 
 impl Ledger {
@@ -20,11 +21,11 @@ impl Ledger {
         const SQL: &str = "-- for_sale.for_sale
             select v.variant_id, v.product_id, v.sku, v.title, v.price_minor, v.currency, v.active and p.active, p.reservation,
                    d.drop_id, d.name, d.number, d.price_minor, d.tax_basis_points, d.shipping_minor,
-                   d.shipping_tax_basis_points
+                   d.shipping_tax_basis_points, d.price_includes_tax, d.rates_of_shop
             from variants v join products p using (product_id)
                  left join lateral (
                      select d.drop_id, d.name, dv.number, dv.price_minor, d.tax_basis_points, d.shipping_minor,
-                            d.shipping_tax_basis_points
+                            d.shipping_tax_basis_points, d.price_includes_tax, d.rates_of_shop
                      from drop_variants dv join drops d using (drop_id)
                      where dv.variant_id = v.variant_id and d.state in ('open', 'paused')
                      order by d.state = 'open' desc, d.drop_id desc limit 1
@@ -34,12 +35,18 @@ impl Ledger {
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
         let rows = connection.query(&statement, &[&ids]).await?;
-        let sales = rows.iter().map(for_sale);
+        let at_shop_rates = rows.iter().filter(|row| row.get::<_, Option<bool>>(16) == Some(true));
+        let at_shop_rates = at_shop_rates.map(|row| DropId(row.get(8))).collect::<Vec<_>>();
+        let mut rates = HashMap::new();
+        if !at_shop_rates.is_empty() {
+            rates = tables_of_drops(&connection, &at_shop_rates).await?;
+        }
+        let sales = rows.iter().map(|row| for_sale(row, &rates));
         sales.map(|sale| sale.map(|sale| (sale.variant_id, sale))).collect()
     }
 }
 
-fn for_sale(row: &Row) -> Result<ForSale, LedgerError> {
+fn for_sale(row: &Row, rates: &HashMap<DropId, RateTable>) -> Result<ForSale, LedgerError> {
     let (id, currency, way): (i32, &str, &str) = (row.get(0), row.get(5), row.get(7));
     let currency = currency.parse().map_err(|_| inconsistent("variants", "currency", id, currency))?;
     let way = way.parse().map_err(|_| inconsistent("products", "reservation", id, way))?;
@@ -51,16 +58,17 @@ fn for_sale(row: &Row) -> Result<ForSale, LedgerError> {
         (StockWay::Tokens, Some(drop)) => {
             price = Money::new(row.get(11), currency);
             let name: &str = row.get(9);
+            let own = Rate {
+                tax_basis_points: row.get::<_, i32>(12).cast_unsigned(),
+                shipping_tax_basis_points: row.get::<_, Option<i32>>(14).map(i32::cast_unsigned),
+                shipping: Money::new(row.get(13), currency),
+                free_shipping_from: None,
+            };
             Source::Drop(DropOffer {
                 drop: DropId(drop),
                 name: name.parse().map_err(|_| inconsistent("drops", "name", drop, name))?,
                 number: VariantNumber(row.get::<_, i16>(10) as u8),
-                rate: Rate {
-                    tax_basis_points: row.get::<_, i32>(12).cast_unsigned(),
-                    shipping_tax_basis_points: row.get::<_, Option<i32>>(14).map(i32::cast_unsigned),
-                    shipping: Money::new(row.get(13), currency),
-                    free_shipping_from: None,
-                },
+                terms: terms_of(own, rates.get(&DropId(drop)).cloned(), row.get(15)),
             })
         }
         (way, _) => Source::Shelves(way),

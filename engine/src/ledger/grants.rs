@@ -245,6 +245,7 @@ fn claim_of(row: &Row, id: Uuid) -> Result<Claim, LedgerError> {
         variant: VariantNumber(row.get::<_, i16>(7) as u8),
         quantity: Quantity::new(units.into())
             .map_err(|_| inconsistent("grants", "claim_units", id, &units.to_string()))?,
+        told: None,
     })
 }
 

@@ -240,8 +240,22 @@ async fn items<'a>(tx: &Transaction<'_>, orders: &[&'a LockedOrder]) -> Result<V
     Ok(rows.iter().map(item).collect())
 }
 
+/// Orders that cost nothing, whose payments stand as succeeded: as those whose money is there, and no provider hears of
+/// them.
+pub(super) async fn confirm_free(tx: &Transaction<'_>, orders: &[Uuid], now: Timestamp) -> Result<(), LedgerError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let orders = lock_orders(tx, orders).await?;
+    sell(tx, &orders.iter().collect::<Vec<_>>(), "there is nothing to pay", now).await
+}
+
 /// Orders whose money is there: stock, journal, history and notices follow, one statement each however many they are.
 pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: Timestamp) -> Result<(), LedgerError> {
+    sell(tx, orders, "the charge succeeded", now).await
+}
+
+async fn sell(tx: &Transaction<'_>, orders: &[&LockedOrder], reason: &str, now: Timestamp) -> Result<(), LedgerError> {
     const SOLD: &str = "-- locked_order.sell
         update inventory i
         set quantity_available = quantity_available - sold.units, quantity_reserved = quantity_reserved - sold.units,
@@ -250,7 +264,7 @@ pub(super) async fn confirm(tx: &Transaction<'_>, orders: &[&LockedOrder], now: 
               from order_items where order_id = any($1) group by 1, 2, 3) sold
         where i.product_id = sold.product_id and i.variant_id = sold.variant_id and i.warehouse_id = sold.warehouse_id
         returning (select count(distinct (product_id, variant_id, warehouse_id)) from order_items where order_id = any($1))";
-    move_orders(tx, orders, OrderEvent::Paid, (PAYMENTS, "the charge succeeded"), now).await?;
+    move_orders(tx, orders, OrderEvent::Paid, (PAYMENTS, reason), now).await?;
     let ids = orders.iter().map(|order| order.id.0).collect::<Vec<_>>();
     lock_inventory_of(tx, &ids).await?;
     let sold = planned(tx, SOLD, &[&ids]).await?;

@@ -29,6 +29,10 @@ pub struct OrderView {
     pub status: OrderState,
     pub payment: PaymentState,
     pub totals: Totals,
+    /// The prices of its lines include the tax on them.
+    pub price_includes_tax: bool,
+    /// What its buyer has agreed to, while it costs more and waits for a new agreement.
+    pub waits_beyond: Option<Money>,
     pub items: Vec<OrderItemView>,
     pub ship_to: Option<Value>,
     pub refunds: Vec<RefundView>,
@@ -136,7 +140,9 @@ pub(super) async fn views(
         select o.order_id, d.name, o.status, p.state, o.currency, o.subtotal_minor, o.tax_minor, o.shipping_minor,
                o.total_minor, o.ship_to, o.created_at, o.updated_at, o.cancel_asked_by is not null,
                case when p.state = 'ACTION_REQUIRED' then p.next_action end, s.carrier, s.tracking_number, s.shipped_at,
-               o.buyer,
+               o.buyer, o.price_includes_tax,
+               case when p.state = 'REQUIRED' and o.ship_to is not null and o.accepted_total_minor < o.total_minor
+                    then o.accepted_total_minor end,
                case when p.state in ('REQUIRED', 'METHOD_REQUIRED', 'ACTION_REQUIRED') then coalesce(o.pay_by, d.pay_by) end,
                case when p.state = 'METHOD_REQUIRED' then p.failure end
         from unnest($1::uuid[]) with ordinality as asked (order_id, place)
@@ -193,6 +199,8 @@ pub(super) async fn views(
             id: OrderId(id),
             buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", id, buyer))?,
             drop_name: row.get(1),
+            price_includes_tax: row.get(18),
+            waits_beyond: row.get::<_, Option<i64>>(19).map(|minor| money(minor, currency, id)).transpose()?,
             status: order_state(row.get(2), id)?,
             payment: payment_state(row.get(3), id)?,
             totals: Totals { subtotal: amount(5)?, tax: amount(6)?, shipping: amount(7)?, total: amount(8)? },
@@ -201,8 +209,8 @@ pub(super) async fn views(
             refunds: refunds.get(&id).unwrap_or(&nothing).iter().map(refund).collect::<Result<_, LedgerError>>()?,
             shipment,
             is_cancel_requested: row.get(12),
-            pay_by: row.get(18),
-            decline: row.get(19),
+            pay_by: row.get(20),
+            decline: row.get(21),
             next_action: row.get::<_, Option<Json<BuyerAction>>>(13).map(|action| action.0),
             created_at: row.get(10),
             updated_at: row.get(11),

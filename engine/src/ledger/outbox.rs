@@ -173,13 +173,19 @@ impl Ledger {
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
                    coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
                    coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   coalesce(o.pay_by, d.pay_by), coalesce(o.buyer, r.buyer, x.buyer), d.tax_basis_points, d.shipping_minor,
-                   d.shipping_tax_basis_points
+                   coalesce(o.pay_by, d.pay_by), coalesce(o.buyer, r.buyer, x.buyer),
+                   coalesce(t.tax_basis_points, d.tax_basis_points), coalesce(t.shipping_minor, d.shipping_minor),
+                   case when t.country is null then d.shipping_tax_basis_points else t.shipping_tax_basis_points end,
+                   t.free_shipping_from_minor, d.price_includes_tax
             from leased l left join orders o using (order_id)
                  left join rejected_claims r on r.claim_id = l.order_id
                  left join lost_claims x on x.claim_id = l.order_id
                  left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id, x.drop_id)
                  left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer, x.buyer)
+                 left join lateral (
+                     select * from drop_rates t
+                     where t.drop_id = d.drop_id and t.country in (c.ship_to ->> 'country', '*')
+                     order by t.country = '*' limit 1) t on o.order_id is null
             where o.order_id is not null or r.claim_id is not null or x.claim_id is not null
             order by l.outbox_id";
         const ITEMS: &str = "-- outbox.items
@@ -478,9 +484,10 @@ fn totals_of_claim(claim: &OrderFacts, row: &Row) -> Result<Totals, LedgerError>
         tax_basis_points: row.get::<_, i32>(18) as u32,
         shipping_tax_basis_points: row.get::<_, Option<i32>>(20).map(i32::cast_unsigned),
         shipping,
-        free_shipping_from: None,
+        free_shipping_from: row.get::<_, Option<i64>>(21).map(|minor| Money::new(minor, shipping.currency)),
     };
-    let totals = Totals::of_units(item.unit_price, item.quantity, &rate);
+    let sum = item.unit_price.times(item.quantity);
+    let totals = sum.and_then(|sum| Totals::of_prices(sum, &rate, row.get(22)));
     totals.map_err(|error| inconsistent("rejected_claims", "units", claim.id, &error.to_string()))
 }
 

@@ -9,22 +9,26 @@ use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
 
 use super::attempts::{AttemptEnd, end_attempts};
+use super::drops::{inconsistent, read_drops};
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{
-    LockedOrder, LockedPayment, UnitsWere, cancel, confirm, lock_order, lock_orders, lock_payment, lock_payments,
-    lock_warehouses_of, lock_warehouses_of_all, move_payment, release,
+    LockedOrder, LockedPayment, UnitsWere, cancel, confirm, confirm_free, lock_order, lock_orders, lock_payment,
+    lock_payments, lock_warehouses_of, lock_warehouses_of_all, money, move_payment, release,
 };
 use super::outbox;
 use super::pool::Ledger;
 use super::refunds::refund_late_money;
 use super::tx::{planned, run_tx};
 use crate::domain::ids::{BuyerId, DropId, IdempotencyKey, OrderId};
+use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderEvent;
 use crate::domain::payments::{
     AfterDecline, PaymentEvent, PaymentState, ProviderReport, Verdict, after_decline, ask_again,
 };
+use crate::domain::pricing::Totals;
 use crate::domain::turns::{Turn, Work};
+use crate::domain::whole_price::{Next, price, waits};
 
 /// How soon, at the earliest, the provider is asked again about a payment that waits for the buyer or for it.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
@@ -63,10 +67,52 @@ pub enum MethodGiven {
     NoProfile,
     /// Not there, or not his.
     NoSuchOrder,
+    /// Nothing of its drop is sent to the address of the profile.
+    NotServed,
+    /// The order costs more than its buyer has agreed to, and waits for that.
+    TotalNotAccepted {
+        total: Money,
+    },
+}
+
+/// What a buyer's agreement to an order's total did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TotalAccepted {
+    Now,
+    /// With the same key, earlier.
+    Before,
+    /// The key stood for another total.
+    KeyReused,
+    /// The order waits for no agreement.
+    NotRequired,
+    /// It costs another total.
+    Changed {
+        total: Money,
+    },
+    NoProfile,
+    /// Not there, or not his.
+    NoSuchOrder,
+}
+
+/// What an order costs, and what its buyer has agreed to.
+struct Agreement {
+    drop: Option<DropId>,
+    has_address: bool,
+    total: Money,
+    agreed: Option<Money>,
+    key: Option<String>,
+}
+
+impl Agreement {
+    fn waits(&self) -> bool {
+        self.has_address && self.agreed.is_some_and(|agreed| waits(self.total, agreed))
+    }
 }
 
 /// Why an order failed that nobody gave a payment method for.
 const NO_METHOD: &str = "no_payment_method";
+/// Why one did whose buyer has not agreed to its total.
+const NOT_ACCEPTED: &str = "total_not_accepted";
 
 /// A capture that the provider told of.
 #[derive(Clone)]
@@ -295,6 +341,11 @@ impl Ledger {
             lock_warehouses_of_all(tx, &ids).await?;
             let found = lock_orders(tx, &ids).await?;
             let payments = lock_payments(tx, &ids).await?;
+            const WAITING: &str = "-- payments.waiting_for_agreement
+                select order_id from orders where order_id = any($1) and ship_to is not null
+                                                  and accepted_total_minor < total_minor";
+            let waiting = planned(tx, WAITING, &[&ids]).await?;
+            let waiting = waiting.iter().map(|row| OrderId(row.get(0))).collect::<HashSet<_>>();
             let states = payments.iter().map(|payment| (payment.order, payment.state)).collect::<HashMap<_, _>>();
             let (mut moved, mut from, mut to, mut why, mut due) = (Vec::new(), vec![], vec![], vec![], Vec::new());
             let mut over = Vec::new();
@@ -306,6 +357,7 @@ impl Ledger {
                 from.push(state.as_str());
                 to.push(next.as_str());
                 why.push(match state {
+                    PaymentState::Required if waiting.contains(&order.id) => Some(NOT_ACCEPTED),
                     PaymentState::Required => Some(NO_METHOD),
                     // Why its card was declined is known.
                     PaymentState::MethodRequired => None,
@@ -317,12 +369,21 @@ impl Ledger {
             let turn = Turn::of(Work::Begun).number();
             let changed = planned(tx, MOVE, &[&moved, &from, &to, &why, &due, /* now */ &now, &turn]).await?;
             expect_rows("payments.expire", moved.len() as u64, changed.len() as u64)?;
-            release(tx, &over, "no payment method was given in time", NO_METHOD, now).await?;
+            let (waited, unpaid): (Vec<_>, Vec<_>) = over.into_iter().partition(|order| waiting.contains(&order.id));
+            for (orders, reason, code) in [
+                (unpaid, "no payment method was given in time", NO_METHOD),
+                (waited, "its total was not agreed to in time", NOT_ACCEPTED),
+            ] {
+                if !orders.is_empty() {
+                    release(tx, &orders, reason, code, now).await?;
+                }
+            }
             Ok(moved.len())
         })
     }
 
-    /// Gives a payment that waits for a method the one of the buyer's profile, and remembers under which key.
+    /// Gives a payment that waits for a method the one of the buyer's profile, and remembers under which key. An order
+    /// of a drop that had no address is priced for the profile's.
     pub async fn use_profile(
         &self,
         order: OrderId,
@@ -331,40 +392,196 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<MethodGiven, LedgerError> {
         run_tx!(self, "payments.use_profile", tx, {
-            const OWNED: &str = "-- payments.lock_owned_order
-                select 1 from orders where order_id = $1 and buyer = $2 for update";
-            if tx.query_opt(OWNED, &[&order.0, &buyer.as_str()]).await?.is_none() {
+            let Some(mut agreement) = lock_owned(tx, order, buyer).await? else {
                 return Ok(MethodGiven::NoSuchOrder);
-            }
+            };
             let payment = lock_payment(tx, order).await?;
             const KNOWN: &str = "-- payments.known_method_key
                 select 1 from payments where order_id = $1 and method_key = $2";
             if tx.query_opt(KNOWN, &[&order.0, &key.as_str()]).await?.is_some() {
                 return Ok(MethodGiven::Before);
             }
-            let Ok(to) = payment.state.apply(PaymentEvent::MethodGiven) else {
+            if payment.state.apply(PaymentEvent::MethodGiven).is_err() {
                 return Ok(MethodGiven::NotRequired);
-            };
-            const METHOD: &str = "-- payments.use_profile
-                update payments p
-                set state = $2, payment_method = c.payment_method, due_at = $3, updated_at = $3, method_key = $6
-                from checkout_profiles c where p.order_id = $1 and c.buyer = $4 and p.state = $5";
-            let from = payment.state.as_str();
-            let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-                &[&order.0, &to.as_str(), /* now */ &now, &buyer.as_str(), /* from */ &from, &key.as_str()];
-            if tx.execute(METHOD, arguments).await? == 0 {
-                return Ok(MethodGiven::NoProfile);
             }
-            // An address that was priced stays.
-            const ADDRESS: &str = "-- payments.use_profile_address
-                update orders o
-                set email = coalesce(o.email, c.email), ship_to = coalesce(o.ship_to, c.ship_to), updated_at = $3
-                from checkout_profiles c where o.order_id = $1 and c.buyer = $2";
-            let changed = tx.execute(ADDRESS, &[&order.0, &buyer.as_str(), /* now */ &now]).await?;
-            expect_rows("payments.use_profile_address", 1, changed)?;
-            Ok(MethodGiven::Now)
+            if let Some(drop) = agreement.drop.filter(|_| !agreement.has_address) {
+                match price_for_profile(tx, order, drop, buyer, &agreement, now).await? {
+                    PricedForProfile::Total(total) => {
+                        (agreement.total, agreement.has_address) = (total, true);
+                    }
+                    PricedForProfile::NoProfile => return Ok(MethodGiven::NoProfile),
+                    PricedForProfile::NotServed => return Ok(MethodGiven::NotServed),
+                }
+            }
+            let total = agreement.total;
+            if agreement.waits() {
+                return Ok(MethodGiven::TotalNotAccepted { total });
+            }
+            Ok(if begin(tx, order, &payment, total, buyer, Some(key), now).await? {
+                MethodGiven::Now
+            } else {
+                MethodGiven::NoProfile
+            })
         })
     }
+
+    /// Takes a buyer's agreement to an order that costs more than they had agreed to, and remembers under which key.
+    /// From then on it is charged.
+    pub async fn accept_total(
+        &self,
+        order: OrderId,
+        buyer: &BuyerId,
+        key: &IdempotencyKey,
+        accepted: Money,
+        now: Timestamp,
+    ) -> Result<TotalAccepted, LedgerError> {
+        run_tx!(self, "payments.accept_total", tx, keep if TotalAccepted::Now, {
+            let Some(agreement) = lock_owned(tx, order, buyer).await? else {
+                return Ok(TotalAccepted::NoSuchOrder);
+            };
+            let payment = lock_payment(tx, order).await?;
+            if agreement.key.as_deref() == Some(key.as_str()) {
+                let is_same = agreement.agreed == Some(accepted);
+                return Ok(if is_same { TotalAccepted::Before } else { TotalAccepted::KeyReused });
+            }
+            if payment.state.apply(PaymentEvent::MethodGiven).is_err() || !agreement.waits() {
+                return Ok(TotalAccepted::NotRequired);
+            }
+            let total = agreement.total;
+            if accepted != total {
+                return Ok(TotalAccepted::Changed { total });
+            }
+            const ACCEPT: &str = "-- payments.accept_total
+                update orders set accepted_total_minor = total_minor, accept_key = $2, updated_at = $3
+                where order_id = $1";
+            tx.execute(ACCEPT, &[&order.0, &key.as_str(), /* now */ &now]).await?;
+            Ok(if begin(tx, order, &payment, total, buyer, None, now).await? {
+                TotalAccepted::Now
+            } else {
+                TotalAccepted::NoProfile
+            })
+        })
+    }
+}
+
+/// Locks an order of this buyer. `None`: it is not there, or not theirs.
+async fn lock_owned(tx: &Transaction<'_>, order: OrderId, buyer: &BuyerId) -> Result<Option<Agreement>, LedgerError> {
+    const SQL: &str = "-- payments.lock_owned_order
+        select drop_id, ship_to is not null, currency, total_minor, accepted_total_minor, accept_key
+        from orders where order_id = $1 and buyer = $2 for update";
+    let Some(row) = tx.query_opt(SQL, &[&order.0, &buyer.as_str()]).await? else { return Ok(None) };
+    let amount = |minor| money(minor, row.get(2), order.0);
+    Ok(Some(Agreement {
+        drop: row.get::<_, Option<i32>>(0).map(DropId),
+        has_address: row.get(1),
+        total: amount(row.get(3))?,
+        agreed: row.get::<_, Option<i64>>(4).map(amount).transpose()?,
+        key: row.get(5),
+    }))
+}
+
+/// What the address of a profile made of an order.
+enum PricedForProfile {
+    Total(Money),
+    NoProfile,
+    NotServed,
+}
+
+/// Prices an order of a drop for the address of its buyer's profile, which becomes its own.
+async fn price_for_profile(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    drop: DropId,
+    buyer: &BuyerId,
+    agreement: &Agreement,
+    now: Timestamp,
+) -> Result<PricedForProfile, LedgerError> {
+    const PROFILE: &str = "-- payments.address_of
+        select email, ship_to, coalesce(ship_to ->> 'country', '') from checkout_profiles where buyer = $1";
+    const ITEM: &str = "-- payments.item_of
+        select unit_price_minor, quantity from order_items where order_id = $1 and line = 1";
+    const ORDER: &str = "-- payments.price_order
+        update orders set subtotal_minor = $2, tax_minor = $3, shipping_minor = $4, total_minor = $5,
+                          tax_basis_points = $6, shipping_tax_basis_points = $7, email = $8, ship_to = $9, updated_at = $10
+        where order_id = $1";
+    const PAYMENT: &str = "-- payments.price_payment
+        update payments set amount_minor = $2, updated_at = $3 where order_id = $1";
+    let Some(profile) = tx.query_opt(PROFILE, &[&buyer.as_str()]).await? else {
+        return Ok(PricedForProfile::NoProfile);
+    };
+    let (email, ship_to): (&str, serde_json::Value) = (profile.get(0), profile.get(1));
+    let terms = read_drops(tx, "d.drop_id = $1", &[&drop.0]).await?.pop().map(|drop| drop.terms);
+    let terms = terms.ok_or_else(|| inconsistent("orders", "drop_id", order, "no drop"))?;
+    let item = tx.query_one(ITEM, &[&order.0]).await?;
+    let unit_price = Money::new(item.get(0), agreement.total.currency);
+    let priced = price(&terms, unit_price, item.get::<_, i32>(1).cast_unsigned(), Some(profile.get(2)), None);
+    let Some(priced) = priced else { return Ok(PricedForProfile::NotServed) };
+    let priced = priced.map_err(|error| inconsistent("orders", "total_minor", order, &error.to_string()))?;
+    if priced.next == Next::WaitsForAddress {
+        return Ok(PricedForProfile::NotServed);
+    }
+    let Totals { subtotal, tax, shipping, total } = priced.totals;
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &order.0,
+        &subtotal.amount_minor,
+        &tax.amount_minor,
+        &shipping.amount_minor,
+        &total.amount_minor,
+        &priced.rate.tax_basis_points.cast_signed(),
+        &priced.rate.shipping_tax().cast_signed(),
+        &email,
+        &ship_to,
+        /* now */ &now,
+    ];
+    expect_rows("payments.price_order", 1, tx.execute(ORDER, arguments).await?)?;
+    let changed = tx.execute(PAYMENT, &[&order.0, &total.amount_minor, /* now */ &now]).await?;
+    expect_rows("payments.price_payment", 1, changed)?;
+    Ok(PricedForProfile::Total(total))
+}
+
+/// Has an order charged with its buyer's saved method, or confirmed, if it costs nothing. `false`: they have saved
+/// none.
+async fn begin(
+    tx: &Transaction<'_>,
+    order: OrderId,
+    payment: &LockedPayment,
+    total: Money,
+    buyer: &BuyerId,
+    key: Option<&IdempotencyKey>,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
+    const METHOD: &str = "-- payments.use_profile
+        update payments p
+        set state = $2, payment_method = case when $7 then c.payment_method end,
+            due_at = case when $7 then $3::timestamptz end, updated_at = $3, method_key = coalesce($6, method_key)
+        from checkout_profiles c where p.order_id = $1 and c.buyer = $4 and p.state = $5";
+    // An address that was priced stays.
+    const ADDRESS: &str = "-- payments.use_profile_address
+        update orders o
+        set email = coalesce(o.email, c.email), ship_to = coalesce(o.ship_to, c.ship_to), updated_at = $3
+        from checkout_profiles c where o.order_id = $1 and c.buyer = $2";
+    let is_charged = total.amount_minor > 0;
+    let event = if is_charged { PaymentEvent::MethodGiven } else { PaymentEvent::NothingToPay };
+    let to = payment.state.apply(event);
+    let to = to.map_err(|error| inconsistent("payments", "state", order, &error.to_string()))?;
+    let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &order.0,
+        &to.as_str(),
+        /* now */ &now,
+        &buyer.as_str(),
+        /* from */ &payment.state.as_str(),
+        &key.map(IdempotencyKey::as_str),
+        &is_charged,
+    ];
+    if tx.execute(METHOD, arguments).await? == 0 {
+        return Ok(false);
+    }
+    let changed = tx.execute(ADDRESS, &[&order.0, &buyer.as_str(), /* now */ &now]).await?;
+    expect_rows("payments.use_profile_address", 1, changed)?;
+    if !is_charged {
+        confirm_free(tx, &[order.0], now).await?;
+    }
+    Ok(true)
 }
 
 /// The state of a payment whose capture confirms its order and does nothing else.

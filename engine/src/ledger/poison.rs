@@ -19,7 +19,7 @@ use super::settlements::{
     settle_locked,
 };
 use super::tx::run_tx;
-use crate::domain::claims::{Claim, Quantity};
+use crate::domain::claims::{Claim, Quantity, ToldTotal};
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{ClaimId, DropName, Epoch, PoisonId, Serial, StreamId, VariantNumber, WarehouseId};
 use crate::domain::settlement::{SetAside, own_units};
@@ -81,8 +81,9 @@ impl Ledger {
                 }
                 const INSERT: &str = "-- poison.insert
                     insert into poisoned_claims (drop_id, warehouse_id, epoch, log_entry, taken_at, claim_id, buyer,
-                                                 variant_number, serials, raw, error, poisoned_at)
-                    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
+                                                 variant_number, serials, raw, error, poisoned_at, accepted_country,
+                                                 accepted_total_minor)
+                    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict do nothing";
                 const HOLD: &str = "-- poison.hold
                     update tokens set poisoned_claim = $4, awarded_claim = null, rested_at = null
                     where drop_id = $1 and serial = any($2) and warehouse_id = $3 and order_id is null
@@ -93,6 +94,7 @@ impl Ledger {
                 };
                 let id = claim.map(|claim| claim.id.0);
                 let variant = claim.map(|claim| i16::from(claim.variant.0));
+                let told = claim.and_then(|claim| claim.told);
                 let changed = tx
                     .execute(
                         INSERT,
@@ -109,6 +111,8 @@ impl Ledger {
                             /* raw */ &raw,
                             /* error */ &poison.error,
                             /* poisoned_at */ &now,
+                            /* country */ &told.as_ref().map(|told| told.country.as_str()),
+                            /* total */ &told.map(|told| told.total_minor),
                         ],
                     )
                     .await?;
@@ -125,7 +129,8 @@ impl Ledger {
     pub async fn poisoned(&self, drop: Option<&DropName>) -> Result<Vec<PoisonRow>, LedgerError> {
         const SQL: &str = "-- poison.open
             select p.poison_id, d.name, p.warehouse_id, p.epoch, p.log_entry, p.taken_at, p.claim_id, p.buyer,
-                   p.variant_number, p.serials, p.raw, p.error, p.tries, p.poisoned_at
+                   p.variant_number, p.serials, p.raw, p.error, p.tries, p.poisoned_at, p.accepted_country,
+                   p.accepted_total_minor
             from poisoned_claims p join drops d using (drop_id)
             where p.resolved_at is null and ($1::text is null or d.name = $1) order by p.poison_id";
         let connection = self.connection().await?;
@@ -234,6 +239,12 @@ impl Poisoned {
     }
 }
 
+/// What a buyer was told, as two columns have it. `None`: what they have is no country.
+pub(super) fn told(country: Option<&str>, total_minor: Option<i64>) -> Option<Option<ToldTotal>> {
+    let Some((country, total_minor)) = country.zip(total_minor) else { return Some(None) };
+    Some(Some(ToldTotal { country: country.parse().ok()?, total_minor }))
+}
+
 fn poison_row(row: &Row) -> Result<PoisonRow, LedgerError> {
     let id: i64 = row.get(0);
     let wrong = |column: &'static str, value: &str| inconsistent("poisoned_claims", column, id, value);
@@ -249,6 +260,7 @@ fn poison_row(row: &Row) -> Result<PoisonRow, LedgerError> {
                 buyer: buyer.parse().map_err(|_| wrong("buyer", buyer))?,
                 variant: VariantNumber(row.get::<_, i16>(8) as u8),
                 quantity,
+                told: told(row.get(14), row.get(15)).ok_or_else(|| wrong("accepted_country", "no country"))?,
             };
             Poisoned::Claim { claim, serials: held, raw }
         }

@@ -1,7 +1,8 @@
 //! Tax and shipping by country: a table that is replaced as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use deadpool_postgres::GenericClient;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 
@@ -10,9 +11,10 @@ use super::error::LedgerError;
 use super::pool::Ledger;
 use super::tx::run_tx;
 use crate::domain::charges::check_price;
-use crate::domain::countries::check_country;
+use crate::domain::countries::{Country, check_country};
+use crate::domain::ids::DropId;
 use crate::domain::money::{Currency, Money};
-use crate::domain::pricing::Rate;
+use crate::domain::pricing::{Rate, RateTable};
 
 /// The country of every place that has no row of its own.
 pub const ELSEWHERE: &str = "*";
@@ -31,6 +33,17 @@ pub struct RateRow {
     pub shipping_minor: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_shipping_from_minor: Option<i64>,
+}
+
+impl RateRow {
+    fn rate(&self) -> Rate {
+        Rate {
+            tax_basis_points: self.tax_basis_points,
+            shipping_tax_basis_points: self.shipping_tax_basis_points,
+            shipping: Money::new(self.shipping_minor, self.currency),
+            free_shipping_from: self.free_shipping_from_minor.map(|minor| Money::new(minor, self.currency)),
+        }
+    }
 }
 
 /// What is wrong with a table, by row, from 1.
@@ -80,13 +93,14 @@ impl Ledger {
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
         let row = connection.query_opt(&statement, &[&country, &currency.as_str()]).await?;
-        let Some(row) = row.as_ref().map(rate_row).transpose()? else { return Ok(None) };
-        Ok(Some(Rate {
-            tax_basis_points: row.tax_basis_points,
-            shipping_tax_basis_points: row.shipping_tax_basis_points,
-            shipping: Money::new(row.shipping_minor, currency),
-            free_shipping_from: row.free_shipping_from_minor.map(|minor| Money::new(minor, currency)),
-        }))
+        Ok(row.as_ref().map(rate_row).transpose()?.map(|row| row.rate()))
+    }
+
+    /// The table of one currency. `None`: nothing is sent anywhere in it.
+    pub async fn rate_table(&self, currency: Currency) -> Result<Option<RateTable>, LedgerError> {
+        let rows = self.rates().await?;
+        let rows = rows.into_iter().filter(|row| row.currency == currency).collect::<Vec<_>>();
+        if rows.is_empty() { Ok(None) } else { table_of(&rows).map(Some) }
     }
 
     /// The whole table, by country and currency.
@@ -120,6 +134,57 @@ impl Ledger {
             Ok(())
         })
     }
+}
+
+/// The rates by which these drops sell that take the shop's: those that each of them found when it opened; of a draft,
+/// those that there are now. A drop without any is left out.
+pub(super) async fn tables_of_drops(
+    client: &impl GenericClient,
+    drops: &[DropId],
+) -> Result<HashMap<DropId, RateTable>, LedgerError> {
+    const SQL: &str = "-- rates.of_drops
+        select r.country, d.currency, r.tax_basis_points, r.shipping_minor, r.free_shipping_from_minor,
+               r.shipping_tax_basis_points, d.drop_id
+        from drops d join drop_rates r using (drop_id) where d.drop_id = any($1)
+        union all
+        select r.country, d.currency, r.tax_basis_points, r.shipping_minor, r.free_shipping_from_minor,
+               r.shipping_tax_basis_points, d.drop_id
+        from drops d join rates r using (currency)
+        where d.drop_id = any($1) and d.rates_of_shop and d.state = 'draft'";
+    let ids = drops.iter().map(|drop| drop.0).collect::<Vec<_>>();
+    let statement = client.prepare_cached(SQL).await?;
+    let mut found: HashMap<DropId, Vec<RateRow>> = HashMap::new();
+    for row in client.query(&statement, &[&ids]).await? {
+        found.entry(DropId(row.get(6))).or_default().push(rate_row(&row)?);
+    }
+    found.into_iter().map(|(drop, rows)| Ok((drop, table_of(&rows)?))).collect()
+}
+
+/// Gives a drop that opens the shop's rates of this moment.
+pub(super) async fn copy_to_drop(client: &impl GenericClient, drop: DropId) -> Result<(), LedgerError> {
+    const SQL: &str = "-- rates.copy_to_drop
+        insert into drop_rates (drop_id, country, tax_basis_points, shipping_tax_basis_points, shipping_minor,
+                                free_shipping_from_minor)
+        select d.drop_id, r.country, r.tax_basis_points, r.shipping_tax_basis_points, r.shipping_minor,
+               r.free_shipping_from_minor
+        from drops d join rates r using (currency) where d.drop_id = $1 and d.rates_of_shop";
+    client.execute(&client.prepare_cached(SQL).await?, &[&drop.0]).await?;
+    Ok(())
+}
+
+/// Rows of one currency.
+fn table_of(rows: &[RateRow]) -> Result<RateTable, LedgerError> {
+    let (mut by_country, mut elsewhere) = (Vec::new(), None);
+    for row in rows {
+        if row.country == ELSEWHERE {
+            elsewhere = Some(row.rate());
+        } else {
+            let country = row.country.parse::<Country>();
+            let country = country.map_err(|_| inconsistent("rates", "country", row.currency, &row.country))?;
+            by_country.push((country, row.rate()));
+        }
+    }
+    Ok(RateTable::new(by_country, elsewhere))
 }
 
 fn rate_row(row: &Row) -> Result<RateRow, LedgerError> {

@@ -127,6 +127,13 @@ impl Ledger {
                 update orders set cancel_asked_by = $2, cancel_reason = $3, updated_at = $4 where order_id = $1";
             tx.execute(ASKED, &[&order.0, &actor, &reason, /* now */ &now]).await?;
             if payment.state.was_paid() {
+                if payment.amount.amount_minor == 0
+                    && let Ok(to) = payment.state.apply(PaymentEvent::CancelFree)
+                {
+                    move_payment(tx, order, &payment, to, Some("order_cancelled"), None, None, now).await?;
+                    cancel(tx, &found, UnitsWere::Sold, false, (actor, reason), now).await?;
+                    return Ok(OrderCancelled::Now);
+                }
                 cancel(tx, &found, UnitsWere::Sold, true, (actor, reason), now).await?;
                 refund_rest(tx, order, &payment, (actor, reason), now).await?;
                 return Ok(OrderCancelled::Now);

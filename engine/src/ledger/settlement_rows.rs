@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 
 use super::drops::{inconsistent, serial_values};
 use super::error::{LedgerError, expect_rows};
+use super::locked_order::confirm_free;
 use super::settlements::{Accepted, ClaimToSettle, Profile, Rejection};
 use super::{awards, grants, outbox, rest, standby};
 use crate::domain::drops::SaleDrop;
@@ -21,6 +22,7 @@ use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 use crate::domain::pricing::Totals;
 use crate::domain::turns::{Turn, Work};
+use crate::domain::whole_price::Next;
 
 pub(super) async fn write_orders(
     tx: &Transaction<'_>,
@@ -35,10 +37,12 @@ pub(super) async fn write_orders(
     const ORDERS: &str = "-- settlement_rows.insert_orders
         insert into orders (order_id, buyer, drop_id, status, currency, subtotal_minor, tax_minor, shipping_minor,
                             total_minor, email, ship_to, created_at, updated_at, tax_basis_points,
-                            shipping_tax_basis_points, pay_by)
-        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4, $13, $14, $15
+                            shipping_tax_basis_points, price_includes_tax, accepted_total_minor, pay_by)
+        select order_id, buyer, $1, $2, $3, subtotal, tax, shipping, total, email, ship_to, $4, $4, rate, shipping_rate,
+               $16, accepted, $17
         from unnest($5::uuid[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[],
-                    $12::jsonb[]) as o (order_id, buyer, subtotal, tax, shipping, total, email, ship_to)";
+                    $12::jsonb[], $13::int[], $14::int[], $15::bigint[])
+             as o (order_id, buyer, subtotal, tax, shipping, total, email, ship_to, rate, shipping_rate, accepted)";
     const ITEMS: &str = "-- settlement_rows.insert_items
         insert into order_items (order_id, line, product_id, variant_id, warehouse_id, quantity, unit_price_minor, serials)
         select order_id, 1, $1, variant_id, warehouse_id, quantity, unit_price, serials::int[]
@@ -47,9 +51,9 @@ pub(super) async fn write_orders(
     const PAYMENTS: &str = "-- settlement_rows.insert_payments
         insert into payments (order_id, state, amount_minor, currency, idempotency_key, payment_method, due_at,
                               updated_at, turn)
-        select order_id, case when method is null then $1 else $2 end, amount, $3, 'order-' || order_id, method,
-               case when method is null then null else $4::timestamptz end, $4, $8
-        from unnest($5::uuid[], $6::bigint[], $7::text[]) as p (order_id, amount, method)";
+        select order_id, state, amount, $1, 'order-' || order_id, method,
+               case when method is null then null else $2::timestamptz end, $2, $7
+        from unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[]) as p (order_id, amount, method, state)";
     const HISTORY: &str = "-- settlement_rows.insert_history
         insert into order_history (order_id, at, from_state, to_state, actor, reason)
         select order_id, $1, null, $2, 'settlement', 'claim settled' from unnest($3::uuid[]) as h (order_id)";
@@ -71,13 +75,22 @@ pub(super) async fn write_orders(
         from unnest($2::int[], $3::int[], $4::int[]) as u (variant_id, warehouse_id, units)
         where i.product_id = $1 and i.variant_id = u.variant_id and i.warehouse_id = u.warehouse_id";
 
-    let column = |value: fn(&Totals) -> i64| accepted.iter().map(|a| value(&a.totals)).collect::<Vec<_>>();
+    let column = |value: fn(&Totals) -> i64| accepted.iter().map(|a| value(&a.priced.totals)).collect::<Vec<_>>();
     let ids = accepted.iter().map(|a| a.claim.claim.id.0).collect::<Vec<_>>();
     let buyers = accepted.iter().map(|a| a.claim.claim.buyer.as_str()).collect::<Vec<_>>();
-    let profile = |a: &Accepted<'_>| profiles.get(a.claim.claim.buyer.as_str());
+    // An address to which nothing is sent is none: another one may come in its place.
+    let profile = |a: &Accepted<'_>| match a.priced.next {
+        Next::WaitsForAddress => None,
+        _ => profiles.get(a.claim.claim.buyer.as_str()),
+    };
+    let charged = |a: &Accepted<'_>| profile(a).filter(|_| a.priced.next == Next::Charge);
     let emails = accepted.iter().map(|a| profile(a).map(|p| p.email.as_str())).collect::<Vec<_>>();
     let addresses = accepted.iter().map(|a| profile(a).map(|p| &p.ship_to)).collect::<Vec<_>>();
-    let methods = accepted.iter().map(|a| profile(a).map(|p| p.payment_method.as_str())).collect::<Vec<_>>();
+    let methods = accepted.iter().map(|a| charged(a).map(|p| p.payment_method.as_str())).collect::<Vec<_>>();
+    let states = accepted.iter().map(|a| state_of(a.priced.next).as_str()).collect::<Vec<_>>();
+    let taxes_of = accepted.iter().map(|a| a.priced.rate.tax_basis_points.cast_signed()).collect::<Vec<_>>();
+    let shipping_taxes = accepted.iter().map(|a| a.priced.rate.shipping_tax().cast_signed()).collect::<Vec<_>>();
+    let agreed = accepted.iter().map(|a| a.claim.claim.told.map(|told| told.total_minor)).collect::<Vec<_>>();
     let (subtotals, taxes) = (column(|t| t.subtotal.amount_minor), column(|t| t.tax.amount_minor));
     let (shippings, totals) = (column(|t| t.shipping.amount_minor), column(|t| t.total.amount_minor));
     let variants = accepted.iter().map(|a| a.variant_id).collect::<Vec<_>>();
@@ -95,7 +108,6 @@ pub(super) async fn write_orders(
     let units =
         accepted.iter().flat_map(|a| serial_values(&a.claim.serials).into_iter().map(|s| (s, a.claim.claim.id.0)));
     let (serials, holders): (Vec<_>, Vec<_>) = units.unzip();
-    let (required, in_flight) = (PaymentState::Required.as_str(), PaymentState::InFlight.as_str());
 
     let orders = tx.prepare_cached(ORDERS).await?;
     let items = tx.prepare_cached(ITEMS).await?;
@@ -103,10 +115,8 @@ pub(super) async fn write_orders(
     let history = tx.prepare_cached(HISTORY).await?;
     let holdings = tx.prepare_cached(HOLDINGS).await?;
     let tokens = tx.prepare_cached(TOKENS).await?;
-    let rate = drop.rate();
-    let (tax, shipping_tax) = (rate.tax_basis_points.cast_signed(), rate.shipping_tax().cast_signed());
     let pay_by = drop.pay_terms.pay_by(drop.pay_by, now);
-    let orders_arguments: [&(dyn ToSql + Sync); 15] = [
+    let orders_arguments: [&(dyn ToSql + Sync); 17] = [
         &drop.id.0,
         &pending,
         &currency,
@@ -119,15 +129,17 @@ pub(super) async fn write_orders(
         &totals,
         &emails,
         &addresses,
-        &tax,
-        &shipping_tax,
+        &taxes_of,
+        &shipping_taxes,
+        &agreed,
+        &drop.terms.price_includes_tax,
         &pay_by,
     ];
     let items_arguments: [&(dyn ToSql + Sync); 7] =
         [&drop.product_id, &ids, &variants, &warehouses, &quantities, &prices, &serial_lists];
     let turn = Turn::of(Work::ChargeOfDrop).number();
-    let payments_arguments: [&(dyn ToSql + Sync); 8] =
-        [&required, &in_flight, &currency, /* now */ &now, &ids, &totals, &methods, &turn];
+    let payments_arguments: [&(dyn ToSql + Sync); 7] =
+        [&currency, /* now */ &now, &ids, &totals, &methods, &states, &turn];
     let history_arguments: [&(dyn ToSql + Sync); 3] = [/* now */ &now, &pending, &ids];
     let holdings_arguments: [&(dyn ToSql + Sync); 4] = [&drop.id.0, &place_buyers, &place_nths, &place_orders];
     let tokens_arguments: [&(dyn ToSql + Sync); 3] = [&drop.id.0, &serials, &holders];
@@ -167,7 +179,23 @@ pub(super) async fn write_orders(
     grants::lock_inventory(tx, drop.product_id, &variants, &warehouses).await?;
     let statement = tx.prepare_cached(INVENTORY).await?;
     let changed = tx.execute(&statement, &[&drop.product_id, &variants, &warehouses, &units]).await?;
-    expect_rows("settlement_rows.reserve", reserved.len() as u64, changed)
+    expect_rows("settlement_rows.reserve", reserved.len() as u64, changed)?;
+
+    let of_next = |next: Next| accepted.iter().filter(move |a| a.priced.next == next).map(|a| a.claim.claim.id.0);
+    for order in of_next(Next::WaitsForAgreement) {
+        outbox::enqueue(tx, OrderId(order), &Notice::TotalChanged, now).await?;
+    }
+    let free = of_next(Next::NothingToPay).collect::<Vec<_>>();
+    confirm_free(tx, &free, now).await
+}
+
+/// The payment of an order that was just made.
+fn state_of(next: Next) -> PaymentState {
+    match next {
+        Next::WaitsForAddress | Next::WaitsForAgreement => PaymentState::Required,
+        Next::NothingToPay => PaymentState::Succeeded,
+        Next::Charge => PaymentState::InFlight,
+    }
 }
 
 /// Remembers rejected claims, and gives back the units that nobody holds: to standby buyers, else they rest. Whose claim

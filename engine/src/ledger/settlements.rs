@@ -37,8 +37,8 @@ use crate::domain::claims::Claim;
 use crate::domain::drops::{SaleDrop, Warehouse};
 use crate::domain::ids::{ClaimId, Epoch, Serial, StreamId, WarehouseId};
 use crate::domain::lost::{ComesBack, LostPlace};
-use crate::domain::pricing::Totals;
 use crate::domain::standby::PlaceState;
+use crate::domain::whole_price::{Priced, price};
 
 const SEEN: &str = "-- settlements.seen
     select order_id from orders where order_id = any($1)
@@ -151,12 +151,18 @@ pub(super) struct Profile {
     pub(super) ship_to: Value,
 }
 
+impl Profile {
+    pub(super) fn country(&self) -> &str {
+        self.ship_to.get("country").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
 /// A claim that becomes an order.
 pub(super) struct Accepted<'a> {
     pub(super) claim: &'a ClaimToSettle,
     pub(super) variant_id: i32,
     pub(super) unit_price_minor: i64,
-    pub(super) totals: Totals,
+    pub(super) priced: Priced,
     pub(super) nths: Vec<i16>,
     /// Its buyer may have waited for it in standby.
     pub(super) may_be_award: bool,
@@ -245,7 +251,7 @@ pub(super) async fn settle_locked(
     let stale = lock_warehouses(tx, of, settling, lock).await?;
     let claims = claims.iter().filter(|claim| !stale.contains(&claim.warehouse.id)).collect::<Vec<_>>();
     let (findings, profiles) = find(tx, drop, &claims).await?;
-    let decision = decide(drop, &claims, settling, findings);
+    let decision = decide(drop, &claims, settling, findings, &profiles);
     if !decision.rejected.is_empty() && lock == WarehouseLock::Shared {
         return Ok(None);
     }
@@ -417,6 +423,7 @@ fn decide<'a>(
     claims: &[&'a ClaimToSettle],
     settling: Settling,
     mut findings: Findings,
+    profiles: &HashMap<String, Profile>,
 ) -> Decision<'a> {
     let mut decision = Decision { accepted: Vec::new(), rejected: Vec::new(), duplicates: 0, ended_places: Vec::new() };
     for claim in claims.iter().copied() {
@@ -425,7 +432,8 @@ fn decide<'a>(
             decision.duplicates += 1;
             continue;
         }
-        match accept(drop, claim, settling, &mut findings) {
+        let address = profiles.get(claim.claim.buyer.as_str()).map(Profile::country);
+        match accept(drop, claim, settling, &mut findings, address) {
             Ok(accepted) => {
                 decision.accepted.push(accepted);
                 decision.ended_places.extend(findings.note_order(id));
@@ -441,6 +449,7 @@ fn accept<'a>(
     claim: &'a ClaimToSettle,
     settling: Settling,
     findings: &mut Findings,
+    address: Option<&str>,
 ) -> Result<Accepted<'a>, Rejection> {
     let variant = drop.variant(claim.claim.variant).ok_or(Rejection::UnknownVariant)?;
     if findings.is_made_good(claim.claim.id.0) {
@@ -467,8 +476,10 @@ fn accept<'a>(
     if nths.len() < claim.claim.quantity.units() as usize {
         return Err(Rejection::OverLimit);
     }
-    let totals = Totals::of_units(variant.price, claim.claim.quantity.units(), &drop.rate())
-        .expect("a drop is only made when the price of an order at its limit fits");
+    let Claim { quantity, told, .. } = &claim.claim;
+    let priced = price(&drop.terms, variant.price, quantity.units(), address, *told);
+    let priced = priced.expect("a table of rates has a row, or the drop's own terms stand for it");
+    let priced = priced.expect("a drop is only opened when the price of an order at its limit fits");
     held.extend(&nths);
     for serial in serial_values(&claim.serials) {
         if let Some(token) = findings.tokens.get_mut(&serial) {
@@ -479,7 +490,7 @@ fn accept<'a>(
         claim,
         variant_id: variant.variant_id,
         unit_price_minor: variant.price.amount_minor,
-        totals,
+        priced,
         nths,
         may_be_award,
     })

@@ -52,6 +52,14 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 until("We keep it for you"),
             ],
         ),
+        Notice::TotalChanged => (
+            "Please look at the new total",
+            vec![
+                format!("You got it: {what} is set aside for you. Sent to your address it costs {total}."),
+                "That is more than you agreed to, so we charge nothing before you tell us that you take it.".to_owned(),
+                until("We keep it for you"),
+            ],
+        ),
         Notice::PaymentActionRequired => (
             "Please confirm your payment",
             vec![
@@ -59,6 +67,9 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 until("We keep it for you"),
             ],
         ),
+        Notice::OrderConfirmed if total.amount_minor == 0 => {
+            ("Order confirmed", vec![format!("Thank you: {what} is yours, and there is nothing to pay.")])
+        }
         Notice::OrderConfirmed => {
             ("Order confirmed", vec![format!("Thank you: your payment of {total} has arrived, and {what} is yours.")])
         }
@@ -153,6 +164,9 @@ const REFUND_TAKES: &str = "It can take some days until your bank shows it.";
 fn why_failed(reason: &str) -> &'static str {
     match reason {
         "no_payment_method" => "We have not learned in time how you want to pay.",
+        "total_not_accepted" => {
+            "It cost more than you had agreed to, and you have not told us in time that you take it."
+        }
         "action_not_taken" => "The payment was not confirmed in time.",
         _ => "Your payment was declined.",
     }

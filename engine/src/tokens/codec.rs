@@ -4,7 +4,7 @@ use rmp::{decode, encode};
 
 use super::contract::status;
 use super::error::TokenError;
-use crate::domain::claims::{Claim, Quantity};
+use crate::domain::claims::{Claim, Quantity, ToldTotal};
 use crate::domain::ids::{BuyerId, ClaimId, DropId, Serial, VariantNumber, WarehouseNumber};
 
 const WRITING: &str = "a Vec takes every write";
@@ -43,6 +43,8 @@ pub(super) struct Batch {
     pub(super) variants: Vec<VariantNumber>,
     pub(super) names: Vec<u8>,
     pub(super) requests: Vec<u8>,
+    /// Empty, if nobody was told anything.
+    pub(super) told: Vec<u8>,
 }
 
 pub(super) fn pack_claims(claims: &[Claim]) -> Batch {
@@ -55,6 +57,9 @@ pub(super) fn pack_claims(claims: &[Claim]) -> Batch {
         names.text(claim.buyer.as_str().as_bytes());
         batch.requests.extend(pack_request(claim));
     }
+    if claims.iter().any(|claim| claim.told.is_some()) {
+        batch.told = claims.iter().flat_map(|claim| pack_told(claim.told)).collect();
+    }
     Batch { names: names.0, ..batch }
 }
 
@@ -64,6 +69,32 @@ pub(super) fn pack_request(claim: &Claim) -> [u8; 14] {
     request[..ClaimId::TAIL_BYTES].copy_from_slice(&claim.id.tail());
     request[12..].copy_from_slice(&[claim.variant.0, claim.quantity.as_byte()]);
     request
+}
+
+/// Bytes of one claim that say what its buyer was told: country and total, or zeros.
+const TOLD_BYTES: usize = 10;
+
+fn pack_told(told: Option<ToldTotal>) -> [u8; TOLD_BYTES] {
+    let mut packed = [0; TOLD_BYTES];
+    if let Some(told) = told {
+        packed[..2].copy_from_slice(&told.country.bytes());
+        packed[2..].copy_from_slice(&told.total_minor.to_be_bytes());
+    }
+    packed
+}
+
+fn unpack_told(reader: &mut Reader<'_>) -> Result<Option<ToldTotal>, TokenError> {
+    let packed = reader.take(TOLD_BYTES)?;
+    if packed == [0; TOLD_BYTES] {
+        return Ok(None);
+    }
+    let (country, total) = packed.split_at(2);
+    let known = std::str::from_utf8(country).ok().and_then(|country| country.parse().ok());
+    let total_minor = i64::from_be_bytes(total.try_into().expect("eight bytes are left of ten"));
+    match known {
+        Some(country) if total_minor >= 0 => Ok(Some(ToldTotal { country, total_minor })),
+        _ => Err(reader.bad(format!("{total_minor} was told for {country:?}"))),
+    }
 }
 
 pub(super) fn variant_bytes(variants: &[VariantNumber]) -> Vec<u8> {
@@ -167,13 +198,16 @@ fn quantity(reader: &Reader<'_>, units: u8) -> Result<Quantity, TokenError> {
 }
 
 /// The claims of one entry of the claim stream: their buyers and requests as `claim` takes them, and their serials.
+/// `told` is `None` in an entry of an older program, and in one of which nobody was told anything.
 pub(super) fn unpack_log(
     drop: DropId,
     mut names: &[u8],
     requests: &[u8],
     serials: &[u8],
+    told: Option<&[u8]>,
 ) -> Result<Vec<LoggedClaim>, TokenError> {
     const SCRIPT: &str = "claim log";
+    let mut told = told.map(|bytes| Reader { script: SCRIPT, bytes });
     let mut requests = Reader { script: SCRIPT, bytes: requests };
     let mut serials = Reader { script: SCRIPT, bytes: serials };
     let mut claims = Vec::new();
@@ -182,11 +216,12 @@ pub(super) fn unpack_log(
         let quantity = quantity(&requests, units)?;
         let (name, rest) = decode::read_str_from_slice(names).map_err(|_| requests.bad("a buyer is missing"))?;
         names = rest;
-        let claim = Claim { id, buyer: buyer(name.as_bytes())?, variant, quantity };
+        let told = told.as_mut().map_or(Ok(None), unpack_told)?;
+        let claim = Claim { id, buyer: buyer(name.as_bytes())?, variant, quantity, told };
         claims.push(LoggedClaim { claim, serials: serials.serials(units)? });
     }
-    match (names.len(), serials.bytes.len()) {
-        (0, 0) => Ok(claims),
+    match (names.len(), serials.bytes.len(), told.map_or(0, |told| told.bytes.len())) {
+        (0, 0, 0) => Ok(claims),
         left => Err(requests.bad(format!("bytes are left over: {left:?}"))),
     }
 }
@@ -210,7 +245,8 @@ impl RecordedClaim {
     /// The claim as its log entry had it. `None`: it has been released.
     pub fn into_claim(self, buyer: BuyerId) -> Option<LoggedClaim> {
         let Self { id, variant, quantity, serials } = self;
-        Some(LoggedClaim { claim: Claim { id, buyer, variant, quantity }, serials: serials? })
+        // What its buyer was told stood in the log alone.
+        Some(LoggedClaim { claim: Claim { id, buyer, variant, quantity, told: None }, serials: serials? })
     }
 }
 
@@ -307,7 +343,7 @@ mod tests {
         assert_eq!(unpack_outcomes(&[5], &[0, 0, 0, 9], one).unwrap(), [BatchOutcome::Short { free: 9 }]);
 
         let batch = pack_claims(one);
-        let log = |names: &[u8], requests: &[u8], serials: &[u8]| unpack_log(DropId(1), names, requests, serials);
+        let log = |names: &[u8], requests: &[u8], serials: &[u8]| unpack_log(DropId(1), names, requests, serials, None);
         let logged = LoggedClaim { claim: claim.clone(), serials: vec![Serial(7), Serial(8)] };
         let serials = [0, 0, 0, 7, 0, 0, 0, 8];
         assert_eq!(log(&batch.names, &batch.requests, &serials).unwrap(), [logged]);
@@ -316,5 +352,32 @@ mod tests {
         assert!(log(&batch.names, &batch.requests[1..], &serials).is_err());
         assert!(log(&batch.names[1..], &batch.requests, &serials).is_err());
         assert!(log(&batch.names.repeat(2), &batch.requests, &serials).is_err());
+    }
+
+    #[test]
+    fn what_buyers_were_told_travels_with_their_claims() {
+        let key = "k".parse().unwrap();
+        let claim = |buyer: &str| {
+            let quantity = Quantity::new(1).unwrap();
+            Claim::new(DropId(1), buyer.parse().unwrap(), &key, VariantNumber(0), quantity)
+        };
+        let most = crate::domain::money::Money::new(i64::MAX, "EUR".parse().unwrap());
+        let claims = [claim("ada"), claim("bob").told("DE".parse().unwrap(), most), claim("eve")];
+        let batch = pack_claims(&claims);
+        let serials = [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3];
+        let read = |told: Option<&[u8]>| {
+            let read = unpack_log(DropId(1), &batch.names, &batch.requests, &serials, told);
+            read.map(|read| read.into_iter().map(|logged| logged.claim).collect::<Vec<_>>())
+        };
+        assert_eq!(batch.told.len(), 30);
+        assert_eq!(read(Some(&batch.told)).unwrap(), claims);
+        let untold = claims.clone().map(|claim| Claim { told: None, ..claim });
+        assert_eq!(read(None).unwrap(), untold, "an entry of an older program");
+        assert_eq!(pack_claims(&untold).told, [0; 0], "and one that an older program understands");
+        assert!(read(Some(&batch.told[1..])).is_err());
+        assert!(read(Some(&batch.told.repeat(2))).is_err());
+        assert!(read(Some(&[b'x'; 30])).is_err(), "no country");
+        let negative = [&b"DE"[..], &(-1_i64).to_be_bytes(), &[0; 20]].concat();
+        assert!(read(Some(&negative)).is_err(), "no total");
     }
 }

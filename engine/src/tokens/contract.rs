@@ -81,7 +81,7 @@ script!(
     "claim",
     ["meta", "buyers", "claims"],
     ["tokens", "spare"],
-    ["epoch", "now_ms", "variants", "names", "requests"],
+    ["epoch", "now_ms", "variants", "names", "requests", "told"],
     ["code", "statuses", "details"],
     [Done, NotLoaded, Fenced]
 );

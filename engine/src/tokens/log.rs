@@ -82,8 +82,9 @@ impl WarehouseStore {
                 };
                 let (epoch, taken_at) = (number("e"), number("t"));
                 let parts = || Ok::<_, String>([get("n")?, get("r")?, get("s")?]);
+                let told = get("a").ok();
                 let claims = parts().and_then(|[names, requests, serials]| {
-                    codec::unpack_log(self.drop, names, requests, serials).map_err(|error| error.to_string())
+                    codec::unpack_log(self.drop, names, requests, serials, told).map_err(|error| error.to_string())
                 });
                 let mut entry = LogEntry {
                     id,
@@ -102,7 +103,8 @@ impl WarehouseStore {
                                 .collect::<Vec<_>>()
                                 .concat()
                         };
-                        let raw = parts().map_or_else(|_| everything(), join);
+                        let all = |parts: [_; 3]| join(parts.into_iter().chain(told));
+                        let raw = parts().map_or_else(|_| everything(), all);
                         entry.unreadable = Some(Unreadable { raw, error });
                     }
                 }
@@ -113,27 +115,32 @@ impl WarehouseStore {
 
     /// The claims of an entry's bytes, as [`Unreadable::raw`] has them.
     pub fn unpack_log(&self, packed: &[u8]) -> Result<Vec<LoggedClaim>, TokenError> {
-        let [names, requests, serials] =
-            split(packed).ok_or_else(|| dump_error("an entry without all of its parts"))?;
-        codec::unpack_log(self.drop, names, requests, serials)
+        let parts = split(packed).unwrap_or_default();
+        let (names, requests, serials, told) = match *parts {
+            [names, requests, serials] => (names, requests, serials, None),
+            [names, requests, serials, told] => (names, requests, serials, Some(told)),
+            _ => return Err(dump_error("an entry without all of its parts")),
+        };
+        codec::unpack_log(self.drop, names, requests, serials, told)
     }
 }
 
-/// The three parts of an entry's claims in one piece, each behind its length (4 bytes, big endian).
-fn join(parts: [&[u8]; 3]) -> Vec<u8> {
+/// The parts of an entry's claims in one piece, each behind its length (4 bytes, big endian): three, or four where
+/// buyers were told what they pay.
+fn join<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let each = |part: &[u8]| [&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes(), part].concat();
-    parts.map(each).concat()
+    parts.flat_map(each).collect()
 }
 
-fn split(mut packed: &[u8]) -> Option<[&[u8]; 3]> {
-    let mut next = || {
+fn split(mut packed: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut parts = Vec::new();
+    while !packed.is_empty() {
         let (length, rest) = packed.split_first_chunk()?;
         let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        parts.push(part);
         packed = rest;
-        Some(part)
-    };
-    let parts = [next()?, next()?, next()?];
-    packed.is_empty().then_some(parts)
+    }
+    Some(parts)
 }
 
 #[cfg(test)]
@@ -142,8 +149,10 @@ mod tests {
 
     #[test]
     fn the_parts_of_an_entry_are_kept_in_one_piece() {
-        let parts: [&[u8]; 3] = [b"names", b"", b"serials"];
-        assert_eq!(split(&join(parts)), Some(parts));
+        let parts: [&[u8]; 4] = [b"names", b"", b"serials", b"told"];
+        for parts in [&parts[..3], &parts] {
+            assert_eq!(split(&join(parts.iter().copied())).as_deref(), Some(parts));
+        }
         assert_eq!(split(b"nonsense"), None);
     }
 }

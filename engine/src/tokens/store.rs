@@ -215,7 +215,7 @@ impl WarehouseStore {
     pub async fn claim(&self, now_ms: i64, claims: &[Claim]) -> Result<Vec<BatchOutcome>, TokenError> {
         let batch = codec::pack_claims(claims);
         let variants = codec::variant_bytes(&batch.variants);
-        let args: [Vec<u8>; 5] = [text(self.epoch.0), text(now_ms), variants, batch.names, batch.requests];
+        let args: [Vec<u8>; 6] = [text(self.epoch.0), text(now_ms), variants, batch.names, batch.requests, batch.told];
         let mut reply = self.call(&contract::CLAIM, &batch.variants, &args).await?;
         let (Some(Value::BulkString(details)), Some(Value::BulkString(statuses)), 1) =
             (reply.pop(), reply.pop(), reply.len())

@@ -125,6 +125,8 @@ impl World {
             warehouses,
             tax_basis_points: 1_900,
             shipping_minor: 490,
+            rates_of_shop: false,
+            price_includes_tax: false,
             opens_at: None,
             closes_at: None,
             pay_by: self.engine.clock.now() + jiff::SignedDuration::from_hours(1),

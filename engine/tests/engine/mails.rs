@@ -121,6 +121,14 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
             ),
         ),
         (
+            "total_changed",
+            format!("Please look at the new total: {product}"),
+            format!(
+                "You got it: {product} is set aside for you. Sent to your address it costs 183.14 EUR.\n\nThat is more than \
+                 you agreed to, so we charge nothing before you tell us that you take it.\n\n{kept}"
+            ),
+        ),
+        (
             "payment_action_required",
             format!("Please confirm your payment: {product}"),
             format!("Your bank wants you to confirm the payment of 183.14 EUR for {product}.\n\n{kept}"),

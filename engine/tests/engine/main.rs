@@ -21,6 +21,7 @@ mod settlement;
 mod poison;
 mod postgres_away;
 mod payments;
+mod whole_price;
 mod cancel_turns;
 mod declines;
 mod cancels;

@@ -36,7 +36,7 @@ async fn a_drop_that_cannot_be_sold_is_refused_and_leaves_nothing() {
             0 => new.buyer_limit = 0,
             1 => new.warehouses = 0,
             2 => new.variants.clear(),
-            3 => new.variants[0].price_minor = 0,
+            3 => new.variants[0].price_minor = -1,
             4 => new.variants[0].stock_units = u32::MAX,
             5 => new.variants.push(new.variants[0].clone()),
             6 => new.currency = "ZZZ".parse().unwrap(),

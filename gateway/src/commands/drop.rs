@@ -5,9 +5,11 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::countries::Country;
 use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, PayTerms, SaleDrop, WAREHOUSES_PER_PRIMARY};
 use doorbuster_engine::domain::ids::{DropName, RestockId};
 use doorbuster_engine::domain::money::Currency;
+use doorbuster_engine::domain::pricing::Totals;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved, known_within};
 use doorbuster_engine::flows::{Engine, EngineError};
 use doorbuster_engine::ledger::reconcile::ChargeBacklog;
@@ -118,12 +120,16 @@ struct CreateArguments {
     /// Virtual warehouses the stock is split over; 2 for each primary of Redis if left out
     #[arg(long, value_name = "N")]
     warehouses: Option<u32>,
-    /// Tax on the goods: 1900 is 19 %
-    #[arg(long, default_value_t = 0, value_name = "BASIS_POINTS")]
-    tax_basis_points: u32,
-    /// Shipping of one order, in the currency's smallest unit
-    #[arg(long, default_value_t = 0, value_name = "AMOUNT")]
-    shipping_minor: i64,
+    /// Tax on the goods in every country: 1900 is 19 %. Without this and --shipping-minor the drop takes the shop's
+    /// rates by country when it opens
+    #[arg(long, value_name = "BASIS_POINTS")]
+    tax_basis_points: Option<u32>,
+    /// Shipping of one order to every country, before tax, in the currency's smallest unit
+    #[arg(long, value_name = "AMOUNT")]
+    shipping_minor: Option<i64>,
+    /// The prices include the tax on the goods
+    #[arg(long)]
+    price_includes_tax: bool,
     /// When workers open it (RFC 3339); by hand if left out
     #[arg(long, value_name = "TIME", value_parser = instant)]
     opens_at: Option<Timestamp>,
@@ -229,7 +235,8 @@ async fn show(engine: &Engine, name: &DropName, format: Format) -> Result<(), Fa
         },
         || {
             let account = (drop.state != DropState::Draft).then(|| drop_figures::account_as_text(&account));
-            let parts = [Some(terms_as_text(drop)), Some(drop_figures::units_as_text(&figures)), account];
+            let prices = Some(prices_as_text(drop));
+            let parts = [Some(terms_as_text(drop)), prices, Some(drop_figures::units_as_text(&figures)), account];
             text_of(parts.into_iter().flatten().chain(waiting.lines()).chain(what_is_next(drop)))
         },
     );
@@ -362,8 +369,10 @@ impl CreateArguments {
             variants,
             buyer_limit: self.limit,
             warehouses: self.warehouses.unwrap_or(WAREHOUSES_PER_PRIMARY),
-            tax_basis_points: self.tax_basis_points,
-            shipping_minor: self.shipping_minor,
+            tax_basis_points: self.tax_basis_points.unwrap_or(0),
+            shipping_minor: self.shipping_minor.unwrap_or(0),
+            rates_of_shop: self.tax_basis_points.is_none() && self.shipping_minor.is_none(),
+            price_includes_tax: self.price_includes_tax,
             opens_at: self.opens_at,
             closes_at: self.closes_at,
             pay_by: self.pay_by.unwrap_or(kept_from.checked_add(KEPT_FOR).unwrap_or(kept_from)),
@@ -446,6 +455,16 @@ fn as_json(drop: &SaleDrop) -> Value {
         "warehouses": drop.warehouses.len(),
         "tax_basis_points": drop.tax_basis_points,
         "shipping": drop.shipping,
+        "rates_of_shop": drop.rates_of_shop,
+        "price_includes_tax": drop.terms.price_includes_tax,
+        "prices": prices(drop).into_iter().map(|price| json!({
+            "country": price.country.map_or("*".to_owned(), |country| country.to_string()),
+            "sku": price.sku,
+            "subtotal": price.totals.subtotal,
+            "tax": price.totals.tax,
+            "shipping": price.totals.shipping,
+            "total": price.totals.total,
+        })).collect::<Vec<_>>(),
         "opens_at": drop.opens_at,
         "closes_at": drop.closes_at,
         "pay_by": drop.pay_by,
@@ -470,6 +489,50 @@ fn as_text(drop: &SaleDrop) -> String {
     format!("{}\n{table}", terms_as_text(drop))
 }
 
+/// What one unit of a variant costs in a country. `None`: in every one that has no line of its own.
+struct PriceLine<'a> {
+    country: Option<Country>,
+    sku: &'a str,
+    totals: Totals,
+}
+
+fn prices(drop: &SaleDrop) -> Vec<PriceLine<'_>> {
+    let rows = drop.terms.rates.rows();
+    let lines = rows.flat_map(|(country, rate)| {
+        drop.variants.iter().filter_map(move |variant| {
+            let totals = drop.terms.totals_at(rate, variant.price, 1).ok()?;
+            Some(PriceLine { country, sku: &variant.sku, totals })
+        })
+    });
+    lines.collect()
+}
+
+fn prices_as_text(drop: &SaleDrop) -> String {
+    let mut table = Table::new(["COUNTRY", "SKU", ">GOODS", ">TAX", ">SHIPPING", ">ONE UNIT"]);
+    for PriceLine { country, sku, totals } in prices(drop) {
+        let country = match (country, drop.terms.rates.countries().next()) {
+            (Some(country), _) => country.to_string(),
+            (None, None) => "every one".to_owned(),
+            (None, Some(_)) => "all others".to_owned(),
+        };
+        let Totals { subtotal, tax, shipping, total } = totals;
+        let amounts = [subtotal, tax, shipping, total].map(|amount| amount.to_string());
+        let [subtotal, tax, shipping, total] = amounts;
+        table.row([country, sku.to_owned(), subtotal, tax, shipping, total]);
+    }
+    table.to_string()
+}
+
+fn rates_as_text(drop: &SaleDrop) -> String {
+    let tax = if drop.terms.price_includes_tax { "include tax" } else { "are before tax" };
+    let rates = match (drop.rates_of_shop, drop.state) {
+        (false, _) => "its own rates, the same in every country",
+        (true, DropState::Draft) => "the shop's rates, as they will be when it opens; below as they are now",
+        (true, _) => "the shop's rates, as they were when it opened",
+    };
+    format!("  prices {tax}; {rates}")
+}
+
 fn terms_as_text(drop: &SaleDrop) -> String {
     let (opens, closes) = (time_or_by_hand(drop.opens_at), time_or_by_hand(drop.closes_at));
     [
@@ -483,6 +546,7 @@ fn terms_as_text(drop: &SaleDrop) -> String {
         format!("  buyers are answered when their claims are {}", answered_when(drop)),
         format!("  opens {opens}, closes {closes}, pay by {}", time(drop.pay_by)),
         format!("  an order is paid {}, and {}", paid_within(drop), after_a_decline(drop)),
+        rates_as_text(drop),
     ]
     .join("\n")
 }

@@ -24,12 +24,16 @@ pub(super) struct UpdateArguments {
     /// Units a buyer may hold
     #[arg(long, value_name = "UNITS")]
     limit: Option<u32>,
-    /// Tax on the goods: 1900 is 19 %
+    /// Tax on the goods in every country: 1900 is 19 %. Given this or --shipping-minor, it does not take the shop's
+    /// rates
     #[arg(long, value_name = "BASIS_POINTS")]
     tax_basis_points: Option<u32>,
     /// Shipping of one order, in the currency's smallest unit
     #[arg(long, value_name = "AMOUNT")]
     shipping_minor: Option<i64>,
+    /// Whether the prices include the tax on the goods
+    #[arg(long, value_name = "TRUE_OR_FALSE")]
+    price_includes_tax: Option<bool>,
     /// When workers open it (RFC 3339), or by-hand
     #[arg(long, value_name = "TIME")]
     opens_at: Option<When>,
@@ -104,6 +108,7 @@ impl UpdateArguments {
             buyer_limit: self.limit,
             tax_basis_points: self.tax_basis_points,
             shipping_minor: self.shipping_minor,
+            price_includes_tax: self.price_includes_tax,
             opens_at: self.opens_at.map(When::time),
             closes_at: self.closes_at.map(When::time),
             pay_by: self.pay_by,

@@ -270,6 +270,7 @@ pub(super) fn as_json(order: &OrderView) -> serde_json::Value {
         "status": order.status,
         "payment": order.payment,
         "total": order.totals.total,
+        "accepted_total": order.waits_beyond,
         "cancel_requested": order.is_cancel_requested,
         "items": order.items.iter().map(|item| json!({
             "line": item.line, "sku": item.sku, "quantity": item.quantity, "unit_price": item.unit_price,
@@ -295,6 +296,7 @@ fn as_text(order: &OrderView) -> String {
         order.payment.as_str(),
         order.totals.total
     )];
+    lines.extend(order.waits_beyond.map(|agreed| format!("  waits for its buyer, who agreed to {agreed} and no more")));
     lines.extend(order.items.iter().map(|item| {
         let serials = item.serials.iter().map(|serial| serial.0.to_string()).collect::<Vec<_>>().join(", ");
         let returned = if item.returned > 0 { format!("  {} returned", item.returned) } else { String::new() };

@@ -370,6 +370,8 @@ fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
         warehouses: options.warehouses,
         tax_basis_points: 1_900,
         shipping_minor: 490,
+        rates_of_shop: false,
+        price_includes_tax: false,
         opens_at: None,
         closes_at: None,
         pay_by: now + SignedDuration::from_hours(1),

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use axum::http::StatusCode;
+use doorbuster_engine::domain::countries::Country;
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::PaymentState;
@@ -126,6 +127,10 @@ fn short() -> Vec<LineProblem> {
     vec![LineProblem { available: Some(1), ..LineProblem::new(1, LineCode::OutOfStock) }]
 }
 
+fn germany() -> Country {
+    "DE".parse().expect("a country of the list")
+}
+
 fn euros(amount_minor: i64) -> Amount {
     euro_money(amount_minor).into()
 }
@@ -221,7 +226,8 @@ catalogue! {
         tells (lines);
     PriceChanged { lines: Vec<LineProblem> = repriced(), total: Amount = euros(14_900) } = CONFLICT "price_changed",
         "The price is not the one that was shown",
-        "Nothing was ordered. If the buyer agrees, send the request again with this total as accepted_total.",
+        "Nothing was ordered or charged. If the buyer agrees, send the request again with this total as \
+            accepted_total.",
         tells (lines total);
     OutOfStock(lines: Vec<LineProblem> = short()) = CONFLICT "out_of_stock", "Fewer units are left",
         "Nothing was reserved: lines says what can be had of each.",
@@ -234,6 +240,9 @@ catalogue! {
     NotChargeable { why: String = "0.10 EUR is less than 0.50 EUR, the least that the payment provider charges".to_owned() } =
         CONFLICT "not_chargeable", "This amount cannot be charged",
         "{why}: order more or less of it.";
+    CountryNotServed { country: Country = germany(), served: String = "FR, IT".to_owned() } =
+        CONFLICT "country_not_served", "Nothing of this drop is sent there",
+        "It is not sent to {country}; it is sent to {served}.";
     ClaimNotFound = NOT_FOUND "claim_not_found", "There is no such claim",
         "Check the id, and whose token you sent.";
     OrderNotFound = NOT_FOUND "order_not_found", "There is no such order",
@@ -288,6 +297,12 @@ catalogue! {
     // Payments.
     PaymentNotRequired = CONFLICT "payment_not_required", "The order needs no payment method",
         "Its payment is under way, done or over: GET the order to see which.";
+    TotalNotAccepted { total: Amount = euros(18_564) } = CONFLICT "total_not_accepted",
+        "The order costs more than was agreed to",
+        "Nothing is charged. If the buyer agrees, send this total to POST /v1/orders/{{id}}/accept-total.",
+        tells (total);
+    AcceptanceNotRequired = CONFLICT "acceptance_not_required", "The order's total needs no agreement",
+        "It costs no more than was agreed to, or has gone on: GET the order to see how it stands.";
     NotCancellable = CONFLICT "not_cancellable", "The order cannot be cancelled any more",
         "It has shipped, has ended otherwise, or is being looked at by a person: GET the order to see which.";
     ProfileMissing = CONFLICT "checkout_profile_missing", "There is no checkout profile yet",

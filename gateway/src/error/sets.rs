@@ -71,7 +71,7 @@ sets! {
 
     /// Why a claim took nothing, whether it was made by itself or out of a cart.
     ClaimRefused = SoldOut NotEnough LimitExceeded NotOpen Paused Closed TooManyReleased KeyReused
-        ClaimRejected Overloaded WarehouseRebuilding UnitsMoving;
+        PriceChanged CountryNotServed ClaimRejected Overloaded WarehouseRebuilding UnitsMoving;
     /// Why a cart has no price.
     CartUnpriced = CartEmpty ProfileMissing LinesRefused NotServed NotChargeable;
 }

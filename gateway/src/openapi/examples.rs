@@ -46,7 +46,11 @@ pub(super) fn all() -> Vec<Example> {
 
 fn buyers_requests() -> Vec<Example> {
     vec![
-        sent::<claims::NewClaim>(json!({ "sku": "shoe-42", "quantity": 1 })),
+        sent::<claims::NewClaim>(json!({
+            "sku": "shoe-42", "quantity": 1, "country": "DE",
+            "accepted_total": { "amount_minor": 18_314, "currency": "EUR" }
+        })),
+        sent::<orders::NewAgreement>(json!({ "accepted_total": { "amount_minor": 18_564, "currency": "EUR" } })),
         sent::<standby::NewStandby>(json!({ "sku": "shoe-42", "quantity": 1 })),
         sent::<carts::NewItem>(json!({ "sku": "mug", "quantity": 2 })),
         sent::<carts::ItemQuantity>(json!({ "quantity": 3 })),
@@ -88,6 +92,7 @@ fn buyers_answers() -> Vec<Example> {
             quantity: 1,
             serials: vec![17],
             acknowledgement: Acknowledgement::Accepted,
+            total: Some(euros(18_314)),
             receipt: None,
             links: claims::ClaimLinks { order: Some(format!("/v1/orders/{ORDER}")), ..links.clone() },
         }),
@@ -118,10 +123,12 @@ fn buyers_answers() -> Vec<Example> {
             limit: 1,
             opens_at: Some(at("2026-11-23T10:00:00Z")),
             closes_at: None,
+            price_includes_tax: false,
             variants: vec![drops::Variant {
                 sku: "shoe-42".to_owned(),
                 title: "Size 42".to_owned(),
                 price: euros(14_900),
+                whole_price: Some(whole_price(14_900, 2_924, 490)),
             }],
         }),
         answered(product_on_sale()),
@@ -207,6 +214,16 @@ fn euros(amount_minor: i64) -> Amount {
     Amount { amount_minor, currency: "EUR".to_owned() }
 }
 
+fn whole_price(subtotal: i64, tax: i64, shipping: i64) -> drops::WholePrice {
+    drops::WholePrice {
+        country: "DE".to_owned(),
+        subtotal: euros(subtotal),
+        tax: euros(tax),
+        shipping: euros(shipping),
+        total: euros(subtotal + tax + shipping),
+    }
+}
+
 fn standby_place() -> standby::StandbyPlace {
     standby::StandbyPlace {
         drop: "shoe".to_owned(),
@@ -225,6 +242,7 @@ fn product_on_sale() -> products::ProductOnSale {
         sku: "mug".to_owned(),
         title: "White".to_owned(),
         price: euros(1_000),
+        whole_price: Some(whole_price(1_000, 283, 490)),
         in_stock: true,
     };
     products::ProductOnSale { id: 2, name: "Mug".to_owned(), variants: vec![mug] }
@@ -306,6 +324,8 @@ fn order() -> orders::OrderFound {
         tax: euros(2_924),
         shipping: euros(490),
         total: euros(18_314),
+        price_includes_tax: false,
+        total_to_accept: None,
         ship_to: Some(address()),
         pay_by: None,
         decline: None,
@@ -323,6 +343,7 @@ fn order() -> orders::OrderFound {
         links: orders::OrderLinks {
             order: format!("/v1/orders/{ORDER}"),
             payment: None,
+            accept_total: None,
             invoice: Some(format!("/v1/orders/{ORDER}/invoice")),
             cancel: None,
         },
@@ -412,6 +433,7 @@ fn order_details() -> operators::OperatorOrderDetails {
         subtotal: euros(14_900),
         tax: euros(2_924),
         shipping: euros(490),
+        accepted_total: None,
         email: Some("ada@example.com".to_owned()),
         ship_to: Some(address()),
         cancel_asked_by: None,

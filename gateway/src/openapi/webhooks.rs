@@ -134,6 +134,7 @@ fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
         Notice::PaymentMethodRequired { .. } => {
             ("The card was declined, and the order waits for another one", Some("PaymentMethodRequiredDetail"))
         }
+        Notice::TotalChanged => ("The order costs more than its buyer agreed to, and waits for them to agree", None),
         Notice::PaymentActionRequired => ("The buyer's bank wants them to act", None),
         Notice::OrderConfirmed => ("The order is paid", None),
         Notice::PaymentFailed { .. } => ("The payment failed", Some("PaymentFailedDetail")),
@@ -265,6 +266,6 @@ mod tests {
             };
             assert!(is_read, "{}", event.body);
         }
-        assert_eq!(all().paths.len(), 14);
+        assert_eq!(all().paths.len(), 15);
     }
 }

@@ -42,7 +42,7 @@ pub struct NewCheckout {
     pub accepted_total: Option<AcceptedTotal>,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptedTotal {
     pub amount_minor: i64,
@@ -201,7 +201,7 @@ async fn answer(gate: &Gate, buyer: &BuyerId, checkout: Checkout, is_replay: boo
 }
 
 impl AcceptedTotal {
-    fn parse(self) -> Result<Money, Problem> {
+    pub(super) fn parse(self) -> Result<Money, Problem> {
         let wrong = |error: doorbuster_engine::domain::money::InvalidCurrency| {
             Problem::Invalid(vec![FieldProblem::new("accepted_total.currency", error.to_string())])
         };

@@ -12,8 +12,11 @@ use axum::http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, ClaimOutcome, Quantity};
+use doorbuster_engine::domain::countries::Country;
 use doorbuster_engine::domain::drops::{DropState, DropVariant, SaleDrop};
 use doorbuster_engine::domain::ids::{BuyerId, ClaimId, Epoch, IdempotencyKey, Serial};
+use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::pricing::RateTable;
 use doorbuster_engine::flows::acknowledge::Acknowledged;
 use doorbuster_engine::flows::claim::{ClaimProgress, ClaimView};
 use doorbuster_engine::flows::{EngineError, LiveDrop};
@@ -22,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::Amount;
+use super::checkout::AcceptedTotal;
 use crate::auth::Buyer;
 use crate::error::sets::ClaimRefused;
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
@@ -48,6 +53,13 @@ pub struct NewClaim {
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 100, default = 1)]
     pub quantity: i64,
+    /// Where it is to go (ISO 3166-1): the answer says what it costs there, and an order that its address makes dearer
+    /// is not charged before its buyer agrees
+    #[schema(example = "DE")]
+    pub country: Option<String>,
+    /// The total that the buyer was shown for this country, and agrees to: GET /v1/drops/{drop}?country= has it for one
+    /// unit. Needs `country`; any other total is refused with `price_changed`
+    pub accepted_total: Option<AcceptedTotal>,
 }
 
 fn one() -> i64 {
@@ -66,6 +78,9 @@ pub struct ClaimTaken {
     /// How safe the claim is. The drop says which
     #[schema(value_type = words::Acknowledgement)]
     pub acknowledgement: Acknowledgement,
+    /// What it costs with tax and shipping, sent to the country that was named: no more is charged without asking
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<Amount>,
     /// This answer, signed (JWS): evidence, should anybody doubt it
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receipt: Option<String>,
@@ -202,6 +217,10 @@ pub async fn make_claim(
         ClaimOutcome::Taken { serials } => (serials, false),
         ClaimOutcome::Replayed { serials } => (serials, true),
         ClaimOutcome::NotOpen if is_paused(&gate, live).await => return Err(counted_problem(Problem::Paused)),
+        ClaimOutcome::NotServed => {
+            let country = claim.told.map(|told| told.country).expect("only a claim that names a country is not served");
+            return Err(counted_problem(not_served(&live.drop, country)));
+        }
         refused => return Err(counted_problem(refusal(refused))),
     };
     let Acknowledged::Reached(acknowledgement) = answered.acknowledged else {
@@ -242,9 +261,63 @@ pub async fn asked(
     let quantity = Quantity::new(new.quantity).map_err(|error| Problem::field("quantity", error.to_string()))?;
     let name = drop.parse().map_err(|_| Problem::DropNotFound)?;
     let live = gate.drops.get(&name).await?.ok_or(Problem::DropNotFound)?;
-    let variant = variant_of(&live.drop, new.sku.as_deref())?.number;
-    let claim = Claim::new(live.drop.id, buyer, key, variant, quantity);
+    let variant = variant_of(&live.drop, new.sku.as_deref())?;
+    let claim = Claim::new(live.drop.id, buyer, key, variant.number, quantity);
+    let claim = match told(&live.drop, variant, quantity, new)? {
+        Some((country, total)) => claim.told(country, total),
+        None => claim,
+    };
     Ok(Asked { live, claim })
+}
+
+/// What a buyer who names a country was told, or is told by the answer. Whether it is so is for the claim to say: what
+/// is known here of the drop may be older.
+fn told(
+    drop: &SaleDrop,
+    variant: &DropVariant,
+    quantity: Quantity,
+    new: &NewClaim,
+) -> Result<Option<(Country, Money)>, Problem> {
+    let accepted = new.accepted_total.clone().map(AcceptedTotal::parse).transpose()?;
+    let Some(country) = &new.country else {
+        return match accepted {
+            Some(_) => Err(Problem::field("country", "accepted_total needs it: the total is that of a country")),
+            None => Ok(None),
+        };
+    };
+    let country = country_of(drop, country)?;
+    let Some(totals) = drop.terms.totals(variant.price, quantity.units(), country) else {
+        return Err(counted_problem(not_served(drop, country)));
+    };
+    let total = totals.map_err(|error| Problem::NotChargeable { why: error.to_string() })?.total;
+    match accepted {
+        Some(accepted) if accepted.currency != total.currency => {
+            Err(counted_problem(Problem::PriceChanged { lines: Vec::new(), total: total.into() }))
+        }
+        accepted => Ok(Some((country, accepted.unwrap_or(total)))),
+    }
+}
+
+/// A country by its code.
+pub(super) fn country_of(drop: &SaleDrop, code: &str) -> Result<Country, Problem> {
+    code.parse().map_err(|wrong| {
+        let served = served(&drop.terms.rates);
+        Problem::field("country", format!("{wrong}; {} is sent to {served}", drop.name))
+    })
+}
+
+pub(super) fn not_served(drop: &SaleDrop, country: Country) -> Problem {
+    Problem::CountryNotServed { country, served: served(&drop.terms.rates) }
+}
+
+/// `DE, FR and everywhere else`.
+fn served(rates: &RateTable) -> String {
+    let own = rates.countries().map(|country| country.to_string()).collect::<Vec<_>>().join(", ");
+    match (own.is_empty(), rates.elsewhere()) {
+        (_, None) => own,
+        (true, Some(_)) => "every country".to_owned(),
+        (false, Some(_)) => format!("{own} and everywhere else"),
+    }
 }
 
 /// The answer to a claim that was taken, now or before.
@@ -274,6 +347,7 @@ pub fn answer(gate: &Gate, asked: &Asked, held: &Held) -> Response {
         quantity: claim.quantity.units(),
         serials: numbers(&held.serials),
         acknowledgement: held.acknowledgement,
+        total: claim.told.map(|told| Money::new(told.total_minor, live.drop.currency).into()),
         receipt,
         links: links(id, Some(id)),
     };
@@ -298,6 +372,8 @@ pub(super) fn refusal(outcome: ClaimOutcome) -> Problem {
         ClaimOutcome::TooManyReleased => Problem::TooManyReleased,
         ClaimOutcome::KeyReused => Problem::KeyReused,
         ClaimOutcome::Released => Problem::ClaimReleased,
+        ClaimOutcome::PriceChanged { total } => Problem::PriceChanged { lines: Vec::new(), total: total.into() },
+        ClaimOutcome::NotServed => Problem::NotServed,
         ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. } => unreachable!("these two are answered with 201"),
     }
 }

@@ -78,6 +78,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(documents::get_invoice))
         .routes(routes!(documents::get_credit_note))
         .routes(routes!(orders::pay_order))
+        .routes(routes!(orders::accept_total))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
         .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))

@@ -1,4 +1,4 @@
-//! `GET /v1/orders/{id}`, `POST /v1/orders/{id}/payment` and `POST /v1/orders/{id}/cancel`, for the order's buyer only.
+//! `GET /v1/orders/{id}`, and `POST` to its `payment`, `accept-total` and `cancel`, for the order's buyer only.
 
 use std::fmt;
 
@@ -11,20 +11,24 @@ use doorbuster_engine::domain::ids::OrderId;
 use doorbuster_engine::domain::orders::{OrderEvent, OrderState};
 use doorbuster_engine::domain::payments::{PaymentState, RefundState};
 use doorbuster_engine::ledger::orders::{OrderItemView, OrderView, ShipmentView};
-use doorbuster_engine::ledger::payments::MethodGiven;
+use doorbuster_engine::ledger::payments::{MethodGiven, TotalAccepted};
 use doorbuster_engine::ledger::refunds::OrderCancelled;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Amount;
+use super::checkout::AcceptedTotal;
 use crate::auth::Buyer;
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
-use crate::extract::{Key, KeyHeader, PathText};
+use crate::extract::{JsonBody, Key, KeyHeader, PathText};
 use crate::openapi::examples::ORDER;
 use crate::state::Gate;
 use crate::words;
+
+/// A number and a currency.
+const AGREEMENT_BYTES: usize = 1024;
 
 /// An order
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,14 +39,22 @@ pub struct OrderFound {
     #[schema(value_type = words::OrderState)]
     pub status: OrderState,
     /// `REQUIRED` and `METHOD_REQUIRED` wait for POST /v1/orders/{id}/payment: the one for a first card, the other for another
-    /// one after a decline
+    /// one after a decline. `REQUIRED` with `total_to_accept` waits for POST /v1/orders/{id}/accept-total
     #[schema(value_type = words::PaymentState)]
     pub payment: PaymentState,
     pub items: Vec<OrderItem>,
+    /// The goods, before tax
     pub subtotal: Amount,
+    /// On goods and shipping
     pub tax: Amount,
+    /// Before tax
     pub shipping: Amount,
     pub total: Amount,
+    /// The unit prices of its items include the tax on them
+    pub price_includes_tax: bool,
+    /// Nothing is charged before the buyer agrees to this total: sent to their address the order costs more than they
+    /// agreed to
+    pub total_to_accept: Option<TotalToAccept>,
     /// The address of the checkout profile at the time
     #[schema(value_type = Option<super::profile::ShipTo>)]
     pub ship_to: Option<serde_json::Value>,
@@ -62,6 +74,22 @@ pub struct OrderFound {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub links: OrderLinks,
+}
+
+/// An order that costs more than its buyer agreed to
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TotalToAccept {
+    /// What they agreed to when they claimed
+    pub accepted: Amount,
+    /// What it costs: send it as accepted_total
+    pub total: Amount,
+}
+
+/// The total that a buyer agrees to
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewAgreement {
+    pub accepted_total: AcceptedTotal,
 }
 
 /// The bank wants a word with the buyer
@@ -124,6 +152,9 @@ pub struct OrderLinks {
     /// Where to send the payment, while one is required
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<String>,
+    /// Where to agree to its total, while it waits for that
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_total: Option<String>,
     /// Where its invoice is, once it is paid
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invoice: Option<String>,
@@ -159,8 +190,11 @@ pub async fn get_order(
     post, path = "/v1/orders/{id}/payment", tag = "orders",
     params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
     responses(
-        (status = 202, body = OrderFound, description = "The payment is under way"),
-        Errors<(kinds::OrderNotFound, kinds::PaymentNotRequired, kinds::ProfileMissing)>,
+        (status = 202, body = OrderFound, description = "The payment is under way, or there is nothing to pay"),
+        Errors<(
+            kinds::OrderNotFound, kinds::PaymentNotRequired, kinds::ProfileMissing, kinds::NotServed,
+            kinds::TotalNotAccepted
+        )>,
     ),
     security(("buyer" = []))
 )]
@@ -179,6 +213,52 @@ pub async fn pay_order(
         MethodGiven::NotRequired => return Err(Problem::PaymentNotRequired),
         MethodGiven::NoProfile => return Err(Problem::ProfileMissing),
         MethodGiven::NoSuchOrder => return Err(Problem::OrderNotFound),
+        MethodGiven::NotServed => return Err(Problem::NotServed),
+        MethodGiven::TotalNotAccepted { total } => return Err(Problem::TotalNotAccepted { total: total.into() }),
+    };
+    let order = ledger.order_of(&buyer, id).await?.ok_or(Problem::OrderNotFound)?;
+    Ok((StatusCode::ACCEPTED, replayed, Json(OrderFound::from(order))).into_response())
+}
+
+/// Agree to an order's total
+///
+/// For an order with `total_to_accept`: sent to its buyer's address it costs more than they agreed to when they
+/// claimed. It is charged once they agree, with the saved checkout profile; without an agreement it ends as any order
+/// that is not paid in time. Applied once; a repeat with the same key is answered as the first, and marked
+/// `Idempotent-Replayed: true`.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/accept-total", tag = "orders",
+    params(("id" = Uuid, Path, description = "The order's id", example = json!(ORDER)), KeyHeader),
+    request_body = NewAgreement,
+    responses(
+        (status = 202, body = OrderFound, description = "The payment is under way"),
+        Errors<(
+            kinds::OrderNotFound, kinds::AcceptanceNotRequired, kinds::PriceChanged, kinds::ProfileMissing,
+            kinds::KeyReused
+        )>,
+    ),
+    security(("buyer" = []))
+)]
+pub async fn accept_total(
+    State(gate): State<Gate>,
+    Buyer(buyer): Buyer,
+    Key(key): Key,
+    PathText(id): PathText,
+    JsonBody(new): JsonBody<NewAgreement, AGREEMENT_BYTES>,
+) -> Result<Response, Problem> {
+    let id = order_id(&id)?;
+    let accepted = new.accepted_total.parse()?;
+    let ledger = &gate.engine.ledger;
+    let replayed = match ledger.accept_total(id, &buyer, &key, accepted, gate.engine.clock.now()).await? {
+        TotalAccepted::Now => HeaderMap::new(),
+        TotalAccepted::Before => HeaderMap::from_iter([(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))]),
+        TotalAccepted::KeyReused => return Err(Problem::KeyReused),
+        TotalAccepted::NotRequired => return Err(Problem::AcceptanceNotRequired),
+        TotalAccepted::Changed { total } => {
+            return Err(Problem::PriceChanged { lines: Vec::new(), total: total.into() });
+        }
+        TotalAccepted::NoProfile => return Err(Problem::ProfileMissing),
+        TotalAccepted::NoSuchOrder => return Err(Problem::OrderNotFound),
     };
     let order = ledger.order_of(&buyer, id).await?.ok_or(Problem::OrderNotFound)?;
     Ok((StatusCode::ACCEPTED, replayed, Json(OrderFound::from(order))).into_response())
@@ -251,7 +331,9 @@ impl From<ShipmentView> for OrderShipment {
 impl From<OrderView> for OrderFound {
     fn from(order: OrderView) -> Self {
         let link = format!("/v1/orders/{}", order.id);
-        let is_required = matches!(order.payment, PaymentState::Required | PaymentState::MethodRequired);
+        let waits_beyond = order.waits_beyond;
+        let is_required =
+            matches!(order.payment, PaymentState::Required | PaymentState::MethodRequired) && waits_beyond.is_none();
         // An order that cost nothing has no charge, and so no invoice.
         let is_invoiced = order.payment.was_paid() && order.totals.total.amount_minor > 0;
         let is_cancellable = order.status.apply(OrderEvent::Cancel).is_ok() && !order.is_cancel_requested;
@@ -271,6 +353,9 @@ impl From<OrderView> for OrderFound {
             tax: order.totals.tax.into(),
             shipping: order.totals.shipping.into(),
             total: order.totals.total.into(),
+            price_includes_tax: order.price_includes_tax,
+            total_to_accept: waits_beyond
+                .map(|accepted| TotalToAccept { accepted: accepted.into(), total: order.totals.total.into() }),
             ship_to: order.ship_to,
             next_action: order.next_action.map(|action| NextAction {
                 kind: action.kind,
@@ -286,6 +371,7 @@ impl From<OrderView> for OrderFound {
             updated_at: order.updated_at,
             links: OrderLinks {
                 payment: is_required.then(|| format!("{link}/payment")),
+                accept_total: waits_beyond.map(|_| format!("{link}/accept-total")),
                 invoice: is_invoiced.then(|| format!("{link}/invoice")),
                 cancel: is_cancellable.then(|| format!("{link}/cancel")),
                 order: link,

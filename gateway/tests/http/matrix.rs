@@ -175,6 +175,15 @@ impl Stage {
             | "GET /v1/orders/{id}/credit-notes/{number}"
             | "POST /v1/orders/{id}/payment"
             | "POST /v1/orders/{id}/cancel" => each_id("order_not_found"),
+            "POST /v1/orders/{id}/accept-total" => {
+                let agreed = json!({ "accepted_total": { "amount_minor": 18_314, "currency": "EUR" } });
+                for id in &self.ids {
+                    for key in ["eves", "ada-unpaid", "ada-buys"] {
+                        let request = ask(&path.replace("{id}", id), key).json(&agreed);
+                        case(&format!("{id} with the key {key}"), request, NotFound("order_not_found"));
+                    }
+                }
+            }
             "GET /v1/orders" => {
                 case("hers", ask(&filled, ""), Nothing);
                 case("ada's cursor", ask(&format!("{filled}?cursor={}", self.cursor), ""), Nothing);

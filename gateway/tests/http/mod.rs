@@ -6,6 +6,7 @@ mod refusals;
 mod carts;
 mod checkout;
 mod claims;
+mod whole_price;
 mod orders;
 mod fulfilment;
 mod webhooks;

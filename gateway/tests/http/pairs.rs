@@ -387,6 +387,8 @@ impl Trial<'_> {
             warehouses: 1,
             tax_basis_points: 0,
             shipping_minor: 490,
+            rates_of_shop: false,
+            price_includes_tax: false,
             opens_at: None,
             closes_at: None,
             pay_by: Clock::System.now().checked_add(SignedDuration::from_hours(24)).unwrap(),

@@ -20,7 +20,7 @@ async fn a_drop_is_public_but_its_partitioning_is_not() {
         answer.json(),
         json!({
             "name": shop.drop, "product": "Shoe", "state": "open", "currency": "EUR", "limit": 2,
-            "opens_at": null, "closes_at": null,
+            "opens_at": null, "closes_at": null, "price_includes_tax": false,
             "variants": [
                 { "sku": "shoe-42", "title": "Shoe shoe-42", "price": { "amount_minor": 14_900, "currency": "EUR" } }
             ]
@@ -105,6 +105,7 @@ async fn the_description_lists_every_route_and_code() {
         "GET /v1/orders/{id}/credit-notes/{number}",
         "POST /v1/drops/{drop}/claims",
         "POST /v1/drops/{drop}/standby",
+        "POST /v1/orders/{id}/accept-total",
         "POST /v1/orders/{id}/cancel",
         "POST /v1/orders/{id}/payment",
         "PUT /v1/me/checkout-profile",

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use doorbuster_engine::ledger::rates::RateRow;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -41,8 +42,8 @@ async fn a_draft_is_changed_and_deleted_and_what_was_opened_is_not() {
     assert!(code == Some(0) && said.contains("opens by hand") && said.contains("99.00"), "{said}");
     let (code, _, error) = run(&database_url, &["drop", "update", &name]).await;
     assert_eq!(code, Some(2), "{error}");
-    let (code, _, error) = run(&database_url, &["drop", "update", &name, "--price-minor", "0"]).await;
-    assert!(code == Some(1) && error.contains("at least 1 minor unit"), "{error}");
+    let (code, _, error) = run(&database_url, &["drop", "update", &name, "--price-minor=-1"]).await;
+    assert!(code == Some(1) && error.contains("cannot be negative"), "{error}");
 
     engine.open_drop(&name.parse().unwrap()).await.unwrap().unwrap();
     for arguments in [&["drop", "delete", &name][..], &["drop", "update", &name, "--limit", "3"]] {
@@ -162,4 +163,39 @@ async fn when_a_command_has_moved_a_drop_every_click_is_answered_so() {
     shop.claim("bob", "k", 1).await.is_problem(409, "sold_out");
     assert_eq!(run(&shop.database_url, &["drop", "close", &shop.drop]).await.0, Some(0));
     shop.claim("carl", "k", 1).await.is_problem(410, "closed");
+}
+
+#[tokio::test]
+async fn a_drop_at_the_shops_rates_shows_what_it_costs_in_each_country() {
+    let (database_url, name) = new_database().await;
+    let rate = |country: &str, tax_basis_points, shipping_minor| RateRow {
+        country: country.to_owned(),
+        currency: "EUR".parse().unwrap(),
+        tax_basis_points,
+        shipping_tax_basis_points: None,
+        shipping_minor,
+        free_shipping_from_minor: None,
+    };
+    let engine = engine(&database_url).await;
+    engine.ledger.replace_rates(&[rate("DE", 1_900, 500), rate("*", 0, 2_000)]).await.unwrap();
+    let create = ["drop", "create", "--name", &name, "--product", "Boot", "--stock", "1", "--price-minor", "11900"];
+    let (code, _, error) = run(&database_url, &[&create[..], &["--price-includes-tax"]].concat()).await;
+    assert_eq!(code, Some(0), "{error}");
+    let (_, said, _) = run(&database_url, &["drop", "show", &name]).await;
+    assert!(said.contains("prices include tax; the shop's rates, as they will be when it opens"), "{said}");
+    let lines = [
+        format!("DE {name} 100.00 EUR 19.95 EUR 5.00 EUR 124.95 EUR"),
+        format!("all others {name} 119.00 EUR 0.00 EUR 20.00 EUR 139.00 EUR"),
+    ];
+    for expected in lines {
+        assert!(said.lines().any(|line| line.split_whitespace().eq(expected.split(' '))), "{expected}:\n{said}");
+    }
+    let (_, said, _) = run(&database_url, &["drop", "update", &name, "--shipping-minor", "0", "--json"]).await;
+    let shown = json(&said);
+    assert_eq!((&shown["rates_of_shop"], &shown["price_includes_tax"]), (&false.into(), &true.into()), "{shown}");
+    assert_eq!(shown["prices"].as_array().unwrap().len(), 1, "the same in every country: {shown}");
+    assert_eq!(
+        (&shown["prices"][0]["country"], &shown["prices"][0]["total"]["amount_minor"]),
+        (&"*".into(), &11_900.into())
+    );
 }

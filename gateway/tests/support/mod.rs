@@ -69,6 +69,8 @@ pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleD
         warehouses: 3,
         tax_basis_points: 1_900,
         shipping_minor: 490,
+        rates_of_shop: false,
+        price_includes_tax: false,
         // Otherwise it is a draft that buyers know nothing of.
         opens_at: (!sale.is_open).then(|| Clock::System.now().checked_add(SignedDuration::from_hours(1)).unwrap()),
         closes_at: None,

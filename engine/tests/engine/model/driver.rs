@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, GrantNumber, Serial, TransferId, VariantNumber, WarehouseNumber};
+use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::tokens::TokenError;
 use doorbuster_engine::tokens::store::{GrantApplied, StreamId};
 use uuid::Uuid;
@@ -305,7 +306,7 @@ impl Run {
 
     /// Everything that must wait for the opening.
     async fn use_it(&mut self) -> Result<(), Divergence> {
-        let pick = Pick { buyer: 0, key: 0, twist: Twist::None };
+        let pick = Pick { buyer: 0, key: 0, twist: Twist::None, told: None };
         for epoch in [Of::Before, Of::Now] {
             self.claim(epoch, &[pick]).await?;
             self.pull(epoch, 0, 0, 1).await?;
@@ -424,7 +425,13 @@ impl Run {
         }
         let key = format!("key-{key}").parse().expect("a key");
         let quantity = Quantity::new(i64::from(units)).expect("a quantity");
-        Claim::new(self.place.drop.id, buyer_id(pick.buyer), &key, VariantNumber(variant as u8), quantity)
+        let claim = Claim::new(self.place.drop.id, buyer_id(pick.buyer), &key, VariantNumber(variant as u8), quantity);
+        match pick.told {
+            None => claim,
+            Some(total) => {
+                claim.told("DE".parse().expect("a country"), Money::new(total, "EUR".parse().expect("a currency")))
+            }
+        }
     }
 
     fn stream_id(&self, mark: Mark) -> StreamId {

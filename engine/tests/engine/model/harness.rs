@@ -6,6 +6,7 @@ use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::drops::{DropState, DropVariant, PayTerms, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use doorbuster_engine::domain::money::Money;
+use doorbuster_engine::domain::pricing::{Rate, Terms};
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_engine::tokens::store::{TokenStore, WarehouseStore};
 use doorbuster_sandbox::shared;
@@ -91,6 +92,13 @@ fn sale_drop(id: DropId, variants: u8, limit: u32) -> SaleDrop {
         tax_basis_points: 0,
         shipping_tax_basis_points: None,
         shipping: Money::zero(currency),
+        rates_of_shop: false,
+        terms: Terms::flat(Rate {
+            tax_basis_points: 0,
+            shipping_tax_basis_points: None,
+            shipping: Money::zero(currency),
+            free_shipping_from: None,
+        }),
         opens_at: None,
         closes_at: None,
         pay_by: jiff::Timestamp::MAX,

@@ -52,6 +52,7 @@ pub(super) fn well_formed(place: &Place, script: &'static TokenScript, replid: &
         ("claim", "now_ms") => b"7".to_vec(),
         ("claim", "names") => names(&[One::default()]),
         ("claim", "requests") => requests(&[One::default()]),
+        ("claim", "told") => Vec::new(),
         ("grant" | "award", "number") => b"2".to_vec(),
         ("award", "now_ms") => b"7".to_vec(),
         ("award", "buyer") => b"ada".to_vec(),
@@ -217,6 +218,9 @@ fn b4_a_batch_that_no_gateway_would_send_fails_before_any_write() {
         let two = [one(), one()];
         fails_before_any_write(&mut place, "more names than requests", &good.with("names", names(&two))).await;
         fails_before_any_write(&mut place, "more requests than names", &good.with("requests", requests(&two))).await;
+        for (what, told) in [("a short one", vec![1; 9]), ("one too many", vec![1; 20])] {
+            fails_before_any_write(&mut place, what, &good.with("told", told)).await;
+        }
         fails_before_any_write(&mut place, "no cmsgpack", &good.with("names", [0xc1])).await;
         fails_before_any_write(&mut place, "a name that is a number", &good.with("names", [7])).await;
         let array = packed(1, |bytes| text(bytes, b"ada"));

@@ -112,6 +112,8 @@ pub(crate) struct Pick {
     pub(crate) key: u8,
     /// Another body under the same key.
     pub(crate) twist: Twist,
+    /// What the buyer was told that it costs; a repeat may have been told something else.
+    pub(crate) told: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +169,8 @@ fn pick() -> impl Strategy<Value = Pick> {
         1 => Just(Twist::OtherQuantity),
         1 => Just(Twist::Most)
     ];
-    (0..BUYERS, 0..KEYS, twist).prop_map(|(buyer, key, twist)| Pick { buyer, key, twist })
+    let told = option::weighted(0.2, prop_oneof![8 => 0..1_000_i64, 1 => Just(i64::MAX)]);
+    (0..BUYERS, 0..KEYS, twist, told).prop_map(|(buyer, key, twist, told)| Pick { buyer, key, twist, told })
 }
 
 fn rebuild() -> impl Strategy<Value = Rebuild> {

@@ -379,7 +379,7 @@ impl Truth {
             for serial in &logged.serials {
                 assert!(self.free.remove(serial).is_some(), "{serial:?} was issued and was not free: {logged:?}");
             }
-            let Claim { id, buyer, variant, quantity } = logged.claim.clone();
+            let Claim { id, buyer, variant, quantity, told: _ } = logged.claim.clone();
             self.claims.push((buyer, HeldClaim { id, variant, quantity, serials: Some(logged.serials.clone()) }));
         }
     }

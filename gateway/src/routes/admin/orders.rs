@@ -69,6 +69,8 @@ pub struct OperatorOrderDetails {
     pub subtotal: Amount,
     pub tax: Amount,
     pub shipping: Amount,
+    /// What its buyer agreed to, while it costs more and waits for a new agreement; nothing is charged meanwhile
+    pub accepted_total: Option<Amount>,
     pub email: Option<String>,
     #[schema(value_type = Option<crate::routes::profile::ShipTo>)]
     pub ship_to: Option<serde_json::Value>,
@@ -230,6 +232,7 @@ impl OperatorOrderDetails {
             subtotal: order.totals.subtotal.into(),
             tax: order.totals.tax.into(),
             shipping: order.totals.shipping.into(),
+            accepted_total: order.waits_beyond.map(Amount::from),
             email: details.email,
             ship_to: order.ship_to.clone(),
             cancel_asked_by: details.cancel_asked_by,

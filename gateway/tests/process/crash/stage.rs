@@ -102,6 +102,8 @@ impl Stage {
             warehouses: 2,
             tax_basis_points: 1_900,
             shipping_minor: 490,
+            rates_of_shop: false,
+            price_includes_tax: false,
             // The workers open it.
             opens_at: Some(engine.clock.now()),
             closes_at: None,
