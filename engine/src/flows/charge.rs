@@ -1,8 +1,8 @@
 //! Charging: one intent an order, created, stored, confirmed; or canceled after a decline.
 //!
-//! Two calls to the provider for an order that pays, three for one that is declined. Before each call its key and exact bytes
-//! are committed, then that it is about to be sent; no transaction is open while we wait. What a crash leaves behind is an
-//! open attempt: one that was never dispatched is sent, one that may have been executed is read back or repeated
+//! Two calls to the provider for an order that pays, three for one that is declined; before them those of `cards`, should its
+//! card not have been saved yet. Before each call its key and exact bytes are committed, then that it is about to be sent; no
+//! transaction is open while we wait. What a crash leaves behind is an open attempt: one that was never dispatched is sent, one that may have been executed is read back or repeated
 //! under the same key. Nothing here decides that an unknown outcome is a failure.
 //!
 //! A payment is leased only when somebody is free to work on it, and gives its lease back when there is no turn for its
@@ -17,7 +17,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::ids::{DropId, OrderId};
+use crate::domain::cards::CardFacts;
+use crate::domain::ids::{CustomerId, DropId, OrderId, PaymentMethodId};
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::domain::turns::{self, Desk};
 use crate::ledger::LedgerError;
@@ -26,7 +27,8 @@ use crate::ledger::news::BuyerAction;
 use crate::ledger::payments::PaymentSettled;
 use crate::ledger::refunds::RefundSettled;
 use crate::provider::{
-    Admits, Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, RateLimit,
+    Admits, Format, Intent, IntentStatus, Operation, Outcome, Presence, ProviderClient, ProviderError, ProviderRequest,
+    RateLimit,
 };
 use crate::steps;
 
@@ -265,7 +267,10 @@ impl Engine {
             return self.ask(provider, &payment).await;
         }
         // Confirmed before, and no attempt is open: somebody died between writing down the answer and settling it.
-        if payment.confirms > 0 && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown) {
+        if payment.confirms > 0
+            && !payment.is_bank_to_ask
+            && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown)
+        {
             let Some(intent) = self.read_back(provider, &payment).await? else { return Ok(Step::Later) };
             if attempt_state("confirm", &intent).is_some() {
                 return self.settle_intent(payment.order, &intent).await;
@@ -276,8 +281,16 @@ impl Engine {
 
     /// The next call of a payment that has no open attempt.
     async fn next_call(&self, provider: &ProviderClient, payment: &mut LeasedPayment) -> Result<Step, EngineError> {
+        // A card that may become its customer's own is not used up before that is known.
+        if payment.card == CardFacts::Checking && payment.state != PaymentState::CancelRequested {
+            payment.card = self.check_card_of(provider, payment.order).await?;
+            if payment.card == CardFacts::Checking {
+                self.later(payment, None, backoff(payment.tries)).await?;
+                return Ok(Step::Later);
+            }
+        }
         loop {
-            let request = match next_request(payment) {
+            let request = match next_request(payment, self.return_url.as_deref()) {
                 Ok(request) => request,
                 Err(reason) => return self.review(payment, &reason).await,
             };
@@ -287,7 +300,9 @@ impl Engine {
             passed(operation, ["create.prepared", "confirm.prepared", "cancel.prepared"]);
             match self.perform(provider, payment, &attempt).await? {
                 // The intent is stored on the order: now it may be confirmed.
-                Some(intent) if operation == "create" => payment.intent = Some(intent.id),
+                Some(intent) if operation == "create" => {
+                    (payment.intent, payment.intent_customer) = (Some(intent.id), intent.customer);
+                }
                 Some(intent) => return self.settle_intent(payment.order, &intent).await,
                 None => return Ok(Step::Later),
             }
@@ -305,6 +320,12 @@ impl Engine {
         if may_have_run && open.operation != "create" {
             let Some(intent) = self.read_back(provider, payment).await? else { return Ok(Step::Later) };
             if let Some(state) = attempt_state(&open.operation, &intent) {
+                let error = intent.last_payment_error.as_deref().unwrap_or_default();
+                if state == AttemptState::Declined && is_bank_to_ask(&open, error) {
+                    self.ledger.finish_attempt(payment, &open, state, error, None, self.clock.now()).await?;
+                    self.later(payment, None, SignedDuration::ZERO).await?;
+                    return Ok(Step::Later);
+                }
                 let detail = "read back from the provider";
                 self.ledger.finish_attempt(payment, &open, state, detail, None, self.clock.now()).await?;
                 return self.settle_intent(payment.order, &intent).await;
@@ -327,7 +348,7 @@ impl Engine {
         // Never dispatched, cut off by a crash, or a create: the same key and bytes again. If it did run, the provider answers as it did.
         match self.perform(provider, payment, &open).await? {
             Some(intent) if open.operation == "create" => {
-                payment.intent = Some(intent.id);
+                (payment.intent, payment.intent_customer) = (Some(intent.id), intent.customer);
                 self.next_call(provider, payment).await
             }
             Some(intent) => self.settle_intent(payment.order, &intent).await,
@@ -344,10 +365,14 @@ impl Engine {
     ) -> Result<Option<Intent>, EngineError> {
         let request = ProviderRequest {
             operation: operation_of(&attempt.operation, payment.confirms),
+            format: format_of(attempt.format),
             path: attempt.path.clone(),
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),
         };
+        if attempt.operation == "confirm" && !self.name_customer(provider, payment).await? {
+            return Ok(None);
+        }
         // First the turn, then the word that it is sent: nothing waits for the limit in a state that may have run.
         let Ok(turn) = provider.turn(request.operation.endpoint()).await else { return self.give_back(payment).await };
         self.ledger.dispatch_attempt(payment, attempt, self.clock.now()).await?;
@@ -378,6 +403,9 @@ impl Engine {
             Outcome::Declined(decline) => {
                 let code = decline.decline_code.as_deref().unwrap_or(&decline.code).to_owned();
                 self.ledger.finish_attempt(payment, attempt, AttemptState::Declined, &code, None, now).await?;
+                if is_bank_to_ask(attempt, &code) {
+                    return self.later(payment, None, SignedDuration::ZERO).await;
+                }
                 let Some(intent) = payment.intent.clone() else { return Ok(None) };
                 let report = ProviderReport {
                     intent,
@@ -583,31 +611,65 @@ fn passed(operation: &str, [create, confirm, cancel]: [&'static str; 3]) {
     });
 }
 
-/// The call that a payment without an open attempt needs next; its number makes its key.
-fn next_request(payment: &mut LeasedPayment) -> Result<ProviderRequest, String> {
+/// The call that a payment without an open attempt needs next; its number makes its key. It is written in the format of the
+/// payment's first call.
+fn next_request(payment: &mut LeasedPayment, return_url: Option<&str>) -> Result<ProviderRequest, String> {
     let (order, amount) = (payment.order, payment.amount);
+    let format = format_of(*payment.format.get_or_insert(Format::Second.number()));
     match (&payment.intent, payment.state, &payment.payment_method) {
         (None, _, _) => {
             payment.creates += 1;
-            let request = match payment.creates - 1 {
-                0 => ProviderRequest::create(order, amount),
-                again => ProviderRequest::create_again(order, amount, again),
+            let request = match (format, payment.creates - 1) {
+                (Format::First, 0) => ProviderRequest::create(order, amount),
+                (Format::First, again) => ProviderRequest::create_again(order, amount, again),
+                (Format::Second, again) => {
+                    let customer = saved(&payment.card).map(|(customer, _)| customer);
+                    ProviderRequest::create_for(order, amount, &payment.shop, customer, again)
+                }
             };
             request.map_err(|error| error.to_string())
         }
         (Some(intent), PaymentState::CancelRequested, _) => {
             payment.cancels += 1;
-            Ok(match payment.cancels - 1 {
+            let request = match payment.cancels - 1 {
                 0 => ProviderRequest::cancel(order, intent),
                 again => ProviderRequest::cancel_again(order, intent, again),
-            })
+            };
+            Ok(request.in_format(format))
         }
-        (Some(intent), _, Some(method)) => {
+        (Some(intent), _, Some(given)) => {
             payment.confirms += 1;
-            Ok(ProviderRequest::confirm(order, intent, method, payment.confirms))
+            let nth = payment.confirms;
+            let (method, presence) = match saved(&payment.card) {
+                Some((_, method)) if !payment.is_bank_to_ask => (method, Presence::OffSession),
+                Some((_, method)) => (method, Presence::OnSession { return_url }),
+                None => (given, Presence::OnSession { return_url }),
+            };
+            Ok(match format {
+                Format::First => ProviderRequest::confirm(order, intent, method, nth),
+                Format::Second => ProviderRequest::confirm_for(order, intent, method, presence, nth),
+            })
         }
         (Some(_), _, None) => Err("there is no payment method".to_owned()),
     }
+}
+
+fn saved(card: &CardFacts) -> Option<(&CustomerId, &PaymentMethodId)> {
+    match card {
+        CardFacts::Saved { customer, method } => Some((customer, method)),
+        CardFacts::OneOff | CardFacts::Checking => None,
+    }
+}
+
+/// The format of a call by its number. A newer one's payments are leased by nobody who does not know it.
+pub(super) fn format_of(number: i16) -> Format {
+    Format::of_number(number).unwrap_or(Format::Second)
+}
+
+/// A saved card was charged while its owner was not there, and their bank wants to ask them: nothing is decided yet. The next
+/// confirm lets it.
+fn is_bank_to_ask(attempt: &Attempt, code: &str) -> bool {
+    code == "authentication_required" && attempt.operation == "confirm" && attempt.body.contains("&off_session=true")
 }
 
 /// Why an intent that was just created must not be confirmed: it is not about this order's money.
@@ -669,6 +731,7 @@ fn operation_name(operation: Operation) -> &'static str {
         Operation::Confirm { .. } => "confirm",
         Operation::Cancel | Operation::CancelAgain { .. } => "cancel",
         Operation::Refund => "refund",
+        Operation::NameCustomer | Operation::Customer | Operation::Card => "card",
     }
 }
 

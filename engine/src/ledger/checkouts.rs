@@ -24,7 +24,9 @@ use super::tx::run_tx;
 use crate::domain::carts::CartVersion;
 use crate::domain::checkout::{Goods, Quote, Source};
 use crate::domain::claims::{Claim, Quantity};
-use crate::domain::ids::{BuyerId, CheckoutId, DropId, IdempotencyKey, OrderId, VariantId, VariantNumber};
+use crate::domain::ids::{
+    BuyerId, CheckoutId, DropId, IdempotencyKey, OrderId, PaymentMethodId, VariantId, VariantNumber,
+};
 use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
@@ -384,7 +386,7 @@ async fn lock_buyer_and_compare(
     // Both first: what is prepared on the way would be sent behind the other's words.
     let (lock, compare) = (tx.prepare_cached(LOCK_BUYER).await?, tx.prepare_cached(SQL).await?);
     let (buyer, profile) = (new.buyer.as_str(), new.profile);
-    let method = profile.payment_method.as_str();
+    let method = profile.method_column();
     let arguments: [&(dyn ToSql + Sync); 5] =
         [&buyer, /* taken */ &new.taken.0, &method, &profile.email, &profile.ship_to];
     // Sent one behind the other: the second sees what was committed when the first had the lock.
@@ -503,9 +505,10 @@ async fn write_order(
     tx.execute(&tx.prepare_cached(ITEMS).await?, arguments).await?;
     // Nobody is charged before the units of the drop are his.
     let is_waiting = new.quote.drop_line.is_some();
-    let state = if is_waiting { PaymentState::Required } else { PaymentState::InFlight }.as_str();
-    let method = (!is_waiting).then_some(new.profile.payment_method.as_str());
-    let due_at = (!is_waiting).then_some(now);
+    // Nor without a card.
+    let method = new.profile.payment_method.as_ref().filter(|_| !is_waiting).map(PaymentMethodId::as_str);
+    let state = if method.is_none() { PaymentState::Required } else { PaymentState::InFlight }.as_str();
+    let due_at = method.map(|_| now);
     let arguments: &[&(dyn ToSql + Sync)] = &[
         &new.order.0,
         &state,

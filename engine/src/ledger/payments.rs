@@ -54,7 +54,7 @@ pub enum MethodGiven {
     Before,
     /// The payment waits for none.
     NotRequired,
-    /// The buyer has not saved a checkout profile.
+    /// The buyer has not saved a checkout profile, or none with a card.
     NoProfile,
     /// Not there, or not his.
     NoSuchOrder,
@@ -310,7 +310,8 @@ impl Ledger {
             const METHOD: &str = "-- payments.use_profile
                 update payments p
                 set state = $2, payment_method = c.payment_method, due_at = $3, updated_at = $3, method_key = $6
-                from checkout_profiles c where p.order_id = $1 and c.buyer = $4 and p.state = $5";
+                from checkout_profiles c
+                where p.order_id = $1 and c.buyer = $4 and p.state = $5 and c.payment_method <> 'no_payment_method'";
             let from = payment.state.as_str();
             let arguments: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
                 &[&order.0, &to.as_str(), /* now */ &now, &buyer.as_str(), /* from */ &from, &key.as_str()];

@@ -77,7 +77,7 @@ pub(super) async fn write_orders(
     let profile = |a: &Accepted<'_>| profiles.get(a.claim.claim.buyer.as_str());
     let emails = accepted.iter().map(|a| profile(a).map(|p| p.email.as_str())).collect::<Vec<_>>();
     let addresses = accepted.iter().map(|a| profile(a).map(|p| &p.ship_to)).collect::<Vec<_>>();
-    let methods = accepted.iter().map(|a| profile(a).map(|p| p.payment_method.as_str())).collect::<Vec<_>>();
+    let methods = accepted.iter().map(|a| profile(a).and_then(|p| p.payment_method.as_deref())).collect::<Vec<_>>();
     let (subtotals, taxes) = (column(|t| t.subtotal.amount_minor), column(|t| t.tax.amount_minor));
     let (shippings, totals) = (column(|t| t.shipping.amount_minor), column(|t| t.total.amount_minor));
     let variants = accepted.iter().map(|a| a.variant_id).collect::<Vec<_>>();

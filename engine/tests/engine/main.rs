@@ -21,6 +21,7 @@ mod settlement;
 mod poison;
 mod postgres_away;
 mod payments;
+mod cards;
 mod cancel_turns;
 mod cancels;
 mod captures;
