@@ -128,7 +128,7 @@ async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let currency = "EUR".parse().expect("a currency");
     let profile = CheckoutProfile {
-        payment_method: "pm_card_visa".parse().expect("a method"),
+        payment_method: Some("pm_card_visa".parse().expect("a method")),
         email: "b@example.com".to_owned(),
         ship_to: serde_json::json!({ "country": "DE" }),
     };

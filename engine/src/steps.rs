@@ -49,6 +49,9 @@ pub const STEPS: &[&str] = &[
     "checkout.leased",
     "checkout.decided",
     "checkout.cart_told",
+    // A card becomes its customer's own.
+    "customer.created",
+    "method.attached",
     // The provider is called. Each call is committed before it is made.
     "charge.leased",
     "attempts.begin:written",
@@ -115,6 +118,7 @@ pub const NO_STEPS: &[&str] = &[
     "catalog.edit_product",
     "catalog.make_product",
     "checkouts.undo_order",
+    "customers.save_profile",
     "documents.number",
     "drafts.delete_draft",
     "drafts.write_draft",
@@ -136,6 +140,8 @@ pub const NO_STEPS: &[&str] = &[
     "returns.take_return",
     "reviews.resolve",
     "settlements.seen_claims",
+    "setups.ask",
+    "setups.end",
     "standby.join",
     "standby.leave",
     "stock.adjust_stock",

@@ -140,6 +140,11 @@ pub struct WorkersConfig {
     /// How long an order of goods waits for another card after a decline; a drop says so itself (--decline-grace)
     #[arg(long, env = "DOORBUSTER_DECLINE_GRACE", default_value = "5m", value_name = "DURATION")]
     pub decline_grace: SignedDuration,
+    /// The shop's page to which buyers come back from their bank and from the payment provider's page for cards, with
+    /// `card_setup=` and the page's id behind it: https://shop.example/account. Without it nobody is led to their bank by a
+    /// link, and cards are saved with the checkout profile alone
+    #[arg(long, env = "DOORBUSTER_RETURN_URL", value_name = "URL")]
+    pub return_url: Option<String>,
     #[command(flatten)]
     pub outbox: OutboxConfig,
 }
@@ -591,6 +596,13 @@ impl WorkersConfig {
         }
         if self.decline_grace.is_negative() {
             return bad("--decline-grace (DOORBUSTER_DECLINE_GRACE) is a time to wait, or 0s");
+        }
+        let is_page = |url: &String| {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['#', ' ', '{', '}']))
+        };
+        if !self.return_url.as_ref().is_none_or(is_page) {
+            return bad("--return-url (DOORBUSTER_RETURN_URL) must be a page, https://…, without a fragment");
         }
         self.outbox.check_numbers()
     }

@@ -314,6 +314,11 @@ impl FromStr for PaymentMethodId {
 #[serde(transparent)]
 pub struct IntentId(pub String);
 
+/// The provider's name of a customer (`cus_…`): whose a saved card is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct CustomerId(pub String);
+
 /// One refund of ours, made before the provider is asked: its row's key and the end of its idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -32,5 +32,6 @@ pub mod transfers;
 pub mod orders;
 pub mod fulfilment;
 pub mod payments;
+pub mod cards;
 pub mod turns;
 pub mod notices;

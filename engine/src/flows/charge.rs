@@ -1,9 +1,9 @@
 //! Charging: one intent an order, created, stored, confirmed; or canceled after a decline.
 //!
-//! Two calls to the provider for an order that pays, three for one that is declined. Before each call its key and exact bytes
-//! are committed as dispatched; no transaction is open while we wait. What a crash leaves behind is an open attempt that
-//! may have been executed: it is read back, or repeated under the same key. Nothing here decides that an unknown outcome
-//! is a failure.
+//! Two calls to the provider for an order that pays, three for one that is declined; before them those of `cards`, should its
+//! card not have been saved yet. Before each call its key and exact bytes are committed as dispatched; no transaction is
+//! open while we wait. What a crash leaves behind is an open attempt that may have been executed: it is read back, or
+//! repeated under the same key. Nothing here decides that an unknown outcome is a failure.
 //!
 //! An order that pays costs three transactions after its lease: *create begins*; *create has ended, its intent is stored,
 //! confirm begins*; *confirm has ended, the order is confirmed*. Why create and confirm stay two calls is written in
@@ -22,7 +22,8 @@ use futures_util::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::futures::Notified;
 
-use crate::domain::ids::{BuyerId, DropId, IdempotencyKey, IntentId, OrderId};
+use crate::domain::cards::CardFacts;
+use crate::domain::ids::{BuyerId, CustomerId, DropId, IdempotencyKey, IntentId, OrderId, PaymentMethodId};
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::domain::turns::{self, Desk};
 use crate::ledger::LedgerError;
@@ -31,7 +32,8 @@ use crate::ledger::news::BuyerAction;
 use crate::ledger::payments::{MethodGiven, PaymentSettled};
 use crate::ledger::refunds::RefundSettled;
 use crate::provider::{
-    Admits, Intent, IntentStatus, Operation, Outcome, ProviderClient, ProviderError, ProviderRequest, RateLimit, Turn,
+    Admits, Format, Intent, IntentStatus, Operation, Outcome, Presence, ProviderClient, ProviderError, ProviderRequest,
+    RateLimit, Turn,
 };
 use crate::steps;
 
@@ -278,7 +280,7 @@ impl Engine {
             return self.ask(provider, &payment).await;
         }
         // Confirmed before, and no attempt is open: somebody died between writing down the answer and settling it. Not
-        // after a decline: its buyer has given another card.
+        // after a decline: its buyer has given another card, or is to be asked by their bank.
         if payment.last_confirm.is_some_and(|state| !matches!(state, AttemptState::Declined | AttemptState::Rejected))
             && matches!(payment.state, PaymentState::InFlight | PaymentState::Unknown)
         {
@@ -298,11 +300,29 @@ impl Engine {
         payment: &mut LeasedPayment,
         mut before: Option<AttemptEnd>,
     ) -> Result<Step, EngineError> {
+        // A card that may become its customer's own is not used up before that is known.
+        if payment.card == CardFacts::Checking && payment.state != PaymentState::CancelRequested {
+            if let Some(end) = before.take() {
+                self.ledger.finish_attempt(payment, end, self.clock.now()).await?;
+            }
+            payment.card = self.check_card_of(provider, payment.order).await?;
+            if payment.card == CardFacts::Checking {
+                return self.later(payment, None, None, backoff(payment.tries)).await;
+            }
+        }
         loop {
-            let request = match next_request(payment) {
+            let request = match next_request(payment, self.return_url.as_deref()) {
                 Ok(request) => request,
                 Err(reason) => return self.review(payment, before, &reason).await,
             };
+            if operation_name(request.operation) == "confirm" && payment.is_customer_to_be_named() {
+                if let Some(end) = before.take() {
+                    self.ledger.finish_attempt(payment, end, self.clock.now()).await?;
+                }
+                if !self.name_customer(provider, payment).await? {
+                    return Ok(Step::Later);
+                }
+            }
             // First the turn, then the word that it is sent: nothing waits for the limit in a state that may have run.
             let Ok(turn) = provider.turn(request.operation.endpoint()).await else {
                 return self.no_turn(payment, before).await;
@@ -315,7 +335,7 @@ impl Engine {
             match self.send(provider, payment, &attempt, turn).await? {
                 // The intent is stored on the order with the next call: then it may be confirmed.
                 Sent::Answered(intent, end) if operation == "create" => {
-                    payment.intent = Some(intent.id);
+                    (payment.intent, payment.intent_customer) = (Some(intent.id), intent.customer);
                     before = Some(end);
                 }
                 Sent::Answered(intent, end) => return self.settle_intent(payment.order, &intent, Some(end)).await,
@@ -339,6 +359,11 @@ impl Engine {
             // one's key.
             let state = state.filter(|state| *state != AttemptState::Declined || payment.confirms == 1);
             if let Some(state) = state {
+                let error = intent.last_payment_error.as_deref().unwrap_or_default();
+                if state == AttemptState::Declined && is_bank_to_ask(&open, error) {
+                    let end = payment.ended(&open, state, error);
+                    return self.later(payment, Some(end), None, SignedDuration::ZERO).await;
+                }
                 let end = payment.ended(&open, state, "read back from the provider");
                 return self.settle_intent(payment.order, &intent, Some(end)).await;
             }
@@ -357,6 +382,9 @@ impl Engine {
             return self.next_call(provider, payment, Some(end)).await;
         }
         // Never dispatched, cut off by a crash, or a create: the same key and bytes again. If it did run, the provider answers as it did.
+        if open.operation == "confirm" && !self.name_customer(provider, payment).await? {
+            return Ok(Step::Later);
+        }
         let operation = operation_of(&open.operation, payment.confirms);
         let Ok(turn) = provider.turn(operation.endpoint()).await else { return self.no_turn(payment, None).await };
         if !self.ledger.dispatch_again(payment, &open, self.clock.now()).await? {
@@ -364,7 +392,7 @@ impl Engine {
         }
         match self.send(provider, payment, &open, turn).await? {
             Sent::Answered(intent, end) if open.operation == "create" => {
-                payment.intent = Some(intent.id);
+                (payment.intent, payment.intent_customer) = (Some(intent.id), intent.customer);
                 self.next_call(provider, payment, Some(end)).await
             }
             Sent::Answered(intent, end) => self.settle_intent(payment.order, &intent, Some(end)).await,
@@ -382,6 +410,7 @@ impl Engine {
     ) -> Result<Sent, EngineError> {
         let request = ProviderRequest {
             operation: operation_of(&attempt.operation, payment.confirms),
+            format: format_of(attempt.format),
             path: attempt.path.clone(),
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),
@@ -416,6 +445,9 @@ impl Engine {
             Outcome::Declined(decline) => {
                 let code = decline.decline_code.as_deref().unwrap_or(&decline.code).to_owned();
                 let end = payment.ended(attempt, AttemptState::Declined, &*code);
+                if is_bank_to_ask(attempt, &code) {
+                    return Ok(Sent::Ended(self.later(payment, Some(end), None, SignedDuration::ZERO).await?));
+                }
                 let Some(intent) = payment.intent.clone() else {
                     self.ledger.finish_attempt(payment, end, now).await?;
                     return Ok(Sent::Ended(Step::Later));
@@ -675,31 +707,65 @@ fn passed(operation: &str, [create, confirm, cancel]: [&'static str; 3]) {
     });
 }
 
-/// The call that a payment without an open attempt needs next; its number makes its key.
-fn next_request(payment: &mut LeasedPayment) -> Result<ProviderRequest, String> {
+/// The call that a payment without an open attempt needs next; its number makes its key. It is written in the format of the
+/// payment's first call.
+fn next_request(payment: &mut LeasedPayment, return_url: Option<&str>) -> Result<ProviderRequest, String> {
     let (order, amount) = (payment.order, payment.amount);
+    let format = format_of(*payment.format.get_or_insert(Format::Second.number()));
     match (&payment.intent, payment.state, &payment.payment_method) {
         (None, _, _) => {
             payment.creates += 1;
-            let request = match payment.creates - 1 {
-                0 => ProviderRequest::create(order, amount),
-                again => ProviderRequest::create_again(order, amount, again),
+            let request = match (format, payment.creates - 1) {
+                (Format::First, 0) => ProviderRequest::create(order, amount),
+                (Format::First, again) => ProviderRequest::create_again(order, amount, again),
+                (Format::Second, again) => {
+                    let customer = saved(&payment.card).map(|(customer, _)| customer);
+                    ProviderRequest::create_for(order, amount, &payment.shop, customer, again)
+                }
             };
             request.map_err(|error| error.to_string())
         }
         (Some(intent), PaymentState::CancelRequested, _) => {
             payment.cancels += 1;
-            Ok(match payment.cancels - 1 {
+            let request = match payment.cancels - 1 {
                 0 => ProviderRequest::cancel(order, intent),
                 again => ProviderRequest::cancel_again(order, intent, again),
-            })
+            };
+            Ok(request.in_format(format))
         }
-        (Some(intent), _, Some(method)) => {
+        (Some(intent), _, Some(given)) => {
             payment.confirms += 1;
-            Ok(ProviderRequest::confirm(order, intent, method, payment.confirms))
+            let nth = payment.confirms;
+            let (method, presence) = match saved(&payment.card) {
+                Some((_, method)) if !payment.is_bank_to_ask => (method, Presence::OffSession),
+                Some((_, method)) => (method, Presence::OnSession { return_url }),
+                None => (given, Presence::OnSession { return_url }),
+            };
+            Ok(match format {
+                Format::First => ProviderRequest::confirm(order, intent, method, nth),
+                Format::Second => ProviderRequest::confirm_for(order, intent, method, presence, nth),
+            })
         }
         (Some(_), _, None) => Err("there is no payment method".to_owned()),
     }
+}
+
+fn saved(card: &CardFacts) -> Option<(&CustomerId, &PaymentMethodId)> {
+    match card {
+        CardFacts::Saved { customer, method } => Some((customer, method)),
+        CardFacts::OneOff | CardFacts::Checking => None,
+    }
+}
+
+/// The format of a call by its number. A newer one's payments are leased by nobody who does not know it.
+pub(super) fn format_of(number: i16) -> Format {
+    Format::of_number(number).unwrap_or(Format::Second)
+}
+
+/// A saved card was charged while its owner was not there, and their bank wants to ask them: nothing is decided yet. The next
+/// confirm lets it.
+fn is_bank_to_ask(attempt: &Attempt, code: &str) -> bool {
+    code == "authentication_required" && attempt.operation == "confirm" && attempt.body.contains("&off_session=true")
 }
 
 /// Why an intent that was just created must not be confirmed: it is not about this order's money.
@@ -761,6 +827,7 @@ fn operation_name(operation: Operation) -> &'static str {
         Operation::Confirm { .. } => "confirm",
         Operation::Cancel | Operation::CancelAgain { .. } => "cancel",
         Operation::Refund => "refund",
+        Operation::NameCustomer | Operation::Customer | Operation::Card => "card",
     }
 }
 

@@ -107,6 +107,8 @@ pub struct Engine {
     pub settlement_lag_limit: SignedDuration,
     /// Orders of goods that one buyer may have unpaid at the same time.
     pub unpaid_orders_max: u32,
+    /// The shop's page to which a bank, or the provider's page for cards, sends buyers back.
+    pub return_url: Option<String>,
     /// Payments that this process has leased: where in [`turns::ROUND`](crate::domain::turns::ROUND) it is.
     pub(super) places_taken: Arc<AtomicUsize>,
     pub(super) owed_leases: Arc<Mutex<Vec<OwedLease>>>,
@@ -167,6 +169,7 @@ impl Engine {
             clock,
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             unpaid_orders_max: UNPAID_ORDERS_MAX,
+            return_url: None,
             places_taken: Arc::default(),
             payments_written: Arc::default(),
             owed_leases: Arc::default(),

@@ -16,6 +16,8 @@ pub mod checkout;
 pub mod backlog;
 pub mod poison;
 pub mod charge;
+pub mod cards;
+mod setups;
 pub mod news;
 pub mod reconcile;
 mod refund;

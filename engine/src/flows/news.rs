@@ -27,6 +27,9 @@ const AT_ONCE: usize = 8;
 /// An event about an intent that has been nobody's for so long is somebody else's. The provider repeats for three days.
 const STRANGER_AFTER: SignedDuration = SignedDuration::from_hours(24 * 30);
 
+/// A page that has been nobody's for so long is somebody else's: the worker that asked for it would know by now.
+const STRANGER_SESSION_AFTER: SignedDuration = SignedDuration::from_hours(1);
+
 /// What became of the events of one round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewsReport {
@@ -108,6 +111,14 @@ impl Engine {
     async fn deal_with(&self, provider: &ProviderClient, event: &LeasedEvent) -> Result<Dealt, EngineError> {
         if event.livemode != provider.is_live() {
             return Ok(Dealt::Ignored("of the other mode than our key"));
+        }
+        if event.object == "checkout.session" {
+            let age = self.clock.now().duration_since(event.received_at);
+            return Ok(match self.ledger.read_session_now(&event.object_id, self.clock.now()).await? {
+                true => Dealt::Known,
+                false if age > STRANGER_SESSION_AFTER => Dealt::Ignored("its page is none of ours"),
+                false => Dealt::Kept("no page of ours has this name yet"),
+            });
         }
         let Some(intent) = &event.intent else { return Ok(Dealt::Ignored("about no payment intent")) };
         let Some(order) = self.ledger.order_of_intent(intent).await? else {

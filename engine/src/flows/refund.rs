@@ -18,7 +18,7 @@ use crate::provider::{
 };
 use crate::steps;
 
-use super::charge::{MISCONFIGURED_REST, RATE_LIMITED_REST_MAX, Step, backoff, outcome_label};
+use super::charge::{MISCONFIGURED_REST, RATE_LIMITED_REST_MAX, Step, backoff, format_of, outcome_label};
 use super::engine::{Engine, EngineError};
 
 /// A call without an answer is repeated under its own key so often before the next key takes over: the provider keeps
@@ -125,6 +125,7 @@ impl Engine {
     ) -> Result<Step, EngineError> {
         let request = ProviderRequest {
             operation: crate::provider::Operation::Refund,
+            format: format_of(attempt.format),
             path: attempt.path.clone(),
             idempotency_key: attempt.idempotency_key.clone(),
             body: attempt.body.clone(),

@@ -10,12 +10,14 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::customers::facts_of;
 use super::drops::inconsistent;
 use super::error::{LedgerError, expect_rows};
 use super::locked_order::{lock_payment, money, payment_state};
 use super::pool::Ledger;
 use super::tx::{planned, run_tx};
-use crate::domain::ids::{DropId, IntentId, OrderId, PaymentMethodId};
+use crate::domain::cards::CardFacts;
+use crate::domain::ids::{CustomerId, DropId, IntentId, OrderId, PaymentMethodId};
 use crate::domain::money::Money;
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState};
 use crate::domain::turns::{Lane, Turn, Work};
@@ -40,6 +42,16 @@ pub struct LeasedPayment {
     pub cancels: u32,
     /// How the last confirm stands.
     pub last_confirm: Option<AttemptState>,
+    /// The format of its first call, by number; `None`: nothing was ever prepared.
+    pub format: Option<i16>,
+    /// The name under which this shop's intents are known at the provider.
+    pub shop: String,
+    /// What is known of the card that it names.
+    pub card: CardFacts,
+    /// The last confirm was declined because the buyer's bank wants to ask them: they have not been asked yet.
+    pub is_bank_to_ask: bool,
+    /// The customer of its intent, if this worker has just been told.
+    pub intent_customer: Option<CustomerId>,
 }
 
 /// The right to work on a payment, by its number.
@@ -65,6 +77,8 @@ pub struct Attempt {
     pub idempotency_key: String,
     pub path: String,
     pub body: String,
+    /// By number, as its payment has it.
+    pub format: i16,
     pub state: AttemptState,
 }
 
@@ -89,6 +103,12 @@ pub(super) struct BeginCall {
 }
 
 impl LeasedPayment {
+    /// An attached card is confirmed on an intent of its customer; whether this one's is, is not known.
+    pub fn is_customer_to_be_named(&self) -> bool {
+        let CardFacts::Saved { customer, .. } = &self.card else { return false };
+        self.intent.is_some() && self.intent_customer.as_ref() != Some(customer)
+    }
+
     pub fn ended(&self, attempt: &Attempt, state: AttemptState, detail: impl Into<String>) -> AttemptEnd {
         AttemptEnd { lease: self.lease, number: attempt.number, state, detail: detail.into(), intent: None }
     }
@@ -157,6 +177,7 @@ impl Ledger {
             idempotency_key: key.to_owned(),
             path: path.to_owned(),
             body: body.to_owned(),
+            format: payment.format.unwrap_or(1),
             state: AttemptState::Dispatched,
         };
         let call =
@@ -174,11 +195,12 @@ impl Ledger {
             join payments p on p.order_id = c.order_id and p.lease_number = c.lease
             order by p.order_id for update of p";
         const BEGIN: &str = "-- attempts.begin
-            insert into payment_attempts
-                (order_id, number, operation, idempotency_key, path, body, state, prepared_at, dispatched_at)
-            select order_id, number, operation, key, path, body, 'DISPATCHED', at, at
-            from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-                 as c (order_id, number, operation, key, path, body, at)";
+            insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at,
+                                          dispatched_at, format)
+            select order_id, number, operation, key, path, body, 'DISPATCHED', at, at, format
+            from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+                        $8::smallint[])
+                 as c (order_id, number, operation, key, path, body, at, format)";
         let orders = calls.iter().map(|call| call.order).collect::<Vec<_>>();
         let leases = calls.iter().map(|call| call.lease).collect::<Vec<_>>();
         let may_send = run_tx!(self, "attempts.begin", tx, {
@@ -204,7 +226,9 @@ impl Ledger {
             let (operations, keys) = (column(|a| &a.operation), column(|a| &a.idempotency_key));
             let (paths, bodies) = (column(|a| &a.path), column(|a| &a.body));
             let times = ours.iter().map(|call| call.at).collect::<Vec<_>>();
-            let arguments: [&(dyn ToSql + Sync); 7] = [&of, &numbers, &operations, &keys, &paths, &bodies, &times];
+            let formats = ours.iter().map(|call| call.attempt.format).collect::<Vec<_>>();
+            let arguments: [&(dyn ToSql + Sync); 8] =
+                [&of, &numbers, &operations, &keys, &paths, &bodies, &times, &formats];
             tx.execute(&tx.prepare_cached(BEGIN).await?, &arguments).await?;
             Ok(may_send)
         })?;
@@ -455,15 +479,17 @@ pub fn lease_sql(lanes: &[Lane]) -> String {
     format!(
         "-- attempts.lease
         with {selected}, leased as (
-            update payments p set lease_number = lease_number + 1, leased_until = $2, tries = tries + 1
+            update payments p
+            set lease_number = lease_number + 1, formats_lease = lease_number + 1, leased_until = $2, tries = tries + 1
             where p.order_id = any(array(
                 select order_id from ({due}) due limit $3
             ))
             returning p.order_id, p.state, p.amount_minor, p.currency, p.payment_method, p.intent_id, p.lease_number,
                       p.tries
         )
-        select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels, c.attempts,
-               c.last_confirm
+        select l.*, a.number, a.operation, a.idempotency_key, a.path, a.body, a.state, c.creates, c.confirms, c.cancels,
+               a.format, c.format, c.is_bank_to_ask, (select shop_id from shop), k.state, k.customer_id, k.method_id,
+               c.attempts, c.last_confirm
         from leased l left join payment_attempts a
              on a.order_id = l.order_id and a.finished_at is null,
              lateral (select coalesce(max(number), 0) as attempts,
@@ -471,8 +497,15 @@ pub fn lease_sql(lanes: &[Lane]) -> String {
                                  as last_confirm,
                              count(*) filter (where operation = 'create') as creates,
                              count(*) filter (where operation = 'confirm') as confirms,
-                             count(*) filter (where operation = 'cancel') as cancels
-                      from payment_attempts c where c.order_id = l.order_id) c"
+                             count(*) filter (where operation = 'cancel') as cancels,
+                             (array_agg(format order by number))[1] as format,
+                             (array_agg(state = 'DECLINED' and detail = 'authentication_required'
+                                        order by number desc) filter (where operation = 'confirm'))[1] as is_bank_to_ask
+                      from payment_attempts c where c.order_id = l.order_id) c
+             left join lateral (select k.state, u.customer_id, k.method_id
+                                from orders o join cards k on k.buyer = o.buyer and k.given = l.payment_method
+                                join customers u on u.buyer = k.buyer
+                                where o.order_id = l.order_id limit 1) k on true"
     )
 }
 
@@ -501,6 +534,7 @@ fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {
             idempotency_key: row.get(10),
             path: row.get(11),
             body: row.get(12),
+            format: row.get(17),
             state: attempt_state(row.get(13), order)?,
         }),
         None => None,
@@ -517,7 +551,15 @@ fn leased_from_row(row: &Row) -> Result<LeasedPayment, LedgerError> {
         creates: row.get::<_, i64>(14) as u32,
         confirms: row.get::<_, i64>(15) as u32,
         cancels: row.get::<_, i64>(16) as u32,
-        attempts: row.get(17),
-        last_confirm: row.get::<_, Option<&str>>(18).map(|state| attempt_state(state, order)).transpose()?,
+        attempts: row.get(24),
+        last_confirm: row.get::<_, Option<&str>>(25).map(|state| attempt_state(state, order)).transpose()?,
+        format: row.get(18),
+        shop: row.get(20),
+        card: match row.get::<_, Option<&str>>(21) {
+            Some(state) => facts_of(state, row.get(22), row.get(23), order)?,
+            None => CardFacts::OneOff,
+        },
+        is_bank_to_ask: row.get::<_, Option<bool>>(19).unwrap_or(false),
+        intent_customer: None,
     })
 }

@@ -25,7 +25,9 @@ use super::tx::run_tx;
 use crate::domain::carts::CartVersion;
 use crate::domain::checkout::{Goods, Quote, Source};
 use crate::domain::claims::{Claim, Quantity};
-use crate::domain::ids::{BuyerId, CheckoutId, DropId, IdempotencyKey, OrderId, VariantId, VariantNumber};
+use crate::domain::ids::{
+    BuyerId, CheckoutId, DropId, IdempotencyKey, OrderId, PaymentMethodId, VariantId, VariantNumber,
+};
 use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
@@ -387,7 +389,7 @@ async fn lock_buyer_and_compare(
     // Both first: what is prepared on the way would be sent behind the other's words.
     let (lock, compare) = (tx.prepare_cached(LOCK_BUYER).await?, tx.prepare_cached(SQL).await?);
     let (buyer, profile) = (new.buyer.as_str(), new.profile);
-    let method = profile.payment_method.as_str();
+    let method = profile.method_column();
     let arguments: [&(dyn ToSql + Sync); 5] =
         [&buyer, /* taken */ &new.taken.0, &method, &profile.email, &profile.ship_to];
     // Sent one behind the other: the second sees what was committed when the first had the lock.
@@ -513,15 +515,15 @@ async fn write_order(
     // Nobody is charged before the units of the drop are his.
     let is_waiting = new.quote.drop_line.is_some();
     let is_free = !is_waiting && totals.total.amount_minor == 0;
-    let is_charged = !is_waiting && !is_free;
-    let state = match (is_waiting, is_free) {
-        (true, _) => PaymentState::Required,
-        (false, true) => PaymentState::Succeeded,
-        (false, false) => PaymentState::InFlight,
+    // Nor without a card.
+    let method = new.profile.payment_method.as_ref().filter(|_| !is_waiting && !is_free).map(PaymentMethodId::as_str);
+    let state = match (is_free, method) {
+        (true, _) => PaymentState::Succeeded,
+        (false, Some(_)) => PaymentState::InFlight,
+        (false, None) => PaymentState::Required,
     };
     let state = state.as_str();
-    let method = is_charged.then_some(new.profile.payment_method.as_str());
-    let due_at = is_charged.then_some(now);
+    let due_at = method.map(|_| now);
     let arguments: &[&(dyn ToSql + Sync)] = &[
         &new.order.0,
         &state,

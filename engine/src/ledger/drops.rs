@@ -149,7 +149,7 @@ impl Ledger {
                                        tax_basis_points, shipping_tax_basis_points, shipping_minor, opens_at, closes_at,
                                        pay_by, acknowledgement, replicas, rates_of_shop, price_includes_tax,
                                        pay_within_seconds, decline_grace_seconds)
-                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13, $14, $15)
+                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
                     returning drop_id";
             let drop_id: i32 = tx
                 .query_one(

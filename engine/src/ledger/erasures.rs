@@ -128,7 +128,16 @@ impl Ledger {
                 update outbox x set last_error = null, lease_number = lease_number + 1, leased_until = null from orders_of($1) o
                 where x.order_id = o.order_id and x.destination = 'mail'
                       and (x.last_error is not null or (x.state = 'queued' and x.leased_until is not null))";
-            for statement in [FORGET, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
+            // The provider's customer stays until a worker has deleted it; one that was never asked for is not there.
+            const CARDS: &str = "-- erasures.cards\ndelete from cards where buyer = $1";
+            const SETUPS: &str = "-- erasures.setups\ndelete from card_setups where buyer = $1";
+            const UNASKED: &str = "-- erasures.unasked_customer
+                delete from customers where buyer = $1 and asked_at is null";
+            const CUSTOMER: &str = "-- erasures.customer
+                update customers set buyer = null, ends_at = $2 where buyer = $1";
+            touched += tx.execute(UNASKED, &[&buyer.as_str()]).await?;
+            touched += tx.execute(CUSTOMER, &[&buyer.as_str(), /* now */ &now]).await?;
+            for statement in [CARDS, SETUPS, FORGET, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }
             if !is_named(tx, buyer).await? {

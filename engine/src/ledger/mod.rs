@@ -2,7 +2,7 @@
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
 //! other: an operator's request, a buyer, a checkout, drops, lines of standby (by variant), warehouses (by id), checkout
-//! profiles, orders, payments, tokens (by serial), holdings, places in standby, inventory (by variant and warehouse), outbox.
+//! profiles, customers, cards, pages that save cards, orders, payments, tokens (by serial), holdings, places in standby, inventory (by variant and warehouse), outbox.
 
 mod address;
 pub mod pool;
@@ -27,6 +27,8 @@ pub mod lost;
 pub mod answered;
 pub mod awards;
 pub mod profiles;
+pub mod customers;
+pub mod setups;
 pub mod rates;
 pub mod for_sale;
 mod reservations;

@@ -63,7 +63,7 @@ pub enum MethodGiven {
     Before,
     /// The payment waits for none.
     NotRequired,
-    /// The buyer has not saved a checkout profile.
+    /// The buyer has not saved a checkout profile, or none with a card.
     NoProfile,
     /// Not there, or not his.
     NoSuchOrder,
@@ -554,7 +554,8 @@ async fn begin(
         update payments p
         set state = $2, payment_method = case when $7 then c.payment_method end,
             due_at = case when $7 then $3::timestamptz end, updated_at = $3, method_key = coalesce($6, method_key)
-        from checkout_profiles c where p.order_id = $1 and c.buyer = $4 and p.state = $5";
+        from checkout_profiles c
+        where p.order_id = $1 and c.buyer = $4 and p.state = $5 and (not $7 or c.payment_method <> 'no_payment_method')";
     // An address that was priced stays.
     const ADDRESS: &str = "-- payments.use_profile_address
         update orders o

@@ -1,7 +1,9 @@
 //! Checkout profiles: where the money comes from and where the goods go. Never in Redis.
 
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 
 use super::drops::inconsistent;
 use super::error::LedgerError;
@@ -10,41 +12,57 @@ use crate::domain::ids::{BuyerId, PaymentMethodId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckoutProfile {
-    pub payment_method: PaymentMethodId,
+    /// `None`: an order waits until its buyer gives one.
+    pub payment_method: Option<PaymentMethodId>,
     pub email: String,
     /// The address as the buyer gave it; its form is checked at the edge.
     pub ship_to: Value,
 }
 
+/// What stands for the card of a profile without one. A program that takes it for a card asks the provider for one of this
+/// name, and is told that there is none.
+pub(super) const NO_METHOD: &str = "no_payment_method";
+
+impl CheckoutProfile {
+    /// As the column has it.
+    pub(super) fn method_column(&self) -> &str {
+        self.payment_method.as_ref().map_or(NO_METHOD, PaymentMethodId::as_str)
+    }
+}
+
+/// Writes a profile, within a transaction or without one.
+pub(super) async fn write(
+    to: &impl GenericClient,
+    buyer: &BuyerId,
+    profile: &CheckoutProfile,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- profiles.save_profile
+        insert into checkout_profiles (buyer, payment_method, email, ship_to, updated_at)
+        values ($1, $2, $3, $4, $5)
+        on conflict (buyer) do update
+            set payment_method = excluded.payment_method, email = excluded.email, ship_to = excluded.ship_to,
+                updated_at = excluded.updated_at";
+    let arguments: &[&(dyn ToSql + Sync)] = &[
+        /* buyer */ &buyer.as_str(),
+        /* payment_method */ &profile.method_column(),
+        /* email */ &profile.email,
+        /* ship_to */ &profile.ship_to,
+        /* now */ &now,
+    ];
+    to.execute(&to.prepare_cached(SQL).await?, arguments).await?;
+    Ok(())
+}
+
 impl Ledger {
+    /// Saves a profile and asks nothing about its card, as a program that knew no customers did.
     pub async fn save_profile(
         &self,
         buyer: &BuyerId,
         profile: &CheckoutProfile,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        const SQL: &str = "-- profiles.save_profile
-            insert into checkout_profiles (buyer, payment_method, email, ship_to, updated_at)
-            values ($1, $2, $3, $4, $5)
-            on conflict (buyer) do update
-                set payment_method = excluded.payment_method, email = excluded.email, ship_to = excluded.ship_to,
-                    updated_at = excluded.updated_at";
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let method = profile.payment_method.as_str();
-        connection
-            .execute(
-                &statement,
-                &[
-                    /* buyer */ &buyer.as_str(),
-                    /* payment_method */ &method,
-                    /* email */ &profile.email,
-                    /* ship_to */ &profile.ship_to,
-                    /* now */ &now,
-                ],
-            )
-            .await?;
-        Ok(())
+        write(&self.connection().await?, buyer, profile, now).await
     }
 
     pub async fn profile_of(&self, buyer: &BuyerId) -> Result<Option<CheckoutProfile>, LedgerError> {
@@ -56,8 +74,8 @@ impl Ledger {
             return Ok(None);
         };
         let method: &str = row.get(0);
-        let payment_method =
-            method.parse().map_err(|_| inconsistent("checkout_profiles", "payment_method", buyer, method))?;
+        let parsed = (method != NO_METHOD).then(|| method.parse()).transpose();
+        let payment_method = parsed.map_err(|_| inconsistent("checkout_profiles", "payment_method", buyer, method))?;
         Ok(Some(CheckoutProfile { payment_method, email: row.get(1), ship_to: row.get(2) }))
     }
 }

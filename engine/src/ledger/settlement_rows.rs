@@ -86,8 +86,9 @@ pub(super) async fn write_orders(
     let charged = |a: &Accepted<'_>| profile(a).filter(|_| a.priced.next == Next::Charge);
     let emails = accepted.iter().map(|a| profile(a).map(|p| p.email.as_str())).collect::<Vec<_>>();
     let addresses = accepted.iter().map(|a| profile(a).map(|p| &p.ship_to)).collect::<Vec<_>>();
-    let methods = accepted.iter().map(|a| charged(a).map(|p| p.payment_method.as_str())).collect::<Vec<_>>();
-    let states = accepted.iter().map(|a| state_of(a.priced.next).as_str()).collect::<Vec<_>>();
+    let methods = accepted.iter().map(|a| charged(a).and_then(|p| p.payment_method.as_deref())).collect::<Vec<_>>();
+    let states = accepted.iter().zip(&methods).map(|(a, method)| state_of(a.priced.next, method.is_some()).as_str());
+    let states = states.collect::<Vec<_>>();
     let taxes_of = accepted.iter().map(|a| a.priced.rate.tax_basis_points.cast_signed()).collect::<Vec<_>>();
     let shipping_taxes = accepted.iter().map(|a| a.priced.rate.shipping_tax().cast_signed()).collect::<Vec<_>>();
     let agreed = accepted.iter().map(|a| a.claim.claim.told.map(|told| told.total_minor)).collect::<Vec<_>>();
@@ -190,11 +191,12 @@ pub(super) async fn write_orders(
 }
 
 /// The payment of an order that was just made.
-fn state_of(next: Next) -> PaymentState {
+fn state_of(next: Next, has_method: bool) -> PaymentState {
     match next {
         Next::WaitsForAddress | Next::WaitsForAgreement => PaymentState::Required,
         Next::NothingToPay => PaymentState::Succeeded,
-        Next::Charge => PaymentState::InFlight,
+        Next::Charge if has_method => PaymentState::InFlight,
+        Next::Charge => PaymentState::Required,
     }
 }
 

@@ -146,7 +146,8 @@ struct TokenRow {
 }
 
 pub(super) struct Profile {
-    pub(super) payment_method: String,
+    /// `None`: the order waits until its buyer gives one.
+    pub(super) payment_method: Option<String>,
     pub(super) email: String,
     pub(super) ship_to: Value,
 }
@@ -340,7 +341,8 @@ async fn find(
         from (select distinct $1::int as drop_id, buyer from unnest($2::text[]) as buyer) asked
         join holdings using (drop_id, buyer)";
     const PROFILES: &str = "-- settlements.profiles
-        select buyer, payment_method, email, ship_to from checkout_profiles where buyer = any($1)
+        select buyer, nullif(payment_method, 'no_payment_method'), email, ship_to from checkout_profiles
+        where buyer = any($1)
         for key share";
     let ids = claims.iter().map(|claim| claim.claim.id.0).collect::<Vec<_>>();
     let buyers = claims.iter().map(|claim| claim.claim.buyer.as_str()).collect::<Vec<_>>();

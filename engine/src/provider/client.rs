@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::outcome::{Outcome, classify};
 use super::refund::Refund;
-use super::request::{INTENTS_PATH, Operation, ProviderRequest};
+use super::request::{Format, INTENTS_PATH, Operation, ProviderRequest};
 use super::throttle::{Admits, Endpoint, NoTurn, RateLimit, Throttle, Turn};
 
-/// The version whose fields we read; without it the account's own setting would choose the format.
-const STRIPE_VERSION: &str = "2024-06-20";
+const VERSION_HEADER: HeaderName = HeaderName::from_static("stripe-version");
+/// The version in which we read, whatever we write in: without one the account's own setting would choose.
+const READ_VERSION: &str = Format::First.api_version();
 
 /// A page of 100 intents is about 300 KiB; an answer over this is not one of ours, and memory is ours.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -125,7 +126,7 @@ impl ProviderClient {
         authorization.set_sensitive(true);
         let headers = HeaderMap::from_iter([
             (AUTHORIZATION, authorization),
-            (HeaderName::from_static("stripe-version"), HeaderValue::from_static(STRIPE_VERSION)),
+            (VERSION_HEADER, HeaderValue::from_static(READ_VERSION)),
         ]);
         let http = reqwest::Client::builder()
             .default_headers(headers)
@@ -177,6 +178,17 @@ impl ProviderClient {
     /// The right to make one call: waits for the limit, but neither for a credential nor past the end of its worker.
     pub async fn turn(&self, endpoint: Endpoint) -> Result<Turn, NoTurn> {
         self.stop.run_until_cancelled(self.throttle.turn(endpoint)).await.unwrap_or(Err(NoTurn::Stopping))
+    }
+
+    /// Whether a charge waits for its turn just now.
+    pub fn has_charges_waiting(&self) -> bool {
+        self.throttle.has_charges_waiting()
+    }
+
+    /// The same, once no charge waits for its own.
+    pub async fn turn_behind_charges(&self, endpoint: Endpoint) -> Result<Turn, NoTurn> {
+        let turn = self.throttle.turn_behind_charges(endpoint);
+        self.stop.run_until_cancelled(turn).await.unwrap_or(Err(NoTurn::Stopping))
     }
 
     /// Asks, once a minute while the circuit is open, whether our credential is good again. Moves no money.
@@ -233,14 +245,35 @@ impl ProviderClient {
         self.post(request, turn).await
     }
 
+    /// Sends what is about a customer or a card, once.
+    pub async fn send_card_in_turn<T: DeserializeOwned>(&self, request: &ProviderRequest, turn: Turn) -> Outcome<T> {
+        let is_about_cards = matches!(request.operation, Operation::Customer | Operation::Card);
+        assert!(is_about_cards, "{:?} is about money: use send", request.operation);
+        self.post(request, turn).await
+    }
+
+    /// Deletes an object. The same each time: the second is told that there is none.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
+        match self.turn_behind_charges(Endpoint::Customer).await {
+            Ok(turn) => self.conclude(turn, exchange(self.http.delete(format!("{}{path}", self.base_url))).await),
+            Err(why) => Outcome::NotSent { reason: why.to_string() },
+        }
+    }
+
     async fn post<T: DeserializeOwned>(&self, request: &ProviderRequest, turn: Turn) -> Outcome<T> {
         let call = self
             .http
             .post(format!("{}{}", self.base_url, request.path))
             .header("idempotency-key", &request.idempotency_key)
+            .header(VERSION_HEADER, request.format.api_version())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(request.body.clone());
-        let outcome = match exchange(call).await {
+        self.conclude(turn, exchange(call).await)
+    }
+
+    /// What an answer, or its absence, proves; the limit and the circuit learn of it.
+    fn conclude<T: DeserializeOwned>(&self, turn: Turn, answer: Result<Answer, WithoutAnswer>) -> Outcome<T> {
+        let outcome = match answer {
             Ok(answer) => classify(answer.status, &answer.headers, &answer.body),
             Err(without) => without.into(),
         };
@@ -283,8 +316,17 @@ impl ProviderClient {
         self.read(self.http.get(format!("{}{path}", self.base_url)).query(query)).await
     }
 
+    /// The same, of what is about a customer or a card.
+    pub(super) async fn get_card<T: DeserializeOwned>(&self, path: &str) -> Result<T, ProviderError> {
+        self.read_at(Endpoint::Card, self.http.get(format!("{}{path}", self.base_url))).await
+    }
+
     async fn read<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, ProviderError> {
-        let turn = self.turn(Endpoint::Read).await?;
+        self.read_at(Endpoint::Read, call).await
+    }
+
+    async fn read_at<T: DeserializeOwned>(&self, endpoint: Endpoint, call: RequestBuilder) -> Result<T, ProviderError> {
+        let turn = self.turn(endpoint).await?;
         let outcome = match exchange(call).await {
             Ok(answer) if answer.status == StatusCode::OK => {
                 return serde_json::from_slice(&answer.body)

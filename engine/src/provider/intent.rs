@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::domain::charges::from_provider;
-use crate::domain::ids::{IntentId, OrderId};
+use crate::domain::ids::{CustomerId, IntentId, OrderId};
 use crate::domain::money::{Currency, InvalidCurrency, Money};
 
 /// Where an intent stands, in the provider's words.
@@ -33,6 +33,8 @@ pub struct Intent {
     pub amount_received: Money,
     /// `metadata[order_id]`, as text: the provider keeps whatever anybody wrote there.
     pub order_id: Option<String>,
+    /// Whose saved cards it may be confirmed with.
+    pub customer: Option<CustomerId>,
     pub livemode: bool,
     /// The newest charge, which may be a declined one: no proof of payment.
     pub latest_charge: Option<String>,
@@ -121,6 +123,7 @@ struct WireIntent {
     currency: String,
     metadata: WireMetadata,
     livemode: bool,
+    customer: Option<String>,
     latest_charge: Option<String>,
     last_payment_error: Option<WirePaymentError>,
     created: i64,
@@ -184,6 +187,7 @@ impl TryFrom<WireIntent> for Intent {
             amount: amount_of(wire.amount, currency)?,
             amount_received: amount_of(wire.amount_received, currency)?,
             order_id: wire.metadata.order_id,
+            customer: wire.customer.map(CustomerId),
             livemode: wire.livemode,
             latest_charge: wire.latest_charge,
             last_payment_error: wire.last_payment_error.map(WirePaymentError::name),

@@ -5,6 +5,9 @@
 //! payments. `engine/tests/engine/provider/golden.rs` holds golden bytes; a change there is a change of protocol. Nothing that varies
 //! from call to call (a time, a price read again, a chance) may enter.
 //!
+//! There are two formats. The version of the provider's API belongs to a format, and an order keeps the format of its first
+//! call. The first knows no customers:
+//!
 //! | operation | key | path | body |
 //! |---|---|---|---|
 //! | create | `order-{order}` | `/v1/payment_intents` | amount, currency, metadata\[order_id\], capture_method, confirm, payment_method_types\[\] |
@@ -14,13 +17,63 @@
 //! | cancel again | `order-{order}:cancel:{m}` | same | empty |
 //! | refund | `order-{order}:refund:{refund}` | `/v1/refunds` | payment_intent, amount, metadata\[order_id\], metadata\[refund_id\] |
 //! | refund again | `order-{order}:refund:{refund}:{m}` | same | same |
+//!
+//! The second has other bodies for these, under the same keys and paths; refunds are of the first for ever:
+//!
+//! | operation | body |
+//! |---|---|
+//! | create | amount, currency, customer (of a saved card), metadata\[order_id\], metadata\[shop\], capture_method, confirm, allowed_payment_method_types\[\] |
+//! | confirm, saved card | payment_method, off_session |
+//! | confirm, any other | payment_method, return_url (where the shop has one) |
 
 use crate::domain::charges::{NotChargeable, check_charge, check_refund, to_provider};
-use crate::domain::ids::{IntentId, OrderId, PaymentMethodId, RefundId};
+use crate::domain::ids::{CustomerId, IntentId, OrderId, PaymentMethodId, RefundId};
 use crate::domain::money::Money;
 
 use super::intent::is_provider_id;
 use super::throttle::Endpoint;
+
+/// How a request is written: its bytes, and the version of the provider's API that they are sent under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Without customers. Orders that began with it end with it.
+    First,
+    /// With customers.
+    Second,
+}
+
+impl Format {
+    pub const ALL: [Self; 2] = [Self::First, Self::Second];
+
+    /// As it is stored.
+    pub fn number(self) -> i16 {
+        match self {
+            Self::First => 1,
+            Self::Second => 2,
+        }
+    }
+
+    pub fn of_number(number: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.number() == number)
+    }
+
+    /// The version of the provider's API. Without one the account's own setting would choose.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::First => "2024-06-20",
+            Self::Second => "2026-10-28.endive",
+        }
+    }
+}
+
+/// Whether the buyer is there when a card is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence<'a> {
+    /// The card is their customer's, and nobody is asked.
+    OffSession,
+    /// Their bank may want them to act, and sends them back here.
+    OnSession { return_url: Option<&'a str> },
+}
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +91,12 @@ pub enum Operation {
     CancelAgain { again: u32 },
     /// Money back; which refund it is stands in the key. Sent by `send_refund`, not by `send`.
     Refund,
+    /// The intent's customer, named after it was made; moves no money, and is the same each time.
+    NameCustomer,
+    /// A buyer at the provider. Moves no money, as what is about their cards; both are sent by `send_card_in_turn`.
+    Customer,
+    /// A card of theirs, or the page on which it is saved.
+    Card,
 }
 
 impl Operation {
@@ -48,6 +107,9 @@ impl Operation {
             Self::Confirm { .. } => Endpoint::Confirm,
             Self::Cancel | Self::CancelAgain { .. } => Endpoint::Cancel,
             Self::Refund => Endpoint::Refund,
+            Self::NameCustomer => Endpoint::Create,
+            Self::Customer => Endpoint::Customer,
+            Self::Card => Endpoint::Card,
         }
     }
 }
@@ -56,6 +118,7 @@ impl Operation {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProviderRequest {
     pub operation: Operation,
+    pub format: Format,
     pub path: String,
     pub idempotency_key: String,
     /// `application/x-www-form-urlencoded`.
@@ -76,10 +139,71 @@ impl ProviderRequest {
     pub fn confirm(order: OrderId, intent: &IntentId, method: &PaymentMethodId, attempt: u32) -> Self {
         Self {
             operation: Operation::Confirm { attempt },
+            format: Format::First,
             path: format!("{}/confirm", intent_path(intent)),
             idempotency_key: format!("order-{order}:confirm:{attempt}"),
             body: form(&[("payment_method", method.as_str())]),
         }
+    }
+
+    /// As [`Self::create`] in the second format; `again` counts new starts, 0 is the first.
+    pub fn create_for(
+        order: OrderId,
+        amount: Money,
+        shop: &str,
+        customer: Option<&CustomerId>,
+        again: u32,
+    ) -> Result<Self, NotChargeable> {
+        let first = match again {
+            0 => Self::create(order, amount)?,
+            again => Self::create_again(order, amount, again)?,
+        };
+        let (amount_minor, currency) = (to_provider(amount).to_string(), amount.currency.as_str().to_ascii_lowercase());
+        let order = order.to_string();
+        let mut fields = vec![("amount", &*amount_minor), ("currency", &*currency)];
+        fields.extend(customer.map(|customer| ("customer", &*customer.0)));
+        fields.extend([
+            ("metadata[order_id]", &*order),
+            ("metadata[shop]", shop),
+            ("capture_method", "automatic"),
+            ("confirm", "false"),
+            ("allowed_payment_method_types[]", "card"),
+        ]);
+        Ok(Self { format: Format::Second, body: form(&fields), ..first })
+    }
+
+    /// As [`Self::confirm`] in the second format.
+    pub fn confirm_for(
+        order: OrderId,
+        intent: &IntentId,
+        method: &PaymentMethodId,
+        presence: Presence<'_>,
+        attempt: u32,
+    ) -> Self {
+        let first = Self::confirm(order, intent, method, attempt);
+        let mut fields = vec![("payment_method", method.as_str())];
+        match presence {
+            Presence::OffSession => fields.push(("off_session", "true")),
+            Presence::OnSession { return_url } => fields.extend(return_url.map(|url| ("return_url", url))),
+        }
+        Self { format: Format::Second, body: form(&fields), ..first }
+    }
+
+    /// Names the customer of an intent that was made without one. A repeat changes nothing, so that an answer that the
+    /// provider has stored is of no use: `nth` makes each call's key its own.
+    pub fn name_customer(order: OrderId, intent: &IntentId, customer: &CustomerId, nth: i64) -> Self {
+        Self {
+            operation: Operation::NameCustomer,
+            format: Format::Second,
+            path: intent_path(intent),
+            idempotency_key: format!("order-{order}:customer:{nth}"),
+            body: form(&[("customer", &customer.0)]),
+        }
+    }
+
+    /// The same request in another format: where nothing but the version differs.
+    pub fn in_format(self, format: Format) -> Self {
+        Self { format, ..self }
     }
 
     pub fn cancel(order: OrderId, intent: &IntentId) -> Self {
@@ -105,6 +229,7 @@ impl ProviderRequest {
         ]);
         Ok(Self {
             operation: Operation::Refund,
+            format: Format::First,
             path: REFUNDS_PATH.to_owned(),
             idempotency_key: format!("order-{order}:refund:{refund}"),
             body,
@@ -140,12 +265,13 @@ fn create_with(
         ("confirm", "false"),
         ("payment_method_types[]", "card"),
     ]);
-    Ok(ProviderRequest { operation, path: INTENTS_PATH.to_owned(), idempotency_key, body })
+    let path = INTENTS_PATH.to_owned();
+    Ok(ProviderRequest { operation, format: Format::First, path, idempotency_key, body })
 }
 
 fn cancel_with(operation: Operation, idempotency_key: String, intent: &IntentId) -> ProviderRequest {
     let path = format!("{}/cancel", intent_path(intent));
-    ProviderRequest { operation, path, idempotency_key, body: String::new() }
+    ProviderRequest { operation, format: Format::First, path, idempotency_key, body: String::new() }
 }
 
 pub(super) const INTENTS_PATH: &str = "/v1/payment_intents";
@@ -157,6 +283,6 @@ pub(super) fn intent_path(intent: &IntentId) -> String {
     format!("{INTENTS_PATH}/{}", intent.0)
 }
 
-fn form(fields: &[(&str, &str)]) -> String {
+pub(super) fn form(fields: &[(&str, &str)]) -> String {
     serde_urlencoded::to_string(fields).expect("pairs of strings are always encodable")
 }

@@ -5,8 +5,11 @@
 //! and goes on at half the rate, which comes back within a minute. A 401 or 403 opens the circuit: no turns, for any kind,
 //! until a probe passes. Several processes share one account's limit: the halving is what makes them find their shares.
 //!
+//! What is asked about customers and cards in the background comes behind charges: it waits while any of them does.
+//!
 //! Time comes in as an argument wherever something is decided, so that the tests below need no clock.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,6 +27,9 @@ const RECOVERY_SECONDS: f64 = 60.0;
 /// One probe a minute while the circuit is open: soon enough after somebody corrected the key, and no noise before.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
 
+/// How often a call about a card looks whether charges still wait.
+const BEHIND_CHARGES: Duration = Duration::from_millis(20);
+
 /// Calls that the provider limits together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -32,6 +38,10 @@ pub enum Endpoint {
     Cancel,
     Refund,
     Read,
+    /// Buyers at the provider.
+    Customer,
+    /// Their cards, and the pages on which these are saved.
+    Card,
 }
 
 /// What the provider allows, for each [`Endpoint`].
@@ -68,6 +78,8 @@ pub enum NoTurn {
     CircuitOpen,
     #[error("this worker is stopping")]
     Stopping,
+    #[error("charges go first")]
+    Behind,
 }
 
 /// How many payments may be leased just now.
@@ -102,9 +114,11 @@ enum Circuit {
 pub(super) struct Throttle {
     limit: RateLimit,
     // Plain mutexes: they guard memory only and are never held across an await.
-    buckets: [Mutex<Bucket>; 5],
+    buckets: [Mutex<Bucket>; 7],
     /// Whoever is first in line sleeps; the others wait behind, in the order they came.
-    lines: [Semaphore; 5],
+    lines: [Semaphore; 7],
+    /// Charges that wait for a turn.
+    charges_waiting: AtomicUsize,
     circuit: Mutex<Circuit>,
     probe_every: Duration,
 }
@@ -151,6 +165,22 @@ impl Bucket {
     }
 }
 
+/// Counts one who waits, until it is dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 // === impl Throttle ===
 
 impl Throttle {
@@ -160,6 +190,7 @@ impl Throttle {
             limit,
             buckets: std::array::from_fn(|_| Mutex::new(Bucket::new(limit, now))),
             lines: std::array::from_fn(|_| Semaphore::new(1)),
+            charges_waiting: AtomicUsize::new(0),
             circuit: Mutex::new(Circuit::Closed),
             probe_every: PROBE_EVERY,
         }
@@ -174,6 +205,8 @@ impl Throttle {
     }
 
     pub(super) async fn turn(&self, endpoint: Endpoint) -> Result<Turn, NoTurn> {
+        let _waits = matches!(endpoint, Endpoint::Create | Endpoint::Confirm | Endpoint::Cancel)
+            .then(|| Waits::begin(&self.charges_waiting));
         let line = &self.lines[endpoint as usize];
         let _first = line.acquire().await.expect("this semaphore is never closed");
         loop {
@@ -186,6 +219,23 @@ impl Throttle {
                 // Again afterwards: a 429 may have come in while we slept.
                 Err(wait) => tokio::time::sleep(wait).await,
             }
+        }
+    }
+
+    pub(super) fn has_charges_waiting(&self) -> bool {
+        self.charges_waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// As [`Self::turn`], once no charge waits for one.
+    pub(super) async fn turn_behind_charges(&self, endpoint: Endpoint) -> Result<Turn, NoTurn> {
+        loop {
+            if matches!(*self.circuit(), Circuit::Open { .. }) {
+                return Err(NoTurn::CircuitOpen);
+            }
+            if !self.has_charges_waiting() {
+                return self.turn(endpoint).await;
+            }
+            tokio::time::sleep(BEHIND_CHARGES).await;
         }
     }
 
@@ -307,6 +357,35 @@ mod tests {
         let before = Instant::now();
         let _turn = throttle.turn(Endpoint::Read).await.unwrap();
         assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_about_a_card_waits_in_the_background_until_no_charge_does() {
+        let throttle = std::sync::Arc::new(Throttle::new(RateLimit { per_second: 10, burst: 1 }));
+        let start = Instant::now();
+        let charge = async || {
+            let _turn = throttle.turn(Endpoint::Create).await.unwrap();
+            start.elapsed().as_millis()
+        };
+        let card = async || {
+            // Asked after the charges have begun to wait.
+            tokio::task::yield_now().await;
+            let _turn = throttle.turn_behind_charges(Endpoint::Card).await.unwrap();
+            start.elapsed().as_millis()
+        };
+        let (first, second, third, card) = tokio::join!(charge(), charge(), charge(), card());
+        assert!(third <= 205, "{first} {second} {third}");
+        assert!((third..third + 30).contains(&card), "once the last charge has its turn: {card} ms");
+        // One that a charge needs waits for none of them.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = Instant::now();
+        let needed = async {
+            tokio::task::yield_now().await;
+            let _turn = throttle.turn(Endpoint::Customer).await.unwrap();
+            before.elapsed()
+        };
+        let (_, waited, needed) = tokio::join!(charge(), charge(), needed);
+        assert!(needed < Duration::from_millis(5) && waited > 1_000, "{needed:?} {waited}");
     }
 
     #[test]

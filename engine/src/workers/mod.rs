@@ -5,6 +5,7 @@
 //! | settle | second | measures the claim logs; settles them when the interval is over or the backlog is long |
 //! | settle at once | 50 ms | settles drops whose buyers are answered once their claims are settled |
 //! | charge | when payments are due | charges, refunds, asks about unknown ones |
+//! | cards | quarter of a second | has cards saved, opens and reads the provider's pages for them, deletes customers; behind all charges |
 //! | cancel | when intents are to be canceled | cancels what was declined, is over its time, or is not wanted any more |
 //! | outbox | when deliveries are due | sends mails and webhooks, one loop for each destination |
 //! | events | quarter of a second | makes deliveries of what has happened, if there are endpoints |
@@ -62,6 +63,11 @@ const DOCUMENTS_EVERY: Duration = Duration::from_secs(60);
 const CHARGE_IDLE: Duration = Duration::from_millis(250);
 /// Payments of one desk between two looks at the other loops' business; no more than its places are leased at a time.
 const CHARGE_BATCH: i64 = 256;
+const CARDS_EVERY: Duration = Duration::from_millis(250);
+/// Cards asked about at the same time: 32 a second, above the 25 that the provider allows, and no burden beside a sale.
+const CARDS_BATCH: i64 = 8;
+/// Pages, and customers that end, between two looks at cards.
+const SETUPS_BATCH: usize = 64;
 /// Between two looks for due deliveries when there were none.
 const OUTBOX_IDLE: Duration = Duration::from_millis(500);
 const EVENTS_EVERY: Duration = Duration::from_millis(250);
@@ -140,6 +146,15 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
     for desk in [Desk::Charges, Desk::Cancels] {
         tasks.spawn(charge(desk, engine.clone(), provider.clone(), settings.clone(), stop.clone()));
     }
+    tasks.spawn(repeat("cards", CARDS_EVERY, stop.clone(), {
+        let (engine, provider) = (engine.clone(), provider.clone());
+        async move || {
+            // Buyers wait for their pages.
+            engine.look_after_setups(&provider, SETUPS_BATCH).await?;
+            engine.end_customers(&provider, SETUPS_BATCH).await?;
+            engine.check_cards(&provider, CARDS_BATCH).await.map(|_| ())
+        }
+    }));
     tasks.spawn(repeat("news", NEWS_EVERY, stop.clone(), {
         let (engine, provider) = (engine.clone(), provider.clone());
         async move || {

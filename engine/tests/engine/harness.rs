@@ -96,7 +96,8 @@ impl World {
         let number = Uuid::new_v4().as_fields().0;
         let database = database(&postgres.into()).await;
         let ledger = Ledger::new(&database, 8).unwrap();
-        let engine = Engine::new(ledger, TokenStore::connect(&redis_url).await.unwrap(), Clock::System);
+        let mut engine = Engine::new(ledger, TokenStore::connect(&redis_url).await.unwrap(), Clock::System);
+        engine.return_url = Some("https://shop.example/back".to_owned());
         let (sql, connection) = tokio_postgres::connect(&database, NoTls).await.unwrap();
         tokio::spawn(connection);
         let drop = format!("drop-{number}").parse().unwrap();
@@ -106,7 +107,10 @@ impl World {
     /// Another process, so to speak: its own connections, pool and memory, the same stores.
     pub(crate) async fn another_engine(&self) -> Engine {
         let ledger = Ledger::new(&self.database, 8).unwrap();
-        Engine::new(ledger, TokenStore::connect(&self.redis_url).await.unwrap(), self.engine.clock.clone())
+        let tokens = TokenStore::connect(&self.redis_url).await.unwrap();
+        let mut engine = Engine::new(ledger, tokens, self.engine.clock.clone());
+        engine.return_url.clone_from(&self.engine.return_url);
+        engine
     }
 
     pub(crate) fn new_drop(&self, stocks: &[u32], warehouses: u32, limit: u32) -> NewDrop {
@@ -181,11 +185,22 @@ impl World {
 
     pub(crate) async fn save_profile(&self, who: u32, method: &str) {
         let profile = CheckoutProfile {
-            payment_method: method.parse::<PaymentMethodId>().unwrap(),
+            payment_method: Some(method.parse::<PaymentMethodId>().unwrap()),
             email: format!("b{who}@example.test"),
             ship_to: serde_json::json!({ "name": "B", "country": "DE" }),
         };
         self.engine.ledger.save_profile(&buyer(who), &profile, self.engine.clock.now()).await.unwrap();
+    }
+
+    /// The same, and its card is to become its customer's own, as the API does it.
+    pub(crate) async fn save_card(&self, who: u32, method: &str) {
+        let profile = CheckoutProfile {
+            payment_method: Some(method.parse::<PaymentMethodId>().unwrap()),
+            email: format!("b{who}@example.test"),
+            ship_to: serde_json::json!({ "name": "B", "country": "DE" }),
+        };
+        let now = self.engine.clock.now();
+        self.engine.ledger.save_profile_and_card(&buyer(who), &profile, now).await.unwrap();
     }
 
     pub(crate) async fn settle(&self) -> usize {

@@ -22,6 +22,7 @@ mod poison;
 mod postgres_away;
 mod payments;
 mod whole_price;
+mod cards;
 mod cancel_turns;
 mod declines;
 mod cancels;

@@ -8,6 +8,7 @@ use doorbuster_engine::domain::payments::AttemptState;
 use doorbuster_engine::flows::grants::look_again;
 use doorbuster_engine::ledger::payments::MethodGiven;
 use doorbuster_engine::ledger::standby::NewPlace;
+use doorbuster_engine::provider::ProviderClient;
 use doorbuster_sandbox::provider::{FakeProviderOptions, FaultCounts};
 
 use crate::harness::{World, buyer, claim, provider, taken};
@@ -35,20 +36,56 @@ async fn a_paid_order_is_confirmed_and_leaves_the_inventory() {
 
 /// The card of a buyer's profile, as the provider's script in their browser has made a payment method of it.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "charges carry no customer yet, so the provider takes a buyer's card once: their second order is declined"]
 async fn a_buyer_pays_two_orders_with_the_card_of_their_profile() {
     let world = World::new().await;
-    let options = FakeProviderOptions { one_off_methods_once: true, ..Default::default() };
-    let (fake, client) = provider(options).await;
-    let live = world.open(&[2], 2, 2).await;
-    world.save_profile(1, &fake.new_payment_method("pm_card_visa").unwrap()).await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[3], 2, 3).await;
+    world.save_card(1, &fake.new_payment_method("pm_card_visa").unwrap()).await;
     for key in ["first", "second"] {
         taken(world.claim_until_answered(&live, 1, key, 0, 1).await);
         world.settle().await;
         let report = world.engine.charge_due(&client, 10, 4).await.unwrap();
         assert_eq!((report.confirmed, report.released), (1, 0), "the {key} order: {report:?}");
     }
+    // A third, whose first call gets no answer: a worker without a provider takes it, and loses it.
+    taken(world.claim_until_answered(&live, 1, "third", 0, 1).await);
+    world.settle().await;
+    let (gone, nowhere) = provider(FakeProviderOptions::default()).await;
+    drop(gone);
+    assert_eq!(world.engine.charge_due(&nowhere, 10, 4).await.unwrap().later, 1);
+    world.sql.execute("update payments set due_at = now() where due_at is not null", &[]).await.unwrap();
+    assert_eq!(world.engine.charge_due(&client, 10, 4).await.unwrap().confirmed, 1);
+    assert_eq!(fake.captures().len(), 3);
+    let customers = fake.customers();
+    assert_eq!(customers.len(), 1, "one customer, whatever is bought");
+    assert!(fake.intents().iter().all(|intent| intent.customer.as_ref() == Some(&customers[0].customer_id)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_units_claimed_in_two_clicks_by_one_buyer_with_one_card_are_both_paid() {
+    let world = World::new().await;
+    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let live = world.open(&[2], 2, 2).await;
+    world.save_card(1, &fake.new_payment_method("pm_card_visa").unwrap()).await;
+    for key in ["first", "second"] {
+        taken(world.claim_until_answered(&live, 1, key, 0, 1).await);
+    }
+    world.settle().await;
+    // Both at once: one of them saves the card, and the other waits for that.
+    until_paid(&world, &client, 2).await;
     assert_eq!(fake.captures().len(), 2);
+    assert_eq!(fake.customers().len(), 1);
+}
+
+/// Charges until so many orders are confirmed; what waits for another attempt does not wait here.
+pub(crate) async fn until_paid(world: &World, client: &ProviderClient, orders: i64) {
+    let started = std::time::Instant::now();
+    while world.count("select count(*) from orders where status = 'CONFIRMED'").await < orders {
+        let sql = "update payments set due_at = least(due_at, now()) where due_at is not null";
+        world.sql.execute(sql, &[]).await.unwrap();
+        world.engine.charge_due(client, 10, 4).await.unwrap();
+        assert!(started.elapsed().as_secs() < 20, "orders are still unpaid");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

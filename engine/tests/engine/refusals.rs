@@ -162,7 +162,7 @@ async fn a_postgres_that_takes_no_writes_or_no_connections_refuses() {
     let error = reader.migrate().await.unwrap_err();
     assert!(!error.is_about_the_rows(), "{error}");
     let profile = doorbuster_engine::ledger::profiles::CheckoutProfile {
-        payment_method: "pm_card_visa".parse().unwrap(),
+        payment_method: Some("pm_card_visa".parse().unwrap()),
         email: "a@example.test".to_owned(),
         ship_to: serde_json::json!({ "name": "A", "country": "DE" }),
     };

@@ -63,7 +63,7 @@ pub(crate) fn shopper(world: &World, who: u32) -> BuyerId {
 
 pub(crate) async fn save_profile(world: &World, buyer: &BuyerId) {
     let profile = CheckoutProfile {
-        payment_method: "pm_card_visa".parse::<PaymentMethodId>().unwrap(),
+        payment_method: Some("pm_card_visa".parse::<PaymentMethodId>().unwrap()),
         email: "b@example.test".to_owned(),
         ship_to: serde_json::json!({ "name": "B", "country": "DE" }),
     };

@@ -10,7 +10,8 @@ pub async fn run(config: &WorkConfig) -> Result<(), Failure> {
     let workers = config.workers.check()?;
     let signals = StopSignals::listen()?;
     files::raise_limit();
-    let engine = super::engine(&config.stores)?;
+    let mut engine = super::engine(&config.stores)?;
+    engine.return_url.clone_from(&config.workers.return_url);
     super::check_stores(&engine).await?;
     let running = Gateway::start_workers(config.ops_listen, engine, workers).await?;
     signals.wait().await;

@@ -251,6 +251,13 @@ catalogue! {
         "An invoice is there once its order is paid, a credit note once its refund has arrived.";
     ProfileNotFound = NOT_FOUND "profile_not_found", "There is no checkout profile yet",
         "Save one with PUT /v1/me/checkout-profile.";
+    CardNeededAgain { why: &'static str = "This one is somebody else's" } = UNPROCESSABLE_ENTITY "card_needed_again",
+        "The card has to be given again",
+        "{why}: let the provider's script in the buyer's browser make a new one of their card, and send that. Nothing was saved.";
+    SetupNotFound = NOT_FOUND "setup_not_found", "There is no such page",
+        "Check the id, and whose token you sent; only the newest pages of a buyer are kept.";
+    SetupsOff = SERVICE_UNAVAILABLE "setups_off", "The shop has no page to come back to",
+        "Cards are saved with PUT /v1/me/checkout-profile here: --return-url is not set.";
 
     // The payment provider.
     DeliveryRefused = BAD_REQUEST "delivery_refused", "The delivery is refused",

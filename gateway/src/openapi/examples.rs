@@ -1,6 +1,7 @@
 //! An example of every body. What we answer is made of the very types that answer, so it cannot differ from them; what is sent
 //! to us is read into its type by a test below. tests/http/described.rs holds both against their schemas.
 
+use doorbuster_engine::domain::cards::CardState;
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::drops::DropState;
 use doorbuster_engine::domain::orders::OrderState;
@@ -15,7 +16,9 @@ use uuid::Uuid;
 
 use crate::page::Paged;
 use crate::routes::admin::{fulfilment, imports, money_back, orders as operators, products as stocked, stock};
-use crate::routes::{Amount, carts, checkout, claims, drops, me, order_lists, orders, products, profile, standby};
+use crate::routes::{
+    Amount, carts, checkout, claims, drops, me, order_lists, orders, products, profile, setups, standby,
+};
 
 /// The body of schema `name`.
 pub(super) struct Example {
@@ -54,6 +57,9 @@ fn buyers_requests() -> Vec<Example> {
         sent::<standby::NewStandby>(json!({ "sku": "shoe-42", "quantity": 1 })),
         sent::<carts::NewItem>(json!({ "sku": "mug", "quantity": 2 })),
         sent::<carts::ItemQuantity>(json!({ "quantity": 3 })),
+        sent::<profile::Profile>(
+            json!({ "payment_method": "pm_card_visa", "email": "ada@example.com", "ship_to": address() }),
+        ),
         sent::<checkout::NewCheckout>(
             json!({ "cart_version": 3, "accepted_total": { "amount_minor": 2_870, "currency": "EUR" } }),
         ),
@@ -146,11 +152,17 @@ fn buyers_answers() -> Vec<Example> {
         answered(order()),
         page(order()),
         answered(order_lists::OrderHistory { entries: history() }),
-        answered(buyer_profile()),
+        answered(profile::ProfileFound::of(buyer_profile(), Some((CardState::Saved, None)))),
+        answered(setups::CardSetup {
+            setup_id: "01935a3e-0000-7000-8000-00000000002a".parse().expect("an id"),
+            state: setups::CardSetupState::Open,
+            url: Some("https://checkout.stripe.com/c/pay/cs_test_a1".to_owned()),
+            payment_method: None,
+        }),
         answered(me::BuyerExport {
             buyer: "ada".to_owned(),
             checkout_profile: Some(me::ExportedProfile {
-                payment_method: "pm_card_visa".to_owned(),
+                payment_method: Some("pm_card_visa".to_owned()),
                 email: "ada@example.com".to_owned(),
                 ship_to: address(),
             }),
@@ -283,7 +295,7 @@ fn quoted_order() -> checkout::QuotedOrder {
 
 fn buyer_profile() -> profile::Profile {
     profile::Profile {
-        payment_method: "pm_card_visa".to_owned(),
+        payment_method: Some("pm_card_visa".to_owned()),
         email: "ada@example.com".to_owned(),
         ship_to: serde_json::from_value(address()).expect("an address"),
     }

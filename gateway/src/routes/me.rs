@@ -36,7 +36,8 @@ pub struct BuyerExport {
 /// The checkout profile as it is saved
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ExportedProfile {
-    pub payment_method: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment_method: Option<String>,
     pub email: String,
     #[schema(value_type = super::profile::ShipTo)]
     pub ship_to: serde_json::Value,
@@ -133,7 +134,7 @@ pub async fn erase_buyer(
 impl From<CheckoutProfile> for ExportedProfile {
     fn from(profile: CheckoutProfile) -> Self {
         Self {
-            payment_method: profile.payment_method.as_str().to_owned(),
+            payment_method: profile.payment_method.map(|method| method.as_str().to_owned()),
             email: profile.email,
             ship_to: profile.ship_to,
         }

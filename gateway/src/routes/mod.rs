@@ -10,6 +10,7 @@ pub mod orders;
 pub mod order_lists;
 pub mod documents;
 pub mod profile;
+pub mod setups;
 pub mod standby;
 pub mod me;
 pub mod webhooks;
@@ -81,6 +82,8 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(orders::accept_total))
         .routes(routes!(orders::cancel_order))
         .routes(routes!(profile::get_profile, profile::put_profile))
+        .routes(routes!(setups::begin_setup))
+        .routes(routes!(setups::return_from_setup))
         .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))

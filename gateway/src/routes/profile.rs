@@ -2,10 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
+use doorbuster_engine::domain::cards::{CardRefusal, CardState};
 use doorbuster_engine::domain::countries::{check_country, needs_postal_code};
 use doorbuster_engine::domain::emails::Email;
 use doorbuster_engine::domain::ids::PaymentMethodId;
 use doorbuster_engine::domain::texts::is_unseen;
+use doorbuster_engine::ledger::customers::ProfileSaved;
 use doorbuster_engine::ledger::profiles::CheckoutProfile;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -24,12 +26,57 @@ const POSTAL_CODE_CHARACTERS_MAX: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// The payment provider's id of a stored means of payment
+    /// The payment provider's id of a means of payment. Without one, orders wait until there is one
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "pm_card_visa", max_length = 255)]
-    pub payment_method: String,
+    pub payment_method: Option<String>,
     #[schema(example = "ada@example.com", max_length = 254)]
     pub email: String,
     pub ship_to: ShipTo,
+}
+
+/// The checkout profile, and how its card stands
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProfileFound {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "pm_card_visa")]
+    pub payment_method: Option<String>,
+    pub email: String,
+    pub ship_to: ShipTo,
+    /// Whether the card can be charged for one order after another. Absent without a card, and for one that was given before
+    /// cards were saved
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card: Option<Card>,
+    /// Why it is refused
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card_refusal: Option<Refusal>,
+}
+
+/// How a card stands
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Card {
+    /// The payment provider is being asked
+    Checking,
+    Saved,
+    /// It is charged once at most: give another one, or the same one again as the provider's script makes it anew
+    Refused,
+}
+
+/// Why a card cannot be saved
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// It was used before, or was taken from its owner
+    UsedBefore,
+    /// It is somebody else's
+    OfAnother,
+    /// The payment provider knows no such card
+    NotThere,
+    /// Its bank said no
+    Declined,
+    /// The payment provider said no
+    Refused,
 }
 
 /// A postal address
@@ -62,42 +109,82 @@ pub struct ShipTo {
 #[utoipa::path(
     get, path = "/v1/me/checkout-profile", tag = "checkout",
     responses(
-        (status = 200, body = Profile),
+        (status = 200, body = ProfileFound),
         Errors<kinds::ProfileNotFound>,
     ),
     security(("buyer" = []))
 )]
-pub async fn get_profile(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result<Json<Profile>, Problem> {
+pub async fn get_profile(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result<Json<ProfileFound>, Problem> {
     let saved = gate.engine.ledger.profile_of(&buyer).await?.ok_or(Problem::ProfileNotFound)?;
     let Ok(ship_to) = serde_json::from_value(saved.ship_to) else {
         tracing::error!(%buyer, "the saved address of buyer {buyer} does not have the form of an address");
         return Err(Problem::Internal);
     };
-    let payment_method = saved.payment_method.as_str().to_owned();
-    Ok(Json(Profile { payment_method, email: saved.email, ship_to }))
+    let payment_method = saved.payment_method.map(|method| method.as_str().to_owned());
+    let card = gate.engine.ledger.card_of_profile(&buyer).await?;
+    Ok(Json(ProfileFound::of(Profile { payment_method, email: saved.email, ship_to }, card)))
 }
 
 /// Save the checkout profile
 ///
 /// Orders made from now on are paid and shipped with it. An order that waits for a payment takes it with
 /// POST /v1/orders/{id}/payment. Spaces around a text are left out, and so are empty texts that need not be given.
+///
+/// A card is then saved at the payment provider for this buyer alone, within seconds: `card` says how it stands. It can be
+/// charged for one order after another once it is `saved`.
 #[utoipa::path(
     put, path = "/v1/me/checkout-profile", tag = "checkout",
     request_body = Profile,
-    responses((status = 200, body = Profile, description = "As it was saved")),
+    responses(
+        (status = 200, body = ProfileFound, description = "As it was saved"),
+        Errors<kinds::CardNeededAgain>,
+    ),
     security(("buyer" = []))
 )]
 pub async fn put_profile(
     State(gate): State<Gate>,
     Buyer(buyer): Buyer,
     JsonBody(profile): JsonBody<Profile, PROFILE_BODY_BYTES>,
-) -> Result<Json<Profile>, Problem> {
+) -> Result<Json<ProfileFound>, Problem> {
     let profile = profile.trimmed();
     let payment_method = check(&profile)?;
     let ship_to = serde_json::to_value(&profile.ship_to).expect("an address is made of texts");
     let saved = CheckoutProfile { payment_method, email: profile.email.clone(), ship_to };
-    gate.engine.ledger.save_profile(&buyer, &saved, gate.engine.clock.now()).await?;
-    Ok(Json(profile))
+    match gate.engine.ledger.save_profile_and_card(&buyer, &saved, gate.engine.clock.now()).await? {
+        ProfileSaved::Now(card) => Ok(Json(ProfileFound::of(profile, card))),
+        ProfileSaved::CardNeededAgain(refusal) => Err(Problem::CardNeededAgain { why: why(refusal) }),
+    }
+}
+
+impl ProfileFound {
+    pub fn of(profile: Profile, card: Option<(CardState, Option<CardRefusal>)>) -> Self {
+        let (card, refusal) = card.map_or((None, None), |(state, refusal)| (Some(state), refusal));
+        let card = card.map(|state| match state {
+            CardState::Checking => Card::Checking,
+            CardState::Saved => Card::Saved,
+            CardState::Refused => Card::Refused,
+        });
+        let card_refusal = refusal.map(|refusal| match refusal {
+            CardRefusal::UsedBefore => Refusal::UsedBefore,
+            CardRefusal::OfAnother => Refusal::OfAnother,
+            CardRefusal::NotThere => Refusal::NotThere,
+            CardRefusal::Declined => Refusal::Declined,
+            CardRefusal::Refused => Refusal::Refused,
+        });
+        let Profile { payment_method, email, ship_to } = profile;
+        Self { payment_method, email, ship_to, card, card_refusal }
+    }
+}
+
+/// As the beginning of a sentence.
+fn why(refusal: CardRefusal) -> &'static str {
+    match refusal {
+        CardRefusal::UsedBefore => "This one was used before, or was taken from its owner, and cannot be used again",
+        CardRefusal::OfAnother => "This one is somebody else's",
+        CardRefusal::NotThere => "The payment provider knows none of this name",
+        CardRefusal::Declined => "Its bank said no",
+        CardRefusal::Refused => "The payment provider said no",
+    }
 }
 
 impl Profile {
@@ -123,12 +210,12 @@ impl Profile {
 }
 
 /// Everything that is wrong with it, at once.
-fn check(profile: &Profile) -> Result<PaymentMethodId, Problem> {
+fn check(profile: &Profile) -> Result<Option<PaymentMethodId>, Problem> {
     let mut errors = Vec::new();
     let mut wrong = |field: &str, detail: String| errors.push(FieldProblem::new(field, detail));
-    let payment_method = profile.payment_method.parse::<PaymentMethodId>();
+    let payment_method = profile.payment_method.as_deref().map(str::parse::<PaymentMethodId>).transpose();
     match &payment_method {
-        Ok(method) if method.is_card_number() => wrong(
+        Ok(Some(method)) if method.is_card_number() => wrong(
             "payment_method",
             "is a card number, which must not come here: send the name that the payment provider gave the card (pm_…)"
                 .to_owned(),

@@ -52,6 +52,8 @@ struct Stage {
     cart_version: Value,
     /// Emptied into her cart when she logged in.
     session: String,
+    /// A page on which she saves a card.
+    setup: String,
     variant: Value,
     cursor: String,
     /// What no answer to eve may contain.
@@ -112,12 +114,15 @@ impl Stage {
         let as_guest = shop.http.post(shop.url("/v1/cart/items")).header("Cart-Session", &session);
         ok(as_guest.header("Idempotency-Key", "g").json(&json!({ "sku": "mug", "quantity": 3 }))).await;
         ok(her(Method::POST, "/v1/cart/merge", "login").header("Cart-Session", &session)).await;
+        let setup = ok(her(Method::POST, "/v1/me/checkout-profile/setup", "ada-saves-a-card")).await;
+        let setup = setup["setup_id"].as_str().unwrap().to_owned();
         let cart = add("ada-adds-more").await;
         let page = ok(her(Method::GET, "/v1/orders?limit=1", "")).await;
 
         let ids = vec![id(&unpaid), id(&shipped), ordered, id(&unsettled)];
         let receipt = unsettled["receipt"].as_str().unwrap().to_owned();
-        let known = ["ada.lovelace", "Lovelace", "St James", "Marylebone", "00340434161094015902", &receipt, &buyer];
+        let known =
+            ["ada.lovelace", "Lovelace", "St James", "Marylebone", "00340434161094015902", &receipt, &buyer, &setup];
         let traces = known.map(str::to_owned).into_iter().chain(ids.iter().cloned()).collect();
         Self {
             cart_etag: format!("\"v{}\"", cart["version"]),
@@ -129,6 +134,7 @@ impl Stage {
             ids,
             receipt,
             session,
+            setup,
             traces,
         }
     }
@@ -205,6 +211,15 @@ impl Stage {
                 let mut of_ada = profile;
                 of_ada["buyer"] = json!(self.buyer);
                 case("in ada's name", ask(&filled, "").json(&of_ada), Refused(422, "invalid_request"));
+            }
+            "POST /v1/me/checkout-profile/setup" => {
+                case("hers, with ada's key", ask(&filled, "ada-saves-a-card"), HerOwn);
+            }
+            "POST /v1/me/checkout-profile/setup/{id}/return" => {
+                let path = path.replace("{id}", &self.setup);
+                for key in ["eves", "ada-saves-a-card"] {
+                    case(&format!("ada's page with the key {key}"), ask(&path, key), NotFound("setup_not_found"));
+                }
             }
             "GET /v1/cart" => {
                 case("hers", ask(&filled, ""), Nothing);

@@ -4,7 +4,7 @@ use doorbuster_engine::workers::settle_all;
 use serde_json::{Value, json};
 
 use super::shop::{Shop, send, shop};
-use crate::support::{Answer, Sale, token};
+use crate::support::{Answer, Sale, count, execute, token};
 
 const PROFILE: &str = "/v1/me/checkout-profile";
 
@@ -46,10 +46,76 @@ async fn a_profile_is_kept_as_it_was_given() {
             given["ship_to"]["line2"] = json!(line2);
         }
         let saved = put(&shop, "ada", &given).await;
-        assert_eq!((saved.status.as_u16(), saved.json()), (200, given.clone()));
-        assert_eq!(shop.get("ada", PROFILE).await.json(), given);
+        let shown = with_card(&given, "checking");
+        assert_eq!((saved.status.as_u16(), saved.json()), (200, shown.clone()));
+        assert_eq!(shop.get("ada", PROFILE).await.json(), shown);
     }
     shop.get("eve", PROFILE).await.is_problem(404, "profile_not_found");
+}
+
+fn with_card(profile: &Value, card: &str) -> Value {
+    let mut shown = profile.clone();
+    shown["card"] = json!(card);
+    shown
+}
+
+#[tokio::test]
+async fn a_card_shows_how_it_stands_and_one_that_is_known_to_be_anothers_is_refused_at_once() {
+    let shop = shop(Sale::default()).await;
+    let mut given = profile();
+    given["payment_method"] = json!("pm_hers");
+    put(&shop, "eve", &given).await;
+    let saved = "update cards set state = 'SAVED', method_id = 'pm_hers', due_at = null";
+    execute(&shop.database_url, saved).await;
+    assert_eq!(shop.get("eve", PROFILE).await.json(), with_card(&given, "saved"));
+    let problem = put(&shop, "ada", &given).await.is_problem(422, "card_needed_again");
+    assert!(problem["detail"].as_str().unwrap().contains("somebody else's"), "{problem}");
+    shop.get("ada", PROFILE).await.is_problem(404, "profile_not_found");
+
+    given["payment_method"] = json!("pm_used");
+    put(&shop, "ada", &given).await;
+    let refused = "update cards set state = 'REFUSED', refusal = 'used_before', due_at = null where buyer = 'ada'";
+    execute(&shop.database_url, refused).await;
+    let mut shown = with_card(&given, "refused");
+    shown["card_refusal"] = json!("used_before");
+    assert_eq!(shop.get("ada", PROFILE).await.json(), shown);
+    put(&shop, "ada", &given).await.is_problem(422, "card_needed_again");
+
+    given.as_object_mut().unwrap().remove("payment_method");
+    let without = put(&shop, "ada", &given).await;
+    assert_eq!((without.status.as_u16(), without.json()), (200, given.clone()));
+    let id = order(&shop).await;
+    pay(&shop, "ada", &id).await.is_problem(409, "checkout_profile_missing");
+    assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.json()["payment"], "REQUIRED");
+}
+
+#[tokio::test]
+async fn a_page_that_saves_a_card_is_asked_for_once_a_key_and_told_of_by_its_buyer_alone() {
+    let shop = shop(Sale::default()).await;
+    let setup = format!("{PROFILE}/setup");
+    let ask = async |buyer: &str, path: &str, key: &str| {
+        let request = shop.http.post(shop.url(path)).bearer_auth(token(buyer));
+        send(request.header("Idempotency-Key", key)).await
+    };
+    let first = ask("ada", &setup, "k").await;
+    assert_eq!((first.status.as_u16(), &first.json()["state"]), (202, &json!("asked")), "no worker runs here");
+    let opened = "update card_setups set state = 'OPEN', session_id = 'cs_1', url = 'https://pay.example/cs_1'";
+    execute(&shop.database_url, opened).await;
+    let open = ask("ada", &setup, "k").await;
+    assert_eq!((open.status.as_u16(), open.header("idempotent-replayed")), (201, Some("true")));
+    assert_eq!((&open.json()["url"], &open.json()["state"]), (&json!("https://pay.example/cs_1"), &json!("open")));
+    assert_eq!(open.json()["setup_id"], first.json()["setup_id"]);
+    let back = format!("{setup}/{}/return", open.json()["setup_id"].as_str().unwrap());
+    ask("eve", &back, "k").await.is_problem(404, "setup_not_found");
+    ask("ada", &format!("{setup}/nonsense/return"), "k").await.is_problem(404, "setup_not_found");
+    execute(&shop.database_url, "update card_setups set due_at = now() + interval '1 hour'").await;
+    assert_eq!(ask("ada", &back, "k").await.json()["state"], "open");
+    let due = "select count(*) from card_setups where due_at <= now()";
+    assert_eq!(count(&shop.database_url, due).await, 1, "it is read at once");
+    let saved = "update card_setups set state = 'SAVED', method_id = 'pm_1', url = null, due_at = null";
+    execute(&shop.database_url, saved).await;
+    assert_eq!(ask("ada", &back, "k").await.json()["payment_method"], "pm_1");
+    send(shop.http.post(shop.url(&setup)).bearer_auth(token("ada"))).await.is_problem(400, "idempotency_key_missing");
 }
 
 #[tokio::test]
@@ -85,6 +151,7 @@ async fn addresses_are_taken_as_people_write_them() {
     ];
     for (given, kept) in table {
         let saved = put(&shop, "ada", &given).await;
+        let kept = with_card(&kept, "checking");
         assert_eq!((saved.status.as_u16(), saved.json()), (200, kept.clone()));
         assert_eq!(shop.get("ada", PROFILE).await.json(), kept);
     }

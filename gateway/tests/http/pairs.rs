@@ -215,7 +215,7 @@ fn price(minor: i64) -> Money {
 
 fn profile(city: &str) -> CheckoutProfile {
     CheckoutProfile {
-        payment_method: "pm_card_visa".parse().unwrap(),
+        payment_method: Some("pm_card_visa".parse().unwrap()),
         email: format!("{city}@example.com"),
         ship_to: json!({ "name": "B", "line1": "1 Road", "city": city, "postal_code": "50667", "country": "DE" }),
     }

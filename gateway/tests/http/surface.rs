@@ -109,6 +109,8 @@ async fn the_description_lists_every_route_and_code() {
         "POST /v1/orders/{id}/cancel",
         "POST /v1/orders/{id}/payment",
         "PUT /v1/me/checkout-profile",
+        "POST /v1/me/checkout-profile/setup",
+        "POST /v1/me/checkout-profile/setup/{id}/return",
     ];
     assert_eq!(routes, expected.map(str::to_owned).into());
     assert_eq!(description["info"]["title"], "Doorbuster");

@@ -218,7 +218,7 @@ async fn work_while_buyers_act(shop: &Shop, client: &ProviderClient, fake: &Fake
 
 async fn save_profile(shop: &Shop, buyer: &str, method: &str) {
     let profile = CheckoutProfile {
-        payment_method: method.parse::<PaymentMethodId>().unwrap(),
+        payment_method: Some(method.parse::<PaymentMethodId>().unwrap()),
         email: format!("{buyer}@example.test"),
         ship_to: json!({ "name": "B", "country": "DE" }),
     };
@@ -291,9 +291,10 @@ async fn the_corpus_of_misleading_events_moves_no_money_wrongly() {
     }
     settle_all(&shop.engine).await.unwrap();
     // Early: ten intents whose creation was answered to nobody, and events about them before we know them.
+    let name = shop.engine.ledger.shop_id().await.unwrap();
     for (number, order) in orders.iter().take(10).enumerate() {
         let total = shop.engine.ledger.order(*order).await.unwrap().unwrap().totals.total;
-        let create = ProviderRequest::create(*order, total).unwrap();
+        let create = ProviderRequest::create_for(*order, total, &name, None, 0).unwrap();
         let Outcome::Answered(intent) = client.send(&create).await else { panic!("not created") };
         let body = event(&format!("evt_early_{number}"), &intent.id.0, false).to_string();
         assert_eq!(deliver(&shop, SECRETS[1], &body).await.status, 200);

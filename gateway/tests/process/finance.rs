@@ -41,7 +41,7 @@ async fn orders_are_refunded_and_a_day_is_closed_at_the_command_line() {
     for name in ["ada", "bob", "eve"] {
         let buyer: BuyerId = name.parse().unwrap();
         let profile = CheckoutProfile {
-            payment_method: "pm_card_visa".parse().unwrap(),
+            payment_method: Some("pm_card_visa".parse().unwrap()),
             email: format!("{name}@example.com"),
             ship_to: json!({}),
         };

@@ -168,7 +168,7 @@ async fn workers_killed_while_they_settle_and_charge_charge_every_order_once() {
     make_drop(&engine, &drop, &Sale { variants: vec![("shoe-42", UNITS)], limit: 1, ..Sale::default() }).await;
     for buyer in 0..UNITS {
         let profile = CheckoutProfile {
-            payment_method: "pm_card_visa".parse().unwrap(),
+            payment_method: Some("pm_card_visa".parse().unwrap()),
             email: "buyer@example.com".to_owned(),
             ship_to: json!({}),
         };

@@ -50,7 +50,9 @@ pub(crate) async fn engine(database_url: &str) -> Engine {
 
 pub(crate) async fn engine_on(redis_url: &str, database_url: &str) -> Engine {
     let tokens = TokenStore::connect(redis_url).await.unwrap();
-    Engine::new(Ledger::new(database_url, 16).unwrap(), tokens, Clock::System)
+    let mut engine = Engine::new(Ledger::new(database_url, 16).unwrap(), tokens, Clock::System);
+    engine.return_url = Some("https://shop.example/back".to_owned());
+    engine
 }
 
 pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleDrop {

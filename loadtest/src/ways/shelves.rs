@@ -66,7 +66,7 @@ pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim
 fn profile_of(buyer: &BuyerId) -> anyhow::Result<CheckoutProfile> {
     let number = buyer.as_str().trim_start_matches("buyer-").parse::<u64>().context("a buyer of the crowd")?;
     Ok(CheckoutProfile {
-        payment_method: "pm_card_visa".parse()?,
+        payment_method: Some("pm_card_visa".parse()?),
         email: format!("b{number}@example.test"),
         ship_to: serde_json::json!({ "name": "B", "line1": "Long Street 12", "city": "Berlin", "postal_code": "10115", "country": "DE" }),
     })

@@ -8,9 +8,8 @@
 //! this one does not play. A POST is form-encoded and a GET has no body. Amounts keep their currency's bounds and
 //! steps. A card that is a customer's is charged for that customer only, a detached one for nobody; a card whose owner
 //! has to authenticate is declined without a link while they are away. Answers are whole objects: every field is there,
-//! null where there is nothing. `make stripe-client` lets the provider's own clients judge all this. Two rules are off
-//! unless an option turns them on, because the program does not keep them yet: `one_off_methods_once` and
-//! `links_need_return_url`.
+//! null where there is nothing. `make stripe-client` lets the provider's own clients judge all this. Two rules can be
+//! turned off for programs that do not keep them: `one_off_methods_once` and `links_need_return_url`.
 //!
 //! Reading order: `options`, `parameters` (the table), `store` (what requests mean), `server` (HTTP, and what goes
 //! wrong there), `pages` (what buyers' browsers see), `webhooks`.

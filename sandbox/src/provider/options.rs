@@ -67,13 +67,10 @@ pub struct FakeProviderOptions {
     /// When late successes, processing charges, captures after a 500 and pending refunds end by themselves. `None`:
     /// when the test says so; late successes then follow their decline at once.
     pub settles_after: Option<Duration>,
-    /// A payment method that was used without a customer is used up, as with the real provider. Off until charges carry
-    /// the buyer's customer: today each order of a buyer sends the same method without one, so the second would fail.
-    /// Tokens such as `pm_card_visa` make a new method each time and are never used up.
+    /// A payment method that was used without a customer is used up, as with the real provider. Tokens such as `pm_card_visa` make a new method each time and are never used up.
     pub one_off_methods_once: bool,
     /// `requires_action` leads to the bank's page only where a `return_url` was sent, as with the real provider; else
-    /// the answer is for its script in the buyer's browser. Off until confirms carry one: today's buyers get their link
-    /// without.
+    /// the answer is for its script in the buyer's browser.
     pub links_need_return_url: bool,
     /// Where events are sent; [`FakeProvider::send_webhooks`](super::FakeProvider::send_webhooks) sets it later.
     pub webhooks: Option<WebhookOptions>,
@@ -122,8 +119,8 @@ impl Default for FakeProviderOptions {
             refund_pending_rate: 0.0,
             refund_fails_rate: 0.0,
             settles_after: None,
-            one_off_methods_once: false,
-            links_need_return_url: false,
+            one_off_methods_once: true,
+            links_need_return_url: true,
             webhooks: None,
             clock: FakeClock::system(),
             bench_requests_max: None,

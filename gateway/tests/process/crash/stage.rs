@@ -169,6 +169,7 @@ impl Stage {
             .env("DOORBUSTER_PROVIDER_RATE", "100000")
             .env("DOORBUSTER_PROVIDER_BURST", "1000")
             .env("DOORBUSTER_SETTLE_EVERY", self.settle_every)
+            .env("DOORBUSTER_RETURN_URL", "https://shop.example/account")
             .env("DOORBUSTER_DATABASE_CONNECTIONS", "8")
             .env("DOORBUSTER_SMTP_URL", self.mails.url())
             .env("DOORBUSTER_MAIL_FROM", "Shop <orders@shop.example>")
@@ -190,6 +191,7 @@ impl Stage {
             update outbox set leased_until = null where leased_until is not null;
             update checkouts set leased_until = null where leased_until is not null;
             update webhook_events set due_at = now() where due_at > now();
+            update cards set due_at = now() where due_at > now();
             update sweeps set started_at = null;
             update payment_attempts set prepared_at = prepared_at - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour'
             where state in ('PREPARED', 'DISPATCHED', 'NOT_SENT', 'UNKNOWN')";
@@ -201,6 +203,7 @@ impl Stage {
         let sooner = "update payments set due_at = now() where due_at > now() and (leased_until is null or leased_until < now());
             update outbox set next_at = now() where next_at > now() and (leased_until is null or leased_until < now());
             update webhook_events set due_at = now() where due_at > now() and detail is not null;
+            update cards set due_at = now() where due_at > now() and due_at < now() + interval '4 minutes';
             update sweeps set started_at = null where started_at < now() - interval '10 minutes'";
         self.sql.batch_execute(sooner).await.unwrap();
     }
@@ -272,11 +275,11 @@ impl Stage {
 
     pub(super) async fn save_profile(&self, buyer: &BuyerId, method: &str) {
         let profile = CheckoutProfile {
-            payment_method: method.parse().unwrap(),
+            payment_method: Some(method.parse().unwrap()),
             email: format!("{buyer}@example.com"),
             ship_to: json!({}),
         };
-        self.engine.ledger.save_profile(buyer, &profile, self.engine.clock.now()).await.unwrap();
+        self.engine.ledger.save_profile_and_card(buyer, &profile, self.engine.clock.now()).await.unwrap();
     }
 
     /// Ten mugs for 9.00 €, sent everywhere.

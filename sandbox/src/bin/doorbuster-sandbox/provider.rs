@@ -29,10 +29,10 @@ pub(crate) struct Provider {
     #[arg(long, value_name = "MS", default_value_t = 2_000)]
     settles_after_ms: u64,
     /// A payment method that was used without a customer is used up.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     one_off_methods_once: bool,
     /// Nobody is led to their bank by a link unless a return_url was sent.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     links_need_return_url: bool,
     #[command(flatten)]
     rates: Rates,
