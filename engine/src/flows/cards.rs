@@ -24,8 +24,6 @@ use crate::steps;
 use super::charge::{MISCONFIGURED_REST, RATE_LIMITED_REST_MAX, backoff, outcome_label};
 use super::engine::{Engine, EngineError};
 
-/// Longer than the calls of one card take with all the waiting behind charges; a worker that slept is fenced.
-pub(super) const CARD_LEASE: SignedDuration = SignedDuration::from_mins(5);
 /// A call without an answer is repeated under its own key so often before another key is taken.
 const KEY_REPEATS: i32 = 3;
 
@@ -85,7 +83,7 @@ impl Engine {
         if provider.has_charges_waiting() {
             return Ok(CardsReport::default());
         }
-        let cards = self.ledger.lease_cards(self.clock.now(), CARD_LEASE, limit).await?;
+        let cards = self.ledger.lease_cards(self.clock.now(), self.card_lease, limit).await?;
         let mut report = CardsReport { leased: cards.len(), ..CardsReport::default() };
         for end in join_all(cards.iter().map(|card| self.check_card(provider, card, Urgency::Background))).await {
             match end? {
@@ -103,7 +101,7 @@ impl Engine {
         provider: &ProviderClient,
         order: OrderId,
     ) -> Result<CardFacts, EngineError> {
-        if let Some(card) = self.ledger.lease_card_of(order, self.clock.now(), CARD_LEASE).await? {
+        if let Some(card) = self.ledger.lease_card_of(order, self.clock.now(), self.card_lease).await? {
             self.check_card(provider, &card, Urgency::Awaited).await?;
             return Ok(self.ledger.card_facts(order).await?);
         }
@@ -272,7 +270,7 @@ impl Engine {
         };
         let request = ProviderRequest::name_customer(payment.order, intent, customer, payment.lease);
         let Ok(turn) = provider.turn(request.operation.endpoint()).await else {
-            self.give_back(payment).await?;
+            self.no_turn(payment, None).await?;
             return Ok(false);
         };
         let outcome: Outcome<Intent> = provider.send_in_turn(&request, turn).await;

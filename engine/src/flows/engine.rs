@@ -21,7 +21,7 @@ use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
-use super::charge::OwedLease;
+use super::charge::{CHARGE_LEASE, OwedLease};
 use super::checkout::UNPAID_ORDERS_MAX;
 use super::grants::ComingBack;
 use super::lost::Answers;
@@ -107,6 +107,8 @@ pub struct Engine {
     pub settlement_lag_limit: SignedDuration,
     /// Orders of goods that one buyer may have unpaid at the same time.
     pub unpaid_orders_max: u32,
+    /// How long a card waits whose worker died, and a charge with it: as long as a charge does. A worker that slept is fenced.
+    pub card_lease: SignedDuration,
     /// The shop's page to which a bank, or the provider's page for cards, sends buyers back.
     pub return_url: Option<String>,
     /// Payments that this process has leased: where in [`turns::ROUND`](crate::domain::turns::ROUND) it is.
@@ -169,6 +171,7 @@ impl Engine {
             clock,
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             unpaid_orders_max: UNPAID_ORDERS_MAX,
+            card_lease: CHARGE_LEASE,
             return_url: None,
             places_taken: Arc::default(),
             payments_written: Arc::default(),

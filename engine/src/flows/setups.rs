@@ -10,7 +10,7 @@ use crate::ledger::customers::KnownCustomer;
 use crate::ledger::setups::LeasedSetup;
 use crate::provider::{Deleted, Endpoint, Outcome, ProviderClient, ProviderError, ProviderRequest, SetupSession};
 
-use super::cards::{CARD_LEASE, Urgency, Went, count, hashed};
+use super::cards::{Urgency, Went, count, hashed};
 use super::engine::{Engine, EngineError};
 
 /// How often a page is read of which nobody says anything; the provider ends it after a day.
@@ -24,7 +24,9 @@ impl Engine {
     pub async fn look_after_setups(&self, provider: &ProviderClient, limit: usize) -> Result<usize, EngineError> {
         let mut found = 0;
         while found < limit && !provider.is_stopping() {
-            let Some(setup) = self.ledger.lease_setups(self.clock.now(), CARD_LEASE, 1).await?.pop() else { break };
+            let Some(setup) = self.ledger.lease_setups(self.clock.now(), self.card_lease, 1).await?.pop() else {
+                break;
+            };
             found += 1;
             match &setup.session {
                 None => self.open_setup(provider, &setup).await?,
@@ -132,7 +134,7 @@ impl Engine {
     pub async fn end_customers(&self, provider: &ProviderClient, limit: usize) -> Result<usize, EngineError> {
         let mut found = 0;
         while found < limit && !provider.is_stopping() {
-            let leased = self.ledger.lease_leaving_customers(self.clock.now(), CARD_LEASE, 1).await?;
+            let leased = self.ledger.lease_leaving_customers(self.clock.now(), self.card_lease, 1).await?;
             let Some((known, tries)) = leased.into_iter().next() else { break };
             found += 1;
             match self.end_customer(provider, &known, tries).await? {

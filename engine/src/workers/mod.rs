@@ -117,6 +117,7 @@ impl Default for WorkerSettings {
 pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerSettings, stop: CancellationToken) {
     engine.ledger.bank_within = settings.bank_within;
     engine.ledger.decline_grace = settings.decline_grace;
+    engine.card_lease = settings.charge_lease;
     let tasks = TaskTracker::new();
     if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
         tracing::warn!("no mail server is configured: mails to buyers wait in the outbox");

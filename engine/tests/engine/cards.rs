@@ -185,12 +185,11 @@ async fn begun_in_first_format(world: &World, client: &ProviderClient) -> OrderI
     leased.format = Some(1);
     let create = ProviderRequest::create(leased.order, leased.amount).unwrap();
     let call = ("create", &*create.idempotency_key, &*create.path, &*create.body);
-    let attempt = ledger.prepare_attempt(&leased, call, now).await.unwrap();
-    ledger.dispatch_attempt(&leased, &attempt, now).await.unwrap();
+    let attempt = ledger.begin_attempt(&mut leased, None, call, now).await.unwrap().unwrap();
     let Outcome::Answered(intent) = client.send(&create).await else { panic!("not created") };
     let state = doorbuster_engine::domain::payments::AttemptState::Succeeded;
-    ledger.finish_attempt(&leased, &attempt, state, "", Some(&intent.id), now).await.unwrap();
-    ledger.yield_payment(&leased, None, None, Some(now), now).await.unwrap();
+    let end = leased.ended(&attempt, state, "").with_intent(intent.id);
+    ledger.yield_payment(&leased, Some(&end), None, None, Some(now), now).await.unwrap();
     leased.order
 }
 
@@ -259,7 +258,8 @@ async fn a_program_that_knows_the_first_format_only_gets_no_lease_of_what_needs_
     let mut fourth = leased.into_iter().find(|payment| payment.order == order(4)).unwrap();
     fourth.format = Some(2);
     let now = world.engine.clock.now();
-    world.engine.ledger.prepare_attempt(&fourth, ("create", "k4", "/p", "b"), now).await.unwrap();
+    let create = ("create", "k4", "/p", "b");
+    world.engine.ledger.begin_attempt(&mut fourth, None, create, now).await.unwrap().unwrap();
     assert_eq!(leases_of_before(&world, order(4)).await, 0, "it was begun in the second format");
     // What only fences a worker, and leases nothing, goes on working.
     let fence = "update payments set lease_number = lease_number + 1 where order_id = $1";

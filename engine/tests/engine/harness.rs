@@ -228,6 +228,7 @@ impl World {
             idempotency_key: key.to_owned(),
             path: "/p".to_owned(),
             body: "b".to_owned(),
+            format: 1,
             state: AttemptState::Prepared,
         }
     }

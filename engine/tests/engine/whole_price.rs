@@ -70,7 +70,7 @@ async fn answer(world: &World, live: &LiveDrop, claim: &Claim) -> ClaimOutcome {
 
 async fn lives_in(world: &World, who: u32, country: &str) {
     let profile = CheckoutProfile {
-        payment_method: "pm_card_visa".parse::<PaymentMethodId>().unwrap(),
+        payment_method: Some("pm_card_visa".parse::<PaymentMethodId>().unwrap()),
         email: format!("b{who}@example.test"),
         ship_to: serde_json::json!({ "name": "B", "country": country }),
     };

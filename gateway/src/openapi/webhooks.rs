@@ -266,6 +266,6 @@ mod tests {
             };
             assert!(is_read, "{}", event.body);
         }
-        assert_eq!(all().paths.len(), 15);
+        assert_eq!(all().paths.len(), 16);
     }
 }

@@ -2,7 +2,7 @@
 
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant};
+use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms};
 use doorbuster_engine::ledger::rates::RateRow;
 use doorbuster_engine::workers::settle_all;
 use jiff::SignedDuration;
@@ -51,6 +51,7 @@ async fn shop_with_boots() -> (Shop, String) {
         opens_at: None,
         closes_at: None,
         pay_by: Clock::System.now() + SignedDuration::from_hours(1),
+        pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
     };

@@ -135,9 +135,11 @@ async fn a_postgres_that_has_no_connection_left_is_one_line_a_second() {
     assert_eq!(running.wait().await.code(), Some(0));
     let lines =
         warnings(&log).into_iter().filter(|line| line["message"].as_str().unwrap().contains("requests are refused"));
-    let lines = lines.filter(|line| line.to_string().contains("53300")).collect::<Vec<_>>();
-    assert!((1..=seconds).contains(&lines.len()), "{} lines of {refused} requests in {seconds} s", lines.len());
+    let lines = lines.collect::<Vec<_>>();
+    // A connection that was just ended refuses one request for that reason.
     let told = lines.iter().map(|line| line["held_back"].as_u64().unwrap_or(1)).sum::<u64>();
+    let lines = lines.into_iter().filter(|line| line.to_string().contains("53300")).collect::<Vec<_>>();
+    assert!((1..=seconds).contains(&lines.len()), "{} lines of {refused} requests in {seconds} s", lines.len());
     assert!(told >= refused, "{told} of {refused} are told");
     for line in lines {
         assert_eq!(line.to_string().matches("too many connections").count(), 1, "the cause once: {line}");

@@ -277,7 +277,7 @@ impl Stage {
         let profile = CheckoutProfile {
             payment_method: Some(method.parse().unwrap()),
             email: format!("{buyer}@example.com"),
-            ship_to: json!({}),
+            ship_to: json!({ "country": "DE" }),
         };
         self.engine.ledger.save_profile_and_card(buyer, &profile, self.engine.clock.now()).await.unwrap();
     }
