@@ -114,6 +114,7 @@ async fn a_set_up_that_can_sell_is_all_right_and_nobody_hears_of_the_check() {
     assert!(told.lines("WRONG").is_empty(), "{}", told.text);
     for expected in [
         "ok       payment provider: it takes our key; it is a test key: no money moves",
+        "WARNING  return page: none is configured (DOORBUSTER_RETURN_URL)",
         "ok       mail server: the mail server takes our sender",
         "ok       endpoint shop: somebody listens at 127.0.0.1, and nothing was sent",
         "WARNING  Redis of the carts: carts share the tokens' Redis",
@@ -132,12 +133,14 @@ async fn a_set_up_that_can_sell_is_all_right_and_nobody_hears_of_the_check() {
     }
     assert!(shop.mails.mails().is_empty() && shop.hooks.events().is_empty(), "nobody notices");
 
-    let told = shop.check(&["--json", "--send-test", "ops@shop.example"], &[]).await;
+    let page = [("DOORBUSTER_RETURN_URL", "https://shop.example/account")];
+    let told = shop.check(&["--json", "--send-test", "ops@shop.example"], &page).await;
     let shown: Value = serde_json::from_str(&told.text).unwrap();
     let verdicts = shown["checks"].as_array().unwrap().iter();
     let verdicts = verdicts.map(|check| (check["check"].as_str().unwrap(), check["verdict"].as_str().unwrap()));
     let verdicts = verdicts.collect::<BTreeMap<_, _>>();
     assert_eq!((told.code, verdicts["test mail"], verdicts["test event to shop"]), (Some(0), "ok", "ok"), "{shown}");
+    assert_eq!(verdicts["return page"], "ok", "{shown}");
     let (mails, events) = (shop.mails.mails(), shop.hooks.events());
     assert_eq!((mails.len(), events.len()), (1, 1));
     assert_eq!(mails[0].to, ["ops@shop.example"]);

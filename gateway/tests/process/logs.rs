@@ -1,7 +1,6 @@
 //! What the program writes on stderr, and what it does when nobody can read it.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,11 +11,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::program::{Running, bare, configured, output};
-use crate::support::{Sale, client, engine, engine_on, execute, make_drop, new_database, token, until};
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use crate::support::{Sale, client, engine, engine_on, execute, free_address, make_drop, new_database, token, until};
 
 /// Starts it on addresses that need not be read.
 async fn start_mute(mut command: Command, stderr: Stdio) -> Running {

@@ -2,7 +2,7 @@
 //! usual tests, for they need these programs and wait as long as people's proxies do: `make neighbours`.
 
 use std::fs::{self, Permissions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,11 +14,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use super::program::{Running, configured, output};
-use crate::support::{Sale, client, engine, make_drop, new_database, token, until};
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use crate::support::{Sale, client, engine, free_address, make_drop, new_database, token, until};
 
 /// A program of somebody else's, with its configuration in a file, which listens on `address`.
 async fn neighbour(program: &str, arguments: &[&str], configuration: &str, address: SocketAddr) -> (TempDir, Child) {

@@ -1,5 +1,6 @@
 //! A database and a drop for each test, in the Redis and the Postgres that all tests share.
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use doorbuster::{Secret, auth};
@@ -162,4 +163,15 @@ pub(crate) async fn execute(database_url: &str, sql: &str) {
     let (client, connection) = tokio_postgres::connect(database_url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute(sql).await.unwrap();
+}
+
+/// An address for a program that has to be told its own. Below the ports that the system gives to connections: one of
+/// those may be taken before the program has it.
+pub(crate) fn free_address() -> SocketAddr {
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
 }

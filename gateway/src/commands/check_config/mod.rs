@@ -111,6 +111,9 @@ impl CheckArguments {
             Err(failure) => looks.push(told(Finding::wrong("stores", format!("{failure:?}")))),
         }
         looks.push(self.provider());
+        if self.workers.provider_url.is_some() {
+            looks.push(told(self.way_back()));
+        }
         looks.push(told(self.numbers()));
         match self.workers.outbox.mailer() {
             Ok(Some(mailer)) => {
@@ -133,6 +136,19 @@ impl CheckArguments {
             Err(bad) => looks.push(told(Finding::unusable("endpoints", &bad))),
         }
         looks
+    }
+
+    /// From the bank's page, and from the provider's page for cards.
+    fn way_back(&self) -> Finding {
+        const NAME: &str = "return page";
+        match &self.workers.return_url {
+            Some(page) => Finding::ok(NAME, format!("buyers come back to {page}")),
+            None => Finding::warning(
+                NAME,
+                "none is configured (DOORBUSTER_RETURN_URL): no link leads a buyer to their bank, and cards cannot be saved on \
+                 the payment provider's page",
+            ),
+        }
     }
 
     fn provider(&self) -> BoxFuture<'_, Vec<Finding>> {
