@@ -243,6 +243,8 @@ async fn refunds_through_faults(seed: u64) {
         error_500_executed_rate: 0.1,
         unavailable_rate: 0.1,
         rate_limited_rate: 0.1,
+        // The rests that the provider asks for are tested elsewhere.
+        retry_after_seconds: 0,
         refund_pending_rate: 0.2,
         settles_after: Some(std::time::Duration::from_millis(50)),
         seed,
