@@ -11,6 +11,7 @@ use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::LiveDrop;
+use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::ledger::refunds::RefundAsked;
 use doorbuster_sandbox::provider::{FakeProviderOptions, FaultCounts, WebhookCounts, WebhookOptions};
 use futures_util::{StreamExt as _, stream};
@@ -138,7 +139,7 @@ async fn buy(stage: &Stage, live: &LiveDrop, seed: u64, number: u32) -> Result<(
 }
 
 /// Gives back up to `left` times what somebody paid, or a part of it; and again what a cancelled order's buyer has not got.
-async fn operate(stage: &Stage, chance: &mut StdRng, left: &mut u32) {
+async fn operate(stage: &Stage, ledger: &Ledger, chance: &mut StdRng, left: &mut u32) {
     let owed = "select o.order_id, p.amount_minor - p.refund_minor from orders o join payments p using (order_id)
         where (o.status <> 'CONFIRMED' and p.state in ('SUCCEEDED', 'PARTIALLY_REFUNDED'))
         order by o.order_id limit 20";
@@ -153,7 +154,7 @@ async fn operate(stage: &Stage, chance: &mut StdRng, left: &mut u32) {
             }
             let minor = if is_owed || chance.random::<f64>() < 0.4 { rest } else { chance.random_range(1..=rest) };
             let amount = Money::new(minor, "EUR".parse().unwrap());
-            let (id, ledger) = (RefundId(Uuid::now_v7()), &stage.engine.ledger);
+            let id = RefundId(Uuid::now_v7());
             let now = stage.engine.clock.now();
             let asked =
                 ledger.ask_refund(id, OrderId(order), Some(amount), ("support", "a scratch"), now).await.unwrap();
@@ -200,6 +201,8 @@ async fn run(seed: u64, orders: u32) -> Run {
 
 async fn sell(stage: &Arc<Stage>, keeper: &Keeper, seed: u64, orders: u32) -> Result<(), String> {
     let live = stage.engine.live_drop(&stage.drop.parse().unwrap()).await.unwrap().unwrap();
+    // The crowd stands still while operators work, with the connections that it has.
+    let ledger = stage.engine.ledger.with_own_pool(2).unwrap();
     let mut chance = StdRng::seed_from_u64(seed);
     let (mut refunds_left, mut next_death) = (orders / 5, chance.random_range(40..CALLS_BETWEEN_DEATHS));
     let crowd = stream::iter((0..orders).map(|number| buy(stage, &live, seed, number))).buffer_unordered(AT_ONCE);
@@ -218,7 +221,7 @@ async fn sell(stage: &Arc<Stage>, keeper: &Keeper, seed: u64, orders: u32) -> Re
             }
             _ = tick.tick() => {
                 answer_banks(stage, &mut chance);
-                operate(stage, &mut chance, &mut refunds_left).await;
+                operate(stage, &ledger, &mut chance, &mut refunds_left).await;
                 if stage.provider.requests_seen() >= next_death {
                     keeper.kill();
                     next_death = stage.provider.requests_seen() + chance.random_range(40..CALLS_BETWEEN_DEATHS);
@@ -238,7 +241,7 @@ async fn sell(stage: &Arc<Stage>, keeper: &Keeper, seed: u64, orders: u32) -> Re
     loop {
         // A refund that fails is asked for again, and may fail again.
         refunds_left = 0;
-        operate(stage, &mut chance, &mut refunds_left).await;
+        operate(stage, &ledger, &mut chance, &mut refunds_left).await;
         let quiet = stage.quiet().await;
         let owed = "select count(*) from orders o join payments p using (order_id)
             where o.status <> 'CONFIRMED' and p.state in ('SUCCEEDED', 'PARTIALLY_REFUNDED')";
