@@ -12,7 +12,6 @@
 //! A payment is leased only when somebody is free to work on it, and gives its lease back when there is no turn for its
 //! next call: because the worker is told to stop, or because the circuit has opened.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::futures::Notified;
 
 use crate::domain::cards::CardFacts;
-use crate::domain::ids::{BuyerId, CustomerId, DropId, IdempotencyKey, IntentId, OrderId, PaymentMethodId};
+use crate::domain::ids::{BuyerId, CustomerId, IdempotencyKey, IntentId, OrderId, PaymentMethodId};
 use crate::domain::payments::{AttemptState, PaymentEvent, PaymentState, ProviderReport, Verdict, ask_again};
 use crate::domain::turns::{self, Desk};
 use crate::ledger::LedgerError;
@@ -646,38 +645,6 @@ impl Engine {
         Ok(Step::Settled(PaymentSettled::Review(reason.to_owned())))
     }
 
-    /// Ends orders whose buyers were too late, those of one drop together. Answers how many it has ended.
-    pub async fn expire_unpaid(&self, limit: i64) -> Result<usize, EngineError> {
-        let now = self.clock.now();
-        let mut of_drops: BTreeMap<Option<DropId>, Vec<OrderId>> = BTreeMap::new();
-        for (drop, order) in self.ledger.unpaid_past_due(now, limit).await? {
-            of_drops.entry(drop).or_default().push(order);
-        }
-        let mut ended = 0;
-        for orders in of_drops.values() {
-            match self.ledger.expire_unpaid(orders, now).await {
-                Ok(count) => ended += count,
-                // One of them keeps no other.
-                Err(error) if orders.len() > 1 && error.is_about_the_rows() => {
-                    ended += self.expire_each(orders, now).await
-                }
-                Err(error) => could_not_end(orders, &error),
-            }
-        }
-        Ok(ended)
-    }
-
-    async fn expire_each(&self, orders: &[OrderId], now: Timestamp) -> usize {
-        let mut ended = 0;
-        for order in orders {
-            match self.ledger.expire_unpaid(&[*order], now).await {
-                Ok(count) => ended += count,
-                Err(error) => could_not_end(&[*order], &error),
-            }
-        }
-        ended
-    }
-
     /// Ends what is left of calls whose worker died while the provider told of their end by itself. `lease`: the longest that
     /// a worker that lives may be about a call.
     pub async fn end_settled_attempts(&self, lease: SignedDuration) -> Result<u64, EngineError> {
@@ -690,12 +657,6 @@ impl Engine {
 pub(super) fn needs_a_person(order: OrderId, reason: &str) {
     tracing::error!(%order, reason, "the payment of order {order} needs a person: {reason}");
     metrics::counter!("doorbuster_payments_review_total").increment(1);
-}
-
-fn could_not_end(orders: &[OrderId], error: &LedgerError) {
-    for order in orders {
-        tracing::warn!(%order, %error, "order {order} could not be ended yet: {error}");
-    }
 }
 
 /// Of the three steps, the one that a call of this kind has come to.

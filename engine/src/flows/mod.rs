@@ -16,6 +16,7 @@ pub mod checkout;
 pub mod backlog;
 pub mod poison;
 pub mod charge;
+mod expiry;
 pub mod cards;
 mod setups;
 pub mod news;
