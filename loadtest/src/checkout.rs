@@ -5,6 +5,7 @@
 //! provider in bench mode, which keeps both HTTP calls of a charge, all rows of attempts and its store of idempotency keys. Mails
 //! wait in the outbox: no mail server is configured.
 
+use std::ops::Sub;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -22,6 +23,7 @@ use crate::machine::{self, Machine};
 use crate::output::{self, Axis, Series, Table};
 use crate::stage::Stage;
 use crate::verify::{self, Verified};
+use crate::waiting;
 
 const CONNECTIONS: usize = 256;
 const WAREHOUSES: u32 = WAREHOUSES_PER_PRIMARY;
@@ -47,6 +49,9 @@ pub struct CheckoutArguments {
     /// Checkouts a second; otherwise a search finds the rate
     #[arg(long, value_name = "RATE")]
     rate: Option<f64>,
+    /// So many buyers instead, each of whom waits until their order is confirmed before the next one clicks
+    #[arg(long, value_name = "N", conflicts_with_all = ["rate", "plots"], value_parser = clap::value_parser!(u32).range(1..))]
+    buyers: Option<u32>,
     /// Length of each probe of the search
     #[arg(long, default_value = "10s", value_name = "DURATION")]
     probe: SignedDuration,
@@ -102,7 +107,40 @@ pub struct Cost {
     pub generator_and_provider_us: f64,
 }
 
+impl Sub for Cost {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            server_us: self.server_us - before.server_us,
+            redis_us: self.redis_us - before.redis_us,
+            postgres_us: self.postgres_us - before.postgres_us,
+            generator_and_provider_us: self.generator_and_provider_us - before.generator_and_provider_us,
+        }
+    }
+}
+
+impl Cost {
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self {
+            server_us: self.server_us * factor,
+            redis_us: self.redis_us * factor,
+            postgres_us: self.postgres_us * factor,
+            generator_and_provider_us: self.generator_and_provider_us * factor,
+        }
+    }
+
+    pub(crate) fn each(self, orders: f64) -> Self {
+        self.times(1.0 / orders)
+    }
+}
+
 pub async fn run(arguments: CheckoutArguments) -> anyhow::Result<()> {
+    if let Some(buyers) = arguments.buyers {
+        let waited = waiting::run(buyers, Duration::from_secs(arguments.seconds)).await?;
+        waited.print();
+        return arguments.out.as_ref().map_or(Ok(()), |path| output::write_json(path, &waited.json()));
+    }
     let options = Options {
         length: Duration::from_secs(arguments.seconds),
         rate: arguments.rate,

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod stage;
 pub mod verify;
 pub mod checkout;
+pub mod waiting;
 pub mod compare;
 pub mod versus;
 pub mod staged;

@@ -95,6 +95,16 @@ impl Stage {
 
     /// Makes and opens a drop of one variant whose buyers may have one unit each.
     pub async fn open_drop(&self, units: u32, warehouses: u32) -> anyhow::Result<SaleDrop> {
+        self.open_drop_that(Acknowledgement::Accepted, units, warehouses).await
+    }
+
+    /// The same, with another promise behind its answers.
+    pub async fn open_drop_that(
+        &self,
+        acknowledgement: Acknowledgement,
+        units: u32,
+        warehouses: u32,
+    ) -> anyhow::Result<SaleDrop> {
         let number = self.drops.get() + 1;
         self.drops.set(number);
         let name = format!("load-{number}");
@@ -118,7 +128,7 @@ impl Stage {
             closes_at: None,
             pay_by: Clock::System.now() + SignedDuration::from_hours(24),
             pay_terms: PayTerms::OF_THE_DROP,
-            acknowledgement: Acknowledgement::Accepted,
+            acknowledgement,
             replicas: 0,
         };
         self.engine.create_drop(&new, rand::random()).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
@@ -187,6 +197,20 @@ impl Stage {
         self.sql.execute(PROFILES, &[&first, &(first + i64::from(buyers.len()) - 1)]).await?;
         self.sql.batch_execute("analyze checkout_profiles").await?;
         Ok(())
+    }
+
+    /// How often statements were called so far, and how many milliseconds they took, where Postgres counts that.
+    pub async fn statements(&self) -> anyhow::Result<Option<(f64, f64)>> {
+        const COUNTED: &str = "select current_setting('shared_preload_libraries') like '%pg_stat_statements%'";
+        const SUMS: &str = "select sum(s.calls)::float8, sum(s.total_exec_time + s.total_plan_time)
+            from pg_stat_statements s join pg_database d on d.oid = s.dbid
+            where s.toplevel and d.datname = current_database() and s.query not like '%where order_id = any($1) and status%'";
+        if !self.sql.query_one(COUNTED, &[]).await?.get::<_, bool>(0) {
+            return Ok(None);
+        }
+        self.sql.batch_execute("create extension if not exists pg_stat_statements").await?;
+        let row = self.sql.query_one(SUMS, &[]).await?;
+        Ok(Some((row.get(0), row.get(1))))
     }
 
     pub async fn set_fsync(&self, fsync: Fsync) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, 
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 use crate::domain::progress::Progress;
-use crate::ledger::audit::{DropFacts, ShelfFacts};
+use crate::ledger::audit::{DropFacts, Orphan, ShelfFacts};
 use crate::provider::{Intent, IntentStatus, Page, ProviderClient, ProviderError};
 use crate::tokens::TokenError;
 use crate::tokens::store::Dump;
@@ -96,7 +96,7 @@ pub struct DropAudit {
 pub struct Violation {
     /// Stable name of the broken invariant.
     pub rule: &'static str,
-    /// Of ordinary stock, the code of its place.
+    /// Of ordinary stock, the code of its place; of a row without its parent, the table.
     pub drop: String,
     pub detail: String,
 }
@@ -145,6 +145,15 @@ impl Engine {
             orders.extend(facts.orders.into_iter().map(|(id, order)| (id, (drop.name.clone(), order))));
         }
         report.stock = check_shelves(&self.ledger.shelf_facts().await?, &mut report.violations);
+        for key in self.ledger.keys_used_twice().await? {
+            let detail = format!("two calls to the provider have the key {key}");
+            let drop = "payment_attempts".to_owned();
+            report.violations.push(Violation { rule: "key_used_twice", drop, detail });
+        }
+        for Orphan { table, row, parent } in self.ledger.orphans().await? {
+            let detail = format!("a row names {row} of {parent}, which is not there");
+            report.violations.push(Violation { rule: "parent_missing", drop: table.to_owned(), detail });
+        }
         if let Some(provider) = provider {
             let intents = all_intents(provider).await?;
             let captured = intents.iter().filter(|intent| intent.status == IntentStatus::Succeeded).collect::<Vec<_>>();

@@ -14,10 +14,10 @@
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::futures::Notified;
 
@@ -52,6 +52,8 @@ pub(super) const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(
 pub(super) const RATE_LIMITED_REST_MAX: SignedDuration = SignedDuration::from_secs(60);
 /// While slow calls are under way, what has fallen due meanwhile is looked for so often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Payments that fall due are looked for so often while others are under way, once fewer were due than there is room for.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Calls of one kind that a payment may need before its lease ends: reads, before and after a lost answer.
 const CALLS_OF_A_KIND: f64 = 2.0;
 /// Half of the lease is for the calls themselves, half for waiting for a turn.
@@ -154,10 +156,16 @@ impl Engine {
         self.give_back_owed().await?;
         provider.probe_if_due().await;
         let mut refused = None;
+        let (mut is_more, mut looked) = (true, Instant::now());
         loop {
+            // What has ended together makes room together: one look for all of it.
+            while let Some(Some((order, step))) = steps.next().now_or_never() {
+                report.count(order, step);
+            }
             let room = desk.places(concurrency).min(fits_lease(provider.limit(), lease)).min(admitted(provider));
             let asked = room.saturating_sub(steps.len()).min(left);
-            if asked > 0 && refused.is_none() {
+            let is_time = is_more || steps.is_empty() || looked.elapsed() >= LOOK_AGAIN;
+            if asked > 0 && refused.is_none() && is_time {
                 let mut leasing = pin!(self.lease_in_turn(desk, lease, asked));
                 // Those under way go on meanwhile: they hold connections to Postgres, and this waits for one.
                 let leased = loop {
@@ -170,6 +178,7 @@ impl Engine {
                 if !leased.is_empty() {
                     steps::passed("charge.leased");
                 }
+                (is_more, looked) = (leased.len() == asked, Instant::now());
                 left -= leased.len();
                 report.leased += leased.len();
                 steps.extend(leased.into_iter().map(|payment| async move {
@@ -182,7 +191,8 @@ impl Engine {
                 break;
             }
             // Whatever ends makes room for the next; what falls due meanwhile does not wait for the slowest call.
-            if let Ok(Some((order, step))) = tokio::time::timeout(LOOK_EVERY, steps.next()).await {
+            let wait = if is_more { LOOK_EVERY } else { LOOK_AGAIN };
+            if let Ok(Some((order, step))) = tokio::time::timeout(wait, steps.next()).await {
                 report.count(order, step);
             }
         }

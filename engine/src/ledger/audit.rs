@@ -10,6 +10,7 @@ use super::drops::{inconsistent, order_state, serial, serials};
 use super::error::LedgerError;
 use super::locked_order::{money, payment_state};
 use super::pool::Ledger;
+use super::tx::run_tx;
 use crate::domain::drops::SaleDrop;
 use crate::domain::grant_kinds::GrantKind;
 use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
@@ -98,7 +99,71 @@ pub struct ShelfFacts {
     pub reserved_by_orders: i64,
 }
 
+/// A row whose parent is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    pub table: &'static str,
+    /// What it names.
+    pub row: String,
+    pub parent: &'static str,
+}
+
+/// Columns that name a row of another table and have no foreign key: table, column, the other table, its column. Rows of
+/// these are written in the transaction that makes or locks their parent (`migrations/V44__rows_of_orders.sql`).
+const PARENTS: [(&str, &str, &str, &str); 11] = [
+    ("orders", "drop_id", "drops", "drop_id"),
+    ("tokens", "order_id", "orders", "order_id"),
+    ("order_items", "order_id", "orders", "order_id"),
+    ("order_items", "variant_id", "variants", "variant_id"),
+    ("order_items", "warehouse_id", "warehouses", "warehouse_id"),
+    ("order_history", "order_id", "orders", "order_id"),
+    ("holdings", "order_id", "orders", "order_id"),
+    ("holdings", "drop_id", "drops", "drop_id"),
+    ("payments", "order_id", "orders", "order_id"),
+    ("payment_attempts", "order_id", "payments", "order_id"),
+    ("journal", "order_id", "orders", "order_id"),
+];
+/// Every row of every order is compared: longer than any statement of a sale, and it holds no locks.
+const TAKES_ITS_TIME: &str = "-- audit.takes_its_time\nset local statement_timeout = '20min'";
+/// Orphans told of for each of them.
+const ORPHANS_MAX: usize = 10;
+
 impl Ledger {
+    /// Rows whose parents are not there, of one instant.
+    pub async fn orphans(&self) -> Result<Vec<Orphan>, LedgerError> {
+        let mut connection = self.connection().await?;
+        let snapshot = connection
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await?;
+        snapshot.batch_execute(TAKES_ITS_TIME).await?;
+        let mut orphans = Vec::new();
+        for (table, column, parent, key) in PARENTS {
+            let sql = format!(
+                "-- audit.orphans
+                select c.{column}::text from {table} c
+                where c.{column} is not null and not exists (select 1 from {parent} p where p.{key} = c.{column})
+                limit {ORPHANS_MAX}"
+            );
+            let orphan = |row: &Row| Orphan { table, row: row.get(0), parent };
+            orphans.extend(snapshot.query(&sql, &[]).await?.iter().map(orphan));
+        }
+        snapshot.commit().await?;
+        Ok(orphans)
+    }
+
+    /// Keys under which two calls of one order were prepared.
+    pub async fn keys_used_twice(&self) -> Result<Vec<String>, LedgerError> {
+        const SQL: &str = "-- audit.keys_used_twice
+            select idempotency_key from payment_attempts group by order_id, idempotency_key having count(*) > 1 limit 10";
+        run_tx!(self, "audit.keys_used_twice", tx, {
+            tx.batch_execute(TAKES_ITS_TIME).await?;
+            Ok(tx.query(SQL, &[]).await?.iter().map(|row| row.get(0)).collect())
+        })
+    }
+
     /// Every shelf of ordinary stock, by one statement and so of one instant. A shelf without a row holds nothing.
     pub async fn shelf_facts(&self) -> Result<Vec<ShelfFacts>, LedgerError> {
         // Cancelling gives back what was sold or reserved, a failed payment what was reserved: those orders hold nothing. Returns

@@ -18,7 +18,7 @@ use super::locked_order::{
 use super::outbox;
 use super::pool::Ledger;
 use super::refunds::refund_late_money;
-use super::tx::{planned, run_tx};
+use super::tx::{by_index, planned, run_tx};
 use crate::domain::ids::{BuyerId, DropId, IdempotencyKey, OrderId};
 use crate::domain::money::Money;
 use crate::domain::notices::Notice;
@@ -263,40 +263,43 @@ impl Ledger {
             set state = c.to_state, provider_charge_id = coalesce(c.charge, provider_charge_id), failure = null,
                 due_at = null, leased_until = null, tries = 0, updated_at = $5
             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as c (order_id, from_state, to_state, charge)
-            where p.order_id = c.order_id and p.state = c.from_state
+            where p.order_id = any($1) and p.order_id = c.order_id and p.state = c.from_state
             returning p.order_id";
         let ids = calls.iter().map(|call| call.order.0).collect::<Vec<_>>();
         let now = calls.iter().map(|call| call.at).max().unwrap_or(Timestamp::MIN);
         let confirmed = run_tx!(self, "payments.capture", tx, {
-            let orders = lock_orders(tx, &ids).await?;
-            let payments = lock_payments(tx, &ids).await?;
-            // Of an order told of twice, the first is taken here.
-            let mut first = HashMap::new();
-            for call in &calls {
-                first.entry(call.order).or_insert(call);
-            }
-            let mut ends = Vec::new();
-            let plain = orders.iter().zip(&payments).filter_map(|(order, payment)| {
-                let call = *first.get(&order.id)?;
-                let to = plain_capture(order, payment, &call.report)?;
-                // As in `settle_payment`.
-                let end = call.end.as_ref().filter(|end| end.lease == payment.lease);
-                ends.extend(end.map(|end| (order.id.0, end, now)));
-                Some((order, payment.state.as_str(), to.as_str(), charge_of(&call.report)))
-            });
-            let plain = plain.collect::<Vec<_>>();
-            if !plain.is_empty() {
-                end_attempts(tx, &ends).await?;
-                let of = plain.iter().map(|(order, ..)| order.id.0).collect::<Vec<_>>();
-                let from = plain.iter().map(|(_, from, ..)| *from).collect::<Vec<_>>();
-                let to = plain.iter().map(|(_, _, to, _)| *to).collect::<Vec<_>>();
-                let charges = plain.iter().map(|(.., charge)| *charge).collect::<Vec<_>>();
-                let moved = planned(tx, CAPTURED, &[&of, &from, &to, &charges, /* now */ &now]).await?;
-                expect_rows("payments.captured", of.len() as u64, moved.len() as u64)?;
-                let orders = plain.iter().map(|(order, ..)| *order).collect::<Vec<_>>();
-                confirm(tx, &orders, now).await?;
-            }
-            Ok(plain.iter().map(|(order, ..)| order.id).collect::<HashSet<_>>())
+            by_index(tx, async {
+                let orders = lock_orders(tx, &ids).await?;
+                let payments = lock_payments(tx, &ids).await?;
+                // Of an order told of twice, the first is taken here.
+                let mut first = HashMap::new();
+                for call in &calls {
+                    first.entry(call.order).or_insert(call);
+                }
+                let mut ends = Vec::new();
+                let plain = orders.iter().zip(&payments).filter_map(|(order, payment)| {
+                    let call = *first.get(&order.id)?;
+                    let to = plain_capture(order, payment, &call.report)?;
+                    // As in `settle_payment`.
+                    let end = call.end.as_ref().filter(|end| end.lease == payment.lease);
+                    ends.extend(end.map(|end| (order.id.0, end, now)));
+                    Some((order, payment.state.as_str(), to.as_str(), charge_of(&call.report)))
+                });
+                let plain = plain.collect::<Vec<_>>();
+                if !plain.is_empty() {
+                    end_attempts(tx, &ends).await?;
+                    let of = plain.iter().map(|(order, ..)| order.id.0).collect::<Vec<_>>();
+                    let from = plain.iter().map(|(_, from, ..)| *from).collect::<Vec<_>>();
+                    let to = plain.iter().map(|(_, _, to, _)| *to).collect::<Vec<_>>();
+                    let charges = plain.iter().map(|(.., charge)| *charge).collect::<Vec<_>>();
+                    let moved = planned(tx, CAPTURED, &[&of, &from, &to, &charges, /* now */ &now]).await?;
+                    expect_rows("payments.captured", of.len() as u64, moved.len() as u64)?;
+                    let orders = plain.iter().map(|(order, ..)| *order).collect::<Vec<_>>();
+                    confirm(tx, &orders, now).await?;
+                }
+                Ok(plain.iter().map(|(order, ..)| order.id).collect::<HashSet<_>>())
+            })
+            .await
         })?;
         let mut confirmed = confirmed;
         // The second is told by itself that it was so already.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod, Runtime, Timeouts};
 use jiff::SignedDuration;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -62,6 +62,8 @@ impl Ledger {
             Timeouts { wait: Some(POOL_WAIT), create: Some(CONNECT_WAIT), recycle: Some(Duration::from_secs(1)) };
         let pool = Pool::builder(manager)
             .max_size(connections)
+            // The last one that was given back knows our statements; in turns, each would have to plan all of them.
+            .queue_mode(QueueMode::Lifo)
             .timeouts(timeouts)
             .runtime(Runtime::Tokio1)
             .build()

@@ -52,7 +52,29 @@ pub(super) fn outcome_of<T, F: Future<Output = Result<T, LedgerError>>>(work: F)
     work
 }
 
-/// Runs a statement over arrays, planned for these very arrays. A plan for any arrays, made while the tables were empty, may go
+/// How the transactions of [`by_index`] are planned: once for a connection, for whatever arrays. Every statement of theirs
+/// finds its rows by `= any($1)` in an index and joins by hash, so a plan made while the tables were empty is right when they
+/// are full.
+const BY_INDEX: &str = "-- tx.by_index
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; set local enable_nestloop = off";
+
+tokio::task_local! {
+    static IS_BY_INDEX: ();
+}
+
+/// The work of a transaction that many orders go through in small groups: planning its statements for each group costs as
+/// much as running them (measured: 40 µs an order in groups of fifty, and more in smaller ones).
+pub(super) async fn by_index<T>(
+    tx: &Transaction<'_>,
+    work: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    // Sent one behind the other without waiting for each other's answers.
+    let (set, value) = join!(tx.batch_execute(BY_INDEX), IS_BY_INDEX.scope((), work));
+    set?;
+    value
+}
+
+/// Runs a statement over arrays, planned for these very arrays, unless its transaction is one [`by_index`]. A plan for any arrays, made while the tables were empty, may go
 /// through every row for each element. Not for one that inserts where a foreign key looks: its checks run within the statement and
 /// would be planned anew for every row (measured: 67 µs for an attempt instead of 24).
 pub(super) async fn planned(
@@ -61,6 +83,9 @@ pub(super) async fn planned(
     arguments: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, LedgerError> {
     let statement = tx.prepare_cached(sql).await?;
+    if IS_BY_INDEX.try_with(|()| ()).is_ok() {
+        return Ok(tx.query(&statement, arguments).await?);
+    }
     // Sent one behind the other without waiting for each other's answers.
     let (before, rows, after) = join!(
         tx.batch_execute("-- tx.plan_for_these\nset local plan_cache_mode = force_custom_plan"),

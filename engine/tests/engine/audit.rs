@@ -93,6 +93,60 @@ async fn every_doctored_store_turns_the_audit_red() {
     }
 }
 
+/// No foreign key watches over these rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_whose_parent_is_not_there_turns_the_audit_red() {
+    let (world, _fake, client) = sale().await;
+    let ledger = &world.engine.ledger;
+    assert_eq!(ledger.orphans().await.unwrap(), []);
+    // What is done, and which table then names what is not there.
+    let cases = [
+        ("update order_items set variant_id = 999999 where order_id = $1", "order_items", "variants"),
+        ("update order_items set warehouse_id = 999999 where order_id = $1", "order_items", "warehouses"),
+        ("update holdings set drop_id = 999999 where order_id = $1", "holdings", "drops"),
+        ("update orders set drop_id = 999999 where order_id = $1", "orders", "drops"),
+        ("delete from payments where order_id = $1", "payment_attempts", "payments"),
+    ];
+    let paid = "select order_id from orders where status = 'CONFIRMED' order by order_id";
+    let paid = world.sql.query(paid, &[]).await.unwrap();
+    let paid = paid.iter().map(|row| row.get::<_, uuid::Uuid>(0)).collect::<Vec<_>>();
+    let mut expected = Vec::new();
+    let found = async || {
+        let orphans = ledger.orphans().await.unwrap();
+        let mut found = orphans.iter().map(|orphan| (orphan.table, orphan.parent)).collect::<Vec<_>>();
+        found.sort_unstable();
+        found.dedup();
+        found
+    };
+    for (sql, table, parent) in cases {
+        assert!(world.sql.execute(sql, &[&paid[0]]).await.unwrap() > 0, "{sql}");
+        expected.push((table, parent));
+        expected.sort_unstable();
+        assert_eq!(found().await, expected, "{sql}");
+    }
+    world.sql.execute("delete from orders where order_id = $1", &[&paid[1]]).await.unwrap();
+    let of_orders = ["tokens", "order_items", "order_history", "holdings", "payments", "journal"];
+    expected.extend(of_orders.map(|table| (table, "orders")));
+    expected.sort_unstable();
+    assert_eq!(found().await, expected);
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert!(rules(&report).contains(&"parent_missing"), "{:#?}", report.violations);
+}
+
+/// The keys of an order's calls: no index keeps them apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_order_is_refused_and_one_used_twice_turns_the_audit_red() {
+    let (world, _fake, client) = sale().await;
+    let of_another = "update payment_attempts a set idempotency_key = b.idempotency_key
+        from payment_attempts b where a.order_id <> b.order_id";
+    assert!(world.sql.execute(of_another, &[]).await.is_err());
+    let twice = "update payment_attempts set idempotency_key = 'order-' || order_id
+        where order_id = (select order_id from orders where status = 'CONFIRMED' limit 1)";
+    assert_eq!(world.sql.execute(twice, &[]).await.unwrap(), 2);
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert_eq!(rules(&report), ["key_used_twice"], "{:#?}", report.violations);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_capture_and_a_forged_redis_turn_the_audit_red() {
     let (world, fake, client) = sale().await;

@@ -58,7 +58,8 @@ async fn a_worker_that_holds_the_lease_of_a_cancelled_order_sends_nothing() {
     let attempt = world.prepared_by_an_older_program(&leased, "confirm", "k1").await;
     assert_eq!(cancel(&world, order, 1).await, OrderCancelled::Now);
     assert!(ledger.dispatch_again(&leased, &attempt, now).await.is_err(), "it was withdrawn");
-    let again = ledger.begin_attempt(&mut leased, None, ("confirm", "k2", "/p", "b"), now).await;
+    let second = format!("order-{order}:k2");
+    let again = ledger.begin_attempt(&mut leased, None, ("confirm", &*second, "/p", "b"), now).await;
     assert!(again.is_err(), "the lease is over");
     assert_eq!(world.count("select count(*) from payment_attempts where state = 'WITHDRAWN'").await, 1);
 }
@@ -110,15 +111,16 @@ async fn a_cancel_beside_a_charge_in_flight_waits_for_the_providers_word() {
     world.settle().await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
     let mut leased = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
-    let create = ledger.begin_attempt(&mut leased, None, ("create", "k1", "/p", "b"), now).await.unwrap().unwrap();
+    let [first, second, third] = ["k1", "k2", "k3"].map(|key| format!("order-{order}:{key}"));
+    let create = ledger.begin_attempt(&mut leased, None, ("create", &*first, "/p", "b"), now).await.unwrap().unwrap();
     let intent = IntentId("pi_1".to_owned());
     let end = leased.ended(&create, AttemptState::Succeeded, "").with_intent(intent.clone());
-    let confirm = ("confirm", "k2", "/p", "b");
+    let confirm = ("confirm", &*second, "/p", "b");
     let confirm = ledger.begin_attempt(&mut leased, Some(end), confirm, now).await.unwrap().unwrap();
     assert_eq!(cancel(&world, order, 1).await, OrderCancelled::Requested, "the money may be on its way");
     assert_eq!(world.count("select count(*) from tokens where order_id is null").await, 0);
 
-    assert_eq!(ledger.begin_attempt(&mut leased, None, ("confirm", "k3", "/p", "b"), now).await.unwrap(), None);
+    assert_eq!(ledger.begin_attempt(&mut leased, None, ("confirm", &*third, "/p", "b"), now).await.unwrap(), None);
     let end = leased.ended(&confirm, AttemptState::Succeeded, "");
     let report = ProviderReport {
         intent,

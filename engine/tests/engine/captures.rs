@@ -163,9 +163,11 @@ async fn an_order_that_pays_is_three_transactions_after_its_lease() {
         }
         written.into_values().map(|tables| tables.join(", ")).collect::<Vec<_>>()
     };
-    let create = ledger.begin_attempt(&mut leased, None, ("create", "k1", "/p", "b"), now).await.unwrap().unwrap();
+    let keys = ["create", "confirm"].map(|operation| format!("order-{order}:{operation}"));
+    let create = ("create", &*keys[0], "/p", "b");
+    let create = ledger.begin_attempt(&mut leased, None, create, now).await.unwrap().unwrap();
     let end = leased.ended(&create, AttemptState::Succeeded, "").with_intent(intent.clone());
-    let confirm = ("confirm", "k2", "/p", "b");
+    let confirm = ("confirm", &*keys[1], "/p", "b");
     let confirm = ledger.begin_attempt(&mut leased, Some(end), confirm, now).await.unwrap().unwrap();
     let begun = ["payment_attempts, payment_attempts, payments"];
     assert_eq!(transactions(&["payment_attempts", "payments"]).await, begun, "create ends, confirm begins");
@@ -190,7 +192,8 @@ async fn a_worker_whose_lease_ran_out_settles_and_ends_no_attempt() {
     world.settle().await;
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
     let mut slept = ledger.lease_payments(now, SignedDuration::ZERO, 1).await.unwrap().remove(0);
-    let confirm = ("confirm", "k1", "/p", "b");
+    let key = format!("order-{}:confirm", slept.order);
+    let confirm = ("confirm", &*key, "/p", "b");
     let confirm = ledger.begin_attempt(&mut slept, None, confirm, now).await.unwrap().unwrap();
     let intent = intent_of(slept.order);
     let set_intent = "update payments set intent_id = $2 where order_id = $1";

@@ -258,7 +258,8 @@ async fn a_program_that_knows_the_first_format_only_gets_no_lease_of_what_needs_
     let mut fourth = leased.into_iter().find(|payment| payment.order == order(4)).unwrap();
     fourth.format = Some(2);
     let now = world.engine.clock.now();
-    let create = ("create", "k4", "/p", "b");
+    let key = format!("order-{}", fourth.order);
+    let create = ("create", &*key, "/p", "b");
     world.engine.ledger.begin_attempt(&mut fourth, None, create, now).await.unwrap().unwrap();
     assert_eq!(leases_of_before(&world, order(4)).await, 0, "it was begun in the second format");
     // What only fences a worker, and leases nothing, goes on working.

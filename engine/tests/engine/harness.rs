@@ -220,12 +220,12 @@ impl World {
     ) -> Attempt {
         let sql = "insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at)
                    values ($1, $2, $3, $4, '/p', 'b', 'PREPARED', now())";
-        let number = payment.attempts + 1;
+        let (number, key) = (payment.attempts + 1, format!("order-{}:{key}", payment.order));
         self.sql.execute(sql, &[&payment.order.0, &number, &operation, &key]).await.unwrap();
         Attempt {
             number,
             operation: operation.to_owned(),
-            idempotency_key: key.to_owned(),
+            idempotency_key: key,
             path: "/p".to_owned(),
             body: "b".to_owned(),
             format: 1,

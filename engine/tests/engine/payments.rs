@@ -219,7 +219,8 @@ async fn c1_a_worker_whose_lease_ran_out_cannot_write() {
     let mut slept = ledger.lease_payments(now, none, 1).await.unwrap().remove(0);
     let mut awake = ledger.lease_payments(now, jiff::SignedDuration::from_mins(1), 1).await.unwrap().remove(0);
     assert_eq!(awake.lease, slept.lease + 1);
-    let create = ("create", "k1", "/p", "b");
+    let keys = ["k1", "k2"].map(|key| format!("order-{}:{key}", awake.order));
+    let create = ("create", &*keys[0], "/p", "b");
     assert!(ledger.begin_attempt(&mut slept, None, create, now).await.is_err());
     assert!(ledger.lease_payments(now, none, 1).await.unwrap().is_empty(), "leased is leased");
     let attempt = ledger.begin_attempt(&mut awake, None, create, now).await.unwrap().unwrap();
@@ -227,10 +228,10 @@ async fn c1_a_worker_whose_lease_ran_out_cannot_write() {
     let end = slept.ended(&attempt, AttemptState::Succeeded, "");
     assert!(ledger.finish_attempt(&slept, end.clone(), now).await.is_err());
     assert!(ledger.yield_payment(&slept, Some(&end), None, None, Some(now), now).await.is_err());
-    assert!(ledger.begin_attempt(&mut slept, Some(end), ("confirm", "k2", "/p", "b"), now).await.is_err());
+    assert!(ledger.begin_attempt(&mut slept, Some(end), ("confirm", &*keys[1], "/p", "b"), now).await.is_err());
     assert_eq!(world.count("select count(*) from payment_attempts where finished_at is not null").await, 0);
     assert!(
-        ledger.begin_attempt(&mut awake, None, ("create", "k2", "/p", "b"), now).await.is_err(),
+        ledger.begin_attempt(&mut awake, None, ("create", &*keys[1], "/p", "b"), now).await.is_err(),
         "one open attempt an order"
     );
 }

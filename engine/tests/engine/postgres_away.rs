@@ -415,9 +415,9 @@ async fn l7_only_what_our_rows_say_was_never_sent_is_given_back() {
     let mut expected = std::collections::HashSet::new();
     for (number, (payment, (state, is_given_back))) in leased.iter_mut().zip(cases).enumerate() {
         if let Some(state) = state {
-            let key = format!("key-{number}");
+            let key = format!("order-{}:{number}", payment.order);
             if state == Prepared {
-                world.prepared_by_an_older_program(payment, "create", &key).await;
+                world.prepared_by_an_older_program(payment, "create", "k").await;
             } else {
                 let create = ("create", &*key, "/p", "b");
                 let attempt = ledger.begin_attempt(payment, None, create, now).await.unwrap().unwrap();

@@ -86,7 +86,7 @@ async fn card_numbers_that_were_stored_are_erased_and_nothing_else_is() {
         let sql = "insert into payment_attempts (order_id, number, operation, idempotency_key, path, body, state, prepared_at,
                                                  dispatched_at, finished_at)
             values ($1, 1, 'confirm', $2, '/', $3, $4, now(), now(), case when $4 <> 'UNKNOWN' then now() end)";
-        world.sql.execute(sql, &[&order.0, &format!("key-{number}"), &body, &state]).await.unwrap();
+        world.sql.execute(sql, &[&order.0, &format!("order-{order}:{number}"), &body, &state]).await.unwrap();
     }
     world.sql.batch_execute(ERASE).await.unwrap();
     let left = async |sql: &str| {

@@ -121,7 +121,7 @@ async fn whatever_has_begun_leaves_the_line_of_first_charges() {
             assert_eq!(turn(&world, payment.order).await, -1, "it was interrupted");
             continue;
         }
-        let keys = ["create", "confirm"].map(|operation| format!("{operation}-{number}"));
+        let keys = ["create", "confirm"].map(|operation| format!("order-{}:{operation}", payment.order));
         let create = ledger.begin_attempt(payment, None, ("create", &keys[0], "/p", "b"), now).await.unwrap().unwrap();
         assert_eq!(turn(&world, payment.order).await, 0, "it has no intent yet");
         assert!(ledger.dispatch_again(payment, &create, now).await.unwrap());
