@@ -175,6 +175,7 @@ async fn place(engine: &Engine, case: &Case, at_once: usize) -> (f64, u64) {
                 profile: &profile,
                 pay_by: engine.clock.now(),
                 unpaid_max: u32::MAX,
+                unpaid_units_max: u32::MAX,
             };
             let mut tried = 1;
             loop {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
-use doorbuster_engine::flows::checkout::UNPAID_ORDERS_MAX;
+use doorbuster_engine::domain::charges::Minimums;
+use doorbuster_engine::flows::checkout::{UNPAID_ORDERS_MAX, UNPAID_UNITS_MAX};
 use doorbuster_engine::flows::outbox::{DeliverySettings, Lane, MAILS_PER_ADDRESS};
 use doorbuster_engine::mail::{MailSettings, Mailer};
 use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, SecretKey};
@@ -94,6 +95,10 @@ pub struct StoresConfig {
     /// Connections to Postgres, at most
     #[arg(long, env = "DOORBUSTER_DATABASE_CONNECTIONS", default_value_t = 16, value_name = "N")]
     pub database_connections: u16,
+    /// Smallest charges that the payment provider has for this account, where they are above the usual ones, in minor units,
+    /// comma-separated: eur:100,usd:50. They depend on the currency that the account is paid out in
+    #[arg(long, env = "DOORBUSTER_MINIMUM_CHARGE", value_name = "CURRENCY:AMOUNT")]
+    pub minimum_charge: Option<String>,
 }
 
 /// Connections of the workers that run beside a gateway.
@@ -244,6 +249,9 @@ pub struct ServeConfig {
     /// Orders of goods that one buyer may have unpaid at the same time; past it a checkout is refused
     #[arg(long, env = "DOORBUSTER_UNPAID_ORDERS_MAX", default_value_t = UNPAID_ORDERS_MAX, value_name = "ORDERS")]
     pub unpaid_orders_max: u32,
+    /// Units that the unpaid orders of goods of one buyer may hold; past it a checkout is refused
+    #[arg(long, env = "DOORBUSTER_UNPAID_UNITS_MAX", default_value_t = UNPAID_UNITS_MAX, value_name = "UNITS")]
+    pub unpaid_units_max: u32,
     /// Runs the workers in this process too: one process is enough for a small sale
     #[arg(long, env = "DOORBUSTER_WITH_WORKERS")]
     pub with_workers: bool,
@@ -533,7 +541,12 @@ impl StoresConfig {
         if self.database_connections < 2 {
             return bad("--database-connections (DOORBUSTER_DATABASE_CONNECTIONS) must be at least 2");
         }
-        Ok(())
+        self.minimums().map(|_| ())
+    }
+
+    pub(crate) fn minimums(&self) -> Result<Minimums, BadConfig> {
+        let text = self.minimum_charge.as_deref().unwrap_or_default();
+        text.parse().map_err(|error| BadConfig(format!("--minimum-charge (DOORBUSTER_MINIMUM_CHARGE): {error}")))
     }
 }
 
@@ -717,6 +730,9 @@ impl ServeConfig {
         }
         if self.unpaid_orders_max == 0 {
             return bad("--unpaid-orders-max (DOORBUSTER_UNPAID_ORDERS_MAX) must be above zero");
+        }
+        if self.unpaid_units_max == 0 {
+            return bad("--unpaid-units-max (DOORBUSTER_UNPAID_UNITS_MAX) must be above zero");
         }
         let workers = if self.with_workers { Some(self.workers.check()?) } else { None };
         let (receipt_keys, operators) = (self.receipts.check()?, self.operators.check()?);

@@ -74,7 +74,8 @@ pub async fn run(buyers: u32, length: Duration) -> anyhow::Result<Waited> {
     let next = Arc::new(AtomicU32::new(0));
     let tasks = (0..buyers).map(|_| {
         let (server, ends) = (server.address, began + length);
-        let shopping = shop(server, Arc::clone(&paths), Arc::clone(&crowd), Arc::clone(&next), Arc::clone(&asked), ends);
+        let shopping =
+            shop(server, Arc::clone(&paths), Arc::clone(&crowd), Arc::clone(&next), Arc::clone(&asked), ends);
         tokio::spawn(shopping)
     });
     let tasks = tasks.collect::<Vec<_>>();
@@ -208,7 +209,11 @@ impl Waited {
             ("gateway and workers", self.cost.server_us, self.idle.server_us),
             ("Redis", self.cost.redis_us, self.idle.redis_us),
             ("Postgres", self.cost.postgres_us, self.idle.postgres_us),
-            ("generator and payment provider", self.cost.generator_and_provider_us, self.idle.generator_and_provider_us),
+            (
+                "generator and payment provider",
+                self.cost.generator_and_provider_us,
+                self.idle.generator_and_provider_us,
+            ),
         ];
         for (name, us, idle) in lines {
             table.row([name.to_owned(), format!("{us:.0}"), format!("{idle:.0}")]);

@@ -5,6 +5,10 @@
 //! Source: docs.stripe.com/currencies, "minimum and maximum charge amounts", "zero-decimal currencies", "three-decimal
 //! currencies" and "special cases".
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
 use super::money::{Currency, Money, MoneyError};
 
 /// Digits of the largest amount, in the provider's units.
@@ -51,6 +55,67 @@ const CURRENCIES: &[(&str, Decimals, i64)] = {
     ]
 };
 
+/// Smallest charges that are above the table's: the provider's own depends on the currency of the account that it pays to, and
+/// on the conversion. Set once, when a program starts.
+static RAISED: OnceLock<Minimums> = OnceLock::new();
+
+/// The smallest charge of some currencies, in minor units; of the others the table's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Minimums(BTreeMap<Currency, i64>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadMinimum {
+    #[error("{0:?} is not a currency, a colon and an amount in its minor units, such as eur:100")]
+    Unreadable(String),
+    #[error("the payment provider does not take {0}: check the currency's code")]
+    UnknownCurrency(Currency),
+    #[error("{raised} is less than {table}, the least that the payment provider charges anybody")]
+    BelowTable { raised: Money, table: Money },
+    #[error("{0} cannot be charged itself: its currency has steps, and a largest amount")]
+    NotChargeable(Money),
+    #[error("{0} is named twice")]
+    Twice(Currency),
+}
+
+impl FromStr for Minimums {
+    type Err = BadMinimum;
+
+    /// `eur:100,usd:50`
+    fn from_str(text: &str) -> Result<Self, BadMinimum> {
+        let mut raised = BTreeMap::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let unreadable = || BadMinimum::Unreadable(part.to_owned());
+            let (code, minor) = part.split_once(':').ok_or_else(unreadable)?;
+            let currency: Currency = code.to_ascii_uppercase().parse().map_err(|_| unreadable())?;
+            let minor = minor.parse::<i64>().map_err(|_| unreadable())?;
+            let (_, table) = row(currency).ok_or(BadMinimum::UnknownCurrency(currency))?;
+            let (least, table) = (Money::new(minor, currency), Money::new(table, currency));
+            if minor < table.amount_minor {
+                return Err(BadMinimum::BelowTable { raised: least, table });
+            }
+            if check_refund(least).and_then(|()| check_maximum(least)).is_err() {
+                return Err(BadMinimum::NotChargeable(least));
+            }
+            if raised.insert(currency, minor).is_some() {
+                return Err(BadMinimum::Twice(currency));
+            }
+        }
+        Ok(Self(raised))
+    }
+}
+
+impl Minimums {
+    /// Makes them this process' own. What was set first stays: `false` says that it was something else.
+    pub fn hold_here(self) -> bool {
+        RAISED.get_or_init(|| self.clone()) == &self
+    }
+
+    fn of(&self, currency: Currency) -> i64 {
+        let table = row(currency).map_or(1, |(_, minimum)| minimum);
+        self.0.get(&currency).map_or(table, |raised| table.max(*raised))
+    }
+}
+
 /// Why the provider cannot charge, or give back, an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotChargeable {
@@ -82,8 +147,8 @@ pub(super) fn exponent(currency: Currency) -> Option<u32> {
     })
 }
 
-/// The provider charges multiples of this, in our minor units.
-fn step(currency: Currency) -> i64 {
+/// The provider charges, and gives back, multiples of this, in our minor units.
+pub fn step(currency: Currency) -> i64 {
     match row(currency) {
         Some((Decimals::Three, _)) => 10,
         _ => 1,
@@ -116,9 +181,14 @@ pub fn check_price(price: Money) -> Result<(), NotChargeable> {
 
 /// Whether the provider charges this amount as it stands.
 pub fn check_charge(amount: Money) -> Result<(), NotChargeable> {
+    static OF_TABLE: Minimums = Minimums(BTreeMap::new());
+    check_charge_above(amount, RAISED.get().unwrap_or(&OF_TABLE))
+}
+
+fn check_charge_above(amount: Money, minimums: &Minimums) -> Result<(), NotChargeable> {
     check_refund(amount)?;
     check_maximum(amount)?;
-    let minimum = row(amount.currency).map_or(1, |(_, minimum)| minimum);
+    let minimum = minimums.of(amount.currency);
     if amount.amount_minor < minimum {
         return Err(NotChargeable::BelowMinimum { amount, minimum: Money::new(minimum, amount.currency) });
     }
@@ -228,6 +298,43 @@ mod tests {
         ] {
             assert_eq!(refused(minor, code), why);
         }
+    }
+
+    #[test]
+    fn the_smallest_charge_may_be_raised_and_never_lowered() {
+        let raised: Minimums = "eur:100, kwd:500,USD:50".parse().unwrap();
+        for (minor, code, is_charged) in [
+            (99, "EUR", false),
+            (100, "EUR", true),
+            (490, "KWD", false),
+            (500, "KWD", true),
+            (50, "USD", true),
+            (30, "GBP", true),
+        ] {
+            assert_eq!(check_charge_above(money(minor, code), &raised).is_ok(), is_charged, "{minor} {code}");
+        }
+        let why = check_charge_above(money(99, "EUR"), &raised).unwrap_err().to_string();
+        assert_eq!(why, "0.99 EUR is less than 1.00 EUR, the least that the payment provider charges");
+        assert_eq!("".parse(), Ok(Minimums::default()));
+        for (text, why) in [
+            ("eur:49", "0.49 EUR is less than 0.50 EUR, the least that the payment provider charges anybody"),
+            ("eur", "\"eur\" is not a currency, a colon and an amount in its minor units, such as eur:100"),
+            ("eur:1.00", "\"eur:1.00\" is not a currency, a colon and an amount in its minor units, such as eur:100"),
+            ("zzz:100", "the payment provider does not take ZZZ: check the currency's code"),
+            ("kwd:15", "0.015 KWD cannot be charged itself: its currency has steps, and a largest amount"),
+            ("eur:100,eur:200", "EUR is named twice"),
+        ] {
+            assert_eq!(text.parse::<Minimums>().unwrap_err().to_string(), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_once_holds_for_every_charge_of_the_process() {
+        // A currency that no other test charges.
+        let raised: Minimums = "lak:7000".parse().unwrap();
+        assert!(raised.clone().hold_here() && raised.hold_here());
+        assert!(check_charge(money(6_999, "LAK")).is_err() && check_total(money(7_000, "LAK")).is_ok());
+        assert!(!"lak:8000".parse::<Minimums>().unwrap().hold_here());
     }
 
     #[test]

@@ -244,8 +244,9 @@ impl Left {
 }
 
 /// The lines of the next credit note, in the order of the invoice. `before`: of every note that stands, in any order.
-/// `None`: more is asked for than is left, or nothing.
-pub fn next_note(charged: &[ChargedLine], before: &[CreditLine], asked: &Credit) -> Option<Vec<CreditLine>> {
+/// `step`: what the provider gives back is a multiple of this (`charges::step`). `None`: more is asked for than is left,
+/// or nothing.
+pub fn next_note(charged: &[ChargedLine], before: &[CreditLine], asked: &Credit, step: i64) -> Option<Vec<CreditLine>> {
     let mut left = left_of(charged, before);
     match asked {
         Credit::Rest => {
@@ -271,9 +272,38 @@ pub fn next_note(charged: &[ChargedLine], before: &[CreditLine], asked: &Credit)
         }
         Credit::Amount { minor, units } => take_amount(&mut left, *minor, units)?,
     }
+    to_step(&mut left, asked, step);
     let lines = left.into_iter().map(|line| line.taken);
     let lines = lines.filter(|line| line.quantity > 0 || line.gross_minor() > 0).collect::<Vec<_>>();
     (total_minor(&lines) > 0).then_some(lines)
+}
+
+/// Makes a note's total a multiple of `step`: upwards, so that the last units of a line get what is left of it, as long as
+/// something is left of what was asked for; else downwards.
+fn to_step(left: &mut [Left], asked: &Credit, step: i64) {
+    let over = left.iter().map(|line| line.taken.gross_minor()).sum::<i64>() % step;
+    if over == 0 {
+        return;
+    }
+    let is_asked = |line: &Left| match asked {
+        Credit::Goods { with_shipping, .. } => *with_shipping || !line.charged.is_shipping(),
+        Credit::Rest | Credit::Amount { .. } => true,
+    };
+    let room = left.iter().filter(|line| is_asked(line)).map(Left::gross_minor).sum::<i64>();
+    // Of the lines that this note is about first.
+    let mut lines = left.iter_mut().filter(|line| is_asked(line)).collect::<Vec<_>>();
+    lines.sort_by_key(|line| line.taken.gross_minor() == 0);
+    let mut missing = if room >= step - over { step - over } else { -over };
+    for line in lines {
+        let part = missing.min(line.gross_minor()).max(-line.taken.gross_minor());
+        if part > 0 {
+            line.take_gross(part);
+        } else {
+            let tax = part.max(-line.taken.tax_minor);
+            line.take(part - tax, tax);
+        }
+        missing -= part;
+    }
 }
 
 /// The lines of a refund that was made before refunds had lines, by how it was booked. `None`: it was not booked in a
@@ -416,6 +446,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::charges;
+    use crate::domain::money::Money;
 
     /// Two pairs at 149.00 and 19 %, shipping at 4.90 and 19 %.
     fn two_pairs() -> Vec<ChargedLine> {
@@ -433,7 +465,7 @@ mod tests {
 
     /// `(line, quantity, net, tax)`.
     fn note(charged: &[ChargedLine], before: &[CreditLine], asked: &Credit) -> Vec<(u32, u32, i64, i64)> {
-        let lines = next_note(charged, before, asked).unwrap_or_default();
+        let lines = next_note(charged, before, asked, 1).unwrap_or_default();
         lines.iter().map(|line| (line.line, line.quantity, line.net_minor, line.tax_minor)).collect()
     }
 
@@ -485,11 +517,11 @@ mod tests {
             (Credit::Rest, vec![]),
         ] {
             assert_eq!(note(&charged, &before, &asked), expected, "{asked:?}");
-            before.extend(next_note(&charged, &before, &asked).unwrap_or_default());
+            before.extend(next_note(&charged, &before, &asked, 1).unwrap_or_default());
         }
         // A pair for which less was given back: the other one is not worth more for it.
         let worn = Credit::Amount { minor: 10_000, units: vec![Units { line: 1, quantity: 1 }] };
-        let before = next_note(&charged, &[], &worn).unwrap();
+        let before = next_note(&charged, &[], &worn, 1).unwrap();
         assert_eq!(note(&charged, &before, &goods(1, false)), [(1, 1, 14_900, 2_831)]);
     }
 
@@ -524,7 +556,7 @@ mod tests {
         let booked = Split { sales_minor: 410, tax_minor: 77, shipping_minor: 13 };
         let old = note_of_booking(&lines, &[], booked).unwrap();
         assert_eq!(split(&old), booked);
-        let rest = next_note(&lines, &old, &Credit::Rest).unwrap();
+        let rest = next_note(&lines, &old, &Credit::Rest, 1).unwrap();
         assert_eq!(total_minor(&old) + total_minor(&rest), 15_899 + 3_021 + 490);
         assert_eq!(note_of_booking(&lines, &rest, booked).map(|lines| split(&lines)), Some(booked));
         assert_eq!(note_of_booking(&lines, &rest, Split { sales_minor: 411, ..booked }), None);
@@ -585,7 +617,7 @@ mod tests {
                     _ => Credit::Rest,
                 };
                 let before = standing.concat();
-                let Some(next) = next_note(&charged, &before, &asked) else {
+                let Some(next) = next_note(&charged, &before, &asked, 1) else {
                     let left = total - total_minor(&before);
                     let is_too_much = matches!(asked, Credit::Amount { minor, .. } if minor > left);
                     let is_nothing = matches!(asked, Credit::Goods { .. }) || left == 0;
@@ -618,7 +650,7 @@ mod tests {
                 }
             }
             let after = standing.concat();
-            if let Some(rest) = next_note(&charged, &after, &Credit::Rest) {
+            if let Some(rest) = next_note(&charged, &after, &Credit::Rest, 1) {
                 standing.push(rest);
             }
             let by_line = |line: u32| {
@@ -627,6 +659,56 @@ mod tests {
             };
             for line in &charged {
                 prop_assert_eq!(by_line(line.line), (line.net_minor, line.tax_minor));
+            }
+        }
+
+        #[test]
+        fn every_note_of_three_decimals_can_be_given_back_and_all_of_them_are_the_charge(
+            goods in prop::collection::vec((1_u32..5, 0_i64..5_000), 1..5),
+            rate in prop::sample::select(vec![0_u32, 500, 750, 1_900]), shipping in 0_i64..200, steps in steps(),
+        ) {
+            const STEP: i64 = 10;
+            let kwd = |minor: i64| Money::new(minor, "KWD".parse().unwrap());
+            // As an order is priced: every part of it can be charged.
+            let goods = (1..).zip(goods).map(|(line, (quantity, price))| (line, quantity, price * STEP)).collect::<Vec<_>>();
+            let subtotal = goods.iter().map(|(_, quantity, price)| i64::from(*quantity) * price).sum::<i64>();
+            let shipping = shipping * STEP;
+            let tax = |minor| charges::share(kwd(minor), rate).unwrap().amount_minor;
+            let charge = Charge {
+                goods: goods.clone(),
+                price_includes_tax: false,
+                subtotal_minor: subtotal,
+                tax_minor: tax(subtotal) + tax(shipping),
+                shipping_minor: shipping,
+                tax_basis_points: Some(rate),
+                shipping_tax_basis_points: Some(rate),
+            };
+            let charged = charge.lines();
+            let total = subtotal + charge.tax_minor + shipping;
+            let mut standing: Vec<CreditLine> = Vec::new();
+            let one_by_one = goods.iter().flat_map(|(line, quantity, _)| vec![(2, 1, vec![(*line, 1)], false); *quantity as usize]);
+            let rest = (3, 0, Vec::new(), false);
+            for (kind, minor, units, _) in steps.into_iter().chain(one_by_one).chain([rest]) {
+                let units = units.iter().map(|(line, quantity)| Units { line: *line, quantity: *quantity }).collect();
+                let asked = match kind {
+                    0 => Credit::Amount { minor: minor * STEP, units: Vec::new() },
+                    1 => Credit::Amount { minor: minor * STEP, units },
+                    2 => Credit::Goods { units, with_shipping: minor % 2 == 0 },
+                    // Only at the end: nothing is left behind it.
+                    _ if minor > 0 => continue,
+                    _ => Credit::Rest,
+                };
+                let Some(next) = next_note(&charged, &standing, &asked, STEP) else { continue };
+                let gross = total_minor(&next);
+                prop_assert_eq!(charges::check_refund(kwd(gross)), Ok(()), "{:?}: {:?}", asked, next);
+                prop_assert!(next.iter().all(|line| line.net_minor >= 0 && line.tax_minor >= 0), "{asked:?}: {next:?}");
+                standing.extend(next);
+            }
+            prop_assert_eq!(total_minor(&standing), total);
+            for line in &charged {
+                let of_line = standing.iter().filter(|credit| credit.line == line.line);
+                let sums = of_line.fold((0, 0), |(net, tax), credit| (net + credit.net_minor, tax + credit.tax_minor));
+                prop_assert_eq!(sums, (line.net_minor, line.tax_minor));
             }
         }
 

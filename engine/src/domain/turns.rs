@@ -132,6 +132,11 @@ pub fn may_order(unpaid_before: u32, unpaid_max: u32) -> bool {
     unpaid_before < unpaid_max
 }
 
+/// Whether a buyer whose unpaid orders of goods hold so many units may have more of them reserved.
+pub fn may_reserve(units_before: u64, more: u64, units_max: u32) -> bool {
+    units_before.saturating_add(more) <= u64::from(units_max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +240,11 @@ mod tests {
     fn a_buyer_has_so_many_unpaid_orders_and_no_more() {
         for (before, at_most, may) in [(0, 1, true), (1, 1, false), (9, 10, true), (10, 10, false), (11, 10, false)] {
             assert_eq!(may_order(before, at_most), may, "{before} of {at_most}");
+        }
+        for (before, more, at_most, may) in
+            [(0, 100, 100, true), (0, 101, 100, false), (99, 1, 100, true), (100, 1, 100, false)]
+        {
+            assert_eq!(may_reserve(before, more, at_most), may, "{before} and {more} of {at_most}");
         }
     }
 }

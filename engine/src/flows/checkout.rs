@@ -35,6 +35,8 @@ const UNPAID: SignedDuration = SignedDuration::from_mins(30);
 /// Orders of goods that one buyer may have unpaid at the same time. A charge takes seconds, so an honest buyer has one
 /// or two; ten leave room for an evening on which the payment provider is away.
 pub const UNPAID_ORDERS_MAX: u32 = 10;
+/// Units that these orders may hold together: ten times ten, so that nobody takes a shelf by not paying.
+pub const UNPAID_UNITS_MAX: u32 = 100;
 /// Tries before what is taken optimistically is locked instead.
 const OPTIMISTIC_TRIES: u32 = 8;
 /// The longest pause before the second try; it grows with each.
@@ -101,6 +103,10 @@ pub enum CheckoutRefused {
     OutOfStock(Vec<Shortage>),
     /// The buyer has so many unpaid orders of goods, and may have no more.
     TooManyOpen {
+        limit: u32,
+    },
+    /// The buyer's unpaid orders of goods would hold more units than they may.
+    TooManyUnitsOpen {
         limit: u32,
     },
     /// What the drop said.
@@ -184,6 +190,7 @@ impl Engine {
             profile: &priced.profile,
             pay_by: now.checked_add(UNPAID).unwrap_or(jiff::Timestamp::MAX),
             unpaid_max: self.unpaid_orders_max,
+            unpaid_units_max: self.unpaid_units_max,
         };
         let ended = match self.place(&new).await? {
             Placed::Now(checkout) => match self.follow_or_leave(checkout).await {
@@ -194,6 +201,9 @@ impl Engine {
             Placed::CartKnown(known) => CheckedOut::Refused(CheckoutRefused::CartOrdered(Box::new(known))),
             Placed::Short(short) => CheckedOut::Refused(CheckoutRefused::OutOfStock(short)),
             Placed::TooManyOpen => CheckedOut::Refused(CheckoutRefused::TooManyOpen { limit: self.unpaid_orders_max }),
+            Placed::TooManyUnitsOpen => {
+                CheckedOut::Refused(CheckoutRefused::TooManyUnitsOpen { limit: self.unpaid_units_max })
+            }
             Placed::Changed => return Err(EngineError::Moving),
             Placed::Outdated => return Ok(None),
         };

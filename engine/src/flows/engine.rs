@@ -22,7 +22,7 @@ use crate::tokens::store::{Outcome, TokenStore, WarehouseStore};
 use super::acknowledge::SettlementWaits;
 use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
 use super::charge::{CHARGE_LEASE, OwedLease};
-use super::checkout::UNPAID_ORDERS_MAX;
+use super::checkout::{UNPAID_ORDERS_MAX, UNPAID_UNITS_MAX};
 use super::grants::ComingBack;
 use super::lost::Answers;
 use super::pull::SearchDesk;
@@ -107,6 +107,8 @@ pub struct Engine {
     pub settlement_lag_limit: SignedDuration,
     /// Orders of goods that one buyer may have unpaid at the same time.
     pub unpaid_orders_max: u32,
+    /// Units that they may hold.
+    pub unpaid_units_max: u32,
     /// How long a card waits whose worker died, and a charge with it: as long as a charge does. A worker that slept is fenced.
     pub card_lease: SignedDuration,
     /// The shop's page to which a bank, or the provider's page for cards, sends buyers back.
@@ -171,6 +173,7 @@ impl Engine {
             clock,
             settlement_lag_limit: SETTLEMENT_LAG_LIMIT,
             unpaid_orders_max: UNPAID_ORDERS_MAX,
+            unpaid_units_max: UNPAID_UNITS_MAX,
             card_lease: CHARGE_LEASE,
             return_url: None,
             places_taken: Arc::default(),

@@ -10,7 +10,6 @@ use super::drops::{inconsistent, order_state, serial, serials};
 use super::error::LedgerError;
 use super::locked_order::{money, payment_state};
 use super::pool::Ledger;
-use super::tx::run_tx;
 use crate::domain::drops::SaleDrop;
 use crate::domain::grant_kinds::GrantKind;
 use crate::domain::ids::{BuyerId, ClaimId, GrantNumber, IntentId, OrderId, Serial, VariantNumber, WarehouseId};
@@ -158,10 +157,12 @@ impl Ledger {
     pub async fn keys_used_twice(&self) -> Result<Vec<String>, LedgerError> {
         const SQL: &str = "-- audit.keys_used_twice
             select idempotency_key from payment_attempts group by order_id, idempotency_key having count(*) > 1 limit 10";
-        run_tx!(self, "audit.keys_used_twice", tx, {
-            tx.batch_execute(TAKES_ITS_TIME).await?;
-            Ok(tx.query(SQL, &[]).await?.iter().map(|row| row.get(0)).collect())
-        })
+        let mut connection = self.connection().await?;
+        let tx = connection.build_transaction().read_only(true).start().await?;
+        tx.batch_execute(TAKES_ITS_TIME).await?;
+        let rows = tx.query(SQL, &[]).await?;
+        tx.commit().await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Every shelf of ordinary stock, by one statement and so of one instant. A shelf without a row holds nothing.

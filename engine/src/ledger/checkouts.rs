@@ -32,7 +32,7 @@ use crate::domain::money::Money;
 use crate::domain::notices::Notice;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
-use crate::domain::turns::{Turn, Work, may_order};
+use crate::domain::turns::{Turn, Work, may_order, may_reserve};
 
 pub use super::reservations::Shortage;
 
@@ -55,6 +55,8 @@ pub struct NewCheckout<'a> {
     pub pay_by: Timestamp,
     /// Orders of goods that this buyer may have without having paid them, this one among them.
     pub unpaid_max: u32,
+    /// Units that these may hold together.
+    pub unpaid_units_max: u32,
 }
 
 /// A checkout as it is now.
@@ -118,6 +120,8 @@ pub enum Placed {
     Short(Vec<ShortOf>),
     /// Nothing was reserved: the buyer has as many unpaid orders of goods as they may have.
     TooManyOpen,
+    /// Nothing was reserved: the buyer's unpaid orders of goods would hold more units than they may.
+    TooManyUnitsOpen,
     /// Nothing was done; it may be tried again at once.
     Changed,
     /// Nothing was done: the cart, or the profile, must be read again. It may still have had what another checkout has ordered.
@@ -156,6 +160,10 @@ impl Ledger {
             if let Some(goods) = &new.quote.goods {
                 if !may_order(before.unpaid, new.unpaid_max) {
                     return Ok(Placed::TooManyOpen);
+                }
+                let more = demands(goods).iter().map(|demand| demand.units.unsigned_abs()).sum();
+                if !may_reserve(before.unpaid_units, more, new.unpaid_units_max) {
+                    return Ok(Placed::TooManyUnitsOpen);
                 }
                 let turn = Turn::of(Work::ChargeOfGoods { unpaid_before: before.unpaid });
                 match reserve(tx, &demands(goods), optimism).await? {
@@ -374,6 +382,8 @@ struct Before {
     is_current: bool,
     /// The buyer's orders of goods that are not paid.
     unpaid: u32,
+    /// The units that these hold.
+    unpaid_units: u64,
 }
 
 /// Makes this buyer's checkouts, and an erasure, wait for each other; then compares what was read before, and counts.
@@ -385,7 +395,9 @@ async fn lock_buyer_and_compare(
         select (select count(*) from checkouts where buyer = $1 and claim_state is distinct from 'REFUSED') = $2,
                exists (select 1 from checkout_profiles
                        where buyer = $1 and payment_method = $3 and email = $4 and ship_to = $5),
-               (select count(*) from orders where buyer = $1 and status = 'PENDING_PAYMENT' and drop_id is null)";
+               (select count(*) from orders where buyer = $1 and status = 'PENDING_PAYMENT' and drop_id is null),
+               (select coalesce(sum(i.quantity), 0) from orders o join order_items i using (order_id)
+                where o.buyer = $1 and o.status = 'PENDING_PAYMENT' and o.drop_id is null)";
     // Both first: what is prepared on the way would be sent behind the other's words.
     let (lock, compare) = (tx.prepare_cached(LOCK_BUYER).await?, tx.prepare_cached(SQL).await?);
     let (buyer, profile) = (new.buyer.as_str(), new.profile);
@@ -398,7 +410,8 @@ async fn lock_buyer_and_compare(
     locked?;
     let row = row?;
     let unpaid = u32::try_from(row.get::<_, i64>(2)).unwrap_or(u32::MAX);
-    Ok(Before { is_current: row.get::<_, bool>(0) && row.get::<_, bool>(1), unpaid })
+    let unpaid_units = row.get::<_, i64>(3).unsigned_abs();
+    Ok(Before { is_current: row.get::<_, bool>(0) && row.get::<_, bool>(1), unpaid, unpaid_units })
 }
 
 /// The row of a checkout. `false`: the key or the cart has one already.

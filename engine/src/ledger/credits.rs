@@ -105,7 +105,7 @@ fn lines_of_old(charged: &[ChargedLine], before: &[CreditLine], amount: i64, boo
         _ => Split::default(),
     };
     let as_booked = note_of_booking(charged, before, booked).filter(|lines| total_minor(lines) == amount);
-    let as_amount = || next_note(charged, before, &Credit::Amount { minor: amount, units: Vec::new() });
+    let as_amount = || next_note(charged, before, &Credit::Amount { minor: amount, units: Vec::new() }, 1);
     as_booked.or_else(as_amount).unwrap_or_default()
 }
 

@@ -133,11 +133,21 @@ impl Ledger {
             )
             select l.*, u.customer_ref, u.customer_id, u.again, s.shop_id
             from leased l join customers u on u.buyer = l.buyer, shop s";
+        self.leased(SQL, now, lease, limit).await?.iter().map(leased_card).collect()
+    }
+
+    /// Runs a statement that takes up to `$3` rows which are due at `$1`, and puts them off until `$2`.
+    pub(super) async fn leased(
+        &self,
+        sql: &str,
+        now: Timestamp,
+        lease: SignedDuration,
+        limit: i64,
+    ) -> Result<Vec<Row>, LedgerError> {
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let rows = connection.query(&statement, &[/* now */ &now, /* until */ &until, &limit]).await?;
-        rows.iter().map(leased_card).collect()
+        let statement = connection.prepare_cached(sql).await?;
+        Ok(connection.query(&statement, &[/* now */ &now, /* until */ &until, &limit]).await?)
     }
 
     /// Takes the card that an order's payment needs, if it is due: a charge does not wait for the worker.
@@ -289,10 +299,7 @@ impl Ledger {
             update customers u set ends_at = $2, tries = u.tries + 1 from due, shop s
             where u.customer_ref = due.customer_ref
             returning u.customer_ref, u.customer_id, u.again, s.shop_id, u.tries";
-        let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let rows = connection.query(&statement, &[/* now */ &now, /* until */ &until, &limit]).await?;
+        let rows = self.leased(SQL, now, lease, limit).await?;
         let known = |row: &Row| KnownCustomer {
             reference: row.get(0),
             id: row.get::<_, Option<String>>(1).map(CustomerId),

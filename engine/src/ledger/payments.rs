@@ -63,8 +63,10 @@ pub enum MethodGiven {
     Before,
     /// The payment waits for none.
     NotRequired,
-    /// The buyer has not saved a checkout profile, or none with a card.
+    /// The buyer has not saved a checkout profile.
     NoProfile,
+    /// Their profile has no card.
+    NoCard,
     /// Not there, or not his.
     NoSuchOrder,
     /// Nothing of its drop is sent to the address of the profile.
@@ -90,6 +92,8 @@ pub enum TotalAccepted {
         total: Money,
     },
     NoProfile,
+    /// The buyer's profile has no card.
+    NoCard,
     /// Not there, or not his.
     NoSuchOrder,
 }
@@ -420,10 +424,10 @@ impl Ledger {
             if agreement.waits() {
                 return Ok(MethodGiven::TotalNotAccepted { total });
             }
-            Ok(if begin(tx, order, &payment, total, buyer, Some(key), now).await? {
-                MethodGiven::Now
-            } else {
-                MethodGiven::NoProfile
+            Ok(match begin(tx, order, &payment, total, buyer, Some(key), now).await? {
+                Begun::Now => MethodGiven::Now,
+                Begun::NoProfile => MethodGiven::NoProfile,
+                Begun::NoCard => MethodGiven::NoCard,
             })
         })
     }
@@ -458,10 +462,10 @@ impl Ledger {
                 update orders set accepted_total_minor = total_minor, accept_key = $2, updated_at = $3
                 where order_id = $1";
             tx.execute(ACCEPT, &[&order.0, &key.as_str(), /* now */ &now]).await?;
-            Ok(if begin(tx, order, &payment, total, buyer, None, now).await? {
-                TotalAccepted::Now
-            } else {
-                TotalAccepted::NoProfile
+            Ok(match begin(tx, order, &payment, total, buyer, None, now).await? {
+                Begun::Now => TotalAccepted::Now,
+                Begun::NoProfile => TotalAccepted::NoProfile,
+                Begun::NoCard => TotalAccepted::NoCard,
             })
         })
     }
@@ -542,8 +546,14 @@ async fn price_for_profile(
     Ok(PricedForProfile::Total(total))
 }
 
-/// Has an order charged with its buyer's saved method, or confirmed, if it costs nothing. `false`: they have saved
-/// none.
+/// Whether a payment begins.
+enum Begun {
+    Now,
+    NoProfile,
+    NoCard,
+}
+
+/// Has an order charged with its buyer's saved method, or confirmed, if it costs nothing.
 async fn begin(
     tx: &Transaction<'_>,
     order: OrderId,
@@ -552,7 +562,7 @@ async fn begin(
     buyer: &BuyerId,
     key: Option<&IdempotencyKey>,
     now: Timestamp,
-) -> Result<bool, LedgerError> {
+) -> Result<Begun, LedgerError> {
     const METHOD: &str = "-- payments.use_profile
         update payments p
         set state = $2, payment_method = case when $7 then c.payment_method end,
@@ -578,14 +588,17 @@ async fn begin(
         &is_charged,
     ];
     if tx.execute(METHOD, arguments).await? == 0 {
-        return Ok(false);
+        const SAVED: &str = "-- payments.has_profile
+            select 1 from checkout_profiles where buyer = $1";
+        let is_saved = tx.query_opt(SAVED, &[&buyer.as_str()]).await?.is_some();
+        return Ok(if is_saved { Begun::NoCard } else { Begun::NoProfile });
     }
     let changed = tx.execute(ADDRESS, &[&order.0, &buyer.as_str(), /* now */ &now]).await?;
     expect_rows("payments.use_profile_address", 1, changed)?;
     if !is_charged {
         confirm_free(tx, &[order.0], now).await?;
     }
-    Ok(true)
+    Ok(Begun::Now)
 }
 
 /// The state of a payment whose capture confirms its order and does nothing else.

@@ -19,6 +19,7 @@ use super::outbox;
 use super::pool::Ledger;
 use super::reconcile::{self, FindingKind, NewFinding};
 use super::tx::run_tx;
+use crate::domain::charges::step;
 use crate::domain::credits::{Credit, CreditLine, next_note, total_minor};
 use crate::domain::ids::{BuyerId, IntentId, OrderId, ProviderRefundId, RefundId};
 use crate::domain::money::Money;
@@ -427,10 +428,12 @@ async fn note_for(
     order: OrderId,
     asked: &Credit,
 ) -> Result<Option<Vec<CreditLine>>, LedgerError> {
+    const CURRENCY: &str = "-- refunds.currency\nselect currency from payments where order_id = $1";
+    let currency = money(0, tx.query_one(CURRENCY, &[&order.0]).await?.get(0), order.0)?.currency;
     let charged = charged_lines(tx, order).await?;
     let before = fixed_notes(tx, order, &charged).await?;
     let before = before.into_iter().flat_map(|(_, lines)| lines).collect::<Vec<_>>();
-    Ok(next_note(&charged, &before, asked))
+    Ok(next_note(&charged, &before, asked, step(currency)))
 }
 
 /// What a refund of this order is for.

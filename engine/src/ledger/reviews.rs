@@ -9,7 +9,7 @@ use super::locked_order::{
 };
 use super::pool::Ledger;
 use super::tx::run_tx;
-use crate::domain::ids::OrderId;
+use crate::domain::ids::{DropName, OrderId};
 use crate::domain::money::Money;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentEvent;
@@ -22,6 +22,15 @@ pub struct Review {
     pub amount: Money,
     pub reason: String,
     pub since: Timestamp,
+}
+
+/// Which payments that wait for a person are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReviewsOf {
+    All,
+    Drop(DropName),
+    /// Those whose reason has this text in it.
+    Reason(String),
 }
 
 /// How a person ends a review.
@@ -51,11 +60,20 @@ pub enum ReviewResolved {
 
 impl Ledger {
     /// Payments that wait for a person, those that wait longest first.
-    pub async fn reviews(&self, limit: i64) -> Result<Vec<Review>, LedgerError> {
+    pub async fn reviews(&self, of: &ReviewsOf, limit: i64) -> Result<Vec<Review>, LedgerError> {
         const SQL: &str = "-- reviews.list
-            select order_id, intent_id, amount_minor, currency, coalesce(failure, ''), updated_at from payments
-            where state = 'MANUAL_REVIEW' order by updated_at limit $1";
-        let rows = self.connection().await?.query(SQL, &[&limit]).await?;
+            select order_id, intent_id, amount_minor, currency, coalesce(failure, ''), updated_at from payments p
+            where state = 'MANUAL_REVIEW'
+                  and ($2::text is null or exists (select 1 from orders o join drops d using (drop_id)
+                                                   where o.order_id = p.order_id and d.name = $2))
+                  and ($3::text is null or position(lower($3) in lower(coalesce(failure, ''))) > 0)
+            order by updated_at, order_id limit $1";
+        let (drop, reason) = match of {
+            ReviewsOf::All => (None, None),
+            ReviewsOf::Drop(name) => (Some(name.as_str()), None),
+            ReviewsOf::Reason(text) => (None, Some(text.as_str())),
+        };
+        let rows = self.connection().await?.query(SQL, &[&limit, &drop, &reason]).await?;
         let review = |row: &tokio_postgres::Row| {
             let order = row.get(0);
             Ok(Review {

@@ -136,11 +136,7 @@ impl Ledger {
             )
             select l.*, u.customer_ref, u.customer_id, u.again, s.shop_id
             from leased l join customers u on u.buyer = l.buyer, shop s";
-        let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
-        let connection = self.connection().await?;
-        let statement = connection.prepare_cached(SQL).await?;
-        let rows = connection.query(&statement, &[/* now */ &now, /* until */ &until, &limit]).await?;
-        rows.iter().map(leased_setup).collect()
+        self.leased(SQL, now, lease, limit).await?.iter().map(leased_setup).collect()
     }
 
     /// The provider has said where the page is.

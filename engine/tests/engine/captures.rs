@@ -113,7 +113,7 @@ async fn an_attempt_whose_worker_died_ends_with_its_payment_that_a_webhook_has_s
     let (now, lease) = (world.engine.clock.now(), SignedDuration::from_mins(2));
     let mut leased = ledger.lease_payments(now, lease, 2).await.unwrap();
     for payment in &mut leased {
-        let key = format!("confirm-{}", payment.order);
+        let key = format!("order-{}:confirm", payment.order);
         ledger.begin_attempt(payment, None, ("confirm", &key, "/p", "b"), now).await.unwrap().unwrap();
     }
     let (told, silent) = (&leased[0], &leased[1]);

@@ -303,7 +303,7 @@ async fn a_profile_without_a_card_lets_its_orders_wait_for_one() {
         let now = world.engine.clock.now();
         world.engine.ledger.use_profile(order, &buyer(1), &key.parse().unwrap(), now).await.unwrap()
     };
-    assert_eq!(give("a").await, MethodGiven::NoProfile);
+    assert_eq!(give("a").await, MethodGiven::NoCard);
     assert_eq!(world.engine.ledger.profile_of(&buyer(1)).await.unwrap().unwrap().payment_method, None);
     saved(&world, 1, Some(&fake.new_payment_method("pm_card_visa").unwrap())).await;
     assert_eq!(give("b").await, MethodGiven::Now);

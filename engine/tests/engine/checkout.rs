@@ -72,6 +72,7 @@ async fn place_read(world: &World, buyer: &BuyerId, key: &str, taken: Taken, pri
         profile: &priced.profile,
         pay_by: now + SignedDuration::from_mins(30),
         unpaid_max: world.engine.unpaid_orders_max,
+        unpaid_units_max: world.engine.unpaid_units_max,
     };
     world.engine.ledger.place_checkout(&new, true, now).await.unwrap()
 }

@@ -5,7 +5,7 @@ use doorbuster_engine::domain::ids::{EventId, IntentId, OrderId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::reconcile::SweepReport;
 use doorbuster_engine::ledger::news::EventStored;
-use doorbuster_engine::ledger::reviews::{Resolution, ReviewResolved};
+use doorbuster_engine::ledger::reviews::{Resolution, ReviewResolved, ReviewsOf};
 use doorbuster_engine::provider::{Event, Intent, Outcome, ProviderClient, ProviderRequest};
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 use jiff::SignedDuration;
@@ -189,9 +189,17 @@ async fn in_review(orders: usize) -> (World, FakeProvider, ProviderClient, Vec<O
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_ends_a_review_and_the_history_says_who() {
     let (world, fake, client, orders) = in_review(4).await;
-    let listed = world.engine.ledger.reviews(10).await.unwrap();
+    let listed = world.engine.ledger.reviews(&ReviewsOf::All, 10).await.unwrap();
     assert_eq!(listed.len(), 4);
     assert!(listed[0].reason.contains("is about"), "{listed:?}");
+    for (of, found) in [
+        (ReviewsOf::Drop(world.drop.clone()), 4),
+        (ReviewsOf::Drop("another".parse().unwrap()), 0),
+        (ReviewsOf::Reason("IS ABOUT".to_owned()), 4),
+        (ReviewsOf::Reason("%".to_owned()), 0),
+    ] {
+        assert_eq!(world.engine.ledger.reviews(&of, 10).await.unwrap().len(), found, "{of:?}");
+    }
     let resolve = async |order: OrderId, resolution| {
         let now = world.engine.clock.now();
         world.engine.ledger.resolve_review(order, resolution, ("ada", "seen on the statement"), now).await.unwrap()

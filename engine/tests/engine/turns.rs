@@ -223,6 +223,23 @@ async fn a_buyer_has_so_many_unpaid_orders_of_goods_and_then_pays_or_cancels_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_buyers_unpaid_orders_hold_so_many_units_and_no_more() {
+    let (mut world, mug) = shop().await;
+    world.engine.unpaid_units_max = 10;
+    let buyer = fill(&world, 1, &[(mug, 7)]).await;
+    let first = ordered(&world, &buyer, "first").await;
+    fill(&world, 1, &[(mug, 4)]).await;
+    let too_many = CheckoutRefused::TooManyUnitsOpen { limit: 10 };
+    assert_eq!(refused(&world, &buyer, "second").await, too_many);
+    assert_eq!(stock(&world, "mug").await, (100, 7), "nothing was reserved");
+    let other = fill(&world, 2, &[(mug, 10)]).await;
+    ordered(&world, &other, "others").await;
+    let now = world.engine.clock.now();
+    world.engine.ledger.cancel_order(first, None, ("buyer", "changed my mind"), now).await.unwrap();
+    ordered(&world, &buyer, "second").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn orders_of_a_program_that_knew_no_turns_get_theirs() {
     let (mut world, mug) = shop().await;
     world.engine.unpaid_orders_max = 20;

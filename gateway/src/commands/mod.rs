@@ -179,6 +179,7 @@ fn engine(stores: &StoresConfig) -> Result<Engine, Failure> {
     let bad = |name: &str, error: &dyn std::fmt::Display| BadConfig(format!("{name}: {error}"));
     let tokens = TokenStore::open(stores.redis_url.expose());
     let tokens = tokens.map_err(|error| bad("--redis-url (DOORBUSTER_REDIS_URL)", &error))?;
+    stores.minimums()?.hold_here();
     let mut engine = Engine::new(ledger, tokens, Clock::System);
     if let Some(url) = &stores.carts_redis_url {
         let carts = CartStore::open(url.expose(), Clock::System);

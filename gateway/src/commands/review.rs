@@ -3,10 +3,10 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use doorbuster_engine::domain::ids::OrderId;
+use doorbuster_engine::domain::ids::{DropName, OrderId};
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::reconcile::Finding;
-use doorbuster_engine::ledger::reviews::{Resolution, Review, ReviewResolved};
+use doorbuster_engine::ledger::reviews::{Resolution, Review, ReviewResolved, ReviewsOf};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -16,6 +16,8 @@ use super::text::{Table, count, time};
 
 /// A list is for eyes: what is older comes first, and the rest when that is done.
 const LISTED: i64 = 200;
+/// Reviews that one command ends; the next one goes on.
+const RESOLVED: i64 = 5_000;
 
 #[derive(Debug, Args)]
 pub struct ReviewArguments {
@@ -27,22 +29,32 @@ pub struct ReviewArguments {
 enum ReviewCommand {
     /// Payments that wait for a person, and disagreements with the provider that nobody has settled
     List,
-    /// Ends the review of an order's payment
+    /// Ends the review of an order's payment, or of all of a drop or of one reason
     Resolve(ResolveArguments),
     /// Marks a disagreement with the provider as dealt with
     Close(CloseArguments),
 }
 
 #[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = false, args = ["order", "drop", "because"])]
 struct ResolveArguments {
     /// The order's id
-    order: Uuid,
+    order: Option<Uuid>,
+    /// All payments in review of this drop
+    #[arg(long, value_name = "NAME")]
+    drop: Option<DropName>,
+    /// All payments in review whose reason, as `list` prints it, has this text in it
+    #[arg(long, value_name = "TEXT")]
+    because: Option<String>,
     /// How
     #[arg(long = "as", value_name = "WAY")]
     way: Way,
     /// Why, for its history
     #[arg(long)]
     reason: String,
+    /// Ends them; without it those of --drop or --because are only listed
+    #[arg(long, conflicts_with = "order")]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +78,12 @@ enum Way {
     Failed,
 }
 
+impl Way {
+    fn name(self) -> Option<String> {
+        self.to_possible_value().map(|way| way.get_name().to_owned())
+    }
+}
+
 impl From<Way> for Resolution {
     fn from(way: Way) -> Self {
         match way {
@@ -80,28 +98,17 @@ impl From<Way> for Resolution {
 pub(super) async fn run(engine: &Engine, arguments: &ReviewArguments, by: &str, format: Format) -> Result<(), Failure> {
     match &arguments.command {
         ReviewCommand::List => list(engine, format).await,
-        ReviewCommand::Resolve(resolve) => {
-            let (order, why) = (OrderId(resolve.order), (by, resolve.reason.as_str()));
-            let done = engine.ledger.resolve_review(order, resolve.way.into(), why, engine.clock.now()).await;
-            match done.context("Postgres gave no answer: look before you do it again")? {
-                ReviewResolved::Now => {
-                    let way = resolve.way.to_possible_value().map(|way| way.get_name().to_owned());
-                    format.answer(
-                        || json!({ "order_id": order.0, "resolved_as": way }),
-                        || format!("{order}: the review has ended"),
-                    );
-                    Ok(())
+        ReviewCommand::Resolve(resolve) => match (resolve.order, &resolve.drop, &resolve.because) {
+            (Some(order), ..) => resolve_one(engine, OrderId(order), resolve, by, format).await,
+            (None, Some(drop), _) => resolve_all(engine, &ReviewsOf::Drop(drop.clone()), resolve, by, format).await,
+            (None, None, because) => {
+                let text = because.clone().unwrap_or_default();
+                if text.trim().is_empty() {
+                    return Err(anyhow!("--because needs a text that the reasons have in them").into());
                 }
-                ReviewResolved::NoSuchOrder => Err(anyhow!("there is no order {order}").into()),
-                ReviewResolved::NotInReview => Err(anyhow!("the payment of {order} waits for nobody").into()),
-                ReviewResolved::NoIntent => {
-                    Err(anyhow!("{order} has no intent that could be canceled: --as failed ends it").into())
-                }
-                ReviewResolved::OrderOver(status) => {
-                    Err(anyhow!("{order} is {}: its money can only go back by hand", status.as_str()).into())
-                }
+                resolve_all(engine, &ReviewsOf::Reason(text), resolve, by, format).await
             }
-        }
+        },
         ReviewCommand::Close(close) => {
             let why = (by, close.reason.as_str());
             let is_closed = engine.ledger.settle_finding(close.finding, why, engine.clock.now()).await;
@@ -117,8 +124,94 @@ pub(super) async fn run(engine: &Engine, arguments: &ReviewArguments, by: &str, 
     }
 }
 
+async fn resolve_one(
+    engine: &Engine,
+    order: OrderId,
+    resolve: &ResolveArguments,
+    by: &str,
+    format: Format,
+) -> Result<(), Failure> {
+    let done = resolved(engine, order, resolve, by).await?;
+    if done != ReviewResolved::Now {
+        return Err(anyhow!("{order}: {}", said(done)).into());
+    }
+    format.answer(
+        || json!({ "order_id": order.0, "resolved_as": resolve.way.name() }),
+        || format!("{order}: the review has ended"),
+    );
+    Ok(())
+}
+
+/// Ends one review after the other, each in a transaction of its own: told to again after a stop, it goes on with the rest.
+async fn resolve_all(
+    engine: &Engine,
+    of: &ReviewsOf,
+    resolve: &ResolveArguments,
+    by: &str,
+    format: Format,
+) -> Result<(), Failure> {
+    let reviews = engine.ledger.reviews(of, RESOLVED).await.context("Postgres gave no answer")?;
+    let mut ended = Vec::new();
+    for review in &reviews {
+        let done = if resolve.yes { Some(resolved(engine, review.order, resolve, by).await?) } else { None };
+        ended.push((review, done));
+    }
+    let outcome = |done: &Option<ReviewResolved>| done.map_or("waits for --yes", said);
+    let as_json = || {
+        json!({ "resolved_as": resolve.way.name(), "reviews": ended.iter().map(|(review, done)| json!({
+            "order_id": review.order.0, "amount": review.amount, "reason": review.reason,
+            "is_resolved": *done == Some(ReviewResolved::Now), "outcome": outcome(done),
+        })).collect::<Vec<_>>() })
+    };
+    let count_of = |is: fn(&Option<ReviewResolved>) -> bool| ended.iter().filter(|(_, done)| is(done)).count() as u64;
+    let (done, kept) = (
+        count_of(|done| *done == Some(ReviewResolved::Now)),
+        count_of(|done| !matches!(done, None | Some(ReviewResolved::Now | ReviewResolved::NotInReview))),
+    );
+    let as_text = || {
+        let cells = |(review, done): &(&Review, Option<ReviewResolved>)| {
+            let (order, amount) = (review.order.to_string(), review.amount.to_string());
+            [order, amount, review.reason.clone(), outcome(done).to_owned()]
+        };
+        let table = Table::new(["ORDER", ">AMOUNT", "REASON", "OUTCOME"]).with(&ended, cells);
+        let sum = format!("reviews ended: {done} of {}", count(ended.len() as u64, "payment"));
+        if ended.is_empty() { sum } else { format!("{table}\n{sum}") }
+    };
+    format.answer(as_json, as_text);
+    match (resolve.yes, kept) {
+        _ if ended.is_empty() => Ok(()),
+        (false, _) => {
+            let payments = count(ended.len() as u64, "payment");
+            Err(anyhow!("nothing was done: say --yes to end the review of {payments}").into())
+        }
+        (true, 0) => Ok(()),
+        (true, kept) => Err(anyhow!("{} cannot be ended like this", count(kept, "review")).into()),
+    }
+}
+
+async fn resolved(
+    engine: &Engine,
+    order: OrderId,
+    resolve: &ResolveArguments,
+    by: &str,
+) -> Result<ReviewResolved, Failure> {
+    let why = (by, resolve.reason.as_str());
+    let done = engine.ledger.resolve_review(order, resolve.way.into(), why, engine.clock.now()).await;
+    Ok(done.context("Postgres gave no answer: look before you do it again")?)
+}
+
+fn said(done: ReviewResolved) -> &'static str {
+    match done {
+        ReviewResolved::Now => "the review has ended",
+        ReviewResolved::NoSuchOrder => "there is no such order",
+        ReviewResolved::NotInReview => "its payment waits for nobody",
+        ReviewResolved::NoIntent => "it has no intent that could be canceled: --as failed ends it",
+        ReviewResolved::OrderOver(_) => "it is over: its money can only go back by hand",
+    }
+}
+
 async fn list(engine: &Engine, format: Format) -> Result<(), Failure> {
-    let reviews = engine.ledger.reviews(LISTED).await.context("Postgres gave no answer")?;
+    let reviews = engine.ledger.reviews(&ReviewsOf::All, LISTED).await.context("Postgres gave no answer")?;
     let findings = engine.ledger.open_findings(LISTED).await.context("Postgres gave no answer")?;
     let as_json = || {
         json!({

@@ -15,6 +15,7 @@ pub async fn run(config: &ServeConfig) -> Result<(), Failure> {
     let mut engine = super::engine(&config.stores)?;
     engine.settlement_lag_limit = config.settlement_lag_limit;
     engine.unpaid_orders_max = config.unpaid_orders_max;
+    engine.unpaid_units_max = config.unpaid_units_max;
     engine.return_url.clone_from(&config.workers.return_url);
     super::check_stores(&engine).await?;
     // It waits for whoever migrates already, and that may take long.

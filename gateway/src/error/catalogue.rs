@@ -235,6 +235,10 @@ catalogue! {
     TooManyOpen { limit: u32 = 10 } = CONFLICT "too_many_open", "Too many orders are not paid yet",
         "A buyer may have {limit} unpaid orders: let one be paid, or end one with POST /v1/orders/{{order}}/cancel.",
         tells (limit);
+    TooManyUnitsOpen { limit: u32 = 100 } = CONFLICT "too_many_units_open", "Too many units are not paid yet",
+        "A buyer may have {limit} units in unpaid orders: order fewer at a time, let an order be paid, or end one with \
+            POST /v1/orders/{{order}}/cancel.",
+        tells (limit);
     NotServed = CONFLICT "region_not_served", "Nothing is sent there in this currency",
         "Change the country in PUT /v1/me/checkout-profile, or what is in the cart.";
     NotChargeable { why: String = "0.10 EUR is less than 0.50 EUR, the least that the payment provider charges".to_owned() } =
@@ -314,6 +318,9 @@ catalogue! {
         "It has shipped, has ended otherwise, or is being looked at by a person: GET the order to see which.";
     ProfileMissing = CONFLICT "checkout_profile_missing", "There is no checkout profile yet",
         "Save one with PUT /v1/me/checkout-profile, then ask again.";
+    CardMissing = CONFLICT "checkout_card_missing", "There is no card in the checkout profile",
+        "Save the profile with a payment_method, or add a card with POST \
+            /v1/me/checkout-profile/setup, then ask again.";
 
     // Orders on their way, and back.
     WrongOrderState { state: OrderState = OrderState::Confirmed } = CONFLICT "wrong_order_state",

@@ -72,6 +72,8 @@ sets! {
     /// Why a claim took nothing, whether it was made by itself or out of a cart.
     ClaimRefused = SoldOut NotEnough LimitExceeded NotOpen Paused Closed TooManyReleased KeyReused
         PriceChanged CountryNotServed ClaimRejected Overloaded WarehouseRebuilding UnitsMoving;
+    /// The buyer has more unpaid than they may.
+    TooMuchOpen = TooManyOpen TooManyUnitsOpen;
     /// Why a cart has no price.
     CartUnpriced = CartEmpty ProfileMissing LinesRefused NotServed NotChargeable;
 }

@@ -24,7 +24,7 @@ use super::Amount;
 use super::claims::refusal as claim_refusal;
 use super::orders::OrderFound;
 use crate::auth::Buyer;
-use crate::error::sets::{CartUnpriced, ClaimRefused};
+use crate::error::sets::{CartUnpriced, ClaimRefused, TooMuchOpen};
 use crate::error::{Errors, FieldProblem, IDEMPOTENT_REPLAYED, LineCode, LineProblem, Problem, kinds};
 use crate::extract::{JsonBody, Key, KeyHeader};
 use crate::state::Gate;
@@ -140,7 +140,7 @@ pub async fn quote_cart(State(gate): State<Gate>, Buyer(buyer): Buyer) -> Result
         (status = 202, body = CheckoutMade, description = "Ordered, and the drop has not answered yet: ask again", headers(("Location" = String), ("Retry-After" = u32))),
         Errors<(
             CartUnpriced, kinds::CartChanged, kinds::CartOrdered, kinds::PriceChanged, kinds::OutOfStock,
-            kinds::TooManyOpen, ClaimRefused
+            TooMuchOpen, ClaimRefused
         )>,
     ),
     security(("buyer" = []))
@@ -290,6 +290,7 @@ fn refusal(refused: CheckoutRefused) -> Problem {
             Problem::OutOfStock(short.into_iter().map(line).collect())
         }
         CheckoutRefused::TooManyOpen { limit } => Problem::TooManyOpen { limit },
+        CheckoutRefused::TooManyUnitsOpen { limit } => Problem::TooManyUnitsOpen { limit },
         CheckoutRefused::Claim(ClaimOutcome::Taken { .. } | ClaimOutcome::Replayed { .. })
         | CheckoutRefused::ClaimFailed => Problem::ClaimRejected,
         CheckoutRefused::Claim(refused) => claim_refusal(refused),

@@ -192,7 +192,7 @@ pub async fn get_order(
     responses(
         (status = 202, body = OrderFound, description = "The payment is under way, or there is nothing to pay"),
         Errors<(
-            kinds::OrderNotFound, kinds::PaymentNotRequired, kinds::ProfileMissing, kinds::NotServed,
+            kinds::OrderNotFound, kinds::PaymentNotRequired, kinds::ProfileMissing, kinds::CardMissing, kinds::NotServed,
             kinds::TotalNotAccepted
         )>,
     ),
@@ -212,6 +212,7 @@ pub async fn pay_order(
         MethodGiven::Before => HeaderMap::from_iter([(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"))]),
         MethodGiven::NotRequired => return Err(Problem::PaymentNotRequired),
         MethodGiven::NoProfile => return Err(Problem::ProfileMissing),
+        MethodGiven::NoCard => return Err(Problem::CardMissing),
         MethodGiven::NoSuchOrder => return Err(Problem::OrderNotFound),
         MethodGiven::NotServed => return Err(Problem::NotServed),
         MethodGiven::TotalNotAccepted { total } => return Err(Problem::TotalNotAccepted { total: total.into() }),
@@ -233,7 +234,7 @@ pub async fn pay_order(
     responses(
         (status = 202, body = OrderFound, description = "The payment is under way"),
         Errors<(
-            kinds::OrderNotFound, kinds::AcceptanceNotRequired, kinds::PriceChanged, kinds::ProfileMissing,
+            kinds::OrderNotFound, kinds::AcceptanceNotRequired, kinds::PriceChanged, kinds::ProfileMissing, kinds::CardMissing,
             kinds::KeyReused
         )>,
     ),
@@ -258,6 +259,7 @@ pub async fn accept_total(
             return Err(Problem::PriceChanged { lines: Vec::new(), total: total.into() });
         }
         TotalAccepted::NoProfile => return Err(Problem::ProfileMissing),
+        TotalAccepted::NoCard => return Err(Problem::CardMissing),
         TotalAccepted::NoSuchOrder => return Err(Problem::OrderNotFound),
     };
     let order = ledger.order_of(&buyer, id).await?.ok_or(Problem::OrderNotFound)?;

@@ -202,6 +202,16 @@ async fn a_buyer_with_ten_unpaid_orders_is_told_to_pay_or_cancel_one() {
     add(shop, &eve, "mug", 1).await;
     let refused = check_out(shop, &eve, "one-more", json!({})).await.is_problem(409, "too_many_open");
     assert_eq!(refused["limit"], 10, "{refused}");
+    // The same of units: what other orders hold leaves room for fewer than are in the cart.
+    let one_large = "with ended as (update orders set status = 'CANCELLED' where buyer = $1 and subtotal_minor = 1)
+        insert into order_items (order_id, line, product_id, variant_id, warehouse_id, quantity, unit_price_minor)
+        select order_id, 2, product_id, variant_id, warehouse_id, 99, 1 from order_items join orders using (order_id)
+        where buyer = $1 and line = 1";
+    assert_eq!(sql.execute(one_large, &[&eve]).await.unwrap(), 1);
+    let refused = check_out(shop, &eve, "one-more", json!({})).await.is_problem(409, "too_many_units_open");
+    assert_eq!(refused["limit"], 100, "{refused}");
+    sql.execute("delete from order_items where line = 2", &[]).await.unwrap();
+    sql.execute("update orders set status = 'PENDING_PAYMENT' where buyer = $1", &[&eve]).await.unwrap();
     let cancel = shop.http.post(shop.url(&format!("/v1/orders/{order}/cancel"))).bearer_auth(token(&eve));
     assert_eq!(send(cancel.header("Idempotency-Key", "c")).await.status, 200);
     assert_eq!(check_out(shop, &eve, "one-more", json!({})).await.status, 201);

@@ -85,7 +85,7 @@ async fn a_card_shows_how_it_stands_and_one_that_is_known_to_be_anothers_is_refu
     let without = put(&shop, "ada", &given).await;
     assert_eq!((without.status.as_u16(), without.json()), (200, given.clone()));
     let id = order(&shop).await;
-    pay(&shop, "ada", &id).await.is_problem(409, "checkout_profile_missing");
+    pay(&shop, "ada", &id).await.is_problem(409, "checkout_card_missing");
     assert_eq!(shop.get("ada", &format!("/v1/orders/{id}")).await.json()["payment"], "REQUIRED");
 }
 

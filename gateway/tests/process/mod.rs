@@ -11,6 +11,7 @@ mod drops;
 mod signals;
 mod killed;
 mod finance;
+mod review;
 mod settlement;
 mod logs;
 mod neighbours;

@@ -51,13 +51,14 @@ pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim
         profile: &profile,
         pay_by: engine.clock.now().checked_add(UNPAID)?,
         unpaid_max: u32::MAX,
+        unpaid_units_max: u32::MAX,
     };
     Ok(match engine.place(&new).await? {
         Placed::Now(_) => Ordered::Made,
         Placed::KeyKnown(_) | Placed::CartKnown(_) => Ordered::Before,
         Placed::Short(_) => Ordered::SoldOut,
         Placed::Changed => anyhow::bail!("others were faster each time"),
-        Placed::TooManyOpen => anyhow::bail!("there is no such limit here"),
+        Placed::TooManyOpen | Placed::TooManyUnitsOpen => anyhow::bail!("there is no such limit here"),
         Placed::Outdated => anyhow::bail!("this buyer has no such profile, or has ordered before"),
     })
 }
