@@ -2,7 +2,7 @@
 //! and his reason.
 
 use anyhow::{Context as _, anyhow};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use doorbuster_engine::domain::ids::{DropName, OrderId};
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::ledger::reconcile::Finding;
@@ -36,7 +36,7 @@ enum ReviewCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false, args = ["order", "drop", "because"])]
+#[command(group(ArgGroup::new("which").required(true).args(["order", "drop", "because"])))]
 struct ResolveArguments {
     /// The order's id
     order: Option<Uuid>,
