@@ -4,3 +4,10 @@
 pub mod hex;
 pub mod rounds;
 pub mod shuffle;
+pub mod entries;
+pub mod tree;
+pub mod merge;
+pub mod tickets;
+pub mod beacon;
+pub mod rules;
+pub mod draw;

@@ -63,6 +63,20 @@ impl Choices {
     }
 }
 
+impl Serialize for Choices {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.as_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for Choices {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let numbers = Vec::<u8>::deserialize(deserializer)?;
+        let numbers = numbers.into_iter().map(VariantNumber).collect::<Vec<_>>();
+        Self::new(&numbers).map_err(serde::de::Error::custom)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wish {
     pub quantity: Quantity,
