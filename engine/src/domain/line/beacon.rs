@@ -1,6 +1,6 @@
-//! The beacon: where the chance of a draw comes from. drand signs the number of a round at the time that belongs to it, so nobody
-//! knows its signature before, and nobody can choose it. Where a shop has another source, its own secret is in the seed too, and
-//! the page says what that means.
+//! The beacon: where the chance of a draw comes from. drand signs the number of a round at the time that belongs to it,
+//! so nobody knows its signature before, and nobody can choose it. Where a shop has another source, its own secret is
+//! in the seed too, and the page says what that means.
 
 use blst::BLST_ERROR;
 use blst::min_sig::{PublicKey, Signature};

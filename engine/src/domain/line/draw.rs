@@ -1,9 +1,9 @@
 //! The draw: when the root must stand, which round of the beacon decides, and the seed that follows from both.
 //!
-//! The order of times is all there is to it. The list is sealed, its root is published, and only then does the beacon say what
-//! nobody could know before. Where the root is late, the round is put off, and this too is decided before the round is out. After
-//! that the shop could have computed the result, so the try is void: the next one publishes the root first and takes a round that
-//! is ten minutes away.
+//! The order of times is all there is to it. The list is sealed, its root is published, and only then does the beacon
+//! say what nobody could know before. Where the root is late, the round is put off, and this too is decided before the
+//! round is out. After that the shop could have computed the result, so the try is void: the next one publishes the
+//! root first and takes a round that is ten minutes away.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -107,7 +107,8 @@ pub enum Step {
     Rooted { round: u64, at: Timestamp },
 }
 
-/// The one step that can be recorded now, by one transaction. `None`: there is nothing to record yet. `root`: if it is computed.
+/// The one step that can be recorded now, by one transaction. `None`: there is nothing to record yet. `root`: if it is
+/// computed.
 pub fn root_or_postpone(now: Timestamp, chain: &Chain, state: Try, root: Option<Digest>) -> Option<Step> {
     let round = match state {
         Try::Planned(round) => round,
@@ -190,7 +191,8 @@ pub fn follow(seal_at: Timestamp, chain: &Chain, steps: &[Step]) -> Result<(u64,
     Err(WrongSteps::NotRooted)
 }
 
-/// The same without rounds of a beacon: one root after the seal, and before `result_from` where there is a result of a day.
+/// The same without rounds of a beacon: one root after the seal, and before `result_from` where there is a result of a
+/// day.
 pub fn follow_without_rounds(
     seal_at: Timestamp,
     result_from: Option<Timestamp>,

@@ -12,7 +12,8 @@ use super::rounds::{Choices, Wish};
 use crate::domain::claims::Quantity;
 use crate::domain::ids::BuyerId;
 
-/// The first half of an HMAC-SHA256 over number and buyer, with a key that the drop keeps to itself: nobody can try out buyers.
+/// The first half of an HMAC-SHA256 over number and buyer, with a key that the drop keeps to itself: nobody can try out
+/// buyers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EntryId(pub Hex<16>);

@@ -1,5 +1,5 @@
-//! Entries of one card count once: otherwise twenty accounts with one card would have the best of twenty ranks. This is done
-//! before the seal, so the sealed list has no such entries.
+//! Entries of one card count once: otherwise twenty accounts with one card would have the best of twenty ranks. This is
+//! done before the seal, so the sealed list has no such entries.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,8 +13,8 @@ pub struct Merged {
     pub into: u32,
 }
 
-/// Which of these entries are merged, by number. Each comes with the hash of its card's fingerprint, if it has a card. Entries
-/// without one are left alone.
+/// Which of these entries are merged, by number. Each comes with the hash of its card's fingerprint, if it has a card.
+/// Entries without one are left alone.
 pub fn merge(entries: &[(u32, Option<Digest>)]) -> Vec<Merged> {
     let mut in_order = entries.to_vec();
     in_order.sort_unstable_by_key(|(number, _)| *number);

@@ -1,5 +1,5 @@
-//! A line: who waits for a drop, in which order, and what each round gives them. Everything here can be computed again by
-//! anybody who has what the shop publishes; docs/DRAW.md says how.
+//! A line: who waits for a drop, in which order, and what each round gives them. Everything here can be computed again
+//! by anybody who has what the shop publishes; docs/DRAW.md says how.
 
 pub mod hex;
 pub mod rounds;
@@ -11,3 +11,7 @@ pub mod tickets;
 pub mod beacon;
 pub mod rules;
 pub mod draw;
+pub mod bundle;
+pub mod example;
+#[cfg(test)]
+mod forgeries;

@@ -1,16 +1,18 @@
-//! Rounds: who of a line is next, and what a round gives them. The worker and the verifier decide by the same [`Allocation`].
+//! Rounds: who of a line is next, and what a round gives them. The worker and the verifier decide by the same
+//! [`Allocation`].
 //!
 //! A round has a snapshot of the units that are free, and gives them in this order:
 //!
 //! 1. Who was passed over before stands by, and goes first, in the order of the ranks. They do not count in the pace.
-//! 2. Then the next `per_round` ranks. Each is decided once; who gets nothing is passed over and stands by from then on.
+//! 2. Then the next `per_round` ranks. Each is decided once; who gets nothing is passed over and stands by from then
+//!    on.
 //!
-//! Everybody gets the first of their choices of which enough units are free and which costs no more than they accepted. Once nothing
-//! is free, all later ranks stand by at once, without a step for each.
+//! Everybody gets the first of their choices of which enough units are free and which costs no more than they accepted.
+//! Once nothing is free, all later ranks stand by at once, without a step for each.
 //!
-//! A round goes in chunks: the caller asks for [`Allocation::candidates`], reads what stands against each of them under its locks,
-//! and has them decided. How large the chunks are changes nothing in what is given. A million who stand by cost nothing as long as
-//! nothing is free that covers their wishes: they are listed by variant and quantity.
+//! A round goes in chunks: the caller asks for [`Allocation::candidates`], reads what stands against each of them under
+//! its locks, and has them decided. How large the chunks are changes nothing in what is given. A million who stand by
+//! cost nothing as long as nothing is free that covers their wishes: they are listed by variant and quantity.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -185,6 +187,22 @@ impl Free {
         self.0[usize::from(variant.0)] -= quantity.units();
     }
 
+    #[must_use]
+    pub fn with(mut self, more: &Self) -> Self {
+        for (units, more) in self.0.iter_mut().zip(more.0) {
+            *units = units.saturating_add(more);
+        }
+        self
+    }
+
+    /// `None`: there are not so many.
+    pub fn without(mut self, fewer: &Self) -> Option<Self> {
+        for (units, fewer) in self.0.iter_mut().zip(fewer.0) {
+            *units = units.checked_sub(fewer)?;
+        }
+        Some(self)
+    }
+
     /// By variant number, up to the last variant of which something is free.
     pub fn units(&self) -> &[u32] {
         let count = self.0.iter().rposition(|units| *units > 0).map_or(0, |last| last + 1);
@@ -321,7 +339,8 @@ impl Allocation {
         self.end_if_nothing_is_free();
     }
 
-    /// The next to be decided, in their order, at most `max`: fewer first are the same ones. Nobody: the round has ended.
+    /// The next to be decided, in their order, at most `max`: fewer first are the same ones. Nobody: the round has
+    /// ended.
     pub fn candidates(&self, max: usize) -> Vec<Rank> {
         let Position { phase, served, end_of_round, .. } = self.position;
         if let Phase::StandingBy { after } = phase {
@@ -438,7 +457,8 @@ pub fn bound(rank: Rank, per_round: u32) -> u32 {
     rounds_left(rank, 0, per_round)
 }
 
-/// The same when the ranks below `served` have been decided. It falls by one with every round at least, and never rises.
+/// The same when the ranks below `served` have been decided. It falls by one with every round at least, and never
+/// rises.
 pub fn rounds_left(rank: Rank, served: Rank, per_round: u32) -> u32 {
     let ranks = (u64::from(rank) + 1).saturating_sub(u64::from(served));
     u32::try_from(ranks.div_ceil(u64::from(per_round.max(1)))).unwrap_or(u32::MAX)
@@ -461,10 +481,10 @@ pub struct Inversion {
     pub given: Rank,
 }
 
-/// Every award at which an earlier rank could have had that variant: it had neither left nor been merged, awarded or over its
-/// limit, accepted the price, and wanted no more units than were free at that step. It does not ask by which rule the awards were
-/// made, so it tells of a mistake in [`Allocation`] too. Of an earlier rank that a round did not look at, nothing is known
-/// against it.
+/// Every award at which an earlier rank could have had that variant: it had neither left nor been merged, awarded or
+/// over its limit, accepted the price, and wanted no more units than were free at that step. It does not ask by which
+/// rule the awards were made, so it tells of a mistake in [`Allocation`] too. Of an earlier rank that a round did not
+/// look at, nothing is known against it.
 pub fn inversions(wishes: &[Wish], rounds: &[PastRound]) -> Vec<Inversion> {
     let mut lists = vec![Vec::new(); MAX_VARIANTS * MAX_BUYER_LIMIT as usize];
     for (rank, wish) in (0..).zip(wishes) {
@@ -518,8 +538,8 @@ pub fn inversions(wishes: &[Wish], rounds: &[PastRound]) -> Vec<Inversion> {
     found
 }
 
-/// Who still waits at the close, though what is free would have covered a choice of theirs. `standing` is what is known of
-/// everybody who has been given nothing.
+/// Who still waits at the close, though what is free would have covered a choice of theirs. `standing` is what is known
+/// of everybody who has been given nothing.
 pub fn in_vain<'a>(wishes: &'a [Wish], standing: &'a [Facts], free: &'a Free) -> impl Iterator<Item = Rank> + 'a {
     let could_have = |facts: &&Facts| {
         let wish = wishes.get(facts.rank as usize);

@@ -1,5 +1,5 @@
-//! The rules of a line: published as one text when it opens, and hashed into the seed of its draw. Afterwards only stock and pace may
-//! change, and both may only rise.
+//! The rules of a line: published as one text when it opens, and hashed into the seed of its draw. Afterwards only
+//! stock and pace may change, and both may only rise.
 //!
 //! The hash is that of the text as it is stored and published, so a verifier hashes what it got before it reads it.
 

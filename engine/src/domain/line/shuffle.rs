@@ -1,6 +1,6 @@
-//! The shuffle of a sealed list: swap-or-not, as `compute_shuffled_index` in Ethereum's consensus specification, with 90 rounds
-//! and SHA-256. The entry with index `i` has the rank `shuffled_index(i)`. It is a permutation for every seed and every count, it
-//! can be computed for one index alone, and it can be turned round.
+//! The shuffle of a sealed list: swap-or-not, as `compute_shuffled_index` in Ethereum's consensus specification, with
+//! 90 rounds and SHA-256. The entry with index `i` has the rank `shuffled_index(i)`. It is a permutation for every seed
+//! and every count, it can be computed for one index alone, and it can be turned round.
 
 use sha2::{Digest, Sha256};
 
@@ -21,11 +21,12 @@ pub fn index_of(rank: u32, count: u32, seed: &Seed) -> Option<u32> {
     (rank < count).then(|| (0..ROUNDS).rev().fold(rank, |index, round| step(index, count, seed, round)))
 }
 
-/// The ranks of all indices. Each hash is made once, for all the positions that it decides: a million takes as many hashes as
-/// 3,907 single indices do.
+/// The ranks of all indices. Each hash is made once, for all the positions that it decides: a million takes as many
+/// hashes as 3,907 single indices do.
 pub fn ranks(count: u32, seed: &Seed) -> Vec<u32> {
     let mut at = (0..count).collect::<Vec<_>>();
-    // What is moved is where an index stands, so the rounds go backwards: the first round moves what the others have moved.
+    // What is moved is where an index stands, so the rounds go backwards: the first round moves what the others have
+    // moved.
     for round in (0..ROUNDS).rev() {
         swap_all(&mut at, seed, round);
     }
@@ -47,7 +48,8 @@ fn step(index: u32, count: u32, seed: &Seed, round: u8) -> u32 {
     if bit(&bits(seed, round, position / POSITIONS), position) { flip } else { index }
 }
 
-/// One round for a whole list: every pair that is each other's flip is swapped, or not, by the bit of the greater position.
+/// One round for a whole list: every pair that is each other's flip is swapped, or not, by the bit of the greater
+/// position.
 fn swap_all(list: &mut [u32], seed: &Seed, round: u8) {
     let count = list.len() as u32;
     if count == 0 {
@@ -122,7 +124,8 @@ mod tests {
         format!("seed: '0x{SEED}'\ncount: {}\n{}]\n", mapping.len(), lines.join("\n"))
     }
 
-    /// Published are the files' SHA-256 (their names in the store of large files of consensus-spec-tests, mainnet, phase 0).
+    /// Published are the files' SHA-256 (their names in the store of large files of consensus-spec-tests, mainnet,
+    /// phase 0).
     #[test]
     fn it_is_the_shuffle_that_the_specification_publishes() {
         let published = [

@@ -1,6 +1,6 @@
-//! A ticket: what a buyer keeps of having joined. It is evidence against the shop as well, if the entry is missing in the list,
-//! so it is signed with a key whose public half stands in the published rules. It is no credential: it says what was joined, not
-//! who asks.
+//! A ticket: what a buyer keeps of having joined. It is evidence against the shop as well, if the entry is missing in
+//! the list, so it is signed with a key whose public half stands in the published rules. It is no credential: it says
+//! what was joined, not who asks.
 
 use std::str::FromStr;
 

@@ -1,5 +1,5 @@
-//! The sealed list as one hash: a Merkle tree as in RFC 6962, with SHA-256. Of one entry, anybody can check with a few hashes that
-//! it stands in the list.
+//! The sealed list as one hash: a Merkle tree as in RFC 6962, with SHA-256. Of one entry, anybody can check with a few
+//! hashes that it stands in the list.
 
 use sha2::{Digest as _, Sha256};
 
