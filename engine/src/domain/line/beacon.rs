@@ -29,8 +29,8 @@ pub struct Chain {
 impl Chain {
     /// The network of the League of Entropy without chaining: a round every 3 seconds.
     pub fn quicknet() -> Self {
-        const KEY: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c8c4b450b6a0a6c3ac6a5776a2d106451\
-            0d1fec758c921cc22b0e17e63aaf4bcb5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991ef5ece45a";
+        const KEY: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c8c4b450b6a0a6c3ac6a5776a2d10\
+            64510d1fec758c921cc22b0e17e63aaf4bcb5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991ef5ece45a";
         const HASH: &str = "52db9ba70e0cc0f6eaf7803dd07447a1f5477735fd3f661792ba94600c84e971";
         Self {
             chain_hash: HASH.parse().expect("64 digits"),
@@ -193,7 +193,7 @@ fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
-/// A secret as it is published once the draw stands.
+/// A secret as it is published once the draw stands: 16 bytes at least, or it could be guessed.
 pub fn secret_of(text: &str) -> Option<Vec<u8>> {
     hex::decode(text).filter(|secret| secret.len() >= 16)
 }
@@ -208,7 +208,8 @@ pub(crate) mod tests {
     fn round_1000() -> Pulse {
         Pulse::from_json(
             r#"{"round":1000,"randomness":"fe290beca10872ef2fb164d2aa4442de4566183ec51c56ff3cd603d930e54fdd",
-            "signature":"b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"}"#,
+            "signature":
+            "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39"}"#,
         )
         .unwrap()
     }

@@ -840,6 +840,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
         /// With any wishes, stock, bars, returns, later joins and chunks; and a worker that dies after every chunk.
         #[test]
         fn rounds_give_what_the_rule_gives(plan in plans()) {

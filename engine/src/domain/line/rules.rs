@@ -166,7 +166,8 @@ pub enum InvalidRules {
     #[error("the line must open before it is sealed, and its drop must open before it closes")]
     Times,
     #[error(
-        "the seal must be 150 seconds before the drop opens: the beacon's round comes 120 seconds after the seal, and has to arrive"
+        "the seal must be 150 seconds before the drop opens: the beacon's round comes 120 seconds after the seal, and has \
+        to arrive"
     )]
     SealTooLate,
     #[error("rounds come every 1 to {MAX_EVERY_SECONDS} seconds; {0} were given")]
@@ -331,13 +332,17 @@ pub(crate) mod tests {
         let expected = format!(
             concat!(
                 r#"{{"version":2,"drop":"shoe","mode":"queue","line_opens_at":"2026-12-01T11:00:00Z","#,
-                r#""seal_at":"2026-12-01T11:57:30Z","opens_at":"2026-12-01T12:00:00Z","closes_at":"2026-12-01T13:00:00Z","#,
+                r#""seal_at":"2026-12-01T11:57:30Z","opens_at":"2026-12-01T12:00:00Z","#,
+                r#""closes_at":"2026-12-01T13:00:00Z","#,
                 r#""every_seconds":30,"per_round":10,"pay_within_seconds":1800,"capacity":1000000,"currency":"EUR","#,
                 r#""variants":[{{"number":0,"sku":"shoe-42","stock":50,"price_minor":12900}},"#,
-                r#"{{"number":1,"sku":"shoe-43","stock":50,"price_minor":12900}}],"buyer_limit":2,"requires_card":true,"#,
+                r#"{{"number":1,"sku":"shoe-43","stock":50,"price_minor":12900}}],"#,
+                r#""buyer_limit":2,"requires_card":true,"#,
                 r#""merges":["card"],"may_pass_over":["left","merged","awarded","over_limit"],"#,
-                r#""beacon":{{"kind":"drand","chain_hash":"{}","public_key":"{}","period_seconds":3,"genesis":1692803367}},"#,
-                r#""ticket_key":"0707070707070707070707070707070707070707070707070707070707070707","then_open":false}}"#,
+                r#""beacon":{{"kind":"drand","chain_hash":"{}","public_key":"{}","#,
+                r#""period_seconds":3,"genesis":1692803367}},"#,
+                r#""ticket_key":"0707070707070707070707070707070707070707070707070707070707070707","#,
+                r#""then_open":false}}"#,
             ),
             quicknet.chain_hash, quicknet.public_key,
         );

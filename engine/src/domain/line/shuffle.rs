@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn one_index_alone_has_the_rank_that_it_has_in_the_whole_list() {
-        for count in [0, 1, 2, 3, 5, 8, 255, 256, 257, 513] {
+        for count in [0, 1, 2, 3, 7, 8, 256, 257] {
             let (ranks, order) = (ranks(count, &seed()), order(count, &seed()));
             assert_eq!(ranks.len(), count as usize);
             for index in 0..count {
