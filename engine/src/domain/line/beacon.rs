@@ -269,9 +269,25 @@ pub(crate) mod tests {
         assert_eq!(chain.verify(&pulse), Err(BadPulse::Key));
     }
 
+    /// The real signature and a point of small order, added up: a pairing takes the sum for the signature. Whoever
+    /// could add such points could choose among many random numbers.
+    #[test]
+    fn a_signature_outside_of_the_group_is_none() {
+        let sum = "94385d48ab9d338824a523ff7d310fbeeac0184598d56b49f27857bcd3ef91f6ead1c7ef99c9beee47784ebba5c635de";
+        let signature: Hex<48> = sum.parse().unwrap();
+        let randomness = Hex(Sha256::digest(signature.0).into());
+        let pulse = Pulse { signature, randomness, ..round_1000() };
+        assert_eq!(Chain::quicknet().verify(&pulse), Err(BadPulse::Signature));
+    }
+
     #[test]
     fn the_hash_of_a_chain_is_checked() {
         assert_eq!(Chain::from_info(&info()), Ok(Chain::quicknet()));
+        // The default chain of a network has a hash without its name.
+        let unnamed = "bb53bd3c1f404463b224d27e22872c4754f7d4f5549693d349f616c3ac27d4a9";
+        let default = info().replace("\"quicknet\"", "\"default\"");
+        let default = default.replace(&Chain::quicknet().chain_hash.to_string(), unnamed);
+        assert_eq!(Chain::from_info(&default).map(|chain| chain.chain_hash.to_string()), Ok(unnamed.to_owned()));
         let cases = [
             ("\"period\":3", "\"period\":30", BadChain::Hash),
             ("1692803367", "1692803366", BadChain::Hash),

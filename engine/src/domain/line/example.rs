@@ -33,7 +33,7 @@ pub fn wish(number: u32) -> Wish {
     let count = 1 + mixed(number, 2) % 3;
     let variants = (0..count).map(|at| VariantNumber(((first + at) % u32::from(VARIANTS)) as u8)).collect::<Vec<_>>();
     Wish {
-        quantity: Quantity::new(1 + i64::from(mixed(number, 3) % 4 == 0)).expect("one or two units"),
+        quantity: Quantity::new(1 + i64::from(mixed(number, 3).is_multiple_of(4))).expect("one or two units"),
         choices: Choices::new(&variants).expect("one to three different variants"),
     }
 }
@@ -124,7 +124,7 @@ fn facts(round: u32, rank: Rank) -> Facts {
         2..=5 if round % 3 == 1 => Some(Bar::OverLimit),
         _ => None,
     };
-    let dearer = if mixed(rank, 5) % 13 == 0 { 1 << (round % 3) } else { 0 };
+    let dearer = if mixed(rank, 5).is_multiple_of(13) { 1 << (round % 3) } else { 0 };
     Facts { rank, bar, dearer }
 }
 

@@ -351,6 +351,28 @@ const FORGERIES: &[Forgery] = &[
         is!(Wrong::NotInList(_)),
     ),
     ("another version", |bundle| bundle.version = 3, is!(Wrong::Version(3))),
+    (
+        "a wish for a variant that the drop does not have",
+        |bundle| {
+            *bundle = with_rules(|rules| {
+                rules.variants.pop();
+            });
+        },
+        is!(Wrong::Wish(_)),
+    ),
+    (
+        "the last round was cut short",
+        |bundle| {
+            bundle.chunks.retain(|chunk| chunk.round == 0);
+            bundle.chunks.pop();
+        },
+        is!(Wrong::RoundCut(0)),
+    ),
+    (
+        "an award to somebody who was not due",
+        |bundle| bundle.chunks[0].awards.push((200, 0)),
+        is!(Wrong::WrongAward { round: 0, rank: 200 }),
+    ),
 ];
 
 fn ticket(entry: EntryId) -> Ticket {
@@ -391,6 +413,12 @@ fn every_forgery_is_refused_by_its_own_name() {
         let verdict = wrong(verify(&bundle, None));
         assert!(verdict.as_ref().is_some_and(is_expected), "{what}: {verdict:?}");
     }
+}
+
+#[test]
+fn rules_that_no_line_may_have_are_refused() {
+    let bundle = with_rules(|rules| rules.every_seconds = 0);
+    assert!(matches!(wrong(verify(&bundle, None)), Some(Wrong::Rules(_))));
 }
 
 #[test]

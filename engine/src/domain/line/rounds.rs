@@ -703,6 +703,16 @@ mod tests {
     }
 
     #[test]
+    fn free_units_are_those_of_variants_that_a_drop_can_have() {
+        assert!(Free::try_from(vec![1; MAX_VARIANTS + 1]).is_err());
+        let most = Free::try_from(vec![1; MAX_VARIANTS]).unwrap();
+        assert_eq!((most.of(VariantNumber(31)), most.of(VariantNumber(32))), (1, 0));
+        assert_eq!(Free::from_iter([(VariantNumber(0), 1), (VariantNumber(32), 5), (VariantNumber(0), 2)]), free(&[3]));
+        assert_eq!(free(&[3, 1]).without(&free(&[2])), Some(free(&[1, 1])));
+        assert_eq!(free(&[3, 1]).without(&free(&[0, 2])), None);
+    }
+
+    #[test]
     fn the_bound_of_a_rank_is_the_round_that_decides_it() {
         for (rank, per_round, expected) in [(0, 1, 1), (0, 10, 1), (9, 10, 1), (10, 10, 2), (Rank::MAX, 1, u32::MAX)] {
             assert_eq!(bound(rank, per_round), expected, "{rank} at {per_round}");
@@ -807,12 +817,12 @@ mod tests {
             let left = self.left[rank as usize % self.left.len()];
             let bar = if left < 10 && round >= usize::from(left) {
                 Some(Bar::Left)
-            } else if seed % 16 == 0 {
+            } else if seed.is_multiple_of(16) {
                 Some(Bar::OverLimit)
             } else {
                 None
             };
-            Facts { rank, bar, dearer: if seed % 3 == 0 { (seed >> 4) as u8 & 0b111 } else { 0 } }
+            Facts { rank, bar, dearer: if seed.is_multiple_of(3) { (seed >> 4) as u8 & 0b111 } else { 0 } }
         }
     }
 
