@@ -16,6 +16,7 @@ pub mod certificate;
 pub mod provider;
 pub mod smtp_sink;
 pub mod webhook_sink;
+pub mod beacon;
 pub mod crowd;
 
 use std::fs::{self, File, Permissions, TryLockError};

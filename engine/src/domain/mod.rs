@@ -27,6 +27,7 @@ pub mod carts;
 pub mod charges;
 pub mod checkout;
 pub mod standby;
+pub mod line;
 pub mod rest;
 pub mod transfers;
 pub mod orders;

@@ -14,6 +14,7 @@ mod stalls;
 mod wire;
 mod refusals;
 mod standby;
+mod beacon;
 mod tls;
 mod lifecycle;
 mod drafts;

@@ -1,0 +1,562 @@
+//! Bundles that were tampered with, and what each verifier says of them: ours, and the Python in docs/DRAW.md.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use blst::min_sig::SecretKey;
+use jiff::SignedDuration;
+
+use super::beacon::tests::{chain_of, pulse_of};
+use super::beacon::{self, BadPulse};
+use super::bundle::{Against, Bundle, Own, Proven, Revealed, Verdict, Wrong, verify};
+use super::draw::{self, Chance, Sealed, Step, WrongSteps};
+use super::entries::EntryId;
+use super::example;
+use super::hex::{self, Hex};
+use super::rounds::{Free, inversions};
+use super::rules::{self, Beacon, Rules};
+use super::tickets::{InvalidTicket, Ticket, TicketSigner};
+use super::tree;
+use crate::domain::ids::{DropId, VariantNumber};
+
+fn key() -> SecretKey {
+    SecretKey::key_gen(&[1; 32], &[]).unwrap()
+}
+
+fn signer() -> TicketSigner {
+    TicketSigner::new(&[1; 32]).unwrap()
+}
+
+fn honest(entries: u32) -> Bundle {
+    let key = key();
+    example::bundle(entries, &chain_of(&key), signer().public_key(), |round| pulse_of(&key, round))
+}
+
+fn pulse(bundle: &mut Bundle) -> &mut beacon::Pulse {
+    match &mut bundle.beacon {
+        Revealed::Drand(pulse) => pulse,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The line of a shop that had other rules.
+fn with_rules(change: impl FnOnce(&mut Rules)) -> Bundle {
+    let (key, entries) = (key(), 300);
+    let chain = chain_of(&key);
+    let mut rules = example::rules(entries, &chain, signer().public_key());
+    change(&mut rules);
+    example::of_rules(&rules, entries, &chain, |round| pulse_of(&key, round))
+}
+
+fn reseed(bundle: &mut Bundle) {
+    let rules = Rules::parse(&bundle.rules).unwrap();
+    let pulse = *pulse(bundle);
+    let Beacon::Drand(chain) = &rules.beacon else { panic!("{rules:?}") };
+    let sealed = Sealed { drop: rules.drop.as_str(), rules: bundle.rules_hash, count: bundle.count, root: bundle.root };
+    let chance = Chance::Drand { chain: &chain.chain_hash, round: pulse.round, randomness: &pulse.randomness };
+    bundle.seed = Hex(draw::seed(&sealed, &chance));
+}
+
+/// The chunk in which something was said against somebody, of this kind.
+fn chunk_with(bundle: &Bundle, is_meant: impl Fn(&Against) -> bool) -> (usize, usize) {
+    let mut found = bundle
+        .chunks
+        .iter()
+        .enumerate()
+        .filter_map(|(at, chunk)| Some((at, chunk.against.iter().position(&is_meant)?)));
+    found.next().expect("the example has one")
+}
+
+type Forgery = (&'static str, fn(&mut Bundle), fn(&Wrong) -> bool);
+
+macro_rules! is {
+    ($pattern:pat) => {
+        |wrong| matches!(wrong, $pattern)
+    };
+}
+
+const FORGERIES: &[Forgery] = &[
+    (
+        "rules changed",
+        |bundle| bundle.rules = bundle.rules.replace("\"per_round\":", "\"per_round\":1"),
+        is!(Wrong::RulesHash),
+    ),
+    (
+        "rules changed, with their hash",
+        |bundle| {
+            bundle.rules = bundle.rules.replace("\"per_round\":", "\"per_round\":1");
+            bundle.rules_hash = rules::hash_of(&bundle.rules);
+        },
+        is!(Wrong::Seed),
+    ),
+    (
+        "rules with a reason of the shop's own",
+        |bundle| {
+            bundle.rules = bundle.rules.replace("over_limit", "not_eligible");
+            bundle.rules_hash = rules::hash_of(&bundle.rules);
+        },
+        is!(Wrong::Rules(_)),
+    ),
+    ("an entry was added", |bundle| bundle.leaves.push(example::entry(999_999)), is!(Wrong::Count { .. })),
+    (
+        "an entry was added and counted",
+        |bundle| {
+            bundle.leaves.push(example::entry(999_999));
+            bundle.leaves.sort_unstable_by_key(|leaf| leaf.id);
+            bundle.count += 1;
+        },
+        is!(Wrong::Root),
+    ),
+    (
+        "an entry was added behind the others",
+        |bundle| {
+            bundle.leaves.push(example::entry(999_999));
+            bundle.count += 1;
+        },
+        is!(Wrong::Order(_)),
+    ),
+    (
+        "an entry stands twice",
+        |bundle| {
+            bundle.leaves[1] = bundle.leaves[0];
+            bundle.root = tree::root(tree::leaves(&bundle.leaves));
+            reseed(bundle);
+        },
+        is!(Wrong::Order(1)),
+    ),
+    ("an entry wants something else", |bundle| bundle.leaves[5].wish = example::wish(7), is!(Wrong::Root)),
+    (
+        "an entry was exchanged",
+        |bundle| {
+            bundle.leaves[5] = example::entry(999_999);
+            bundle.leaves.sort_unstable_by_key(|leaf| leaf.id);
+        },
+        is!(Wrong::Root),
+    ),
+    (
+        "the root was replaced",
+        |bundle| {
+            bundle.leaves[5].wish = example::wish(7);
+            bundle.root = tree::root(tree::leaves(&bundle.leaves));
+        },
+        is!(Wrong::Seed),
+    ),
+    ("the count is another one", |bundle| bundle.count += 1, is!(Wrong::Count { .. })),
+    (
+        "a wish of more than one may have",
+        |bundle| *bundle = with_rules(|rules| rules.buyer_limit = 1),
+        is!(Wrong::Wish(_)),
+    ),
+    (
+        "a late root",
+        |bundle| {
+            let Step::Rooted { at, .. } = &mut bundle.steps[0] else { panic!() };
+            *at += SignedDuration::from_secs(90);
+        },
+        is!(Wrong::Steps(WrongSteps::LateRoot)),
+    ),
+    ("no root at all", |bundle| bundle.steps.clear(), is!(Wrong::Steps(WrongSteps::NotRooted))),
+    (
+        "a postponement when the round was out",
+        |bundle| {
+            let Step::Rooted { round, .. } = bundle.steps[0] else { panic!() };
+            let at = chain_of(&key()).time_of(round).unwrap();
+            bundle.steps =
+                vec![Step::Postponed { round, to: round + 100, at }, Step::Rooted { round: round + 100, at }];
+            *pulse(bundle) = pulse_of(&key(), round + 100);
+            reseed(bundle);
+        },
+        is!(Wrong::Steps(WrongSteps::LatePostponement)),
+    ),
+    (
+        "another round's beacon",
+        |bundle| {
+            let round = pulse(bundle).round + 1;
+            *pulse(bundle) = pulse_of(&key(), round);
+            reseed(bundle);
+        },
+        is!(Wrong::BeaconRound { .. }),
+    ),
+    (
+        "a signature of another round, and everything that follows from it",
+        |bundle| {
+            let (key, entries) = (key(), 300);
+            let chosen = |round| beacon::Pulse { round, ..pulse_of(&key, round + 1) };
+            *bundle = example::bundle(entries, &chain_of(&key), signer().public_key(), chosen);
+        },
+        is!(Wrong::Beacon(BadPulse::Signature)),
+    ),
+    (
+        "randomness of the shop's own",
+        |bundle| {
+            pulse(bundle).randomness = Hex([7; 32]);
+            reseed(bundle);
+        },
+        is!(Wrong::Beacon(BadPulse::Randomness)),
+    ),
+    (
+        "a beacon of the shop's own",
+        |bundle| {
+            bundle.beacon = Revealed::None { secret: "ab".repeat(16) };
+        },
+        is!(Wrong::BeaconKind),
+    ),
+    ("the seed was chosen", |bundle| bundle.seed = Hex([7; 32]), is!(Wrong::Seed)),
+    ("joined later, and stands before others", |bundle| bundle.joins.swap(0, 1), is!(Wrong::Join(_))),
+    ("joined twice", |bundle| bundle.joins[1].entry = bundle.joins[0].entry, is!(Wrong::Join(_))),
+    ("in line already, and joined again", |bundle| bundle.joins[1].entry = bundle.leaves[0], is!(Wrong::Join(_))),
+    ("a round is missing", |bundle| bundle.chunks.retain(|chunk| chunk.round != 2), is!(Wrong::RoundNumber(3))),
+    (
+        "a round before its time",
+        |bundle| {
+            bundle
+                .chunks
+                .iter_mut()
+                .filter(|chunk| chunk.round == 1)
+                .for_each(|chunk| chunk.at -= SignedDuration::from_secs(2));
+        },
+        is!(Wrong::RoundEarly(1)),
+    ),
+    (
+        "the pace was lowered",
+        |bundle| {
+            bundle.chunks.iter_mut().filter(|chunk| chunk.round == 1).for_each(|chunk| chunk.per_round -= 1);
+        },
+        is!(Wrong::PaceLowered(1)),
+    ),
+    ("the pace was lowered inside a round", |bundle| bundle.chunks[1].per_round -= 1, is!(Wrong::PaceLowered(0))),
+    (
+        "the stock was cut",
+        |bundle| {
+            bundle.chunks[0].free = bundle.chunks[0].free.without(&Free::from_iter([(VariantNumber(0), 1)])).unwrap();
+        },
+        is!(Wrong::Stock(0)),
+    ),
+    (
+        "units were kept back between two chunks",
+        |bundle| {
+            bundle.chunks[1].free = bundle.chunks[1].free.without(&Free::from_iter([(VariantNumber(1), 1)])).unwrap();
+        },
+        is!(Wrong::Stock(0)),
+    ),
+    (
+        "units came from nowhere",
+        |bundle| bundle.chunks[0].returned = Free::from_iter([(VariantNumber(0), 1)]),
+        is!(Wrong::Returned(0)),
+    ),
+    (
+        "units came inside a round",
+        |bundle| bundle.chunks[1].added = Free::from_iter([(VariantNumber(0), 1)]),
+        is!(Wrong::Stock(0)),
+    ),
+    ("the line got shorter", |bundle| bundle.chunks[0].count -= 1, is!(Wrong::LineCount(0))),
+    ("the line is longer than its list", |bundle| bundle.chunks[0].count += 1_000, is!(Wrong::LineCount(0))),
+    (
+        "somebody was struck out for a reason of the shop's own",
+        |bundle| {
+            let rank = bundle.chunks[0].awards[0].0;
+            bundle.chunks[0].against.push(Against(rank, Some("not_eligible".to_owned()), 0));
+            bundle.chunks[0].awards.remove(0);
+        },
+        is!(Wrong::Reason { .. }),
+    ),
+    (
+        "somebody was struck out for a reason that the rules leave out",
+        |bundle| *bundle = with_rules(|rules| rules.may_pass_over.clear()),
+        is!(Wrong::Reason { .. }),
+    ),
+    (
+        "somebody was struck out as awarded",
+        |bundle| {
+            let rank = bundle.chunks[0].awards[0].0;
+            bundle.chunks[0].against.push(Against(rank, Some("awarded".to_owned()), 0));
+            bundle.chunks[0].awards.remove(0);
+        },
+        is!(Wrong::NotAwarded(_)),
+    ),
+    (
+        "something is said against nobody",
+        |bundle| {
+            bundle.chunks[0].against.push(Against(100, Some("left".to_owned()), 0));
+        },
+        is!(Wrong::NotDecided { round: 0, rank: 100 }),
+    ),
+    (
+        "a round ended too early",
+        |bundle| {
+            let last = bundle.chunks.iter().position(|chunk| chunk.round == 1).unwrap() - 1;
+            bundle.chunks.remove(last);
+        },
+        is!(Wrong::RoundCut(0)),
+    ),
+    (
+        "a round went on",
+        |bundle| {
+            let last = bundle.chunks.iter().position(|chunk| chunk.round == 1).unwrap() - 1;
+            bundle.chunks[last].decided += 1;
+        },
+        is!(Wrong::RoundCut(0)),
+    ),
+    (
+        "an award above what was accepted",
+        |bundle| {
+            let (chunk, at) = chunk_with(bundle, |Against(_, bar, dearer)| bar.is_none() && *dearer == 1);
+            let Against(rank, ..) = bundle.chunks[chunk].against[at];
+            bundle.chunks[chunk].awards.retain(|(awarded, _)| *awarded != rank);
+            let before = bundle.chunks[chunk].awards.partition_point(|(awarded, _)| *awarded < rank);
+            bundle.chunks[chunk].awards.insert(before, (rank, 0));
+        },
+        is!(Wrong::AboveAccepted(_)),
+    ),
+    (
+        "a rank was skipped",
+        |bundle| {
+            bundle.chunks[0].awards.remove(0);
+        },
+        is!(Wrong::MissingAward { round: 0, .. }),
+    ),
+    (
+        "a later rank has the award of an earlier one",
+        |bundle| {
+            let later = bundle.chunks[1].awards[0];
+            bundle.chunks[0].awards[0] = later;
+        },
+        is!(Wrong::MissingAward { round: 0, .. }),
+    ),
+    (
+        "another choice was given",
+        |bundle| {
+            let award = bundle.chunks[0].awards.first_mut().unwrap();
+            award.1 += 1;
+        },
+        is!(Wrong::WrongAward { round: 0, .. }),
+    ),
+    (
+        "somebody who left was given something",
+        |bundle| {
+            let (chunk, at) = chunk_with(bundle, |Against(_, bar, _)| bar.as_deref() == Some("left"));
+            let Against(rank, ..) = bundle.chunks[chunk].against[at];
+            let before = bundle.chunks[chunk].awards.partition_point(|(awarded, _)| *awarded < rank);
+            bundle.chunks[chunk].awards.insert(before, (rank, 0));
+        },
+        is!(Wrong::WrongAward { .. }),
+    ),
+    ("others are said to be served", |bundle| bundle.chunks[0].served += 1, is!(Wrong::Served(0))),
+    (
+        "somebody's ticket is not in the list",
+        |bundle| {
+            bundle.tickets.push(signer().sign(&ticket(EntryId(Hex([3; 16])))));
+        },
+        is!(Wrong::NotInList(_)),
+    ),
+    ("another version", |bundle| bundle.version = 3, is!(Wrong::Version(3))),
+    (
+        "a wish for a variant that the drop does not have",
+        |bundle| {
+            *bundle = with_rules(|rules| {
+                rules.variants.pop();
+            });
+        },
+        is!(Wrong::Wish(_)),
+    ),
+    (
+        "the last round was cut short",
+        |bundle| {
+            bundle.chunks.retain(|chunk| chunk.round == 0);
+            bundle.chunks.pop();
+        },
+        is!(Wrong::RoundCut(0)),
+    ),
+    (
+        "an award to somebody who was not due",
+        |bundle| bundle.chunks[0].awards.push((200, 0)),
+        is!(Wrong::WrongAward { round: 0, rank: 200 }),
+    ),
+];
+
+fn ticket(entry: EntryId) -> Ticket {
+    Ticket { drop: DropId(1), number: 1, entry, joined_at: jiff::Timestamp::UNIX_EPOCH }
+}
+
+static SMALL: LazyLock<Bundle> = LazyLock::new(|| honest(300));
+
+fn wrong(verdict: Verdict) -> Option<Wrong> {
+    verdict.err()
+}
+
+#[test]
+fn an_honest_bundle_has_nothing_wrong() {
+    for entries in [1, 2, 7, 300, 2_000] {
+        let bundle = honest(entries);
+        let Proven { wishes, rounds, awards, undecided, rules, .. } = verify(&bundle, None).unwrap();
+        assert_eq!(wishes.len(), entries as usize + bundle.joins.len(), "{entries}");
+        assert!(awards > 0 && undecided == 0, "{awards} awards, {undecided} undecided of {entries}");
+        assert_eq!(inversions(&wishes, &rounds), []);
+        assert_eq!(rules.drop.as_str(), "shoe");
+        let text = serde_json::to_string(&bundle).unwrap();
+        assert_eq!(serde_json::from_str::<Bundle>(&text).unwrap(), bundle);
+    }
+    // A line in which all of it happens, so that the forgeries have something to forge.
+    let kinds = |bar: &str| {
+        SMALL.chunks.iter().flat_map(|chunk| &chunk.against).any(|against| against.1.as_deref() == Some(bar))
+    };
+    assert!(kinds("left") && kinds("over_limit") && SMALL.chunks.iter().any(|chunk| !chunk.returned.is_nothing()));
+    assert!(SMALL.chunks.last().unwrap().count > SMALL.count);
+}
+
+#[test]
+fn every_forgery_is_refused_by_its_own_name() {
+    for (what, forge, is_expected) in FORGERIES {
+        let mut bundle = SMALL.clone();
+        forge(&mut bundle);
+        let verdict = wrong(verify(&bundle, None));
+        assert!(verdict.as_ref().is_some_and(is_expected), "{what}: {verdict:?}");
+    }
+}
+
+#[test]
+fn rules_that_no_line_may_have_are_refused() {
+    let bundle = with_rules(|rules| rules.every_seconds = 0);
+    assert!(matches!(wrong(verify(&bundle, None)), Some(Wrong::Rules(_))));
+}
+
+#[test]
+fn a_round_before_the_draw_stands_is_refused() {
+    let mut bundle = SMALL.clone();
+    // The root came late, so the draw stands 300 seconds later; the rounds did not wait.
+    let Step::Rooted { round, .. } = bundle.steps[0] else { panic!() };
+    let chain = chain_of(&key());
+    let before = |round: u64, seconds| chain.time_of(round).unwrap() - SignedDuration::from_secs(seconds);
+    bundle.steps = vec![
+        Step::Postponed { round, to: round + 100, at: before(round, 5) },
+        Step::Rooted { round: round + 100, at: before(round + 100, 30) },
+    ];
+    *pulse(&mut bundle) = pulse_of(&key(), round + 100);
+    reseed(&mut bundle);
+    assert_eq!(wrong(verify(&bundle, None)), Some(Wrong::RoundEarly(0)));
+}
+
+#[test]
+fn ones_own_entry_is_found_with_what_it_was_given() {
+    let proven = |own: &Own| verify(&SMALL, Some(own));
+    let entry = SMALL.leaves[17].id;
+    let place = proven(&Own::Entry(entry)).unwrap().own.unwrap();
+    assert_eq!(place.entry, entry);
+    let by_ticket = proven(&Own::Ticket(signer().sign(&ticket(entry)))).unwrap().own;
+    assert_eq!(by_ticket, Some(place));
+    let later = SMALL.joins[1].entry.id;
+    assert_eq!(proven(&Own::Entry(later)).unwrap().own.unwrap().rank, SMALL.count + 1);
+    let awarded = SMALL.leaves.iter().filter(|leaf| {
+        let award = proven(&Own::Entry(leaf.id)).unwrap().own.unwrap().award;
+        award.is_some_and(|award| leaf.wish.choices.iter().any(|choice| choice == award.variant))
+    });
+    assert!(awarded.take(3).count() == 3);
+    let stranger = EntryId(Hex([9; 16]));
+    assert_eq!(wrong(proven(&Own::Entry(stranger))), Some(Wrong::NotInList(stranger)));
+    let forged = TicketSigner::new(&[2; 32]).unwrap().sign(&ticket(entry));
+    assert_eq!(wrong(proven(&Own::Ticket(forged))), Some(Wrong::Ticket(InvalidTicket::AnotherKey)));
+}
+
+#[test]
+fn draws_by_hand_need_the_secret_that_they_were_bound_to() {
+    let secret = [5; 32];
+    let commitment = beacon::commitment(&secret);
+    let date: jiff::civil::Date = "2026-12-02".parse().unwrap();
+    let manual = Beacon::Manual { source: "lotto".to_owned(), date, pattern: r"\d+".to_owned(), commitment };
+    let rooted = |bundle: &Bundle| {
+        let rules = Rules::parse(&bundle.rules).unwrap();
+        vec![Step::Rooted { round: 0, at: rules.seal_at }]
+    };
+    let seeded = |beacon: Beacon, revealed: Revealed| {
+        let mut bundle = honest(30);
+        bundle.chunks.clear();
+        let mut rules = Rules::parse(&bundle.rules).unwrap();
+        rules.beacon = beacon;
+        bundle.rules = rules.to_text();
+        bundle.rules_hash = rules::hash_of(&bundle.rules);
+        bundle.steps = rooted(&bundle);
+        let sealed = Sealed { drop: "shoe", rules: bundle.rules_hash, count: bundle.count, root: bundle.root };
+        let chance = match &revealed {
+            Revealed::Manual { result, .. } => Chance::Manual { result, secret: &secret },
+            _ => Chance::None { secret: &secret },
+        };
+        bundle.seed = Hex(draw::seed(&sealed, &chance));
+        bundle.beacon = revealed;
+        bundle
+    };
+    let (right, foreign) = (hex::encode(&secret), hex::encode(&[6; 32]));
+    let typed = |result: &str, secret: &str| Revealed::Manual { result: result.to_owned(), secret: secret.to_owned() };
+    let none = |secret: &str| Revealed::None { secret: secret.to_owned() };
+    let cases = [
+        ("typed", seeded(manual.clone(), typed("123", &right)), None),
+        ("typed in another form", seeded(manual.clone(), typed("123.", &right)), Some(Wrong::Result)),
+        ("typed, with another secret", seeded(manual.clone(), typed("123", &foreign)), Some(Wrong::Secret)),
+        ("only a secret", seeded(Beacon::None { commitment }, none(&right)), None),
+        ("another secret", seeded(Beacon::None { commitment }, none(&foreign)), Some(Wrong::Secret)),
+        (
+            "a short secret",
+            seeded(Beacon::None { commitment: beacon::commitment(&[1]) }, none("01")),
+            Some(Wrong::Secret),
+        ),
+        ("nothing typed", seeded(manual, none(&right)), Some(Wrong::BeaconKind)),
+    ];
+    for (what, bundle, expected) in cases {
+        assert_eq!(wrong(verify(&bundle, None)), expected, "{what}");
+    }
+}
+
+/// The block in docs/DRAW.md that begins with `#!/usr/bin/env python3`.
+fn python() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/DRAW.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, from) = page.split_once("```python\n").unwrap();
+    from.split_once("```").unwrap().0.to_owned()
+}
+
+/// Runs the program for one file after the other, as `python3 verify.py FILE` does, and prints a line for each:
+/// starting Python takes longer than what it has to do here.
+const FOR_EACH: &str = r#"
+import contextlib, io, runpy, sys
+program, *files = sys.argv[1:]
+for file in files:
+    sys.argv = [program, file]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as said: runpy.run_path(program, run_name="__main__")
+        print("content:", said.getvalue().strip())
+    except SystemExit as end: print("refused:", end.code)
+    except Exception as error: print("refused:", repr(error))
+"#;
+
+/// What the page says Python cannot check: a signature by BLS.
+const FOR_BLS: &str = "a signature of another round, and everything that follows from it";
+
+#[test]
+fn the_python_on_the_page_says_the_same() {
+    let mut bundles = vec![("10,000 entries", honest(10_000), true), ("300 entries", SMALL.clone(), true)];
+    for (what, forge, _) in FORGERIES.iter().filter(|(what, ..)| !what.contains("ticket")) {
+        let mut bundle = SMALL.clone();
+        forge(&mut bundle);
+        bundles.push((what, bundle, *what == FOR_BLS));
+    }
+    let folder = std::env::temp_dir().join(format!("doorbuster-draw-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let program = folder.join("verify.py");
+    std::fs::write(&program, python()).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", FOR_EACH]).arg(&program);
+    for (number, (_, bundle, _)) in bundles.iter().enumerate() {
+        let file = folder.join(format!("{number}.json"));
+        std::fs::write(&file, serde_json::to_vec(bundle).unwrap()).unwrap();
+        command.arg(file);
+    }
+    let output = command.output().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.lines().count(), bundles.len(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for ((what, _, is_good), said) in bundles.iter().zip(said.lines()) {
+        assert_eq!(said.starts_with("content:"), *is_good, "{what}: {said}");
+        // An error of the program's own is no finding.
+        assert!(said.starts_with("content:") || said.starts_with("refused: WRONG:"), "{what}: {said}");
+    }
+}
