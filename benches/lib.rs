@@ -6,7 +6,9 @@ pub mod claim_bytes;
 pub mod settlement;
 
 use doorbuster_engine::domain::claims::{Acknowledgement, Claim, Quantity};
-use doorbuster_engine::domain::drops::{DropState, DropVariant, NewDrop, NewVariant, PayTerms, SaleDrop, Warehouse};
+use doorbuster_engine::domain::drops::{
+    Admission, DropState, DropVariant, NewDrop, NewVariant, PayTerms, SaleDrop, Warehouse,
+};
 use doorbuster_engine::domain::ids::{
     BuyerId, DropId, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
@@ -98,6 +100,7 @@ fn drop_of(warehouses: u16, limit: u32) -> SaleDrop {
         product_id: 1,
         product_name: "Bench".to_owned(),
         state: DropState::Open,
+        admission: Admission::Open,
         currency,
         buyer_limit: limit,
         home_key: 1,
@@ -153,6 +156,7 @@ pub fn sale(name: &str, warehouses: u32, now: Timestamp) -> NewDrop {
         pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
+        line: None,
     }
 }
 

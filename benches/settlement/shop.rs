@@ -54,6 +54,7 @@ impl Shop {
             pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
+            line: None,
         };
         let DropCreated::Created(id) = self.ledger.create_drop(&new, 1).await.expect("a drop") else {
             panic!("the name is free")

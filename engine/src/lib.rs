@@ -12,5 +12,6 @@ pub mod ledger;
 pub mod provider;
 pub mod mail;
 pub mod webhooks;
+pub mod beacon;
 pub mod flows;
 pub mod workers;

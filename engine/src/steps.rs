@@ -109,7 +109,8 @@ pub const STEPS: &[&str] = &[
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
 /// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
 /// What `payments.accept_total` was asked its buyer asks again. `attempts.lease` is told of as `charge.leased`. What
-/// `lost.lose_claims` has not come to, a process that dies forgets.
+/// `lost.lose_claims` has not come to, a process that dies forgets. A join, change or leave of a line is asked for again, and
+/// each step of its worker finds out whether it was taken: engine/tests/engine/line.rs takes them twice.
 pub const NO_STEPS: &[&str] = &[
     "attempts.give_back_unsent",
     "attempts.lease",
@@ -122,6 +123,13 @@ pub const NO_STEPS: &[&str] = &[
     "documents.number",
     "drafts.delete_draft",
     "drafts.write_draft",
+    "draws.confirm_root",
+    "draws.draw",
+    "draws.postpone",
+    "draws.root",
+    "draws.seal",
+    "draws.then_open",
+    "draws.void",
     "drops.archive",
     "drops.begin_opening",
     "drops.create_drop",
@@ -130,6 +138,9 @@ pub const NO_STEPS: &[&str] = &[
     "fulfilment.fulfil",
     "imports.import_products",
     "imports.import_stock",
+    "joins.change",
+    "joins.join",
+    "joins.leave",
     "lost.lose_claims",
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
@@ -139,6 +150,9 @@ pub const NO_STEPS: &[&str] = &[
     "restocks.restock",
     "returns.take_return",
     "reviews.resolve",
+    "rows.close",
+    "rows.open",
+    "rows.pause",
     "settlements.seen_claims",
     "setups.ask",
     "setups.end",

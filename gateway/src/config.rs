@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
+use doorbuster_engine::beacon::{BeaconClient, DRAND};
 use doorbuster_engine::domain::charges::Minimums;
 use doorbuster_engine::flows::checkout::{UNPAID_ORDERS_MAX, UNPAID_UNITS_MAX};
 use doorbuster_engine::flows::outbox::{DeliverySettings, Lane, MAILS_PER_ADDRESS};
@@ -21,6 +22,7 @@ use doorbuster_engine::provider::{ProviderClient, ProviderSettings, RateLimit, S
 use doorbuster_engine::webhooks::{WebhookClient, WebhookEndpoint};
 use doorbuster_engine::workers::WorkerSettings;
 use jiff::SignedDuration;
+use url::Url;
 
 use crate::commands::Command;
 use crate::exit::{self, Exit};
@@ -150,6 +152,10 @@ pub struct WorkersConfig {
     /// link, and cards are saved with the checkout profile alone
     #[arg(long, env = "DOORBUSTER_RETURN_URL", value_name = "URL")]
     pub return_url: Option<String>,
+    /// Where the rounds of drand are to be had, which decide draws; separated by commas, asked in turn. Their signatures are
+    /// checked, so it does not matter whose they are
+    #[arg(long, env = "DOORBUSTER_BEACON_URLS", value_name = "URLS", value_delimiter = ',', default_values = DRAND)]
+    pub beacon_urls: Vec<Url>,
     #[command(flatten)]
     pub outbox: OutboxConfig,
 }
@@ -588,6 +594,8 @@ impl WorkersConfig {
             decline_grace: self.decline_grace,
             lanes: self.outbox.check()?,
             delivery: self.outbox.delivery(),
+            beacon: BeaconClient::new(self.beacon_urls.clone())
+                .map_err(|error| BadConfig(format!("--beacon-urls (DOORBUSTER_BEACON_URLS): {error}")))?,
         };
         Ok(Workers { provider, settings })
     }
@@ -616,6 +624,9 @@ impl WorkersConfig {
         };
         if !self.return_url.as_ref().is_none_or(is_page) {
             return bad("--return-url (DOORBUSTER_RETURN_URL) must be a page, https://…, without a fragment");
+        }
+        if !self.beacon_urls.iter().all(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) {
+            return bad("--beacon-urls (DOORBUSTER_BEACON_URLS) are addresses such as https://api.drand.sh");
         }
         self.outbox.check_numbers()
     }

@@ -27,6 +27,7 @@ use crate::error::sets::{self, Problems as _};
     tags(
         (name = "claims", description = "Take units of a drop, once"),
         (name = "standby", description = "Wait in line for units that come back"),
+        (name = "line", description = "Stand in the line of a drop: rounds give units, in an order that a draw decides"),
         (name = "drops", description = "What is sold to a crowd"),
         (name = "catalog", description = "What is sold outside of drops"),
         (name = "carts", description = "What is meant to be bought"),

@@ -1,11 +1,14 @@
 //! What every request may use: the engine, the verifier of tokens, and the drops as of a second ago.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::FromRef;
-use doorbuster_engine::domain::ids::DropName;
+use axum::http::HeaderValue;
+use bytes::Bytes;
+use doorbuster_engine::domain::ids::{DropId, DropName};
+use doorbuster_engine::flows::line::Board;
 use doorbuster_engine::flows::{Engine, EngineError, LiveDrop};
 use doorbuster_engine::provider::{SecretKey, WebhookVerifier};
 use tokio::sync::Semaphore;
@@ -15,6 +18,7 @@ use crate::anonymous::Anonymous;
 use crate::auth::Verifier;
 use crate::config::{GatewayConfig, Limits};
 use crate::error::Problem;
+use crate::etag::etag_of_bytes;
 use crate::pages::Pages;
 use crate::receipt::Receipts;
 use crate::routes::webhooks::BODIES_MAX;
@@ -43,6 +47,7 @@ pub struct GateState {
     pub webhooks: Option<WebhookVerifier>,
     /// Bodies of events that are in memory at the same time.
     pub webhook_bodies: Semaphore,
+    pub boards: Boards,
     pub drops: Drops,
     /// The catalog's pages, for everybody.
     pub pages: Pages,
@@ -72,6 +77,7 @@ impl GateState {
             ),
             webhook_bodies: Semaphore::new(BODIES_MAX),
             drops: Drops::new(engine.clone(), Arc::clone(&anonymous)),
+            boards: Boards::default(),
             pages: Pages::new(Arc::clone(&anonymous)),
             showcase: Showcase::new(engine.ledger.clone(), anonymous),
             engine,
@@ -88,6 +94,31 @@ fn announced(live: Option<Arc<LiveDrop>>) -> Option<Arc<LiveDrop>> {
 impl FromRef<Gate> for Limits {
     fn from_ref(gate: &Gate) -> Self {
         gate.limits
+    }
+}
+
+/// The boards of lines as they are sent: made once for each reading, however many look.
+#[derive(Default)]
+pub struct Boards(RwLock<HashMap<DropId, Arc<ShownBoard>>>);
+
+pub struct ShownBoard {
+    of: Arc<Board>,
+    pub body: Bytes,
+    pub etag: HeaderValue,
+}
+
+impl Boards {
+    /// A board as it is sent; `make` writes it, once.
+    pub fn shown(&self, drop: DropId, board: &Arc<Board>, make: impl FnOnce(&Board) -> Bytes) -> Arc<ShownBoard> {
+        let known = self.0.read().expect("nobody panics holding this lock").get(&drop).cloned();
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.of, board)) {
+            return known;
+        }
+        let body = make(board);
+        let etag = etag_of_bytes(&body);
+        let shown = Arc::new(ShownBoard { of: Arc::clone(board), body, etag });
+        self.0.write().expect("nobody panics holding this lock").insert(drop, Arc::clone(&shown));
+        shown
     }
 }
 

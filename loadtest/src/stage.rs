@@ -130,6 +130,7 @@ impl Stage {
             pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement,
             replicas: 0,
+            line: None,
         };
         self.engine.create_drop(&new, rand::random()).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
         self.engine.open_drop(&new.name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;

@@ -127,6 +127,8 @@ pub enum ClaimOutcome {
     },
     NotOpen,
     Closed,
+    /// Its buyers stand in line: rounds give them units, and a claim does not.
+    LineOnly,
     /// This buyer has given back, or not paid, so many claims of the drop that they get no more of it.
     TooManyReleased,
     /// It costs another total than its buyer was told; nothing was taken.

@@ -115,13 +115,15 @@ pub fn terms(drop: &SaleDrop) -> NewDrop {
         pay_terms: drop.pay_terms,
         acknowledgement: drop.acknowledgement,
         replicas: drop.replicas,
+        // What a line asks of its drop's times is looked at with its own row.
+        line: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::drops::{DropVariant, PayTerms, Warehouse};
+    use crate::domain::drops::{Admission, DropVariant, PayTerms, Warehouse};
     use crate::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
     use crate::domain::pricing::{Rate, Terms};
 
@@ -141,6 +143,7 @@ mod tests {
             product_id: 1,
             product_name: "Shoe".to_owned(),
             state,
+            admission: Admission::Open,
             currency,
             buyer_limit: 2,
             home_key: 7,

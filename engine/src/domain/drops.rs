@@ -9,6 +9,7 @@ use super::charges::{NotChargeable, check_total};
 use super::claims::{Acknowledgement, Claim, ClaimOutcome};
 use super::countries::Country;
 use super::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
+use super::line::terms::{InvalidLine, NewLine};
 use super::money::{Currency, Money};
 use super::payments::DECLINE_GRACE;
 use super::pricing::{Rate, Terms};
@@ -26,12 +27,15 @@ pub const MAX_REPLICAS: u8 = 16;
 /// Units of one drop: ten times the largest sale we know of, and serials stay far below 32 bits.
 pub const MAX_STOCK_UNITS: u32 = 10_000_000;
 
-/// The life of a drop: `draft → opening → open ⇄ paused → closed → archived`.
+/// The life of a drop: `draft → opening → open ⇄ paused → closed → archived`. One with a line is `lining` behind `draft`,
+/// and comes from there to `closed`, or to `opening` with what its line has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropState {
     /// Rows exist in Postgres; Redis knows nothing of it.
     Draft,
+    /// Buyers stand in line, and rounds give them units. Redis knows nothing of it.
+    Lining,
     /// Warehouses are being loaded; an opening that died is begun again.
     Opening,
     Open,
@@ -44,11 +48,13 @@ pub enum DropState {
 }
 
 impl DropState {
-    pub const ALL: [Self; 6] = [Self::Draft, Self::Opening, Self::Open, Self::Paused, Self::Closed, Self::Archived];
+    pub const ALL: [Self; 7] =
+        [Self::Draft, Self::Lining, Self::Opening, Self::Open, Self::Paused, Self::Closed, Self::Archived];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draft => "draft",
+            Self::Lining => "lining",
             Self::Opening => "opening",
             Self::Open => "open",
             Self::Paused => "paused",
@@ -60,9 +66,37 @@ impl DropState {
     /// What the warehouses in Redis are told, while they are to be there.
     pub fn in_warehouses(self) -> Option<&'static str> {
         match self {
-            Self::Draft | Self::Opening | Self::Archived => None,
+            Self::Draft | Self::Lining | Self::Opening | Self::Archived => None,
             Self::Open | Self::Paused | Self::Closed => Some(self.as_str()),
         }
+    }
+}
+
+/// How buyers come to units of a drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admission {
+    /// Who claims first is served first.
+    Open,
+    /// They stand in line. Who is there when it is sealed is shuffled; who comes later stands behind.
+    Queue,
+    /// They enter a draw: everybody who is there when it is sealed has the same chance.
+    Draw,
+}
+
+impl Admission {
+    pub const ALL: [Self; 3] = [Self::Open, Self::Queue, Self::Draw];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Queue => "queue",
+            Self::Draw => "draw",
+        }
+    }
+
+    pub fn has_line(self) -> bool {
+        self != Self::Open
     }
 }
 
@@ -92,6 +126,7 @@ pub struct SaleDrop {
     pub product_id: i32,
     pub product_name: String,
     pub state: DropState,
+    pub admission: Admission,
     pub currency: Currency,
     pub buyer_limit: u32,
     pub home_key: u64,
@@ -201,6 +236,17 @@ impl SaleDrop {
         (total.amount_minor != told.total_minor).then_some(ClaimOutcome::PriceChanged { total })
     }
 
+    /// Whether some warehouse has ever been loaded: otherwise Redis knows nothing of the drop. A load begins a new epoch.
+    pub fn was_loaded(&self) -> bool {
+        self.warehouses.iter().any(|warehouse| warehouse.epoch > Epoch(0))
+    }
+
+    /// What its warehouses in Redis are told, if they are to be there. A drop that closed while its buyers stood in line
+    /// has never come to Redis.
+    pub fn in_warehouses(&self) -> Option<&'static str> {
+        self.state.in_warehouses().filter(|_| self.was_loaded())
+    }
+
     pub fn variant(&self, number: VariantNumber) -> Option<&DropVariant> {
         self.variants.get(usize::from(number.0))
     }
@@ -253,6 +299,8 @@ pub struct NewDrop {
     pub acknowledgement: Acknowledgement,
     /// All replicas that each Redis primary has, should claims wait for them; otherwise 0.
     pub replicas: u8,
+    /// How its buyers stand in line. `None`: who claims first is served first.
+    pub line: Option<NewLine>,
 }
 
 /// Why a drop cannot be made, in a sentence that says what to do.
@@ -297,6 +345,8 @@ pub enum InvalidDrop {
         and a drop without tax has 0"
     )]
     TaxFarBelow { own: u32, usual: u32, currency: Currency },
+    #[error(transparent)]
+    Line(InvalidLine),
     #[error("claims that are answered once they are replicated wait for 1 to {MAX_REPLICAS} replicas; {0} were given")]
     Replicas(u8),
     #[error("only an acknowledgement of `replicated` waits for replicas")]
@@ -309,6 +359,10 @@ pub enum InvalidDrop {
 const PAY_WITHIN_MIN: SignedDuration = SignedDuration::from_mins(10);
 
 impl NewDrop {
+    pub fn admission(&self) -> Admission {
+        self.line.as_ref().map_or(Admission::Open, |line| line.terms.admission)
+    }
+
     /// Whether its tax is one that the shop can mean, beside those of its own rates in the same currency: who writes 19 for
     /// 19 % has forgotten that it is counted in hundredths. None at all is meant.
     pub fn check_tax(&self, of_rates: impl Iterator<Item = u32>) -> Result<(), InvalidDrop> {
@@ -364,6 +418,9 @@ impl NewDrop {
         }
         if !(SignedDuration::ZERO..=SignedDuration::from_hours(24)).contains(&decline_grace) {
             return Err(InvalidDrop::DeclineGrace(decline_grace));
+        }
+        if let Some(line) = &self.line {
+            line.terms.check(self.opens_at).map_err(InvalidDrop::Line)?;
         }
         match (self.acknowledgement, self.replicas) {
             (Acknowledgement::Replicated, 1..=MAX_REPLICAS) => {}

@@ -43,10 +43,9 @@ pub fn variant_figures(drop: &SaleDrop, shelves: &[ShelfCount], free: Option<&[u
         let unordered = available.saturating_sub(reserved);
         let left = match drop.state {
             // Redis has nothing of it: what no order holds is free.
-            DropState::Draft | DropState::Archived => Some(unordered),
-            DropState::Opening | DropState::Open | DropState::Paused | DropState::Closed => {
-                free.map(|free| free.get(position).copied().unwrap_or_default())
-            }
+            DropState::Archived => Some(unordered),
+            _ if !drop.was_loaded() => Some(unordered),
+            _ => free.map(|free| free.get(position).copied().unwrap_or_default()),
         };
         VariantFigures {
             sku: variant.sku.clone(),
@@ -66,8 +65,8 @@ pub fn variant_figures(drop: &SaleDrop, shelves: &[ShelfCount], free: Option<&[u
 mod tests {
     use super::*;
     use crate::domain::claims::Acknowledgement;
-    use crate::domain::drops::{DropVariant, PayTerms};
-    use crate::domain::ids::DropId;
+    use crate::domain::drops::{Admission, DropVariant, PayTerms, Warehouse};
+    use crate::domain::ids::{DropId, Epoch, WarehouseId, WarehouseNumber};
     use crate::domain::pricing::{Rate, Terms};
 
     #[test]
@@ -79,6 +78,7 @@ mod tests {
             product_id: 1,
             product_name: "Shoe".to_owned(),
             state: DropState::Draft,
+            admission: Admission::Open,
             currency,
             buyer_limit: 2,
             home_key: 7,
@@ -106,7 +106,7 @@ mod tests {
                 price: Money::new(100, currency),
                 stock_units: 100,
             }],
-            warehouses: Vec::new(),
+            warehouses: vec![Warehouse { id: WarehouseId(1), number: WarehouseNumber(0), epoch: Epoch(1) }],
         };
         // State, available, reserved, free in Redis; left, moving, ordered, sold.
         let cases = [
@@ -118,9 +118,12 @@ mod tests {
             // Redis was read first, and twenty were ordered and paid since.
             (DropState::Open, (60, 20, Some(60)), (Some(60), Some(0), 20, 40)),
             (DropState::Archived, (30, 5, None), (Some(25), Some(0), 5, 70)),
+            // Its buyers stand in line: Redis has never had it.
+            (DropState::Lining, (30, 5, None), (Some(25), Some(0), 5, 70)),
         ];
         for (state, (available, reserved, free), expected) in cases {
             drop.state = state;
+            drop.warehouses[0].epoch = Epoch(i64::from(!matches!(state, DropState::Draft | DropState::Lining)));
             let shelf = ShelfCount { variant: VariantNumber(0), available, reserved };
             let free = free.map(|free| vec![free]);
             let found = &variant_figures(&drop, &[shelf], free.as_deref())[0];

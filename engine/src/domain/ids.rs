@@ -177,6 +177,16 @@ impl ClaimId {
         Self::from_hash(drop, hash)
     }
 
+    /// The claim that an award makes of an entry in a line. No key of a buyer's and no place makes the same one.
+    pub fn of_entry(drop: DropId, buyer: &BuyerId, number: u32) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"doorbuster entry 1");
+        hash.update(drop.0.to_be_bytes());
+        hash.update(number.to_be_bytes());
+        hash.update(buyer.0.as_bytes());
+        Self::from_hash(drop, hash)
+    }
+
     fn from_hash(drop: DropId, hash: Sha256) -> Self {
         let digest = hash.finalize();
         let mut bytes = [0_u8; 16];

@@ -79,6 +79,8 @@ pub enum Notice {
     },
     /// Its buyer waited in standby, and units came back for him.
     StandbyAwarded,
+    /// Its buyer stood in line, and a round gave them what they wanted.
+    LineAwarded,
     /// The claim was answered, then forgotten after a failure, and its units went to somebody else. No order exists.
     ClaimLost,
 }
@@ -125,7 +127,7 @@ pub struct NotANotice {
 
 impl Notice {
     /// One of each, for tests and tables.
-    pub fn samples(refund: RefundId, amount: Money) -> [Self; 17] {
+    pub fn samples(refund: RefundId, amount: Money) -> [Self; 18] {
         [
             Self::OrderCreated,
             Self::PaymentRequired,
@@ -143,6 +145,7 @@ impl Notice {
             Self::OrderDelivered,
             Self::OrderReturned { id: ReturnId(refund.0), units: 1, is_refunded: true },
             Self::StandbyAwarded,
+            Self::LineAwarded,
             Self::ClaimLost,
         ]
     }
@@ -164,6 +167,7 @@ impl Notice {
             Self::OrderDelivered => "order_delivered",
             Self::OrderReturned { .. } => "order_returned",
             Self::StandbyAwarded => "standby_awarded",
+            Self::LineAwarded => "line_awarded",
             Self::ClaimLost => "claim_lost",
         }
     }
@@ -186,6 +190,7 @@ impl Notice {
             Self::OrderDelivered => "order.delivered",
             Self::OrderReturned { .. } => "order.returned",
             Self::StandbyAwarded => "standby.awarded",
+            Self::LineAwarded => "line.awarded",
             Self::ClaimLost => "claim.lost",
         }
     }
@@ -247,7 +252,7 @@ impl FromStr for EventId {
 mod tests {
     use super::*;
 
-    fn samples() -> [Notice; 17] {
+    fn samples() -> [Notice; 18] {
         Notice::samples(RefundId(Uuid::from_u128(1)), Money::new(500, "EUR".parse().unwrap()))
     }
 

@@ -13,11 +13,13 @@ use serde::Serialize;
 
 use crate::domain::drops::{DropState, SaleDrop};
 use crate::domain::ids::{BuyerId, ClaimId, DropName, IntentId, OrderId, Serial, WarehouseId};
+use crate::domain::line::bundle::{Wrong, verify};
+use crate::domain::line::rounds::inversions;
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 use crate::domain::progress::Progress;
 use crate::ledger::audit::{DropFacts, Orphan, ShelfFacts};
-use crate::provider::{Intent, IntentStatus, Page, ProviderClient, ProviderError};
+use crate::provider::{Intent, IntentStatus, ProviderClient, ProviderError};
 use crate::tokens::TokenError;
 use crate::tokens::store::Dump;
 
@@ -155,7 +157,8 @@ impl Engine {
             report.violations.push(Violation { rule: "parent_missing", drop: table.to_owned(), detail });
         }
         if let Some(provider) = provider {
-            let intents = all_intents(provider).await?;
+            let mut intents = all_intents(provider).await?;
+            look_up_unlisted(provider, orders.values().map(|(_, order)| order), &mut intents).await?;
             let captured = intents.iter().filter(|intent| intent.status == IntentStatus::Succeeded).collect::<Vec<_>>();
             // Of drops that are archived, or orders of carts: not audited here, and not strange either.
             let named = captured.iter().filter_map(|intent| intent.order_named()).collect::<Vec<_>>();
@@ -196,11 +199,35 @@ impl Engine {
                 };
                 // The reading before: the settlement mark moves without `seq`, and what lay behind it then is in the facts.
                 let audit = checks.run(&facts, &before);
+                self.audit_line(&drop, violations).await?;
                 return Ok((audit, facts));
             }
             tokio::time::sleep(BETWEEN_READINGS).await;
         }
         self.unread_drop(drop).await
+    }
+
+    /// A line: what its rows say of each other, and all that was drawn and given, decided again from what is published.
+    async fn audit_line(&self, drop: &SaleDrop, violations: &mut Vec<Violation>) -> Result<(), EngineError> {
+        if !drop.admission.has_line() {
+            return Ok(());
+        }
+        let mut violation = |rule, detail| violations.push(Violation { rule, drop: drop.name.to_string(), detail });
+        for (rule, detail) in self.ledger.line_faults(drop.id).await? {
+            violation("line_differs", format!("{rule}: {detail}"));
+        }
+        let Ok(bundle) = self.line_bundle(&drop.name).await? else { return Ok(()) };
+        match verify(&bundle, None) {
+            // Its last round is not over.
+            Err(Wrong::RoundCut(round)) if bundle.chunks.last().is_some_and(|chunk| chunk.round == round) => {}
+            Err(wrong) => violation("draw_differs", wrong.to_string()),
+            Ok(proven) => {
+                for inversion in inversions(&proven.wishes, &proven.rounds) {
+                    violation("passed_by_a_later_rank", format!("{inversion:?}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What Postgres alone tells of a drop.
@@ -297,7 +324,7 @@ impl Checks<'_> {
         for (warehouse, dump) in self.drop.warehouses.clone().iter().zip(dumps) {
             match dump {
                 Some(dump) => self.place_warehouse(warehouse.id, dump, facts, &rejected, &mut held),
-                None if self.drop.state.in_warehouses().is_some() => {
+                None if self.drop.in_warehouses().is_some() => {
                     let number = warehouse.number.0;
                     let detail =
                         format!("warehouse {number} is not in Redis, or some of it is lost; it is rebuilt soon");
@@ -308,6 +335,10 @@ impl Checks<'_> {
             }
         }
         for token in &facts.tokens {
+            // Redis knows nothing of the drop: what nobody holds is free in Postgres.
+            if !self.drop.was_loaded() && token.is_free() {
+                self.put(&[token.serial], &Place::Free(token.warehouse));
+            }
             if let Some(order) = token.holder {
                 self.put(&[token.serial], &Place::Order(order));
             }
@@ -564,7 +595,7 @@ async fn all_intents(provider: &ProviderClient) -> Result<Vec<Intent>, EngineErr
     let mut intents: Vec<Intent> = Vec::new();
     loop {
         let after = intents.last().map(|intent| intent.id.clone());
-        let page = page_of_intents(provider, after.as_ref(), PAGE).await?;
+        let page = until_it_answers(async || provider.list_intents(after.as_ref(), PAGE).await).await?;
         intents.extend(page.data);
         if !page.has_more {
             return Ok(intents);
@@ -572,17 +603,36 @@ async fn all_intents(provider: &ProviderClient) -> Result<Vec<Intent>, EngineErr
     }
 }
 
-/// Asks for one page until it comes: an audit of thousands of charges must not begin anew for one answer that was lost.
-async fn page_of_intents(
+/// The provider's list may be seconds behind: what a paid order names and the list does not show is read by its id.
+async fn look_up_unlisted(
     provider: &ProviderClient,
-    after: Option<&IntentId>,
-    limit: u32,
-) -> Result<Page<Intent>, EngineError> {
+    orders: impl Iterator<Item = &crate::ledger::audit::OrderFact>,
+    intents: &mut Vec<Intent>,
+) -> Result<(), EngineError> {
+    let captured = intents.iter().filter(|intent| intent.status == IntentStatus::Succeeded);
+    let captured = captured.map(|intent| intent.id.clone()).collect::<HashSet<_>>();
+    let paid = orders.filter(|order| order.payment.was_paid() && order.total.amount_minor > 0);
+    let unlisted = paid.filter_map(|order| order.intent.as_ref()).filter(|intent| !captured.contains(*intent));
+    for id in unlisted {
+        let read = until_it_answers(async || match provider.read_intent(id).await {
+            Err(ProviderError::NotFound) => Ok(None),
+            read => read.map(Some),
+        });
+        if let Some(intent) = read.await? {
+            intents.retain(|other| other.id != intent.id);
+            intents.push(intent);
+        }
+    }
+    Ok(())
+}
+
+/// Asks until an answer comes: an audit of thousands of charges must not begin anew for one that was lost.
+async fn until_it_answers<T>(ask: impl AsyncFn() -> Result<T, ProviderError>) -> Result<T, EngineError> {
     let mut pause = PAGE_PAUSE;
     let mut tries = 1;
     loop {
-        let error = match provider.list_intents(after, limit).await {
-            Ok(page) => return Ok(page),
+        let error = match ask().await {
+            Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         if tries == PAGE_TRIES || !error.is_retryable() {

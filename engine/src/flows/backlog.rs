@@ -74,7 +74,7 @@ impl Engine {
         let now = self.clock.now();
         let mut claims = 0;
         let mut gone = std::mem::take(&mut watch.gauged);
-        for live in lives.iter().filter(|live| live.drop.state.in_warehouses().is_some()) {
+        for live in lives.iter().filter(|live| live.drop.in_warehouses().is_some()) {
             let waiting = self.waiting(live, watch).await;
             claims += waiting.claims;
             gauge(&live.drop.name, waiting, now);

@@ -79,6 +79,9 @@ impl Engine {
             }));
         }
         let live = self.adopt(drop);
+        if !live.drop.was_loaded() {
+            return Ok(None);
+        }
         let record = match live.store(live.home_of(buyer)).record_of(buyer).await {
             Err(error @ (TokenError::NotLoaded | TokenError::Fenced)) => return Err(error.into()),
             other => other?,
@@ -106,6 +109,18 @@ impl Engine {
     /// `Err` means that we could not find out: the same claim may be made again, and a claim that was applied all the same
     /// answers as it did.
     pub async fn claim(&self, live: &LiveDrop, claim: &Claim) -> Result<AnsweredClaim, EngineError> {
+        if in_line(live).is_some() {
+            // What its line has left may be on sale by now.
+            let fresh = self.refresh_for_crowd(live).await?;
+            return match fresh.filter(|fresh| in_line(fresh).is_none()) {
+                Some(fresh) => Box::pin(self.claim(&fresh, claim)).await,
+                None => Ok(AnsweredClaim {
+                    outcome: in_line(live).expect("looked at above"),
+                    acknowledged: Acknowledged::Refused,
+                    epoch: live.home_of(&claim.buyer).epoch,
+                }),
+            };
+        }
         if self.is_settlement_behind(live) {
             return Err(EngineError::SettlementBehind);
         }
@@ -127,7 +142,10 @@ impl Engine {
     /// [`Self::claim`], which searches elsewhere, waits until the claim is safe, or looks at the drop again. Dropped half-way, it
     /// leaves a claim that may have been taken, and nothing that anybody has to clean up.
     pub async fn claim_at_home(&self, live: &LiveDrop, claim: &Claim) -> Result<Option<AnsweredClaim>, EngineError> {
-        if live.drop.acknowledgement != Acknowledgement::Accepted || self.is_settlement_behind(live) {
+        if in_line(live).is_some()
+            || live.drop.acknowledgement != Acknowledgement::Accepted
+            || self.is_settlement_behind(live)
+        {
             return Ok(None);
         }
         let home = *live.home_of(&claim.buyer);
@@ -185,6 +203,19 @@ impl Engine {
             None => self.search(live, claim, deadline).await,
         }
     }
+}
+
+/// Why nobody claims units of a drop of which Redis has nothing yet, as its buyers stand in line. `None`: it sells as every
+/// drop does.
+fn in_line(live: &LiveDrop) -> Option<ClaimOutcome> {
+    let drop = &live.drop;
+    if !drop.admission.has_line() || drop.was_loaded() {
+        return None;
+    }
+    Some(match drop.state {
+        DropState::Closed | DropState::Archived => ClaimOutcome::Closed,
+        _ => ClaimOutcome::LineOnly,
+    })
 }
 
 /// Why a claim is refused for its price, without any store. The terms of a drop are fixed once it is no draft; what we

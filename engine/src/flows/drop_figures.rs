@@ -71,7 +71,7 @@ impl Engine {
         let Some(drop) = self.ledger.drop_by_name(name).await? else { return Ok(None) };
         let mut free = vec![0; drop.variants.len()];
         let mut unread = Vec::new();
-        if !matches!(drop.state, DropState::Draft | DropState::Archived) {
+        if drop.was_loaded() && drop.state != DropState::Archived {
             let stores = drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&drop, warehouse));
             let stores = stores.collect::<Vec<_>>();
             for look in join_all(stores.iter().map(|store| store.look())).await {

@@ -12,7 +12,8 @@ use crate::carts::{CartError, CartStore};
 use crate::domain::claims::Claim;
 use crate::domain::clock::Clock;
 use crate::domain::drops::{SaleDrop, Warehouse};
-use crate::domain::ids::{BuyerId, DropName, Epoch, VariantNumber, WarehouseId};
+use crate::domain::ids::{BuyerId, DropId, DropName, Epoch, VariantNumber, WarehouseId};
+use crate::domain::line::entries::EntryId;
 use crate::domain::rest::ClockWatch;
 use crate::ledger::{Ledger, LedgerError};
 use crate::tokens::TokenError;
@@ -24,6 +25,7 @@ use super::backlog::{Lag, SETTLEMENT_LAG_LIMIT};
 use super::charge::{CHARGE_LEASE, OwedLease};
 use super::checkout::{UNPAID_ORDERS_MAX, UNPAID_UNITS_MAX};
 use super::grants::ComingBack;
+use super::line::{BoardOf, KnownLine};
 use super::lost::Answers;
 use super::pull::SearchDesk;
 use super::readings::Lease;
@@ -48,6 +50,9 @@ pub enum EngineError {
     SettlementBehind,
     #[error("the provider: {0}")]
     Provider(String),
+    /// What is stored as the keys of a line are none.
+    #[error("the keys of the line cannot be read: its row in `lines` was damaged")]
+    Keys,
 }
 
 impl From<TokenError> for EngineError {
@@ -76,6 +81,7 @@ impl EngineError {
             Self::Carts(error) => error.is_retryable(),
             Self::Ledger(error) => error.is_retryable(),
             Self::Moving | Self::SettlementBehind | Self::Provider(_) => true,
+            Self::Keys => false,
         }
     }
 
@@ -85,7 +91,7 @@ impl EngineError {
             Self::Tokens(error) => matches!(**error, TokenError::Refused { .. }),
             Self::Carts(error) => matches!(**error, CartError::Refused { .. }),
             Self::Ledger(error) => error.is_refusal(),
-            Self::Moving | Self::SettlementBehind | Self::Provider(_) => false,
+            Self::Moving | Self::SettlementBehind | Self::Provider(_) | Self::Keys => false,
         }
     }
 
@@ -127,6 +133,11 @@ pub struct Engine {
     pub(super) loads_seen: Arc<Mutex<HashMap<WarehouseId, (Epoch, Instant)>>>,
     pub(super) settlement_waits: Arc<Mutex<SettlementWaits>>,
     pub(super) answers: Arc<Answers>,
+    /// What never changes of the lines that this process has met.
+    pub(super) lines: Arc<RwLock<HashMap<DropId, Arc<KnownLine>>>>,
+    pub(super) boards: Arc<RwLock<HashMap<DropId, Arc<BoardOf>>>>,
+    /// The ids of sealed lists, sorted.
+    pub(super) sealed_lists: Arc<tokio::sync::Mutex<HashMap<DropId, Arc<Vec<EntryId>>>>>,
 }
 
 /// A drop as this process deals with it. A clone deals with it in the same way: it shares queues, leases and the search.
@@ -186,6 +197,9 @@ impl Engine {
             loads_seen: Arc::default(),
             settlement_waits: Arc::default(),
             answers: Arc::default(),
+            lines: Arc::default(),
+            boards: Arc::default(),
+            sealed_lists: Arc::default(),
         }
     }
 

@@ -379,9 +379,9 @@ impl Engine {
         let Some(drop) = missing.first().map(|claim| claim.id.drop_id()) else { return Ok((Vec::new(), Vec::new())) };
         let Some(drop) = self.ledger.drop_by_id(drop).await? else { return Ok((Vec::new(), Vec::new())) };
         let live = self.adopt(drop);
-        let in_record = match live.drop.state.in_warehouses() {
+        let in_record = match live.drop.in_warehouses() {
             Some(_) => self.in_records(&live, present, &missing).await?,
-            // Archived: Redis has nothing of it.
+            // Redis has nothing of it.
             None => HashSet::new(),
         };
         let (again, gone): (Vec<_>, Vec<_>) =

@@ -8,6 +8,7 @@ pub mod claim;
 pub mod acknowledge;
 pub mod lost;
 pub mod standby;
+pub mod line;
 mod readings;
 pub mod pull;
 pub mod grants;

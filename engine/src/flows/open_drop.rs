@@ -85,6 +85,8 @@ pub enum DropRefused {
     NoDraft(DropState),
     /// Something names the draft that should not; it stays.
     InUse,
+    /// A round of its line is under way.
+    InRound,
 }
 
 /// Where the replicas of Redis are not those that a drop waits for before it answers its buyers.
@@ -187,15 +189,39 @@ impl Engine {
 
     /// No new claims for now. Known claims are answered, settled and charged as ever.
     pub async fn pause_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        if let Some(moved) = self.pause_line(name, true).await? {
+            return Ok(moved);
+        }
         self.move_open_drop(name, &[DropState::Open], DropState::Paused).await
     }
 
     pub async fn resume_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        if let Some(moved) = self.pause_line(name, false).await? {
+            return Ok(moved);
+        }
         self.move_open_drop(name, &[DropState::Paused], DropState::Open).await
     }
 
-    /// Ends the sale: known claims are still answered and settled, new ones are refused.
+    /// Holds no rounds of a drop whose buyers stand in line, or holds them again. `None`: they do not.
+    async fn pause_line(&self, name: &DropName, paused: bool) -> Result<Option<Moved>, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else { return Ok(None) };
+        if drop.state != DropState::Lining {
+            return Ok(None);
+        }
+        self.ledger.pause_line(drop.id, paused, None, self.clock.now()).await?;
+        Ok(Some(Ok(drop)))
+    }
+
+    /// Ends the sale: known claims are still answered and settled, new ones are refused. A round of its line goes to its end
+    /// first.
     pub async fn close_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
+        if let Some(drop) = self.ledger.drop_by_name(name).await?
+            && drop.state == DropState::Lining
+        {
+            let is_closed = self.ledger.close_line(drop.id, self.clock.now()).await?;
+            let fresh = self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown);
+            return Ok(fresh.and_then(|fresh| if is_closed { Ok(fresh) } else { Err(DropRefused::InRound) }));
+        }
         let closed = self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await?;
         self.ledger.expire_standby(self.clock.now()).await?;
         Ok(closed)
@@ -271,7 +297,7 @@ impl Engine {
         let Some(drop) = self.ledger.drop_by_name(name).await? else {
             return Ok(Err(DropRefused::Unknown));
         };
-        let Some(state) = drop.state.in_warehouses() else {
+        let Some(state) = drop.in_warehouses() else {
             return Ok(Err(DropRefused::State(drop.state)));
         };
         self.load_warehouses(&drop, drop.warehouses.iter(), state).await?;
@@ -293,7 +319,7 @@ impl Engine {
         let Some(live) = self.refresh(name).await? else {
             return Ok(Err(DropRefused::Unknown));
         };
-        if let Some(state) = live.drop.state.in_warehouses() {
+        if let Some(state) = live.drop.in_warehouses() {
             for store in &live.stores {
                 match store.set_state(state).await {
                     // Whoever loads it reads the drop's state when he is through.
@@ -358,7 +384,7 @@ impl Engine {
         let mut rebuilt = 0;
         let mut failed = None;
         for drop in self.ledger.loaded_drops().await? {
-            let Some(state) = drop.state.in_warehouses() else { continue };
+            let Some(state) = drop.in_warehouses() else { continue };
             let stores = drop.warehouses.iter().map(|warehouse| self.tokens.warehouse(&drop, warehouse));
             let stores = stores.collect::<Vec<_>>();
             // At the same time, so that those that cannot be reached cost one deadline together.

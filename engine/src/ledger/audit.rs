@@ -49,6 +49,13 @@ pub struct TokenFact {
     pub is_resting: bool,
 }
 
+impl TokenFact {
+    /// Nobody holds it.
+    pub fn is_free(&self) -> bool {
+        self.holder.is_none() && self.poisoned.is_none() && self.awarded.is_none() && !self.is_resting
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct OrderFact {
     pub buyer: BuyerId,

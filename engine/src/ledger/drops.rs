@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::erasures;
 use super::error::LedgerError;
+use super::line::insert_line;
 use super::pool::Ledger;
 use super::rates::{copy_to_drop, tables_of_drops};
 use super::tx::run_tx;
-use crate::domain::drops::{DropState, DropVariant, InvalidDrop, NewDrop, PayTerms, SaleDrop, Warehouse};
+use crate::domain::drops::{Admission, DropState, DropVariant, InvalidDrop, NewDrop, PayTerms, SaleDrop, Warehouse};
 use crate::domain::ids::{
     BuyerId, ClaimId, DropId, DropName, Epoch, GrantNumber, Serial, VariantNumber, WarehouseId, WarehouseNumber,
 };
@@ -148,8 +149,9 @@ impl Ledger {
                     insert into drops (name, product_id, state, currency, buyer_limit, warehouse_count, home_key,
                                        tax_basis_points, shipping_tax_basis_points, shipping_minor, opens_at, closes_at,
                                        pay_by, acknowledgement, replicas, rates_of_shop, price_includes_tax,
-                                       pay_within_seconds, decline_grace_seconds)
-                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                                       pay_within_seconds, decline_grace_seconds, admission)
+                    values ($1, $2, 'draft', $3, $4, $5, $6, $7, null, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                            $18)
                     returning drop_id";
             let drop_id: i32 = tx
                 .query_one(
@@ -172,6 +174,7 @@ impl Ledger {
                         &new.price_includes_tax,
                         /* pay_within_seconds */ &new.pay_terms.within.map(seconds),
                         /* decline_grace_seconds */ &seconds(new.pay_terms.decline_grace),
+                        /* admission */ &new.admission().as_str(),
                     ],
                 )
                 .await?
@@ -223,6 +226,9 @@ impl Ledger {
             }
             tx.execute(INVENTORY, &[&product, &run_variants, &run_warehouses, &lengths]).await?;
             tx.execute(GRANTS, &[&drop_id]).await?;
+            if let Some(line) = &new.line {
+                insert_line(tx, drop_id, line).await?;
+            }
             Ok(DropCreated::Created(DropId(drop_id)))
         });
         match created {
@@ -251,7 +257,7 @@ impl Ledger {
     pub async fn drops_settled_at_once(&self) -> Result<Vec<DropName>, LedgerError> {
         const SQL: &str = "-- drops.settled_at_once
             select name from drops
-            where acknowledgement = 'settled' and state not in ('draft', 'archived') order by drop_id";
+            where acknowledgement = 'settled' and state not in ('draft', 'lining', 'archived') order by drop_id";
         let rows = self.connection().await?.query(SQL, &[]).await?;
         rows.iter().map(|row| name_of(row, 0)).collect()
     }
@@ -279,10 +285,12 @@ impl Ledger {
     /// sells.
     pub async fn begin_opening(&self, id: DropId) -> Result<OpeningBegun, LedgerError> {
         run_tx!(self, "drops.begin_opening", tx, keep if OpeningBegun::Begun, {
-            const LOCK: &str = "-- drops.lock_to_open\nselect state from drops where drop_id = $1 for no key update";
+            const LOCK: &str = "-- drops.lock_to_open\nselect state, admission from drops where drop_id = $1 for no key update";
             const MOVE: &str = "-- drops.begin_opening\nupdate drops set state = 'opening' where drop_id = $1";
             let Some(row) = tx.query_opt(LOCK, &[&id.0]).await? else { return Ok(OpeningBegun::OtherState) };
             match row.get::<_, &str>(0) {
+                // Its line opens first.
+                "draft" if row.get::<_, &str>(1) != Admission::Open.as_str() => return Ok(OpeningBegun::OtherState),
                 "draft" => {}
                 "opening" => return Ok(OpeningBegun::Begun),
                 _ => return Ok(OpeningBegun::OtherState),
@@ -301,7 +309,7 @@ impl Ledger {
     pub async fn due_drops(&self, now: Timestamp) -> Result<Vec<Due>, LedgerError> {
         const SQL: &str = "-- drops.due
             select name, state from drops
-            where (state = 'draft' and opens_at <= $1) or state = 'opening'
+            where (state = 'draft' and opens_at <= $1 and admission = 'open') or state = 'opening'
                   or (state in ('open', 'paused') and closes_at <= $1)";
         let connection = self.connection().await?;
         let rows = connection.query(SQL, &[/* now */ &now]).await?;
@@ -322,7 +330,8 @@ impl Ledger {
     pub async fn begin_load(&self, warehouse: WarehouseId, seen: Epoch) -> Result<Option<Epoch>, LedgerError> {
         const SQL: &str = "-- drops.begin_load
             update warehouses w set epoch = epoch + 1, state = 'rebuilding' from drops d
-            where w.warehouse_id = $1 and w.epoch = $2 and d.drop_id = w.drop_id and d.state not in ('draft', 'archived')
+            where w.warehouse_id = $1 and w.epoch = $2 and d.drop_id = w.drop_id and d.state not in ('draft', 'lining', 'archived')
+                  and (d.state <> 'closed' or w.state <> 'unloaded')
             returning w.epoch";
         let connection = self.connection().await?;
         let row = connection.query_opt(SQL, &[&warehouse.0, /* seen */ &seen.0]).await?;
@@ -433,7 +442,7 @@ const SELECT: &str = "-- drops.find
            (select array_agg(w.warehouse_id order by w.number) from warehouses w where w.drop_id = d.drop_id),
            (select array_agg(w.number order by w.number) from warehouses w where w.drop_id = d.drop_id),
            (select array_agg(w.epoch order by w.number) from warehouses w where w.drop_id = d.drop_id),
-           d.pay_within_seconds, d.decline_grace_seconds
+           d.pay_within_seconds, d.decline_grace_seconds, d.admission
     from drops d join products p using (product_id)";
 
 /// Drops as they are, read with a connection or within a transaction.
@@ -558,6 +567,10 @@ fn drop_from_rows(row: &Row, variants: &[Row], rates: Option<RateTable>) -> Resu
         product_id: row.get(2),
         product_name: row.get(3),
         state: state.ok_or_else(|| inconsistent("drops", "state", &name, row.get(4)))?,
+        admission: Admission::ALL
+            .into_iter()
+            .find(|known| known.as_str() == row.get::<_, &str>(23))
+            .ok_or_else(|| inconsistent("drops", "admission", &name, row.get(23)))?,
         currency,
         buyer_limit: row.get::<_, i16>(6) as u32,
         home_key: row.get::<_, i64>(7).cast_unsigned(),

@@ -17,7 +17,7 @@ use super::pool::Ledger;
 use super::profiles::LOCK_BUYER;
 use super::returns::ReturnView;
 use super::tx::run_tx;
-use crate::domain::ids::{BuyerId, OrderId};
+use crate::domain::ids::{BuyerId, DropId, OrderId};
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 
@@ -85,11 +85,23 @@ impl Ledger {
         Ok(self.connection().await?.query_one(SQL, &[&buyer.as_str()]).await?.get(0))
     }
 
+    /// The lines in which a buyer stands.
+    async fn lines_of(&self, buyer: &BuyerId) -> Result<Vec<DropId>, LedgerError> {
+        const SQL: &str = "-- erasures.lines_of
+            select distinct drop_id from line_entries where buyer = $1 and state is null";
+        let rows = self.connection().await?.query(SQL, &[&buyer.as_str()]).await?;
+        Ok(rows.iter().map(|row| DropId(row.get(0))).collect())
+    }
+
     /// Erases a buyer from everything that is over. Nothing at all, while anything is open.
     pub async fn erase_buyer(&self, buyer: &BuyerId, now: Timestamp) -> Result<Erasure, LedgerError> {
         // An invoice keeps the country, which stands nowhere else afterwards.
         if self.has_undocumented(buyer).await? {
             self.number_documents(now.checked_add(A_MOMENT).unwrap_or(now), now).await?;
+        }
+        // Each in a transaction of its own: a round takes entries before profiles, and this one profiles first.
+        for drop in self.lines_of(buyer).await? {
+            self.leave_line(drop, buyer, now).await?;
         }
         run_tx!(self, "erasures.erase_buyer", tx, keep if Erasure::Done(_), {
             // Of two erasures at once the second finds what the first has left. Of a checkout beside it one is first: then its
@@ -181,6 +193,9 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
     const PLACES: &str = "-- erasures.rename_places
         update standby_places s set buyer = e.pseudonym from erasures e, drops d
         where s.buyer = e.buyer and d.drop_id = s.drop_id and d.state = 'archived'";
+    const ENTRIES: &str = "-- erasures.rename_entries
+        update line_entries l set buyer = e.pseudonym from erasures e, drops d
+        where l.buyer = e.buyer and d.drop_id = l.drop_id and d.state = 'archived'";
     // Nothing has his name any more: now this row forgets it too.
     const END: &str = "-- erasures.end
         update erasures e set buyer = null, ended_at = $1
@@ -190,9 +205,10 @@ pub(super) async fn rename(tx: &Transaction<'_>, now: Timestamp) -> Result<u64, 
               and not exists (select 1 from rejected_claims r where r.buyer = e.buyer)
               and not exists (select 1 from lost_claims l where l.buyer = e.buyer)
               and not exists (select 1 from poisoned_claims p where p.buyer = e.buyer)
-              and not exists (select 1 from standby_places s where s.buyer = e.buyer)";
+              and not exists (select 1 from standby_places s where s.buyer = e.buyer)
+              and not exists (select 1 from line_entries l where l.buyer = e.buyer)";
     let orders = tx.execute(ORDERS, &[]).await?;
-    for statement in [HOLDINGS, GRANTS, REJECTED, LOST, POISONED, PLACES] {
+    for statement in [HOLDINGS, GRANTS, REJECTED, LOST, POISONED, PLACES, ENTRIES] {
         tx.execute(statement, &[]).await?;
     }
     tx.execute(END, &[/* now */ &now]).await?;
@@ -231,7 +247,8 @@ async fn is_named(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<bool, LedgerE
                or exists (select 1 from rejected_claims where buyer = $1)
                or exists (select 1 from lost_claims where buyer = $1)
                or exists (select 1 from poisoned_claims where buyer = $1)
-               or exists (select 1 from standby_places where buyer = $1)";
+               or exists (select 1 from standby_places where buyer = $1)
+               or exists (select 1 from line_entries where buyer = $1)";
     Ok(tx.query_one(SQL, &[&buyer.as_str()]).await?.get(0))
 }
 
@@ -246,7 +263,8 @@ async fn keeping_drops(tx: &Transaction<'_>, buyer: &BuyerId) -> Result<Vec<Stri
             or exists (select 1 from rejected_claims r where r.buyer = $1 and r.drop_id = d.drop_id)
             or exists (select 1 from lost_claims l where l.buyer = $1 and l.drop_id = d.drop_id)
             or exists (select 1 from poisoned_claims p where p.buyer = $1 and p.drop_id = d.drop_id)
-            or exists (select 1 from standby_places s where s.buyer = $1 and s.drop_id = d.drop_id))
+            or exists (select 1 from standby_places s where s.buyer = $1 and s.drop_id = d.drop_id)
+            or exists (select 1 from line_entries l where l.buyer = $1 and l.drop_id = d.drop_id))
         order by d.name";
     Ok(tx.query(SQL, &[&buyer.as_str()]).await?.iter().map(|row: &Row| row.get(0)).collect())
 }

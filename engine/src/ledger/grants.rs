@@ -260,8 +260,8 @@ fn transfer_again(transfer: TransferId, moved: &[Serial]) -> TransferId {
     TransferId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-/// Inserts the next grant of a warehouse. The caller holds, or hereby takes, the warehouse's row lock. That of an archived
-/// drop is in no Redis, so nobody has to apply it.
+/// Inserts the next grant of a warehouse, whose row lock the caller holds. One that is in no Redis has no log: whoever
+/// loads it reads its rows.
 pub(super) async fn insert(
     tx: &Transaction<'_>,
     warehouse: WarehouseId,
@@ -272,12 +272,13 @@ pub(super) async fn insert(
 ) -> Result<(), LedgerError> {
     const SQL: &str = "-- grants.insert
         with numbered as (
-            update warehouses w set last_grant = last_grant + 1 where warehouse_id = $1
-            returning last_grant, (select now() from drops d where d.drop_id = w.drop_id and d.state = 'archived') as over
+            update warehouses w set last_grant = last_grant + 1 where warehouse_id = $1 and state <> 'unloaded'
+            returning last_grant
+        ), inserted as (
+            insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, transfer_id)
+            select $1, last_grant, $2, $3, $4, $5, $6, $7, $8 from numbered returning 1
         )
-        insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, transfer_id,
-                            applied_at)
-        select $1, last_grant, $2, $3, $4, $5, $6, $7, $8, over from numbered";
+        select 1 from inserted union all select 1 from warehouses where warehouse_id = $1 and state = 'unloaded'";
     let claim = released.map(|released| released.claim.0);
     let buyer = released.map(|released| released.buyer.as_str());
     let variant = released.map(|released| i16::from(released.variant.0));
@@ -285,9 +286,9 @@ pub(super) async fn insert(
     let transfer = transfer.map(|transfer| transfer.0);
     let statement = tx.prepare_cached(SQL).await?;
     let serials = serial_values(serials);
-    let changed =
-        tx.execute(&statement, &[&warehouse.0, &kind, &serials, &claim, &buyer, &variant, &units, &transfer]).await?;
-    expect_rows("grants.insert", 1, changed)
+    let rows =
+        tx.query(&statement, &[&warehouse.0, &kind, &serials, &claim, &buyer, &variant, &units, &transfer]).await?;
+    expect_rows("grants.insert", 1, rows.len() as u64)
 }
 
 /// Inserts a grant for each claim that is over, as [`insert`] does for one.
@@ -303,13 +304,16 @@ pub(super) async fn insert_releases(
                  as o (warehouse_id, claim_id, buyer, variant, units, place)
         ), numbered as (
             update warehouses w set last_grant = last_grant + n.added
-            from (select distinct warehouse_id, added from over) n where w.warehouse_id = n.warehouse_id
-            returning w.warehouse_id, w.last_grant - n.added as before,
-                      (select now() from drops d where d.drop_id = w.drop_id and d.state = 'archived') as over_since
+            from (select distinct warehouse_id, added from over) n
+            where w.warehouse_id = n.warehouse_id and w.state <> 'unloaded'
+            returning w.warehouse_id, w.last_grant - n.added as before
+        ), inserted as (
+            insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units)
+            select warehouse_id, before + nth, 'release', '{}', claim_id, buyer, variant, units
+            from over join numbered using (warehouse_id) returning 1
         )
-        insert into grants (warehouse_id, number, kind, serials, claim_id, buyer, claim_variant, claim_units, applied_at)
-        select warehouse_id, before + nth, 'release', '{}', claim_id, buyer, variant, units, over_since
-        from over join numbered using (warehouse_id)";
+        select (select count(*) from inserted)
+               + (select count(*) from over join warehouses w using (warehouse_id) where w.state = 'unloaded')";
     if released.is_empty() {
         return Ok(());
     }
@@ -319,8 +323,8 @@ pub(super) async fn insert_releases(
     let variants = released.iter().map(|(_, released)| i16::from(released.variant.0)).collect::<Vec<_>>();
     let units = released.iter().map(|(_, released)| released.units as i16).collect::<Vec<_>>();
     let statement = tx.prepare_cached(SQL).await?;
-    let inserted = tx.execute(&statement, &[&warehouses, &claims, &buyers, &variants, &units]).await?;
-    expect_rows("grants.insert_releases", released.len() as u64, inserted)
+    let told: i64 = tx.query_one(&statement, &[&warehouses, &claims, &buyers, &variants, &units]).await?.get(0);
+    expect_rows("grants.insert_releases", released.len() as u64, told.cast_unsigned())
 }
 
 /// Takes the inventory rows' locks in the one order.

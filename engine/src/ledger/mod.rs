@@ -1,8 +1,8 @@
 //! The ledger: the only user of Postgres, and the truth.
 //!
 //! Every transaction goes through `run_tx!` and takes its locks in this order, so that no two can wait for each
-//! other: an operator's request, a buyer, a checkout, drops, lines of standby (by variant), warehouses (by id), checkout
-//! profiles, customers, cards, pages that save cards, orders, payments, tokens (by serial), holdings, places in standby, inventory (by variant and warehouse), outbox.
+//! other: an operator's request, a buyer, a checkout, drops, lines, their counters, their entries (by number), lines of standby
+//! (by variant), warehouses (by id), checkout profiles, customers, cards, pages that save cards, orders, payments, tokens (by serial), holdings, places in standby, inventory (by variant and warehouse), outbox.
 
 mod address;
 pub mod pool;
@@ -23,6 +23,7 @@ pub mod rest;
 pub mod readings;
 pub mod restocks;
 pub mod standby;
+pub mod line;
 pub mod lost;
 pub mod answered;
 pub mod awards;

@@ -11,6 +11,7 @@ use super::address;
 use super::attempts::BeginCall;
 use super::error::LedgerError;
 use super::group::Group;
+use super::line::{JoinCall, Joined};
 use super::payments::{CaptureCall, PaymentSettled};
 use crate::domain::payments::{BANK_WITHIN, DECLINE_GRACE};
 use crate::domain::progress::Progress;
@@ -37,6 +38,7 @@ pub struct Ledger {
     /// What many charges do at once is done in one transaction.
     pub(super) begins: Group<BeginCall, bool>,
     pub(super) captures: Group<CaptureCall, Option<PaymentSettled>>,
+    pub(super) joins: Group<JoinCall, Joined>,
 }
 
 impl Ledger {
@@ -77,6 +79,7 @@ impl Ledger {
             decline_grace: DECLINE_GRACE,
             begins: Group::default(),
             captures: Group::default(),
+            joins: Group::default(),
         })
     }
 

@@ -43,12 +43,14 @@ pub(super) async fn come_back(
     awards::write(tx, stock, &handed.awards, now).await
 }
 
-/// By the clock, which is read once: a transaction begins earlier, and what comes back together rests together.
+/// By the clock, which is read once: a transaction begins earlier, and what comes back together rests together. In a
+/// warehouse of which Redis has nothing there is no rest: a unit is free as soon as nobody holds it. A load, which takes
+/// the warehouse's row, finds it so.
 async fn lay_to_rest(tx: &Transaction<'_>, drop: DropId, units: &[Units]) -> Result<(), LedgerError> {
     const SQL: &str = "-- rest.begin
-        update tokens t set rested_at = now.clock
-        from (select clock_timestamp() as clock offset 0) now
-        where t.drop_id = $1 and t.serial = any($2)
+        update tokens t set rested_at = case when w.state = 'unloaded' then null else now.clock end
+        from (select clock_timestamp() as clock offset 0) now, warehouses w
+        where t.drop_id = $1 and t.serial = any($2) and w.warehouse_id = t.warehouse_id
               and num_nonnulls(t.order_id, t.poisoned_claim, t.awarded_claim, t.rested_at) = 0";
     let serials = units.iter().flat_map(|(_, serials)| serial_values(serials)).collect::<Vec<_>>();
     if serials.is_empty() {

@@ -7,7 +7,7 @@ use super::drops::{pieces, serial, split};
 use super::error::{LedgerError, expect_rows};
 use super::pool::Ledger;
 use super::tx::run_tx;
-use super::{awards, rest};
+use super::{awards, line, rest};
 use crate::domain::drops::{MAX_STOCK_UNITS, SaleDrop};
 use crate::domain::ids::{RestockId, VariantNumber};
 
@@ -26,7 +26,8 @@ pub enum RestockDecided {
 }
 
 impl Ledger {
-    /// Adds units of one variant to a drop: new rows, spread evenly. They rest before they are on sale, as all that comes back.
+    /// Adds units of one variant to a drop: new rows, spread evenly. They rest before they are on sale, as all that comes back;
+    /// those of a drop whose buyers stand in line belong to the next round.
     pub async fn restock(
         &self,
         drop: &SaleDrop,
@@ -37,7 +38,7 @@ impl Ledger {
     ) -> Result<RestockDecided, LedgerError> {
         let decided = run_tx!(self, "restocks.restock", tx, {
             const LOCK: &str = "-- restocks.lock_drop
-                select state in ('open', 'paused') from drops where drop_id = $1 for no key update";
+                select state in ('lining', 'open', 'paused') from drops where drop_id = $1 for no key update";
             const KNOWN: &str = "-- restocks.known
                 select drop_id, variant_number, units from restocks where restock_id = $1";
             let (number, units) = (i16::from(variant.0), units as i32);
@@ -59,6 +60,9 @@ impl Ledger {
             const NEW: &str = "-- restocks.new
                 insert into restocks (restock_id, drop_id, variant_number, units) values ($1, $2, $3, $4)";
             tx.execute(NEW, &[&id.0, &drop.id.0, &number, &units]).await?;
+            if drop.admission.has_line() {
+                line::write_change(tx, drop.id, "restocked", Some((Some(number), units)), now).await?;
+            }
             awards::lock_lines(tx, drop.id, &[number]).await?;
             const WAREHOUSES: &str = "-- restocks.lock_warehouses
                 select warehouse_id from warehouses where drop_id = $1 order by warehouse_id for update";

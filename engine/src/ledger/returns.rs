@@ -232,7 +232,7 @@ async fn lock_drops_of(tx: &Transaction<'_>, order: OrderId) -> Result<(), Ledge
 async fn ordered_lines(tx: &Transaction<'_>, order: OrderId) -> Result<Vec<OrderedLine>, LedgerError> {
     const SQL: &str = "-- returns.ordered
         select i.line, i.product_id, i.variant_id, i.warehouse_id, i.quantity, i.returned_quantity, i.serials,
-               d.drop_id, dv.number, coalesce(d.state in ('open', 'paused'), false),
+               d.drop_id, dv.number, coalesce(d.state in ('lining', 'open', 'paused'), false),
                array(select unnest(l.serials) from return_lines l where l.order_id = i.order_id and l.line = i.line)
         from order_items i join warehouses w using (warehouse_id) left join drops d using (drop_id)
              left join drop_variants dv on dv.drop_id = d.drop_id and dv.variant_id = i.variant_id

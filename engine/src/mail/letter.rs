@@ -132,6 +132,14 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 until("We keep it for you"),
             ],
         ),
+        Notice::LineAwarded => (
+            "Your turn has come",
+            vec![
+                format!("You have waited in line, and {what} is set aside for you now."),
+                "If we know how you pay, you will be charged and need to do nothing. If not, please tell us.".to_owned(),
+                until("We keep it for you"),
+            ],
+        ),
         Notice::ClaimLost => (
             "We could not keep our word",
             vec![

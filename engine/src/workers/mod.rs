@@ -16,6 +16,7 @@
 //! | checkouts | second | goes on with checkouts that were left half-way |
 //! | grants | quarter of a second | brings releases to Redis |
 //! | expiry | second | ends orders whose buyers were too late |
+//! | allocate | quarter of a second | moves the lines of drops on: seal, draw, rounds |
 //! | watch | second | opens and closes drops by the clock, rebuilds fenced warehouses |
 //! | answers | second | in every process that answers claims: finds those that Redis forgot ([`look_after_answers`]) |
 //! | settings | minute | compares the stores' settings with what keeps claims and orders |
@@ -26,12 +27,14 @@ use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::beacon::BeaconClient;
 use crate::domain::ids::DropName;
 use crate::domain::payments::{BANK_WITHIN, DECLINE_GRACE};
 use crate::domain::turns::Desk;
 use crate::flows::backlog::LogWatch;
 use crate::flows::charge::CHARGE_LEASE;
 use crate::flows::grants::look_again;
+use crate::flows::line::LineMemory;
 use crate::flows::lost::AnswerWatch;
 use crate::flows::outbox::{DeliverySettings, Lane};
 use crate::flows::{Engine, EngineError};
@@ -76,6 +79,8 @@ const EXPIRE_BATCH: i64 = 500;
 /// Told to stop while Postgres is away, charging tries so often to give its leases back, before others wait for these
 /// to run out.
 const GIVE_BACK_TRIES: u32 = 3;
+/// Between two looks at the lines of drops, unless one of them needs something earlier.
+const LINES_EVERY: Duration = Duration::from_millis(250);
 /// After an error: long enough not to fill the log, short enough to be back when the store is.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -96,6 +101,8 @@ pub struct WorkerSettings {
     /// Who is told what happens to orders. Without a lane for mails, mails wait in the outbox.
     pub lanes: Vec<Lane>,
     pub delivery: DeliverySettings,
+    /// Where the rounds are to be had that decide draws.
+    pub beacon: BeaconClient,
 }
 
 impl Default for WorkerSettings {
@@ -109,6 +116,7 @@ impl Default for WorkerSettings {
             decline_grace: DECLINE_GRACE,
             lanes: Vec::new(),
             delivery: DeliverySettings::default(),
+            beacon: BeaconClient::default(),
         }
     }
 }
@@ -183,6 +191,7 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
         async move || engine.issue_documents().await
     }));
     tasks.spawn(bring_back(engine.clone(), stop.clone()));
+    tasks.spawn(allocate(engine.clone(), settings.beacon.clone(), stop.clone()));
     tasks.spawn(repeat("checkouts", WATCH_EVERY, stop.clone(), {
         let engine = engine.clone();
         async move || engine.finish_checkouts().await.map(|_| ())
@@ -229,7 +238,7 @@ pub async fn look_after_answers(engine: Engine, stop: CancellationToken) {
 /// its error is the answer.
 pub async fn settle_all(engine: &Engine) -> Result<usize, EngineError> {
     let (mut settled, mut failed) = (0, None);
-    for drop in engine.ledger.loaded_drops().await? {
+    for drop in engine.ledger.loaded_drops().await?.iter().filter(|drop| drop.was_loaded()) {
         match settle_drop(engine, &drop.name).await {
             Ok(of_drop) => settled += of_drop,
             Err(error) => failed = Some(error),
@@ -365,6 +374,24 @@ async fn bring_back(engine: Engine, stop: CancellationToken) {
             Ok(report) => look_again(&report, GRANTS_EVERY),
             Err(error) => {
                 tracing::warn!(%error, "units that come back could not all be put on sale: {error}");
+                AFTER_ERROR
+            }
+        };
+    }
+}
+
+/// Moves the lines of drops on: seals them, draws, and gives units in rounds.
+async fn allocate(engine: Engine, beacon: BeaconClient, stop: CancellationToken) {
+    let (mut memory, mut wait) = (LineMemory::default(), LINES_EVERY);
+    while !pause(wait, &stop).await {
+        wait = match engine.run_lines(&beacon, &mut memory).await {
+            Ok(report) => {
+                let now = engine.clock.now();
+                let until = report.next.map_or(SignedDuration::MAX, |next| next.duration_since(now));
+                Duration::try_from(until).unwrap_or_default().min(LINES_EVERY)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a line could not be moved on: {error}");
                 AFTER_ERROR
             }
         };

@@ -12,8 +12,12 @@ use crate::harness::{World, provider, taken};
 
 /// Ten units over two warehouses: four paid, one declined, one waiting for a method, one not settled yet.
 async fn sale() -> (World, FakeProvider, ProviderClient) {
+    sale_with(FakeProviderOptions::default()).await
+}
+
+async fn sale_with(options: FakeProviderOptions) -> (World, FakeProvider, ProviderClient) {
     let world = World::new().await;
-    let (fake, client) = provider(FakeProviderOptions::default()).await;
+    let (fake, client) = provider(options).await;
     let live = world.open(&[10], 2, 2).await;
     for who in 0..5 {
         world.save_profile(who, if who == 4 { "pm_card_chargeDeclined" } else { "pm_card_visa" }).await;
@@ -43,6 +47,16 @@ async fn an_honest_sale_is_clean_and_every_unit_is_counted_once() {
     assert!(report.is_clean(), "{:#?}", report.violations);
     let drop = &report.drops[0];
     assert_eq!((drop.stock, drop.free, drop.moving, drop.claimed, drop.reserved, drop.sold), (10, 4, 0, 1, 1, 4));
+    assert_eq!(report.captures, Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_the_providers_list_does_not_show_yet_is_looked_up() {
+    let lists_lag_by = std::time::Duration::from_secs(3_600);
+    let behind = FakeProviderOptions { lagging_list_rate: 1.0, lists_lag_by, ..FakeProviderOptions::default() };
+    let (world, _fake, client) = sale_with(behind).await;
+    let report = world.engine.audit(Some(&client)).await.unwrap();
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
     assert_eq!(report.captures, Some(4));
 }
 

@@ -58,6 +58,7 @@ async fn every_table_that_names_a_buyer_is_one_that_forgets_him() {
         "erasures",
         "grants",
         "holdings",
+        "line_entries",
         "lost_claims",
         "orders",
         "poisoned_claims",

@@ -137,6 +137,7 @@ impl World {
             pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
+            line: None,
         }
     }
 

@@ -195,6 +195,14 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
                  you will be charged and need to do nothing. If not, please tell us.\n\n{kept}"
             ),
         ),
+        (
+            "line_awarded",
+            format!("Your turn has come: {product}"),
+            format!(
+                "You have waited in line, and {product} is set aside for you now.\n\nIf we know how you pay, you will be \
+                 charged and need to do nothing. If not, please tell us.\n\n{kept}"
+            ),
+        ),
     ];
     let mut mails = by_message_id(&sink);
     // About a claim that never became an order.

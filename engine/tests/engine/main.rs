@@ -13,6 +13,7 @@ mod sellout;
 mod stalls;
 mod wire;
 mod refusals;
+mod line;
 mod standby;
 mod beacon;
 mod tls;

@@ -141,7 +141,8 @@ async fn what_an_archived_drop_gives_back_waits_for_no_redis() {
         taken(world.claim_until_answered(&live, who, "k", 0, 1).await);
     }
     world.settle().await;
-    world.sql.execute("update drops set state = 'archived'", &[]).await.unwrap();
+    world.engine.close_drop(&world.drop).await.unwrap().unwrap();
+    assert!(world.engine.ledger.archive_drop(live.drop.id, world.engine.clock.now()).await.unwrap());
     let order = crate::harness::claim(&live, &buyer(1), "k", 0, 1).id.order_id();
     world.engine.ledger.cancel_order(order, None, ("test", "late"), world.engine.clock.now()).await.unwrap();
     world.apply_all_grants().await;

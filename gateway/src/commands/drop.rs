@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::drop_draft::UpdateArguments;
 use super::drop_figures::{self, ListArguments, WatchArguments};
+use super::drop_line::LineArguments;
 use super::output::Format;
 use super::progress::Bar;
 use super::text::{Table, count, instant, one_of, time, time_or_by_hand};
@@ -153,6 +154,8 @@ struct CreateArguments {
     /// For --acknowledgement replicated: how many replicas each Redis primary has; all are waited for
     #[arg(long, default_value_t = 0, value_name = "N")]
     replicas: u8,
+    #[command(flatten)]
+    line: LineArguments,
 }
 
 pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
@@ -284,7 +287,8 @@ impl Waiting {
 }
 
 fn what_is_next(drop: &SaleDrop) -> Option<String> {
-    (drop.state == DropState::Draft).then(|| format!("next: doorbuster drop open {}", drop.name))
+    let is_next = drop.state == DropState::Draft && !drop.admission.has_line();
+    is_next.then(|| format!("next: doorbuster drop open {}", drop.name))
 }
 
 /// What is said of a restock beside the drop as it is now.
@@ -379,7 +383,16 @@ impl CreateArguments {
             pay_terms: PayTerms { within: Some(self.pay_within), decline_grace: self.decline_grace },
             acknowledgement: self.acknowledgement,
             replicas: self.replicas,
+            line: self.line.new_line(self.opens_at, self.stock_units())?,
         })
+    }
+}
+
+impl CreateArguments {
+    /// Of all variants, as far as they can be read.
+    fn stock_units(&self) -> u32 {
+        let of_variant = |text: &String| parse_variant(text, Some(0)).map_or(0, |variant| variant.stock_units);
+        self.stock.unwrap_or_else(|| self.variant.iter().map(of_variant).sum())
     }
 }
 
@@ -433,12 +446,16 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
         DropRefused::NoDraft(state) => {
             format!("{name} is {}: only a draft can be changed or deleted, and nothing was", state.as_str())
         }
+        DropRefused::InRound => format!("a round of the line of {name} is under way: close it again in a moment"),
         DropRefused::InUse => {
             format!("{name} is a draft that orders or checkouts name: it stays, so that these can be read")
         }
         DropRefused::State(DropState::Archived) => format!("{name} is archived: make a new drop"),
         DropRefused::State(DropState::Closed) => {
             format!("{name} is closed, and a closed drop stays closed: make a new one")
+        }
+        DropRefused::State(DropState::Lining) => {
+            format!("the buyers of {name} stand in line: workers move it on by the clock")
         }
         DropRefused::State(DropState::Draft) => format!("{name} is not open: `doorbuster drop open {name}` opens it"),
         DropRefused::State(state) => format!("{name} is {}: wait until that is over", state.as_str()),
@@ -451,6 +468,7 @@ fn as_json(drop: &SaleDrop) -> Value {
         "product": drop.product_name,
         "state": drop.state,
         "currency": drop.currency,
+        "admission": drop.admission,
         "limit": drop.buyer_limit,
         "warehouses": drop.warehouses.len(),
         "tax_basis_points": drop.tax_basis_points,

@@ -5,6 +5,7 @@ pub mod work;
 pub mod migrate;
 pub mod drop;
 mod drop_draft;
+mod drop_line;
 mod drop_figures;
 pub mod order;
 pub mod fulfil;
@@ -17,6 +18,7 @@ pub mod settlement;
 pub mod token;
 pub mod openapi;
 pub mod receipt;
+pub mod draw;
 pub mod check_config;
 pub mod demo;
 pub mod audit;
@@ -74,6 +76,8 @@ pub enum Command {
     Token(token::TokenArguments),
     /// Says whether a buyer's receipt is ours, and what it says
     Receipt(receipt::ReceiptArguments),
+    /// Shows, publishes, verifies and reveals the draw of a drop's line
+    Draw(draw::DrawArguments),
     /// Runs a whole sale on this machine, on private servers, and audits it
     Demo(crate::demo::DemoOptions),
     /// Audits every drop: each unit in exactly one place, each order charged once
@@ -164,6 +168,7 @@ pub async fn run(command: Command) -> Result<(), Failure> {
         Command::Openapi(arguments) => openapi::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
+        Command::Draw(arguments) => draw::run(arguments).await,
         Command::Demo(options) => Box::pin(demo::run(options)).await,
         Command::Audit(arguments) => audit::run(&arguments).await,
         Command::Outbox(arguments) => outbox::run(arguments).await,

@@ -280,6 +280,8 @@ catalogue! {
         tells (held limit);
     NotOpen = CONFLICT "not_open", "The drop is not open yet",
         "GET /v1/drops/{drop} says when it opens.";
+    LineOnly = CONFLICT "line_only", "The drop has a line",
+        "Nobody claims its units: join with POST /v1/drops/{drop}/line, and a round gives you yours.";
     TooManyReleased = CONFLICT "too_many_released", "Too many claims of this drop came to nothing",
         "Units that you do not pay for, or give back, are kept from others: you get no more of this drop.";
     Paused = CONFLICT "paused", "The drop is paused",
@@ -299,11 +301,29 @@ catalogue! {
     OnSale = CONFLICT "on_sale", "The units are on sale",
         "Claim them with POST /v1/drops/{drop}/claims instead of waiting.";
     LineFull = CONFLICT "line_full", "Too many are waiting",
-        "Nobody else can wait for this variant: so many returns will not come.";
+        "No further place is given: so many units will not come.";
     UnitsOnTheirWay = CONFLICT "units_on_their_way", "Units are on their way to the buyer",
         "They become an order within seconds: cancel that.";
     ClaimNotLost = CONFLICT "claim_not_lost", "The receipt's claim is not lost",
         "GET /v1/claims/{id} says what became of it. Without the receipt you join at the end.";
+
+    // The line of a drop.
+    NoLine = NOT_FOUND "no_line", "The drop has no line",
+        "Claim its units with POST /v1/drops/{drop}/claims.";
+    PlaceNotFound = NOT_FOUND "place_not_found", "The buyer has no place in this line",
+        "Join with POST /v1/drops/{drop}/line.";
+    LineLeft = CONFLICT "line_left", "The place of this key was left",
+        "To join again, behind everybody, use a new Idempotency-Key.";
+    DrawSealed = CONFLICT "draw_sealed", "The draw is sealed, and whoever has left it cannot come back",
+        "Everybody who entered has one rank in it, and no second one.";
+    LeftTooOften = CONFLICT "left_too_often", "The buyer has left and joined too often",
+        "A buyer has at most five places in one line, one after the other.";
+    LineSealed = CONFLICT "line_sealed", "The list is sealed",
+        "What you want is part of the sealed list and stays as it is. You can still leave.";
+    AlreadyAwarded = CONFLICT "already_awarded", "Units are yours already",
+        "There is an order: GET …/line/me names it, and you can cancel it.";
+    EntryMerged = CONFLICT "entry_merged", "Another place with the same card stands for this one",
+        "One card has one place in a line: look at that.";
 
     // Payments.
     PaymentNotRequired = CONFLICT "payment_not_required", "The order needs no payment method",

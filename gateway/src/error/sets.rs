@@ -70,7 +70,7 @@ sets! {
     WithJson = MalformedJson;
 
     /// Why a claim took nothing, whether it was made by itself or out of a cart.
-    ClaimRefused = SoldOut NotEnough LimitExceeded NotOpen Paused Closed TooManyReleased KeyReused
+    ClaimRefused = SoldOut NotEnough LimitExceeded NotOpen LineOnly Paused Closed TooManyReleased KeyReused
         PriceChanged CountryNotServed ClaimRejected Overloaded WarehouseRebuilding UnitsMoving;
     /// The buyer has more unpaid than they may.
     TooMuchOpen = TooManyOpen TooManyUnitsOpen;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::page::Paged;
 use crate::routes::admin::{fulfilment, imports, money_back, orders as operators, products as stocked, stock};
 use crate::routes::{
-    Amount, carts, checkout, claims, drops, me, order_lists, orders, products, profile, setups, standby,
+    Amount, carts, checkout, claims, drops, line, me, order_lists, orders, products, profile, setups, standby,
 };
 
 /// The body of schema `name`.
@@ -54,6 +54,13 @@ fn buyers_requests() -> Vec<Example> {
             "accepted_total": { "amount_minor": 18_314, "currency": "EUR" }
         })),
         sent::<orders::NewAgreement>(json!({ "accepted_total": { "amount_minor": 18_564, "currency": "EUR" } })),
+        sent::<line::NewPlace>(json!({
+            "choices": [
+                { "sku": "shoe-42", "accepted_total": { "amount_minor": 18_314, "currency": "EUR" } },
+                { "sku": "shoe-43" }
+            ],
+            "quantity": 1, "country": "DE"
+        })),
         sent::<standby::NewStandby>(json!({ "sku": "shoe-42", "quantity": 1 })),
         sent::<carts::NewItem>(json!({ "sku": "mug", "quantity": 2 })),
         sent::<carts::ItemQuantity>(json!({ "quantity": 3 })),
@@ -118,6 +125,12 @@ fn buyers_answers() -> Vec<Example> {
             serials: vec![17],
             status: claims::ClaimStatus::Accepted,
             links,
+        }),
+        answered(line_place()),
+        answered(line_board()),
+        answered(line::Leaves {
+            count: 1_234,
+            leaves: vec![line::Leaf { index: 621, entry_id: "7e8e089726701a50707b433738a20388".to_owned() }],
         }),
         answered(standby::StandbyPlaces { places: vec![standby_place()] }),
         answered(place),
@@ -233,6 +246,56 @@ fn whole_price(subtotal: i64, tax: i64, shipping: i64) -> drops::WholePrice {
         tax: euros(tax),
         shipping: euros(shipping),
         total: euros(subtotal + tax + shipping),
+    }
+}
+
+fn line_place() -> line::LinePlace {
+    line::LinePlace {
+        drop: "shoe".to_owned(),
+        entry_id: "7e8e089726701a50707b433738a20388".to_owned(),
+        ticket: "v1.eyJ…".to_owned(),
+        status: line::PlaceStatus::Waiting,
+        choices: vec![line::PlaceChoice { sku: "shoe-42".to_owned(), accepted_total: Some(euros(18_314)) }],
+        quantity: 1,
+        country: Some("DE".to_owned()),
+        revision: 1,
+        joined_at: at("2026-11-23T09:00:07Z"),
+        rank: Some(421),
+        round: Some(5),
+        order_id: None,
+    }
+}
+
+fn line_board() -> line::LineBoard {
+    let hash = "4b1c".repeat(16);
+    line::LineBoard {
+        state: line::BoardState::Drawn,
+        now: at("2026-11-23T10:01:07Z"),
+        version: 1_267,
+        line_opens_at: at("2026-11-23T09:00:00Z"),
+        seal_at: at("2026-11-23T09:57:30Z"),
+        opens_at: at("2026-11-23T10:00:00Z"),
+        closes_at: Some(at("2026-11-23T12:00:00Z")),
+        in_line: 1_234,
+        seal: Some(line::BoardSeal {
+            count: 1_234,
+            rules: hash.clone(),
+            root: Some(hash.clone()),
+            beacon: Some(34_657_212),
+            reveal_at: None,
+            seed: Some(hash),
+        }),
+        rounds: Some(line::BoardRounds {
+            over: 3,
+            next_at: Some(at("2026-11-23T10:01:30Z")),
+            every: 30,
+            per_round: 100,
+            served: 300,
+        }),
+        paused: false,
+        left: vec!["many", "few"],
+        message: None,
+        look: [2, 15],
     }
 }
 

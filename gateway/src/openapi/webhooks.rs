@@ -146,6 +146,7 @@ fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
         Notice::OrderDelivered => ("The order has been delivered", None),
         Notice::OrderReturned { .. } => ("Goods came back", Some("OrderReturnedDetail")),
         Notice::StandbyAwarded => ("A unit that came back is set aside for a buyer who waited", None),
+        Notice::LineAwarded => ("A round gave a buyer who stood in line what they wanted", None),
         Notice::ClaimLost => ("A claim was answered and then lost in a failure; its buyer is first in line", None),
     }
 }
@@ -266,6 +267,6 @@ mod tests {
             };
             assert!(is_read, "{}", event.body);
         }
-        assert_eq!(all().paths.len(), 16);
+        assert_eq!(all().paths.len(), 17);
     }
 }

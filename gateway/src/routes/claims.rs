@@ -369,6 +369,7 @@ pub(super) fn refusal(outcome: ClaimOutcome) -> Problem {
         ClaimOutcome::OverLimit { held, limit } => Problem::LimitExceeded { held, limit },
         ClaimOutcome::NotOpen => Problem::NotOpen,
         ClaimOutcome::Closed => Problem::Closed,
+        ClaimOutcome::LineOnly => Problem::LineOnly,
         ClaimOutcome::TooManyReleased => Problem::TooManyReleased,
         ClaimOutcome::KeyReused => Problem::KeyReused,
         ClaimOutcome::Released => Problem::ClaimReleased,

@@ -12,6 +12,7 @@ pub mod documents;
 pub mod profile;
 pub mod setups;
 pub mod standby;
+pub mod line;
 pub mod me;
 pub mod webhooks;
 pub mod ops;
@@ -85,6 +86,10 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(setups::begin_setup))
         .routes(routes!(setups::return_from_setup))
         .routes(routes!(standby::join_standby, standby::get_standby, standby::leave_standby))
+        .routes(routes!(line::join_line, line::get_board))
+        .routes(routes!(line::get_place, line::change_place, line::leave_line))
+        .routes(routes!(line::get_rules))
+        .routes(routes!(line::get_leaves))
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))
         .route("/v1/webhooks/stripe", post(webhooks::receive_event))

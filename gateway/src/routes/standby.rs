@@ -107,7 +107,7 @@ pub struct WhichLine {
         Errors<(
             kinds::DropNotFound, kinds::VariantNotFound, (kinds::AlreadyInLine, kinds::OnSale), kinds::LineFull,
             kinds::LimitExceeded,
-            (kinds::NotOpen, kinds::Paused), kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
+            (kinds::NotOpen, kinds::LineOnly, kinds::Paused), kinds::ClaimNotLost, kinds::Closed, kinds::KeyReused
         )>,
     ),
     security(("buyer" = []))
@@ -144,6 +144,7 @@ pub async fn join_standby(
         Joined::Full => Err(Problem::LineFull),
         Joined::NotSelling(DropState::Closed | DropState::Archived) => Err(Problem::Closed),
         Joined::NotSelling(DropState::Paused) => Err(Problem::Paused),
+        Joined::NotSelling(DropState::Lining) => Err(Problem::LineOnly),
         Joined::NotSelling(_) => Err(Problem::NotOpen),
     }
 }

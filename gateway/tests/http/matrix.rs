@@ -277,6 +277,25 @@ impl Stage {
                 let named = json!({ "sku": "shoe-42", "buyer": self.buyer });
                 case("in ada's name", ask(&filled, "eves").json(&named), Refused(422, "invalid_request"));
             }
+            // The drop of this table has no line; http/line.rs has the same for one that has.
+            "GET /v1/drops/{drop}/line/me" | "DELETE /v1/drops/{drop}/line/me" => {
+                case("hers", ask(&filled, ""), NotFound("no_line"));
+            }
+            "POST /v1/drops/{drop}/line" => {
+                let wish = json!({ "choices": [{ "sku": "shoe-42" }], "country": "DE" });
+                case("ada's key", ask(&filled, "ada-waits").json(&wish), NotFound("no_line"));
+            }
+            "PUT /v1/drops/{drop}/line/me" => {
+                let wish = json!({ "choices": [{ "sku": "shoe-42" }], "country": "DE" });
+                case("hers", ask(&filled, "").header("If-Match", "*").json(&wish), NotFound("no_line"));
+            }
+            "GET /v1/drops/{drop}/line" | "GET /v1/drops/{drop}/line/rules" => {
+                case("as anybody", ask(&filled, ""), NotFound("no_line"));
+            }
+            "GET /v1/drops/{drop}/line/leaves/{prefix}" => {
+                let path = format!("/v1/drops/{}/line/leaves/7e8", self.shop().drop);
+                case("as anybody", ask(&path, ""), NotFound("no_line"));
+            }
             "GET /v1/drops/{drop}/standby" => case("hers", ask(&filled, ""), Nothing),
             "POST /v1/drops/{drop}/standby" => {
                 case("ada's key", ask(&filled, "ada-waits").json(&json!({ "sku": "shoe-43" })), HerOwn);

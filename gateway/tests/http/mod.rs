@@ -17,6 +17,7 @@ mod clients;
 mod matrix;
 mod pairs;
 mod schemathesis;
+mod line;
 mod standby;
 mod catalog;
 mod drafts;

@@ -395,6 +395,7 @@ impl Trial<'_> {
             pay_terms: PayTerms::OF_THE_DROP,
             acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
+            line: None,
         };
         engine.create_drop(&new, 7).await.unwrap().unwrap();
         let drop = engine.open_drop(&new.name).await.unwrap().unwrap();

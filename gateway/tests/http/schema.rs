@@ -69,6 +69,8 @@ fn hold(document: &Value, schema: &Value, value: &Value, place: &str, faults: &m
                 }
                 true
             }
+            "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap()),
+            "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= rule.as_u64().unwrap()),
             other => panic!("{place}: this test does not know the keyword {other}"),
         };
         if !fits {

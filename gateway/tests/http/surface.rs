@@ -74,7 +74,16 @@ async fn the_description_lists_every_route_and_code() {
             assert!(is_public || operation["security"] == who, "{method} {path}: {operation}");
             assert_eq!(
                 is_public,
-                ["/v1/carts/guest", "/v1/drops/{drop}", "/v1/products", "/v1/products/{id}"].contains(&path.as_str()),
+                [
+                    "/v1/carts/guest",
+                    "/v1/drops/{drop}",
+                    "/v1/drops/{drop}/line/leaves/{prefix}",
+                    "/v1/drops/{drop}/line/rules",
+                    "/v1/products",
+                    "/v1/products/{id}"
+                ]
+                .contains(&path.as_str())
+                    || (path == "/v1/drops/{drop}/line" && method == "get"),
                 "{path}"
             );
         }
@@ -89,9 +98,14 @@ async fn the_description_lists_every_route_and_code() {
         "POST /v1/cart/merge",
         "POST /v1/carts/guest",
         "PUT /v1/cart/items/{variant}",
+        "DELETE /v1/drops/{drop}/line/me",
         "DELETE /v1/drops/{drop}/standby",
         "GET /v1/claims/{id}",
         "GET /v1/drops/{drop}",
+        "GET /v1/drops/{drop}/line",
+        "GET /v1/drops/{drop}/line/leaves/{prefix}",
+        "GET /v1/drops/{drop}/line/me",
+        "GET /v1/drops/{drop}/line/rules",
         "GET /v1/drops/{drop}/standby",
         "DELETE /v1/me",
         "GET /v1/me/checkout-profile",
@@ -104,7 +118,9 @@ async fn the_description_lists_every_route_and_code() {
         "GET /v1/orders/{id}/invoice",
         "GET /v1/orders/{id}/credit-notes/{number}",
         "POST /v1/drops/{drop}/claims",
+        "POST /v1/drops/{drop}/line",
         "POST /v1/drops/{drop}/standby",
+        "PUT /v1/drops/{drop}/line/me",
         "POST /v1/orders/{id}/accept-total",
         "POST /v1/orders/{id}/cancel",
         "POST /v1/orders/{id}/payment",

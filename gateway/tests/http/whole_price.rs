@@ -54,6 +54,7 @@ async fn shop_with_boots() -> (Shop, String) {
         pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
+        line: None,
     };
     shop.engine.create_drop(&new, 7).await.unwrap().unwrap();
     shop.engine.open_drop(&new.name).await.unwrap().unwrap();

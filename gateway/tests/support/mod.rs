@@ -81,6 +81,7 @@ pub(crate) async fn make_drop(engine: &Engine, name: &str, sale: &Sale) -> SaleD
         pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: sale.acknowledgement,
         replicas: 0,
+        line: None,
     };
     let drop = engine.create_drop(&new, 7).await.unwrap().unwrap();
     if sale.is_open { engine.open_drop(&new.name).await.unwrap().unwrap() } else { drop }

@@ -230,7 +230,7 @@ pub fn verify(bundle: &Bundle, own: Option<&Own>) -> Verdict {
 
     let replayed = replay(bundle, &rules, &wishes, drawn_at)?;
     let award_of = |rank: Rank| {
-        (0..).zip(&replayed.rounds).find_map(|(round, past)| {
+        replayed.numbers.iter().copied().zip(&replayed.rounds).find_map(|(round, past)| {
             past.steps.iter().find_map(|(facts, outcome)| match outcome {
                 Outcome::Awarded { variant, .. } if facts.rank == rank => Some(OwnAward { round, variant: *variant }),
                 _ => None,
@@ -277,7 +277,7 @@ fn check_draw(bundle: &Bundle, rules: &Rules) -> Result<Timestamp, Wrong> {
     let secret_bytes;
     let (chance, drawn_at) = match (&rules.beacon, &bundle.beacon) {
         (Beacon::Drand(chain), Revealed::Drand(pulse)) => {
-            let (round, _) = draw::follow(rules.seal_at, chain, &bundle.steps)?;
+            let (round, _) = draw::follow(rules.seal_at, chain, rules.timing(), &bundle.steps)?;
             if pulse.round != round {
                 return Err(Wrong::BeaconRound { expected: round, given: pulse.round });
             }
@@ -326,6 +326,8 @@ fn check_joins(bundle: &Bundle, rules: &Rules) -> Result<(), Wrong> {
 
 struct Replayed {
     rounds: Vec<PastRound>,
+    /// Of each round, as the chunks have it.
+    numbers: Vec<u32>,
     awards: u32,
     served: Rank,
     free: Free,
@@ -341,26 +343,37 @@ fn replay(bundle: &Bundle, rules: &Rules, wishes: &[Wish], drawn_at: Timestamp) 
     let mut given = Free::default();
     let mut pace = rules.per_round;
     let mut rounds = Vec::<PastRound>::new();
+    // Rounds in which nothing was to be decided are left out.
+    let mut numbers = Vec::<u32>::new();
     let mut awards = 0;
+    let last_round = bundle.chunks.last().map(|chunk| chunk.round);
     for chunk in &bundle.chunks {
         let round = chunk.round;
-        let is_first = round as usize == rounds.len();
+        let before = numbers.last().copied();
+        let is_first = before.is_none_or(|before| round > before);
         if is_first {
             if !line.is_round_over() {
-                return Err(Wrong::RoundCut(round.saturating_sub(1)));
+                return Err(Wrong::RoundCut(before.unwrap_or_default()));
+            }
+            // Only rounds in which nothing was to be decided are left out: to leave out others is a slower pace.
+            let expected = before.map_or(0, |before| before + 1);
+            if round > expected && line.position().served < line.count() {
+                return Err(Wrong::RoundNumber(round));
             }
             let due = i64::from(rules.every_seconds) * i64::from(round);
             let due = rules.opens_at.checked_add(SignedDuration::from_secs(due)).unwrap_or(Timestamp::MAX);
             if chunk.at < due.max(drawn_at) {
                 return Err(Wrong::RoundEarly(round));
             }
-            if chunk.per_round < pace {
+            // The last one may give what came back until the end, and decide nobody else.
+            let is_end = chunk.per_round == 0 && last_round == Some(round);
+            if chunk.per_round < pace && !is_end {
                 return Err(Wrong::PaceLowered(round));
             }
             pace = chunk.per_round;
             given = given.without(&chunk.returned).ok_or(Wrong::Returned(round))?;
             left = left.with(&chunk.returned).with(&chunk.added);
-        } else if round as usize + 1 != rounds.len() {
+        } else if Some(round) != before {
             return Err(Wrong::RoundNumber(round));
         } else if chunk.per_round != pace {
             return Err(Wrong::PaceLowered(round));
@@ -379,6 +392,7 @@ fn replay(bundle: &Bundle, rules: &Rules, wishes: &[Wish], drawn_at: Timestamp) 
         if is_first {
             line.begin_round(left, pace);
             rounds.push(PastRound { free: left, steps: Vec::new() });
+            numbers.push(round);
         }
         let facts = facts_of(chunk, &line, rules)?;
         let outcomes = line.decide(&facts).map_err(|_| Wrong::RoundCut(round))?;
@@ -397,9 +411,9 @@ fn replay(bundle: &Bundle, rules: &Rules, wishes: &[Wish], drawn_at: Timestamp) 
         rounds.last_mut().expect("a chunk that is not the first of a round follows one").steps.extend(steps);
     }
     if !line.is_round_over() {
-        return Err(Wrong::RoundCut(rounds.len().saturating_sub(1) as u32));
+        return Err(Wrong::RoundCut(numbers.last().copied().unwrap_or_default()));
     }
-    Ok(Replayed { rounds, awards, served: line.position().served, free: left })
+    Ok(Replayed { rounds, numbers, awards, served: line.position().served, free: left })
 }
 
 /// What the chunk says about its candidates, as far as the rules let it say that.

@@ -15,14 +15,30 @@ use super::beacon::Chain;
 use super::hex::Digest;
 use super::shuffle::Seed;
 
-/// From the seal to the beacon's round: to sort and hash the list, and for everybody to see the count.
-pub const SEAL_TO_BEACON: SignedDuration = SignedDuration::from_secs(120);
-/// The root stands so long before its round.
-pub const ROOT_BEFORE_BEACON: SignedDuration = SignedDuration::from_secs(30);
 /// Rounds by which a try is put off.
 pub const POSTPONED_BY: u64 = 100;
-/// From the root of another try to its round.
-pub const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// The times of a draw, all of which follow from one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// From the seal to the beacon's round: to sort and hash the list, and for everybody to see its root.
+    pub seal_to_beacon: SignedDuration,
+    /// The root stands so long before its round.
+    pub root_before_beacon: SignedDuration,
+    /// From the root of another try to its round.
+    pub retry_after: SignedDuration,
+}
+
+impl Timing {
+    pub fn new(seal_to_beacon: SignedDuration) -> Self {
+        Self { seal_to_beacon, root_before_beacon: seal_to_beacon / 4, retry_after: seal_to_beacon * 5 }
+    }
+
+    /// The shortest time between a seal and the first round: for the beacon, and a quarter more for it to arrive.
+    pub fn seal_before_opening(&self) -> SignedDuration {
+        self.seal_to_beacon + self.root_before_beacon
+    }
+}
 
 /// What a seed is made of, beside chance.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +89,13 @@ pub fn seed(sealed: &Sealed<'_>, chance: &Chance<'_>) -> Seed {
 }
 
 /// The round of the first try.
-pub fn plan_beacon(seal_at: Timestamp, chain: &Chain) -> u64 {
-    chain.round_at(after(seal_at, SEAL_TO_BEACON))
+pub fn plan_beacon(seal_at: Timestamp, chain: &Chain, timing: Timing) -> u64 {
+    chain.round_at(after(seal_at, timing.seal_to_beacon))
+}
+
+/// The round of another try, whose root is recorded now.
+pub fn retry_round(now: Timestamp, chain: &Chain, timing: Timing) -> u64 {
+    chain.round_at(after(now, timing.retry_after))
 }
 
 fn after(time: Timestamp, duration: SignedDuration) -> Timestamp {
@@ -88,7 +109,7 @@ pub fn beginning_of(date: Date) -> Option<Timestamp> {
 
 /// A draw that has no root yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Try {
+enum Try {
     /// It waits for this round.
     Planned(u64),
     /// The try before is void: root first, round afterwards.
@@ -107,26 +128,6 @@ pub enum Step {
     Rooted { round: u64, at: Timestamp },
 }
 
-/// The one step that can be recorded now, by one transaction. `None`: there is nothing to record yet. `root`: if it is
-/// computed.
-pub fn root_or_postpone(now: Timestamp, chain: &Chain, state: Try, root: Option<Digest>) -> Option<Step> {
-    let round = match state {
-        Try::Planned(round) => round,
-        // The list stays sealed, so its root has been public since: nobody can know this round yet.
-        Try::AfterVoid => {
-            return root.map(|_| Step::Rooted { round: chain.round_at(after(now, RETRY_AFTER)), at: now });
-        }
-    };
-    let due = chain.time_of(round).unwrap_or(Timestamp::MAX);
-    let left = now.duration_until(due);
-    match root {
-        _ if left <= SignedDuration::ZERO => Some(Step::Void { round, at: now, late_root: root }),
-        Some(_) if left >= ROOT_BEFORE_BEACON => Some(Step::Rooted { round, at: now }),
-        None if left >= ROOT_BEFORE_BEACON => None,
-        _ => Some(Step::Postponed { round, to: round + POSTPONED_BY, at: now }),
-    }
-}
-
 /// What is wrong with the way to a draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrongSteps {
@@ -134,7 +135,7 @@ pub enum WrongSteps {
     AnotherRound,
     #[error("the round was put off after it was out")]
     LatePostponement,
-    #[error("the root is younger than 30 seconds before its round")]
+    #[error("the root is younger than it may be before its round")]
     LateRoot,
     #[error("the root is older than the seal, or a step is older than the one before")]
     OutOfOrder,
@@ -143,14 +144,19 @@ pub enum WrongSteps {
 }
 
 /// Goes through the steps of a draw with drand: the round that decides it, and when its root was recorded.
-pub fn follow(seal_at: Timestamp, chain: &Chain, steps: &[Step]) -> Result<(u64, Timestamp), WrongSteps> {
-    let mut state = Try::Planned(plan_beacon(seal_at, chain));
+pub fn follow(
+    seal_at: Timestamp,
+    chain: &Chain,
+    timing: Timing,
+    steps: &[Step],
+) -> Result<(u64, Timestamp), WrongSteps> {
+    let mut state = Try::Planned(plan_beacon(seal_at, chain, timing));
     let mut last = seal_at;
     for (number, step) in steps.iter().enumerate() {
         let (Step::Postponed { round, at, .. } | Step::Void { round, at, .. } | Step::Rooted { round, at }) = *step;
         let expected = match state {
             Try::Planned(round) => round,
-            Try::AfterVoid => chain.round_at(after(at, RETRY_AFTER)),
+            Try::AfterVoid => retry_round(at, chain, timing),
         };
         if at < last {
             return Err(WrongSteps::OutOfOrder);
@@ -182,7 +188,7 @@ pub fn follow(seal_at: Timestamp, chain: &Chain, steps: &[Step]) -> Result<(u64,
             }
             state = Try::AfterVoid;
         } else {
-            if at.duration_until(due) < ROOT_BEFORE_BEACON {
+            if at.duration_until(due) < timing.root_before_beacon {
                 return Err(WrongSteps::LateRoot);
             }
             return if number + 1 == steps.len() { Ok((round, at)) } else { Err(WrongSteps::NotRooted) };
@@ -214,42 +220,22 @@ mod tests {
 
     const SEAL: i64 = 1_692_803_367 + 3_000;
 
+    fn timing() -> Timing {
+        Timing::new(SignedDuration::from_secs(120))
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(SEAL + second).unwrap()
     }
 
     /// Round 1041: 120 seconds after the seal.
     const ROUND: u64 = 1_041;
-    const ROOT: Option<Digest> = Some(Hex([1; 32]));
 
     #[test]
     fn the_round_is_the_first_one_120_seconds_after_the_seal() {
         let chain = Chain::quicknet();
         for (second, round) in [(0, ROUND), (1, ROUND + 1), (3, ROUND + 1), (4, ROUND + 2)] {
-            assert_eq!(plan_beacon(at(second), &chain), round, "{second}");
-        }
-    }
-
-    #[test]
-    fn root_or_postponement_is_recorded_before_the_round_or_the_try_is_void() {
-        let planned = Try::Planned(ROUND);
-        let rooted = |round, second| Some(Step::Rooted { round, at: at(second) });
-        let postponed = |second| Some(Step::Postponed { round: ROUND, to: ROUND + 100, at: at(second) });
-        let void = |second, late_root| Some(Step::Void { round: ROUND, at: at(second), late_root });
-        let cases = [
-            ("the root is ready", planned, 5, ROOT, rooted(ROUND, 5)),
-            ("the last second for it", planned, 90, ROOT, rooted(ROUND, 90)),
-            ("no root yet, and time", planned, 90, None, None),
-            ("a second too late for it", planned, 91, ROOT, postponed(91)),
-            ("no root, and no time", planned, 91, None, postponed(91)),
-            ("the last second to put it off", planned, 119, None, postponed(119)),
-            ("the round is due", planned, 120, ROOT, void(120, ROOT)),
-            ("long ago", planned, 500, None, void(500, None)),
-            ("after a void try", Try::AfterVoid, 500, ROOT, rooted(1 + (3_000 + 500 + 600_u64).div_ceil(3), 500)),
-            ("after a void try, without a root", Try::AfterVoid, 500, None, None),
-        ];
-        for (what, state, second, root, expected) in cases {
-            assert_eq!(root_or_postpone(at(second), &Chain::quicknet(), state, root), expected, "{what}");
+            assert_eq!(plan_beacon(at(second), &chain, timing()), round, "{second}");
         }
     }
 
@@ -293,7 +279,7 @@ mod tests {
             ),
         ];
         for (what, steps, expected) in cases {
-            assert_eq!(follow(at(0), &Chain::quicknet(), &steps), expected, "{what}");
+            assert_eq!(follow(at(0), &Chain::quicknet(), timing(), &steps), expected, "{what}");
         }
     }
 

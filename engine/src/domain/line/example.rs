@@ -60,6 +60,7 @@ pub fn rules(entries: u32, chain: &Chain, ticket_key: TicketKey) -> Rules {
         mode: Mode::Queue,
         line_opens_at: at(3_600),
         seal_at: at(7_050),
+        reveal_after_seconds: 120,
         opens_at: at(7_200),
         closes_at: at(10_800),
         every_seconds: 30,
@@ -91,7 +92,7 @@ pub fn of_rules(rules: &Rules, entries: u32, chain: &Chain, sign: impl FnOnce(u6
     let mut leaves = (1..=entries).map(entry).collect::<Vec<_>>();
     leaves.sort_unstable_by_key(|entry| entry.id);
     let root = tree::root(tree::leaves(&leaves));
-    let round = draw::plan_beacon(rules.seal_at, chain);
+    let round = draw::plan_beacon(rules.seal_at, chain, rules.timing());
     let pulse = sign(round);
     let sealed = Sealed { drop: rules.drop.as_str(), rules: rules_hash, count: entries, root };
     let chance = Chance::Drand { chain: &chain.chain_hash, round, randomness: &pulse.randomness };

@@ -11,6 +11,11 @@ pub mod tickets;
 pub mod beacon;
 pub mod rules;
 pub mod draw;
+pub mod terms;
+pub mod state;
+pub mod facts;
+pub mod joining;
+pub mod schedule;
 pub mod bundle;
 pub mod example;
 #[cfg(test)]

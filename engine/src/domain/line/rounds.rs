@@ -337,6 +337,7 @@ impl Allocation {
             self.gone = 0;
         }
         self.end_if_nothing_is_free();
+        self.end_if_over();
     }
 
     /// The next to be decided, in their order, at most `max`: fewer first are the same ones. Nobody: the round has
@@ -363,6 +364,7 @@ impl Allocation {
         }
         let outcomes = facts.iter().map(|facts| (facts.rank, self.decide_one(facts))).collect();
         self.end_if_nothing_is_free();
+        self.end_if_over();
         Ok(outcomes)
     }
 
@@ -400,6 +402,13 @@ impl Allocation {
             }
             let all = self.count();
             self.position = Position { phase: Phase::Next, served: all, end_of_round: all, ..self.position };
+        }
+    }
+
+    /// Once nobody who stands by can be given anything and no further rank is due, the round is with nobody.
+    fn end_if_over(&mut self) {
+        if self.is_round_over() {
+            self.position.phase = Phase::Next;
         }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::beacon::{Chain, Pattern};
-use super::draw::{self, SEAL_TO_BEACON};
+use super::draw::{self, Timing};
 use super::hex::{Digest, Hex};
 use super::rounds::Bar;
 use super::tickets::TicketKey;
@@ -25,8 +25,6 @@ pub const MAX_CAPACITY: u32 = 5_000_000;
 pub const MAX_PER_ROUND: u32 = 1_000_000;
 const MAX_EVERY_SECONDS: u32 = 3_600;
 const MAX_PAY_WITHIN_SECONDS: u32 = 7 * 24 * 3_600;
-/// Between seal and opening: the beacon's round is 120 s after the seal, and the rest is for it to arrive.
-pub const SEAL_BEFORE_OPENING: SignedDuration = SignedDuration::from_secs(150);
 /// The least time that an operator may give buyers to pay. Tests and demos have their own.
 pub const PAY_WITHIN_MIN: SignedDuration = SignedDuration::from_mins(10);
 
@@ -109,6 +107,8 @@ pub struct Rules {
     pub mode: Mode,
     pub line_opens_at: Timestamp,
     pub seal_at: Timestamp,
+    /// From the seal to the round of the beacon that decides.
+    pub reveal_after_seconds: u32,
     pub opens_at: Timestamp,
     pub closes_at: Timestamp,
     pub every_seconds: u32,
@@ -165,11 +165,10 @@ impl Rules {
 pub enum InvalidRules {
     #[error("the line must open before it is sealed, and its drop must open before it closes")]
     Times,
-    #[error(
-        "the seal must be 150 seconds before the drop opens: the beacon's round comes 120 seconds after the seal, and has \
-        to arrive"
-    )]
-    SealTooLate,
+    #[error("the seal must be {0:#} before the drop opens: the beacon's round comes behind it, and has to arrive")]
+    SealTooLate(SignedDuration),
+    #[error("the beacon decides 1 second to 1 day after the seal; {0} seconds were given")]
+    RevealAfter(u32),
     #[error("rounds come every 1 to {MAX_EVERY_SECONDS} seconds; {0} were given")]
     Every(u32),
     #[error("a round decides 1 to {MAX_PER_ROUND} ranks; {0} were given")]
@@ -205,9 +204,8 @@ pub enum InvalidRules {
 }
 
 impl Rules {
-    /// When a line is sealed unless its operator says otherwise.
-    pub fn default_seal(opens_at: Timestamp) -> Timestamp {
-        opens_at.saturating_sub(SEAL_BEFORE_OPENING).expect("a duration of seconds can be subtracted")
+    pub fn timing(&self) -> Timing {
+        Timing::new(SignedDuration::from_secs(self.reveal_after_seconds.into()))
     }
 
     /// What an operator may ask for.
@@ -215,8 +213,12 @@ impl Rules {
         if self.line_opens_at >= self.seal_at || self.seal_at > self.opens_at || self.opens_at >= self.closes_at {
             return Err(InvalidRules::Times);
         }
-        if self.seal_at > Self::default_seal(self.opens_at) {
-            return Err(InvalidRules::SealTooLate);
+        if !(1..=24 * 3_600).contains(&self.reveal_after_seconds) {
+            return Err(InvalidRules::RevealAfter(self.reveal_after_seconds));
+        }
+        let takes = self.timing().seal_before_opening();
+        if self.seal_at.duration_until(self.opens_at) < takes {
+            return Err(InvalidRules::SealTooLate(takes));
         }
         if !(1..=MAX_EVERY_SECONDS).contains(&self.every_seconds) {
             return Err(InvalidRules::Every(self.every_seconds));
@@ -277,7 +279,9 @@ impl Rules {
                 let pattern = Pattern::new(pattern);
                 pattern.map_err(|error| InvalidRules::Pattern(error.to_string()))?;
                 let begins = draw::beginning_of(*date);
-                let is_after = begins.is_some_and(|begins| self.seal_at.duration_until(begins) >= SEAL_TO_BEACON);
+                let timing = self.timing();
+                let is_after =
+                    begins.is_some_and(|begins| self.seal_at.duration_until(begins) >= timing.seal_to_beacon);
                 if is_after { Ok(()) } else { Err(InvalidRules::ResultTooEarly) }
             }
             Beacon::Drand(_) | Beacon::None { .. } => Ok(()),
@@ -298,6 +302,7 @@ pub(crate) mod tests {
             mode: Mode::Queue,
             line_opens_at: "2026-12-01T11:00:00Z".parse().unwrap(),
             seal_at: "2026-12-01T11:57:30Z".parse().unwrap(),
+            reveal_after_seconds: 120,
             opens_at: "2026-12-01T12:00:00Z".parse().unwrap(),
             closes_at: "2026-12-01T13:00:00Z".parse().unwrap(),
             every_seconds: 30,
@@ -316,6 +321,8 @@ pub(crate) mod tests {
         }
     }
 
+    const TAKES: SignedDuration = SignedDuration::from_secs(150);
+
     fn manual() -> Beacon {
         Beacon::Manual {
             source: "Lotto 6 aus 49".to_owned(),
@@ -332,7 +339,7 @@ pub(crate) mod tests {
         let expected = format!(
             concat!(
                 r#"{{"version":2,"drop":"shoe","mode":"queue","line_opens_at":"2026-12-01T11:00:00Z","#,
-                r#""seal_at":"2026-12-01T11:57:30Z","opens_at":"2026-12-01T12:00:00Z","#,
+                r#""seal_at":"2026-12-01T11:57:30Z","reveal_after_seconds":120,"opens_at":"2026-12-01T12:00:00Z","#,
                 r#""closes_at":"2026-12-01T13:00:00Z","#,
                 r#""every_seconds":30,"per_round":10,"pay_within_seconds":1800,"capacity":1000000,"currency":"EUR","#,
                 r#""variants":[{{"number":0,"sku":"shoe-42","stock":50,"price_minor":12900}},"#,
@@ -374,7 +381,7 @@ pub(crate) mod tests {
             (|rules| rules.line_opens_at = rules.seal_at, InvalidRules::Times),
             (|rules| rules.closes_at = rules.opens_at, InvalidRules::Times),
             (|rules| rules.seal_at = rules.closes_at, InvalidRules::Times),
-            (|rules| rules.seal_at = "2026-12-01T11:57:31Z".parse().unwrap(), InvalidRules::SealTooLate),
+            (|rules| rules.seal_at = "2026-12-01T11:57:31Z".parse().unwrap(), InvalidRules::SealTooLate(TAKES)),
             (|rules| rules.every_seconds = 0, InvalidRules::Every(0)),
             (|rules| rules.every_seconds = 3_601, InvalidRules::Every(3_601)),
             (|rules| rules.per_round = 0, InvalidRules::PerRound(0)),
@@ -444,6 +451,6 @@ pub(crate) mod tests {
 
     #[test]
     fn a_queue_is_sealed_150_seconds_before_its_drop_opens() {
-        assert_eq!(Rules::default_seal(rules().opens_at), rules().seal_at);
+        assert_eq!(rules().timing().seal_before_opening(), TAKES);
     }
 }

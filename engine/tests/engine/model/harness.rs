@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use doorbuster_engine::domain::claims::Acknowledgement;
-use doorbuster_engine::domain::drops::{DropState, DropVariant, PayTerms, SaleDrop, Warehouse};
+use doorbuster_engine::domain::drops::{Admission, DropState, DropVariant, PayTerms, SaleDrop, Warehouse};
 use doorbuster_engine::domain::ids::{DropId, Epoch, VariantNumber, WarehouseId, WarehouseNumber};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::pricing::{Rate, Terms};
@@ -86,6 +86,7 @@ fn sale_drop(id: DropId, variants: u8, limit: u32) -> SaleDrop {
         product_id: 1,
         product_name: "Model".to_owned(),
         state: DropState::Open,
+        admission: Admission::Open,
         currency,
         buyer_limit: limit,
         home_key: 1,

@@ -111,6 +111,7 @@ impl Stage {
             pay_terms: PayTerms { within: None, decline_grace: options.decline_grace },
             acknowledgement: doorbuster_engine::domain::claims::Acknowledgement::Accepted,
             replicas: 0,
+            line: None,
         };
         engine.create_drop(&new, 7).await.unwrap().unwrap();
         Arc::new(Self {

@@ -1,0 +1,13 @@
+//! The line of a drop: who joins and leaves, what everybody sees of it, and the worker that seals it, draws and gives units.
+
+mod board;
+mod places;
+mod publish;
+mod reveal;
+mod steps;
+
+pub use board::{Board, BoardOf};
+pub use places::{JoinAsked, KnownLine, LineAnswer, LineJoined, MyPlace, Where};
+pub use publish::NoBundle;
+pub use reveal::{RevealRefused, RevealTaken, Revealing};
+pub use steps::{Answer, LineMemory, LineReport};
