@@ -5,14 +5,18 @@
 
 mod options;
 mod sale;
+mod line;
 mod shop;
 mod chaos;
 mod timeline;
 mod facts;
 mod report;
+mod line_report;
 mod screen;
 
 pub use facts::store_facts;
+pub use line::LineDemo;
+pub use line_report::LineReport;
 pub use options::DemoOptions;
 pub use report::DemoReport;
 pub use sale::Demo;

@@ -105,7 +105,8 @@ impl MailsReport {
         self.mails_missing == 0 && self.mails_unexpected == 0
     }
 
-    fn new(orders: &[OrderFact], mails: &[ReceivedMail]) -> Self {
+    /// `of_each`: the kinds of mails that every order has, whatever became of it.
+    pub(super) fn new(orders: &[OrderFact], mails: &[ReceivedMail], of_each: &[&str]) -> Self {
         let told = |order: &OrderFact, kind: &str| {
             let address = MAIL_FROM.rsplit('@').next().unwrap_or_default().trim_end_matches('>');
             format!("<evt_{}_{kind}@{address}>", order.order_id.replace('-', ""))
@@ -115,7 +116,8 @@ impl MailsReport {
             "PAYMENT_FAILED" => Some(told(order, "payment_failed")),
             _ => None,
         });
-        let due = due.collect::<HashSet<_>>();
+        let first = orders.iter().flat_map(|order| of_each.iter().map(move |kind| told(order, kind)));
+        let due = due.chain(first).collect::<HashSet<_>>();
         let delivered = mails.iter().map(ReceivedMail::message_id).collect::<HashSet<_>>();
         Self {
             mails_delivered: delivered.len() as u64,
@@ -140,7 +142,7 @@ impl Demo {
             limit: self.options.limit,
             seed: self.options.seed,
             verdict: judge(&self.log, &facts),
-            mails: MailsReport::new(&facts.orders, &self.mailbox.mails()),
+            mails: MailsReport::new(&facts.orders, &self.mailbox.mails(), &[]),
             asked_to_come_back: self.log.undecided(),
             unavailable: self.log.unavailable(),
             audit_violations: audit.violations.len(),

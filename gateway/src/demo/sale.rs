@@ -1,7 +1,7 @@
 //! The sale itself: servers, drop, buyers, and the wait until every order has come to its end.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,17 +34,17 @@ use crate::receipt::ReceiptKey;
 use crate::{Gateway, GatewayConfig, Secret, Workers, auth};
 
 /// Known to everybody who reads this: the demo's servers live on loopback, for as long as it runs.
-const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows";
+pub(super) const JWT_SECRET: &str = "a secret that only the demo uses, and everybody knows";
 pub(super) const RECEIPT_KEYS: &str = "demo=a key that only the demo uses to sign receipts";
 const SKU: &str = "SHOE-42";
-const PRICE_MINOR: i64 = 14_900;
+pub(super) const PRICE_MINOR: i64 = 14_900;
 /// Who writes to the demo's buyers. Nobody has this domain (RFC 2606).
 pub(super) const MAIL_FROM: &str = "Doorbuster <orders@shop.invalid>";
 const DATABASE_CONNECTIONS: usize = 24;
 /// Requests under way at the same time: enough to keep every batch full, few enough for a laptop's open files.
-const CONNECTIONS: usize = 256;
+pub(super) const CONNECTIONS: usize = 256;
 /// With the waits of `crowd/shop.rs` nine seconds.
-const TRIES_MAX: u32 = 10;
+pub(super) const TRIES_MAX: u32 = 10;
 /// First clicks come within this, for each ten thousand buyers.
 const ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(2);
 /// With faults they take their time, so that the faults find somebody there.
@@ -58,7 +58,7 @@ const CHAOS_PROVIDER_DELAY: Range<Duration> = Duration::from_millis(30)..Duratio
 /// Small sales are charged a few at a time, so that they too are charged for some seconds.
 const CHAOS_ORDERS_PER_CHARGE: u32 = 60;
 const CHARGE_CONCURRENCY: u32 = 16;
-const DOUBLE_CLICK_RATE: f64 = 0.1;
+pub(super) const DOUBLE_CLICK_RATE: f64 = 0.1;
 /// The sale is over when nothing has changed for so long and no order waits for its payment.
 const QUIET: Duration = Duration::from_secs(4);
 /// Whatever happens, the wait for that ends.
@@ -99,15 +99,31 @@ pub(super) struct Standing {
     pub(super) mails: u64,
 }
 
-impl Demo {
-    /// Starts the servers, makes the drop and opens it.
-    pub async fn open(options: DemoOptions, screen: &Screen) -> anyhow::Result<Self> {
-        let settle_every = check(&options)?;
+/// What a sale needs, apart from whoever serves and works.
+pub(super) struct Servers {
+    pub(super) sandbox: Sandbox,
+    pub(super) redis: Redis,
+    pub(super) postgres: Postgres,
+    pub(super) provider: FakeProvider,
+    pub(super) provider_client: ProviderClient,
+    pub(super) mailbox: SmtpSink,
+    pub(super) database_url: String,
+    pub(super) engine: Engine,
+}
+
+impl Servers {
+    pub(super) async fn start(options: &DemoOptions, screen: &Screen) -> anyhow::Result<Self> {
         screen.step("starting a private Redis, Postgres, payment provider and mail server");
         let sandbox = Sandbox::temporary()?;
         let (redis, postgres) = tokio::try_join!(sandbox.redis(), sandbox.postgres())?;
         let delay = if options.chaos { CHAOS_PROVIDER_DELAY } else { Range::default() };
-        let provider = FakeProviderOptions { seed: options.seed, delay, ..FakeProviderOptions::default() };
+        let provider = FakeProviderOptions {
+            seed: options.seed,
+            delay,
+            // In a line, one card has one place.
+            every_card_is_another: options.admission.has_line(),
+            ..FakeProviderOptions::default()
+        };
         let provider = FakeProvider::start(provider).await?;
         let provider_client = ProviderClient::new(ProviderSettings {
             base_url: provider.url().to_owned(),
@@ -125,6 +141,16 @@ impl Demo {
         let ledger = Ledger::new(&database_url, DATABASE_CONNECTIONS)?;
         ledger.migrate().await?;
         let engine = Engine::new(ledger, TokenStore::connect(&redis.url()).await?, Clock::System);
+        Ok(Self { sandbox, redis, postgres, provider, provider_client, mailbox, database_url, engine })
+    }
+}
+
+impl Demo {
+    /// Starts the servers, makes the drop and opens it.
+    pub async fn open(options: DemoOptions, screen: &Screen) -> anyhow::Result<Self> {
+        let settle_every = check(&options)?;
+        let Servers { sandbox, redis, postgres, provider, provider_client, mailbox, database_url, engine } =
+            Servers::start(&options, screen).await?;
 
         screen.step(&format!("opening the drop: {} units in {} warehouses", options.stock, options.warehouses));
         let drop = create(&engine, &options).await?;
@@ -261,22 +287,14 @@ impl Demo {
 
     /// Writes a file of settings that lead to this sale, for a shell: `. FILE`. It goes with the sale.
     pub fn leave_settings(&self) -> anyhow::Result<PathBuf> {
-        let settings = [
-            ("REDIS_URL", self.redis.url()),
-            ("DATABASE_URL", self.database_url.clone()),
-            ("PROVIDER_URL", self.provider.url().to_owned()),
-            ("PROVIDER_KEY", self.provider.secret_key().to_owned()),
-            ("SMTP_URL", self.mailbox.url()),
-            ("MAIL_FROM", MAIL_FROM.to_owned()),
-            ("JWT_SECRET", JWT_SECRET.to_owned()),
-            ("RECEIPT_KEYS", RECEIPT_KEYS.to_owned()),
-            ("LISTEN", self.shop.public_addr().to_string()),
-            ("OPS_LISTEN", self.shop.ops_addr().to_string()),
-        ];
-        let lines = settings.map(|(name, value)| format!("export DOORBUSTER_{name}='{value}'\n")).concat();
-        let path = self.sandbox.folder().join("env");
-        std::fs::write(&path, lines).context("the file of the settings")?;
-        Ok(path)
+        leave_settings(
+            self.sandbox.folder(),
+            &self.database_url,
+            &self.redis,
+            &self.provider,
+            &self.mailbox,
+            &self.shop,
+        )
     }
 
     /// Copies the logs of servers and processes to a folder that stays when this sale goes. `None`: they were one process,
@@ -312,7 +330,34 @@ impl Demo {
     }
 }
 
-fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
+/// Writes the file that a shell reads.
+pub(super) fn leave_settings(
+    folder: &Path,
+    database_url: &str,
+    redis: &Redis,
+    provider: &FakeProvider,
+    mailbox: &SmtpSink,
+    shop: &Shop,
+) -> anyhow::Result<PathBuf> {
+    let settings = [
+        ("REDIS_URL", redis.url()),
+        ("DATABASE_URL", database_url.to_owned()),
+        ("PROVIDER_URL", provider.url().to_owned()),
+        ("PROVIDER_KEY", provider.secret_key().to_owned()),
+        ("SMTP_URL", mailbox.url()),
+        ("MAIL_FROM", MAIL_FROM.to_owned()),
+        ("JWT_SECRET", JWT_SECRET.to_owned()),
+        ("RECEIPT_KEYS", RECEIPT_KEYS.to_owned()),
+        ("LISTEN", shop.public_addr().to_string()),
+        ("OPS_LISTEN", shop.ops_addr().to_string()),
+    ];
+    let lines = settings.map(|(name, value)| format!("export DOORBUSTER_{name}='{value}'\n")).concat();
+    let path = folder.join("env");
+    std::fs::write(&path, lines).context("the file of the settings")?;
+    Ok(path)
+}
+
+pub(super) fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
     let settings = MailSettings {
         url: mailbox.url(),
         from: MAIL_FROM.to_owned(),
@@ -335,7 +380,7 @@ fn arrive_within(options: &DemoOptions) -> Duration {
 }
 
 /// What cannot be sold is refused before anything is started.
-fn check(options: &DemoOptions) -> anyhow::Result<Duration> {
+pub(super) fn check(options: &DemoOptions) -> anyhow::Result<Duration> {
     let settle_every = Duration::try_from(options.settle_every).context("--settle-every cannot be negative")?;
     if settle_every.is_zero() {
         bail!("--settle-every must be above zero");
@@ -355,7 +400,7 @@ fn check(options: &DemoOptions) -> anyhow::Result<Duration> {
     Ok(settle_every)
 }
 
-fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
+pub(super) fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
     Ok(NewDrop {
         name: "shoe-drop".parse()?,
         product_name: "Doorbuster One".to_owned(),
@@ -378,6 +423,7 @@ fn new_drop(options: &DemoOptions, now: Timestamp) -> anyhow::Result<NewDrop> {
         pay_terms: PayTerms::OF_THE_DROP,
         acknowledgement: Acknowledgement::Accepted,
         replicas: 0,
+        line: None,
     })
 }
 
@@ -390,7 +436,7 @@ async fn create(engine: &Engine, options: &DemoOptions) -> anyhow::Result<DropNa
 }
 
 /// Makes the bearer tokens of the demo's buyers.
-fn mint(clock: Clock) -> Mint {
+pub(super) fn mint(clock: Clock) -> Mint {
     let secret = Secret::from(JWT_SECRET.to_owned());
     Arc::new(move |buyer: &str| {
         let buyer = buyer.parse().expect("the crowd's buyers have well-formed ids");

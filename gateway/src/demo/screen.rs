@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use doorbuster_sandbox::crowd::{Crowd, Progress};
+use doorbuster_sandbox::crowd::{Crowd, LineProgress, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
+use super::line::LineStanding;
+use super::line_report::LineReport;
 use super::report::DemoReport;
 use super::sale::Standing;
 use super::timeline::{Event, Timeline};
@@ -32,6 +34,12 @@ pub(super) struct ProfilesBar {
 pub(super) struct SaleBars {
     clicked: ProgressBar,
     claimed: ProgressBar,
+    confirmed: ProgressBar,
+}
+
+pub(super) struct LineBars {
+    joined: ProgressBar,
+    decided: ProgressBar,
     confirmed: ProgressBar,
 }
 
@@ -91,9 +99,46 @@ impl Screen {
         }
     }
 
+    pub(super) fn line(&self, buyers: usize, stock: u32) -> LineBars {
+        LineBars {
+            joined: self.bar("buyers in line", buyers as u64),
+            decided: self.bar("ranks decided", buyers as u64),
+            confirmed: self.bar("orders confirmed", u64::from(stock)),
+        }
+    }
+
+    pub fn show_line(&self, report: &LineReport) {
+        if !self.is_silent {
+            print(line_table(report));
+        }
+    }
+
     pub fn show(&self, report: &DemoReport) {
         if !self.is_silent {
             print(table(report));
+        }
+    }
+}
+
+impl LineBars {
+    pub(super) fn show(&self, progress: &LineProgress, standing: &LineStanding) {
+        self.joined.set_position(progress.joined);
+        self.joined.set_message(format!("{} left, {} looks at the board", progress.left, progress.looks));
+        let line = &standing.board.line;
+        let served = line.position.served;
+        self.decided.set_length(u64::from(served + standing.undecided).max(1));
+        self.decided.set_position(served.into());
+        self.decided
+            .set_message(line.round.map_or_else(|| line.state.to_string(), |round| format!("round {}", round + 1)));
+        self.confirmed.set_position(standing.confirmed);
+        self.confirmed.set_message(format!("{} to charge, {} declined", standing.pending, standing.failed));
+    }
+}
+
+impl Drop for LineBars {
+    fn drop(&mut self) {
+        for bar in [&self.joined, &self.decided, &self.confirmed] {
+            bar.abandon();
         }
     }
 }
@@ -192,6 +237,63 @@ fn table(report: &DemoReport) -> String {
     }
     if !report.audit.drops.iter().all(|drop| drop.is_quiet) {
         let _ = writeln!(text, "    the stores did not stand still for the audit");
+    }
+    text
+}
+
+fn line_table(report: &LineReport) -> String {
+    let (line, stages) = (&report.line, &report.stages);
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "  {name:<32} {value:>14}");
+    };
+    row("admission", report.admission.to_owned());
+    row("buyers who came", report.waiters.to_string());
+    row("units for sale", format!("{} in three sizes", report.stock));
+    row("joined", format!("{}, {:.0} a second", line.joined, report.joins_per_s));
+    row("left", line.left.to_string());
+    row("sealed, and behind", format!("{}, {}", report.sealed, report.behind));
+    row("looks at the board", format!("{} by {}", line.looks, line.watchers));
+    row("rounds", format!("{} of {} ranks", report.rounds, report.per_round));
+    row("given units", report.awarded.to_string());
+    row("units confirmed", report.confirmed.to_string());
+    row("orders whose card was declined", report.orders_payment_failed.to_string());
+    row("units nobody wants", report.units_free.to_string());
+    row("mails delivered", report.mails.mails_delivered.to_string());
+    row("profiles saved", format!("{:.1} s", stages.profiles_s));
+    row("line open", format!("{:.1} s", stages.joining_s));
+    row("seal to draw", format!("{:.1} s", stages.reveal_s));
+    row("draw to first round", format!("{:.1} s", stages.until_opening_s));
+    row("first round to the end", format!("{:.1} s", stages.rounds_s));
+    row("Postgres", report.postgres_version.clone());
+    let _ = writeln!(text, "  audit, from the waiters' log, the stores, and what is published of the draw");
+    let mut check = |name: &str, found: u64, allowed: u64| {
+        let mark = if found <= allowed { "✓" } else { "✗" };
+        let _ = writeln!(text, "  {mark} {name:<40} {found:>4}");
+    };
+    check("units oversold", report.oversold, 0);
+    check("later ranks served first", report.inversions as u64, 0);
+    check("draws that are not as anybody computes", u64::from(!report.draw_verified), 0);
+    check("awards that are not as published", report.awards_that_differ, 0);
+    check("waiters whose wish was free at the end", report.in_vain as u64, 0);
+    check("looks that reached a store", line.looks_that_reached_a_store, 0);
+    check("waits that rose", line.waits_that_rose, 0);
+    check("buyers who did not get into the line", line.not_joined, 0);
+    check("places lost, doubled or told otherwise", line.places_lost + line.places_doubled + line.told_otherwise, 0);
+    check("wishes lost", line.wishes_lost, 0);
+    check("buyers given something after leaving", line.given_after_leaving, 0);
+    check("captures of one order, at most", report.captures_per_order_max, 1);
+    check("orders and captures that do not match", report.capture_mismatches, 0);
+    check("mails missing or unexpected", report.mails.mails_missing + report.mails.mails_unexpected, 0);
+    check("violations found by the audit", report.audit_violations as u64, 0);
+    let refusals = report.refusals.iter().map(|(why, count)| format!("{count} did not join: {why}"));
+    for finding in line.line_findings.iter().chain(&report.findings).chain(&report.draw_wrong).cloned().chain(refusals)
+    {
+        let _ = writeln!(text, "    {finding}");
+    }
+    for violation in &report.audit.violations {
+        let _ = writeln!(text, "    {}: {}", violation.rule, violation.detail);
     }
     text
 }

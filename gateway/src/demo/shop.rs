@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use doorbuster_engine::domain::ids::DropName;
 use doorbuster_sandbox::provider::FakeProvider;
 use doorbuster_sandbox::{Process, ProcessOptions, Sandbox, SandboxError};
 use jiff::SignedDuration;
@@ -75,6 +76,17 @@ impl Shop {
                 stopped.into_iter().all(|stopped| stopped.inspect_err(|error| tracing::warn!("{error}")).is_ok())
             }
         }
+    }
+
+    /// How often a gateway has read the board of this drop's line from Postgres.
+    pub(super) async fn board_reads(&self, drop: &DropName) -> anyhow::Result<u64> {
+        let metrics = match self {
+            Self::Here(_) => telemetry::recorder().render(),
+            Self::Apart(processes) => read_metrics(processes.gateway.address(OPS_LISTEN)).await?,
+        };
+        let name = format!("doorbuster_line_board_reads_total{{drop=\"{drop}\"}}");
+        // Nobody has looked yet.
+        Ok(reading(&metrics, &name).map_or(0, |reads| reads as u64))
     }
 
     /// `None` if nothing was settled, or nobody answers who could say how fast.
@@ -153,16 +165,7 @@ impl Processes {
     }
 
     async fn worker_metrics(&self) -> anyhow::Result<String> {
-        let address = self.worker.address(OPS_LISTEN);
-        let read = async {
-            let mut stream = TcpStream::connect(address).await?;
-            let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            anyhow::Ok(answer)
-        };
-        tokio::time::timeout(METRICS_DEADLINE, read).await?
+        read_metrics(self.worker.address(OPS_LISTEN)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Settled> {
@@ -185,14 +188,29 @@ impl Processes {
 
 impl Settled {
     fn read(metrics: &str) -> Self {
-        let reading = |name: &str| {
-            let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            value.and_then(|value| value.trim().parse().ok()).unwrap_or_default()
-        };
+        let reading = |name: &str| reading(metrics, name).unwrap_or_default();
         Self { claims: reading("doorbuster_settled_claims_total"), seconds: reading("doorbuster_settle_seconds_sum") }
     }
 
     fn per_s(self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.claims / self.seconds)
     }
+}
+
+async fn read_metrics(address: SocketAddr) -> anyhow::Result<String> {
+    let read = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    tokio::time::timeout(METRICS_DEADLINE, read).await?
+}
+
+/// Of a metric without labels.
+fn reading(metrics: &str, name: &str) -> Option<f64> {
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.trim().parse().ok())
 }

@@ -1,6 +1,8 @@
 //! The demo's report is clean after an honest sale, also one with faults, and turns red for every way in which a sale can go
 //! wrong.
 
+mod line;
+
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
@@ -8,12 +10,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use doorbuster::demo::{Demo, DemoOptions, DemoReport, Screen};
+use doorbuster_engine::domain::drops::Admission;
 use doorbuster_sandbox::crowd::{Call, CallOutcome, Visit};
 use jiff::SignedDuration;
 use tokio_postgres::{Client, NoTls};
 
 fn options() -> DemoOptions {
     DemoOptions {
+        admission: Admission::Open,
+        round_every: SignedDuration::from_secs(1),
+        reveal_after: SignedDuration::from_secs(3),
+        per_round: None,
         buyers: 300,
         stock: 40,
         warehouses: 4,

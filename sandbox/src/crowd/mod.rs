@@ -5,6 +5,7 @@
 //! click, retry and return.
 
 mod judge;
+mod line;
 mod log;
 mod options;
 mod plan;
@@ -22,6 +23,10 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub use judge::{CaptureFact, FreedFact, OrderFact, StoreFacts, Verdict, judge};
+pub use line::{
+    JoinCall, JoinOutcome, LineCrowd, LineFacts, LineLog, LineProgress, LineVerdict, LineVisit, Place, PlaceFact, Told,
+    Wait, judge_line,
+};
 pub use log::{BuyersLog, Call, CallOutcome, Latencies, Second, Visit};
 pub use options::{CrowdOptions, Mint};
 pub use shop::read_outcome;

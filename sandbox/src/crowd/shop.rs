@@ -150,13 +150,13 @@ pub fn read_outcome(status: u16, replayed: bool, body: &[u8]) -> CallOutcome {
     }
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
 /// reqwest says what it did; why it failed is in the sources.
-fn sentence(error: &reqwest::Error) -> String {
+pub(super) fn sentence(error: &reqwest::Error) -> String {
     let mut sentence = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

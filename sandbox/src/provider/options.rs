@@ -69,6 +69,9 @@ pub struct FakeProviderOptions {
     pub settles_after: Option<Duration>,
     /// A payment method that was used without a customer is used up, as with the real provider. Tokens such as `pm_card_visa` make a new method each time and are never used up.
     pub one_off_methods_once: bool,
+    /// Each use of a test card's token is a card with a number of its own, as those of different buyers are. Otherwise
+    /// one token is one number, whoever types it in.
+    pub every_card_is_another: bool,
     /// `requires_action` leads to the bank's page only where a `return_url` was sent, as with the real provider; else
     /// the answer is for its script in the buyer's browser.
     pub links_need_return_url: bool,
@@ -120,6 +123,7 @@ impl Default for FakeProviderOptions {
             refund_fails_rate: 0.0,
             settles_after: None,
             one_off_methods_once: true,
+            every_card_is_another: false,
             links_need_return_url: true,
             webhooks: None,
             clock: FakeClock::system(),

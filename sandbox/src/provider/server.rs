@@ -50,6 +50,7 @@ pub(crate) async fn start(options: FakeProviderOptions) -> io::Result<(Arc<Serve
     let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let rules = Rules {
         one_off_methods_once: options.one_off_methods_once,
+        every_card_is_another: options.every_card_is_another,
         links_need_return_url: options.links_need_return_url,
         lists_lag_by: seconds(options.lists_lag_by),
         keeps_events: options.bench_requests_max.is_none(),

@@ -21,6 +21,8 @@ pub(super) struct Method {
     pub(super) is_detached: bool,
     /// Its owner has authenticated it for payments to come.
     pub(super) is_set_up: bool,
+    /// Of the card's number, whoever has typed it in.
+    fingerprint: String,
     pub(super) created: i64,
 }
 
@@ -35,8 +37,8 @@ impl Listed for Method {
 
     fn to_json(&self, _version: ApiVersion) -> Value {
         json!({ "id": self.method_id, "object": "payment_method", "type": "card", "livemode": false,
-            "allow_redisplay": "unspecified", "billing_details": nobody(), "card": card_json(self.card),
-            "created": self.created, "customer": self.customer, "customer_account": null, "metadata": {} })
+            "allow_redisplay": "unspecified", "billing_details": nobody(),
+            "card": card_json(self.card, &self.fingerprint), "created": self.created, "customer": self.customer, "customer_account": null, "metadata": {} })
     }
 }
 
@@ -49,11 +51,11 @@ pub(super) fn no_address() -> Value {
     json!({ "city": null, "country": null, "line1": null, "line2": null, "postal_code": null, "state": null })
 }
 
-fn card_json(card: &Card) -> Value {
+fn card_json(card: &Card, fingerprint: &str) -> Value {
     json!({ "brand": card.brand,
         "checks": { "address_line1_check": null, "address_postal_code_check": null, "cvc_check": "pass" },
         "country": "US", "display_brand": card.brand, "exp_month": 8, "exp_year": 2030,
-        "fingerprint": fingerprint(card), "funding": "credit", "generated_from": null, "last4": card.last4(),
+        "fingerprint": fingerprint, "funding": "credit", "generated_from": null, "last4": card.last4(),
         "networks": { "available": [card.brand], "preferred": null }, "regulated_status": "unregulated",
         "three_d_secure_usage": { "supported": true }, "wallet": null })
 }
@@ -76,7 +78,20 @@ impl Store {
         self.method_positions.insert(method_id.clone(), position);
         let created = self.clock.now();
         let (is_used, is_detached, is_set_up) = (false, false, false);
-        self.methods.push(Method { method_id, card, customer: None, is_used, is_detached, is_set_up, created });
+        let fingerprint = match self.rules.every_card_is_another {
+            true => format!("{:016x}", crate::provider::faults::mix(0, 0, &method_id)),
+            false => fingerprint(card),
+        };
+        self.methods.push(Method {
+            method_id,
+            card,
+            customer: None,
+            is_used,
+            is_detached,
+            is_set_up,
+            fingerprint,
+            created,
+        });
         position
     }
 

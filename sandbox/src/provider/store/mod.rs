@@ -81,6 +81,7 @@ pub(crate) struct Twist {
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) one_off_methods_once: bool,
+    pub(crate) every_card_is_another: bool,
     pub(crate) links_need_return_url: bool,
     /// In seconds.
     pub(crate) lists_lag_by: i64,
@@ -260,7 +261,13 @@ mod testing {
 
     impl Rules {
         pub(in crate::provider) fn strictest() -> Self {
-            Self { one_off_methods_once: true, links_need_return_url: true, lists_lag_by: 60, keeps_events: true }
+            Self {
+                one_off_methods_once: true,
+                every_card_is_another: false,
+                links_need_return_url: true,
+                lists_lag_by: 60,
+                keeps_events: true,
+            }
         }
     }
 
