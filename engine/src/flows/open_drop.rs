@@ -87,6 +87,8 @@ pub enum DropRefused {
     InUse,
     /// A round of its line is under way.
     InRound,
+    /// Its line opens by the clock, and the drop with it.
+    HasLine,
 }
 
 /// Where the replicas of Redis are not those that a drop waits for before it answers its buyers.
@@ -154,6 +156,7 @@ impl Engine {
             return Ok(Err(DropRefused::Unknown));
         };
         match drop.state {
+            DropState::Draft if drop.admission.has_line() => Ok(Err(DropRefused::HasLine)),
             DropState::Draft | DropState::Opening => {
                 let problems = self.configuration_problems(std::slice::from_ref(&drop)).await?;
                 if !problems.is_empty() {

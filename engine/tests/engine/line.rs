@@ -19,6 +19,7 @@ use doorbuster_engine::domain::line::state::{EntryState, LineState};
 use doorbuster_engine::domain::line::terms::{LineTerms, NewLine, REVEAL_AFTER};
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::line::{JoinAsked, LineJoined, LineMemory, Where};
+use doorbuster_engine::flows::open_drop::DropRefused;
 use doorbuster_engine::ledger::line::{Changed, Choice, Joined, LeftPlace, LineEntry};
 use doorbuster_engine::ledger::restocks::RestockDecided;
 use doorbuster_sandbox::beacon::{Beacon as FakeBeacon, BeaconFault, BeaconOptions};
@@ -402,6 +403,19 @@ async fn a_drop_in_line_takes_no_claims_and_closes_without_ever_having_been_in_r
     line.audit().await;
     assert_eq!(line.engine().left_to_do(&live.drop).await.unwrap(), Default::default());
     line.engine().archive_drop(&line.world.drop).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_with_a_line_is_opened_by_nobody_but_the_clock() {
+    let later = with_terms(|terms| terms.line_opens_at = terms.seal_at - SignedDuration::from_secs(1));
+    let mut line = Line::open(Admission::Queue, &[3], 10, later).await;
+    assert_eq!(line.engine().open_drop(&line.world.drop).await.unwrap(), Err(DropRefused::HasLine));
+    assert_eq!(line.ask(&Line::asked(1, "k", &[0], 1)).await, Joined::Refused(JoinRefused::NotOpenYet));
+    // At the time of its opening as well.
+    line.engine().run_schedule().await.unwrap();
+    assert_eq!(line.drop().await.state, DropState::Draft);
+    line.after(SEAL_AFTER - SignedDuration::from_secs(1)).await;
+    assert_eq!(line.drop().await.state, DropState::Lining);
 }
 
 #[tokio::test(flavor = "multi_thread")]

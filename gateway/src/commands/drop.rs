@@ -446,6 +446,9 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
         DropRefused::NoDraft(state) => {
             format!("{name} is {}: only a draft can be changed or deleted, and nothing was", state.as_str())
         }
+        DropRefused::HasLine => {
+            format!("{name} has a line: workers open it by the clock, and rounds begin at its opening")
+        }
         DropRefused::InRound => format!("a round of the line of {name} is under way: close it again in a moment"),
         DropRefused::InUse => {
             format!("{name} is a draft that orders or checkouts name: it stays, so that these can be read")
