@@ -17,7 +17,7 @@ pub struct DemoOptions {
     /// give the units; the demo checks the draw as anybody can)
     #[arg(long, default_value = "open", value_name = "MODE", value_parser = admission(), conflicts_with = RATE)]
     pub admission: Admission,
-    /// In a line: from one round to the next. With 5s the demo of the other defaults ends within a minute
+    /// In a line: from one round to the next. With 5s the demo of the other defaults ends within minutes
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     pub round_every: SignedDuration,
     /// In a line: from its seal to the beacon that decides the order. A real line takes 2m, so that everybody can see what
