@@ -1,7 +1,7 @@
 //! Words that stand in answers and requests, for the descriptions. The engine lists its own and knows nothing of OpenAPI, so
 //! each list has a type here that stands for it: `#[schema(value_type = words::OrderState)]`.
 
-use doorbuster_engine::domain::{claims, drops, orders, payments, stock};
+use doorbuster_engine::domain::{claims, drops, line, orders, payments, stock};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -37,6 +37,9 @@ words! {
         AttemptOperation: ["create", "confirm", "cancel", "refund"];
     "How far a drop has got"
         DropState: drops::DropState::ALL.map(drops::DropState::as_str);
+    "How far a line has got: who joins while it is `open` is in the list; behind `sealed` they stand behind it; with `drawn` \
+    every rank is known"
+        LineState: line::state::LineState::ALL.map(line::state::LineState::word);
     "How safe a claim is: `accepted` is on Redis' disk, `replicated` on those of its replicas too, `settled` is an order in Postgres"
         Acknowledgement: claims::Acknowledgement::ALL.map(claims::Acknowledgement::as_str);
     "How units are taken at checkout; `tokens` is for what only drops sell"

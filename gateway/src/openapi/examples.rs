@@ -4,6 +4,7 @@
 use doorbuster_engine::domain::cards::CardState;
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::drops::DropState;
+use doorbuster_engine::domain::line::state::LineState;
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::domain::payments::{PaymentState, RefundState};
 use doorbuster_engine::domain::stock::StockWay;
@@ -269,7 +270,7 @@ fn line_place() -> line::LinePlace {
 fn line_board() -> line::LineBoard {
     let hash = "4b1c".repeat(16);
     line::LineBoard {
-        state: line::BoardState::Drawn,
+        state: LineState::Drawn,
         now: at("2026-11-23T10:01:07Z"),
         version: 1_267,
         line_opens_at: at("2026-11-23T09:00:00Z"),

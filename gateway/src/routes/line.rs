@@ -15,7 +15,7 @@ use doorbuster_engine::domain::ids::{BuyerId, IdempotencyKey};
 use doorbuster_engine::domain::line::joining::{JoinRefused, PlaceKept};
 use doorbuster_engine::domain::line::rounds::MAX_CHOICES;
 use doorbuster_engine::domain::line::rules::hash_of;
-use doorbuster_engine::domain::line::state::EntryState;
+use doorbuster_engine::domain::line::state::{EntryState, LineState};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::domain::versions::{Expected, Version};
 use doorbuster_engine::flows::LiveDrop;
@@ -34,6 +34,7 @@ use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
 use crate::etag::{IfMatch, IfMatchHeader, IfNoneMatch, etag};
 use crate::extract::{JsonBody, Key, KeyHeader, PathPair, PathText};
 use crate::state::Gate;
+use crate::words;
 
 /// Three SKUs of 64 bytes, three totals, a country.
 const LINE_BODY_BYTES: usize = 4 * 1024;
@@ -125,7 +126,8 @@ pub enum PlaceStatus {
 /// What everybody sees of a line, a second old at most
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LineBoard {
-    pub state: BoardState,
+    #[schema(value_type = words::LineState)]
+    pub state: LineState,
     /// The server's time
     pub now: Timestamp,
     /// Only rises: a board with a lower one is older
@@ -151,22 +153,6 @@ pub struct LineBoard {
     pub message: Option<String>,
     /// Look again after so many seconds, at least and at most
     pub look: [u32; 2],
-}
-
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BoardState {
-    /// Nobody can join yet
-    Planned,
-    /// Who joins now is in the list
-    Open,
-    /// The list is complete; who joins now stands behind it
-    Sealed,
-    /// The list's root is final, and waits for the beacon
-    Rooted,
-    /// Every rank is known
-    Drawn,
-    Closed,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -569,21 +555,13 @@ fn place_of(drop: &SaleDrop, place: &MyPlace) -> LinePlace {
 }
 
 fn board_of(drop: &SaleDrop, board: &Board) -> LineBoard {
-    use doorbuster_engine::domain::line::state::LineState;
     let (row, line) = (&board.row, &board.row.line);
     // While a round is under way it is the next one: whoever waits for it has not waited longer than they were told.
     let over = line.round.map_or(0, |round| round + u32::from(!line.is_in_round()));
     let next_at = line.round_due_at(row.opens_at, over);
     let is_drawn = line.state == LineState::Drawn;
     LineBoard {
-        state: match line.state {
-            LineState::Planned => BoardState::Planned,
-            LineState::Open => BoardState::Open,
-            LineState::Sealed => BoardState::Sealed,
-            LineState::Rooted => BoardState::Rooted,
-            LineState::Drawn => BoardState::Drawn,
-            LineState::Closed => BoardState::Closed,
-        },
+        state: line.state,
         now: to_milliseconds(board.read_at),
         version: line.version + u64::from(row.last_number) + u64::from(row.gone),
         line_opens_at: line.terms.line_opens_at,

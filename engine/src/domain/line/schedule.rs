@@ -119,3 +119,110 @@ pub fn undecided(line: &Line, last_number: u32) -> u32 {
     let Some(sealed) = line.sealed else { return 0 };
     (sealed.count + last_number.saturating_sub(sealed.number)).saturating_sub(line.position.served)
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::domain::drops::Admission;
+    use crate::domain::line::beacon::Chain;
+    use crate::domain::line::hex::Hex;
+    use crate::domain::line::rounds::{Free, Phase, Position};
+    use crate::domain::line::rules::Beacon;
+    use crate::domain::line::state::{Drawn, Sealed};
+    use crate::domain::line::terms::LineTerms;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_692_803_367 + second).unwrap()
+    }
+
+    /// Opens at 0, is sealed at 60; round 61 of the beacon is due at 180. The drop opens at 300 and closes at 900.
+    fn line(state: LineState, change: impl FnOnce(&mut Line)) -> Line {
+        let free = Free::default();
+        let mut line = Line {
+            terms: LineTerms {
+                admission: Admission::Queue,
+                line_opens_at: at(0),
+                seal_at: at(60),
+                reveal_after: SignedDuration::from_secs(120),
+                round_every: SignedDuration::from_secs(30),
+                per_round: 10,
+                capacity: 100,
+                requires_card: false,
+                then_open: false,
+                beacon: Beacon::Drand(Chain::quicknet()),
+            },
+            rules: None,
+            state,
+            sealed: state.is_sealed().then(|| Sealed { number: 20, count: 20, at: at(60) }),
+            root: None,
+            beacon_round: state.is_sealed().then_some(61),
+            rooted_at: None,
+            root_seen_at: None,
+            drawn: (state == LineState::Drawn).then(|| Drawn { seed: Hex([0; 32]), answer: Vec::new(), at: at(181) }),
+            round: None,
+            position: Position { phase: Phase::Next, served: 0, end_of_round: 0, free },
+            chunk: 0,
+            last_round_begun: false,
+            paused_at: None,
+            paused: SignedDuration::ZERO,
+            message: None,
+            version: 0,
+        };
+        change(&mut line);
+        line
+    }
+
+    #[test]
+    fn each_step_has_its_time() {
+        use LineState::{Closed, Drawn, Open, Planned, Rooted, Sealed};
+        let wait = |second: i64| Step::Wait(Some(at(second)));
+        let same = |_: &mut Line| ();
+        let seen = |line: &mut Line| line.root_seen_at = Some(at(70));
+        let again = |line: &mut Line| line.beacon_round = None;
+        let first = |line: &mut Line| line.round = Some(0);
+        let in_round = |line: &mut Line| {
+            (line.round, line.position.served, line.position.end_of_round) = (Some(0), 3, 10);
+        };
+        let paused = |line: &mut Line| (line.round, line.paused_at) = (Some(0), Some(at(310)));
+        let last = |line: &mut Line| line.last_round_begun = true;
+        let then_open = |line: &mut Line| {
+            (line.round, line.terms.then_open) = (Some(0), true);
+            line.position.free = Free::try_from(vec![1]).unwrap();
+        };
+        type Case = (&'static str, LineState, fn(&mut Line), i64, u32, bool, Step);
+        let cases: [Case; 24] = [
+            ("too early", Planned, same, -1, 0, true, wait(0)),
+            ("opens", Planned, same, 0, 0, true, Step::Open),
+            ("before the seal", Open, same, 59, 0, true, wait(60)),
+            ("the seal", Open, same, 60, 0, true, Step::Seal),
+            ("the root at once", Sealed, same, 61, 20, true, Step::Root),
+            ("the last second for it", Sealed, same, 150, 20, true, Step::Root),
+            ("too late for it", Sealed, same, 151, 20, true, Step::Postpone { round: 61 }),
+            ("too late for that", Sealed, same, 171, 20, true, wait(180)),
+            ("the beacon has spoken", Sealed, same, 180, 20, true, Step::Void { round: 61 }),
+            ("behind a void round", Sealed, again, 500, 20, true, Step::Root),
+            ("written, not seen", Rooted, same, 179, 20, true, Step::Confirm),
+            ("not seen in time", Rooted, same, 180, 20, true, Step::Void { round: 61 }),
+            ("seen, and waited for", Rooted, seen, 179, 20, true, wait(180)),
+            ("revealed", Rooted, seen, 180, 20, true, Step::Reveal),
+            ("before the opening", Drawn, same, 299, 20, true, wait(300)),
+            ("the first round", Drawn, same, 300, 20, true, Step::BeginRound { round: 0 }),
+            ("the next one, though late", Drawn, first, 500, 10, true, Step::BeginRound { round: 1 }),
+            ("goes on", Drawn, in_round, 305, 17, true, Step::GoOn),
+            ("paused", Drawn, paused, 500, 10, true, Step::Wait(None)),
+            ("nothing to decide", Drawn, first, 395, 0, false, Step::Skip { to: 3 }),
+            ("what is left goes on sale", Drawn, then_open, 310, 0, true, Step::ThenOpen),
+            ("what came back at last", Drawn, first, 900, 0, true, Step::BeginLastRound),
+            ("the end", Drawn, last, 900, 0, true, Step::Close),
+            ("over", Closed, same, 500, 0, true, Step::Wait(None)),
+        ];
+        for (what, state, change, second, undecided, has_free_units, expected) in cases {
+            let drop = if state == Planned { DropState::Draft } else { DropState::Lining };
+            let (opens_at, closes_at) = (at(300), Some(at(900)));
+            let around = Around { drop, opens_at, closes_at, undecided, has_free_units };
+            assert_eq!(next_step(&line(state, change), around, at(second)), expected, "{what}");
+        }
+    }
+}

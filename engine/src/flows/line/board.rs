@@ -68,7 +68,8 @@ impl Engine {
             (Err(_), Some((board, at))) if at.elapsed() < STALE => Ok(Some(board)),
             (Err(error), _) => Err(error.into()),
         };
-        drop_guard(reading);
+        // Until here nobody else reads it.
+        std::mem::drop(reading);
         answer
     }
 
@@ -79,9 +80,6 @@ impl Engine {
         Arc::clone(self.boards.write().expect("nobody panics holding this lock").entry(drop).or_default())
     }
 }
-
-/// Until here nobody else reads it.
-fn drop_guard(_: tokio::sync::MutexGuard<'_, ()>) {}
 
 impl BoardOf {
     fn last(&self) -> Option<(Arc<Board>, Instant)> {

@@ -7,7 +7,7 @@ mod reveal;
 mod steps;
 
 pub use board::{Board, BoardOf};
-pub use places::{JoinAsked, KnownLine, LineAnswer, LineJoined, MyPlace, Where};
+pub use places::{JoinAsked, KnownLine, LineJoined, MyPlace, Where};
 pub use publish::NoBundle;
 pub use reveal::{RevealRefused, RevealTaken, Revealing};
 pub use steps::{Answer, LineMemory, LineReport};

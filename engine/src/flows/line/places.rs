@@ -66,14 +66,6 @@ pub enum Where {
     Gone,
 }
 
-/// What everybody asks of a drop that has a line, and what others get.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LineAnswer<T> {
-    Is(T),
-    /// The drop has no line.
-    NoLine,
-}
-
 impl KnownLine {
     /// With which everybody checks tickets.
     pub fn ticket_key(&self) -> TicketKey {

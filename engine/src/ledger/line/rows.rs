@@ -175,13 +175,6 @@ impl Ledger {
         })
     }
 
-    /// Says something to everybody in line.
-    pub async fn line_message(&self, drop: DropId, message: Option<&str>) -> Result<bool, LedgerError> {
-        const SQL: &str = "-- rows.message
-            update lines set message = $2, version = version + 1 where drop_id = $1";
-        Ok(self.connection().await?.execute(SQL, &[&drop.0, &message]).await? == 1)
-    }
-
     /// Ends a line together with its drop. `false`: a round is under way, or the drop is in no line.
     pub async fn close_line(&self, drop: DropId, now: Timestamp) -> Result<bool, LedgerError> {
         run_tx!(self, "rows.close", tx, {
