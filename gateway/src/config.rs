@@ -633,11 +633,11 @@ impl WorkersConfig {
 }
 
 impl OutboxConfig {
-    /// One lane for mails, if there is a mail server, and one for each endpoint.
+    /// The lanes for mails, if there is a mail server, and one for each endpoint.
     pub fn check(&self) -> Result<Vec<Lane>, BadConfig> {
         self.check_numbers()?;
-        let mail = self.mailer()?.map(Lane::Mail);
-        Ok(mail.into_iter().chain(self.endpoints()?.into_iter().map(Lane::Webhook)).collect())
+        let mails = self.mailer()?.iter().flat_map(Lane::mails).collect::<Vec<_>>();
+        Ok(mails.into_iter().chain(self.endpoints()?.into_iter().map(Lane::Webhook)).collect())
     }
 
     fn check_numbers(&self) -> Result<(), BadConfig> {
@@ -880,7 +880,8 @@ mod tests {
         assert_eq!(lanes.iter().map(Lane::name).collect::<Vec<_>>(), ["webhook:a", "webhook:b"]);
         assert!(outbox(&[]).unwrap().check().unwrap().is_empty());
         let smtp = &["--smtp-url", "smtp://u:hidden@mail.example", "--mail-from", "Shop <orders@shop.example>"];
-        assert_eq!(outbox(smtp).unwrap().check().unwrap()[0].name(), "mail");
+        let mails = outbox(smtp).unwrap().check().unwrap();
+        assert_eq!(mails.iter().map(Lane::name).collect::<Vec<_>>(), ["mail", "mail:awards", "mail:lines"]);
         assert!(outbox(&smtp[..2]).is_err(), "who writes?");
         for (webhooks, secrets, wrong) in [
             ("a", "", "has no ="),

@@ -56,7 +56,8 @@ struct Base;
     components(schemas(
         crate::error::ProblemBody, webhooks::WebhookEvent, webhooks::PaymentFailedDetail,
         webhooks::PaymentMethodRequiredDetail, webhooks::OrderCancelledDetail, webhooks::RefundIssuedDetail,
-        webhooks::RefundFailedDetail, webhooks::OrderShippedDetail, webhooks::OrderReturnedDetail
+        webhooks::RefundFailedDetail, webhooks::OrderShippedDetail, webhooks::OrderReturnedDetail, webhooks::WebhookDropEvent,
+        webhooks::DropSealedDetail, webhooks::DropDrawnDetail, webhooks::LineRoundDetail, webhooks::LineClosedDetail
     ))
 )]
 struct OperatorsBase;

@@ -49,6 +49,16 @@ impl fmt::Display for DropName {
 #[serde(transparent)]
 pub struct DropId(pub i32);
 
+impl DropId {
+    /// Under which the events about a whole drop stand beside those about orders. No claim has this id.
+    pub fn event_subject(self) -> OrderId {
+        let mut hash = Sha256::new();
+        hash.update(b"doorbuster drop 1");
+        hash.update(self.0.to_be_bytes());
+        ClaimId::from_hash(self, hash).order_id()
+    }
+}
+
 /// A virtual warehouse's key in Postgres, unique over all drops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

@@ -1,8 +1,9 @@
 //! Notices: what happened to an order that somebody outside is told, the buyer by mail and the shop's systems by webhook.
-//! One is about a claim that never became an order; it bears the id that the order would have had.
+//! One is about a claim that never became an order, or about a place in a line; it bears the id that the order would have
+//! had. Some are about a whole drop: the shop's systems alone get them.
 //!
-//! A notice names one thing that happened once: order, kind and, for refunds and returns, which one. From these three come the mail's
-//! Message-ID and the event's id, so that whoever is told twice can see that it was the same.
+//! A notice names one thing that happened once: order or drop, kind and, for refunds and returns, which one. From these
+//! three come the mail's Message-ID and the event's id, so that whoever is told twice can see that it was the same.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +14,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::fulfilment::Tracking;
-use super::ids::{BuyerId, InvalidId, OrderId, RefundId, ReturnId};
+use super::ids::{BuyerId, DropId, InvalidId, OrderId, RefundId, ReturnId};
+use super::line::entries::EntryId;
+use super::line::hex::{Digest, Hex};
 use super::money::Money;
 use super::pricing::Totals;
 
@@ -83,9 +86,116 @@ pub enum Notice {
     LineAwarded,
     /// The claim was answered, then forgotten after a failure, and its units went to somebody else. No order exists.
     ClaimLost,
+    /// A buyer stands in line. For them only: the shop's systems would get one for everybody who waits.
+    LineJoined {
+        #[serde(flatten)]
+        place: Place,
+    },
+    /// One card has one place: another one stands for this. For the buyer only.
+    LineMerged {
+        #[serde(flatten)]
+        place: Place,
+    },
+    /// The line is over, and its buyer got nothing. For them only.
+    LineEnded {
+        #[serde(flatten)]
+        place: Place,
+        /// What the line has left goes on sale.
+        goes_on_sale: bool,
+    },
+    /// The list of a line is complete, and its root is written down.
+    DropSealed {
+        /// Entries in the list.
+        count: u32,
+        root: Digest,
+        /// The beacon's round that decides; none where the chance comes from somewhere else.
+        beacon_round: Option<u64>,
+    },
+    /// Everybody's rank is known.
+    DropDrawn {
+        count: u32,
+        seed: Digest,
+        beacon_round: Option<u64>,
+    },
+    /// A round is over.
+    LineRound {
+        /// From 0.
+        round: u32,
+        /// Ranks from 0 that had their turn in it, the second one excluded.
+        ranks_from: u32,
+        ranks_to: u32,
+        awarded: u32,
+        units: u32,
+        /// Of these ranks and of those who stood by: who was given nothing.
+        passed_over: u32,
+    },
+    /// The line is over.
+    LineClosed {
+        /// Ranks that have had their turn.
+        served: u32,
+        goes_on_sale: bool,
+    },
 }
 
-/// A notice's name: which order, what, and which of several.
+/// A place in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub number: u32,
+    pub entry_id: EntryId,
+}
+
+/// Mails leave in lanes of their own, so that a hundred thousand of one kind hold up none of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MailLane {
+    /// What happens to somebody's order.
+    Orders,
+    /// Units are set aside for somebody, and their time to pay runs.
+    Awards,
+    /// What everybody in a line is told.
+    Lines,
+}
+
+impl MailLane {
+    pub const ALL: [Self; 3] = [Self::Orders, Self::Awards, Self::Lines];
+
+    /// As the outbox names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Orders => "mail",
+            Self::Awards => "mail:awards",
+            Self::Lines => "mail:lines",
+        }
+    }
+}
+
+/// What a notice is about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Subject {
+    /// An order, a claim that became none, or a place in a line.
+    Order(OrderFacts),
+    Drop {
+        id: DropId,
+        name: String,
+    },
+}
+
+impl Subject {
+    pub fn id(&self) -> OrderId {
+        match self {
+            Self::Order(order) => order.id,
+            Self::Drop { id, .. } => id.event_subject(),
+        }
+    }
+
+    pub fn email(&self) -> Option<&str> {
+        match self {
+            Self::Order(order) => order.email.as_deref(),
+            Self::Drop { .. } => None,
+        }
+    }
+}
+
+/// A notice's name: which order or drop, what, and which of several.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventId {
     pub order: OrderId,
@@ -126,7 +236,7 @@ pub struct NotANotice {
 }
 
 impl Notice {
-    /// One of each, for tests and tables.
+    /// One of each that is about an order, for tests and tables.
     pub fn samples(refund: RefundId, amount: Money) -> [Self; 18] {
         [
             Self::OrderCreated,
@@ -150,6 +260,22 @@ impl Notice {
         ]
     }
 
+    /// One of each that is about a whole drop.
+    pub fn samples_of_drop() -> [Self; 4] {
+        let (count, beacon_round) = (9_120, Some(21_345_120));
+        [
+            Self::DropSealed { count, root: Hex([0x1f; 32]), beacon_round },
+            Self::DropDrawn { count, seed: Hex([0x2a; 32]), beacon_round },
+            Self::LineRound { round: 3, ranks_from: 300, ranks_to: 400, awarded: 92, units: 92, passed_over: 8 },
+            Self::LineClosed { served: 9_120, goes_on_sale: false },
+        ]
+    }
+
+    /// One of each that is about a place in a line.
+    pub fn samples_of_place(place: Place) -> [Self; 3] {
+        [Self::LineJoined { place }, Self::LineMerged { place }, Self::LineEnded { place, goes_on_sale: false }]
+    }
+
     pub fn kind(&self) -> &'static str {
         match self {
             Self::OrderCreated => "order_created",
@@ -169,6 +295,13 @@ impl Notice {
             Self::StandbyAwarded => "standby_awarded",
             Self::LineAwarded => "line_awarded",
             Self::ClaimLost => "claim_lost",
+            Self::LineJoined { .. } => "line_joined",
+            Self::LineMerged { .. } => "line_merged",
+            Self::LineEnded { .. } => "line_ended",
+            Self::DropSealed { .. } => "drop_sealed",
+            Self::DropDrawn { .. } => "drop_drawn",
+            Self::LineRound { .. } => "line_round",
+            Self::LineClosed { .. } => "line_closed",
         }
     }
 
@@ -192,6 +325,13 @@ impl Notice {
             Self::StandbyAwarded => "standby.awarded",
             Self::LineAwarded => "line.awarded",
             Self::ClaimLost => "claim.lost",
+            Self::LineJoined { .. } => "line.joined",
+            Self::LineMerged { .. } => "line.merged",
+            Self::LineEnded { .. } => "line.ended",
+            Self::DropSealed { .. } => "drop.sealed",
+            Self::DropDrawn { .. } => "drop.drawn",
+            Self::LineRound { .. } => "line.round",
+            Self::LineClosed { .. } => "line.closed",
         }
     }
 
@@ -201,13 +341,40 @@ impl Notice {
             Self::RefundIssued { refund, .. } | Self::RefundFailed { refund, .. } => refund.to_string(),
             Self::OrderReturned { id, .. } => id.to_string(),
             Self::PaymentMethodRequired { attempt, .. } => attempt.to_string(),
+            Self::LineRound { round, .. } => round.to_string(),
+            // A list whose root came too late is rooted again, for another round of the beacon.
+            Self::DropSealed { beacon_round: Some(round), .. } => round.to_string(),
             _ => String::new(),
         }
     }
 
-    pub fn is_mailed(&self) -> bool {
-        // Of a refund that never arrived the buyer has not been told; a person looks for another way.
-        !matches!(self, Self::OrderCreated | Self::RefundFailed { was_issued: false, .. })
+    /// The lane in which its buyer gets a mail, if they get one.
+    pub fn mail_lane(&self) -> Option<MailLane> {
+        match self {
+            Self::OrderCreated => None,
+            // Of a refund that never arrived the buyer has not been told; a person looks for another way.
+            Self::RefundFailed { was_issued: false, .. } => None,
+            _ if self.is_of_drop() => None,
+            Self::StandbyAwarded | Self::LineAwarded => Some(MailLane::Awards),
+            Self::LineJoined { .. } | Self::LineMerged { .. } | Self::LineEnded { .. } => Some(MailLane::Lines),
+            _ => Some(MailLane::Orders),
+        }
+    }
+
+    /// Whether it is about a whole drop.
+    pub fn is_of_drop(&self) -> bool {
+        matches!(
+            self,
+            Self::DropSealed { .. } | Self::DropDrawn { .. } | Self::LineRound { .. } | Self::LineClosed { .. }
+        )
+    }
+
+    /// The place in a line that it is about.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::LineJoined { place } | Self::LineMerged { place } | Self::LineEnded { place, .. } => Some(*place),
+            _ => None,
+        }
     }
 
     pub fn event_id(&self, order: OrderId) -> EventId {
@@ -258,7 +425,9 @@ mod tests {
 
     #[test]
     fn every_notice_is_read_back_as_it_was_stored() {
-        for notice in samples() {
+        let place = Place { number: 7, entry_id: EntryId(Hex([7; 16])) };
+        let of_lines = Notice::samples_of_place(place).into_iter().chain(Notice::samples_of_drop());
+        for notice in samples().into_iter().chain(of_lines) {
             assert_eq!(Notice::from_stored(notice.kind(), Some(notice.detail())), Ok(notice.clone()));
         }
         let bare = Notice::from_stored("payment_failed", None);

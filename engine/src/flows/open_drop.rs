@@ -15,6 +15,7 @@ use crate::domain::drops::{
     DropState, InvalidDrop, MAX_WAREHOUSES, NewDrop, SaleDrop, WAREHOUSES_PER_PRIMARY, Warehouse,
 };
 use crate::domain::ids::{BuyerId, DropName, RestockId, Serial};
+use crate::domain::line::changes::{ChangeRefused, LineChange};
 use crate::domain::orders::OrderState;
 use crate::domain::rest::{LEASE_MAX, REST};
 use crate::ledger::drops::{DropCreated, Due, OpeningBegun, WarehouseContents};
@@ -85,8 +86,10 @@ pub enum DropRefused {
     NoDraft(DropState),
     /// Something names the draft that should not; it stays.
     InUse,
-    /// A round of its line is under way.
-    InRound,
+    /// Buyers do not stand in line for it.
+    NoLine,
+    /// Its line stays as it is.
+    Line(ChangeRefused),
     /// Its line opens by the clock, and the drop with it.
     HasLine,
 }
@@ -211,19 +214,30 @@ impl Engine {
         if drop.state != DropState::Lining {
             return Ok(None);
         }
-        self.ledger.pause_line(drop.id, paused, None, self.clock.now()).await?;
+        self.ledger.pause_line(drop.id, paused, self.clock.now()).await?;
         Ok(Some(Ok(drop)))
     }
 
-    /// Ends the sale: known claims are still answered and settled, new ones are refused. A round of its line goes to its end
-    /// first.
+    /// Tells those who wait in its line something, or lets its rounds decide more ranks.
+    pub async fn change_line(&self, name: &DropName, change: &LineChange) -> Result<Moved, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else {
+            return Ok(Err(DropRefused::Unknown));
+        };
+        Ok(match self.ledger.change_line(drop.id, change, self.clock.now()).await? {
+            None => Err(DropRefused::NoLine),
+            Some(Err(refused)) => Err(DropRefused::Line(refused)),
+            Some(Ok(())) => Ok(drop),
+        })
+    }
+
+    /// Ends the sale: known claims are still answered and settled, new ones are refused. In a line, a round goes to its end
+    /// first, and what came back since goes to those who stand by.
     pub async fn close_drop(&self, name: &DropName) -> Result<Moved, EngineError> {
         if let Some(drop) = self.ledger.drop_by_name(name).await?
             && drop.state == DropState::Lining
         {
-            let is_closed = self.ledger.close_line(drop.id, self.clock.now()).await?;
-            let fresh = self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown);
-            return Ok(fresh.and_then(|fresh| if is_closed { Ok(fresh) } else { Err(DropRefused::InRound) }));
+            Box::pin(self.end_line(drop)).await?;
+            return Ok(self.refresh(name).await?.map(|live| live.drop.clone()).ok_or(DropRefused::Unknown));
         }
         let closed = self.move_open_drop(name, &[DropState::Open, DropState::Paused], DropState::Closed).await?;
         self.ledger.expire_standby(self.clock.now()).await?;

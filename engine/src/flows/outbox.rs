@@ -13,6 +13,7 @@ use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::notices::MailLane;
 use crate::ledger::outbox::{DeliveryState, Destination, LeasedDelivery};
 use crate::mail::{MailOutcome, Mailer, NotMailable};
 use crate::steps;
@@ -39,7 +40,7 @@ const MISCONFIGURED_REST: SignedDuration = SignedDuration::from_secs(60);
 /// One destination, with what reaches it.
 #[derive(Debug, Clone)]
 pub enum Lane {
-    Mail(Mailer),
+    Mail(MailLane, Mailer),
     Webhook(WebhookClient),
 }
 
@@ -106,9 +107,14 @@ enum Told {
 }
 
 impl Lane {
+    /// The lanes of a mail server.
+    pub fn mails(mailer: &Mailer) -> [Self; 3] {
+        MailLane::ALL.map(|lane| Self::Mail(lane, mailer.clone()))
+    }
+
     fn destination(&self) -> Destination {
         match self {
-            Self::Mail(_) => Destination::Mail,
+            Self::Mail(lane, _) => Destination::Mail(*lane),
             Self::Webhook(client) => Destination::Webhook(client.name().to_owned()),
         }
     }
@@ -116,7 +122,7 @@ impl Lane {
     /// For logs and metrics.
     pub fn name(&self) -> String {
         match self {
-            Self::Mail(_) => "mail".to_owned(),
+            Self::Mail(lane, _) => lane.as_str().to_owned(),
             Self::Webhook(client) => format!("webhook:{}", client.name()),
         }
     }
@@ -124,14 +130,14 @@ impl Lane {
     /// The name of the endpoint, if it is one.
     pub fn endpoint(&self) -> Option<&str> {
         match self {
-            Self::Mail(_) => None,
+            Self::Mail(..) => None,
             Self::Webhook(client) => Some(client.name()),
         }
     }
 
     fn patience(&self) -> SignedDuration {
         match self {
-            Self::Mail(_) => MAIL_PATIENCE,
+            Self::Mail(..) => MAIL_PATIENCE,
             Self::Webhook(_) => WEBHOOK_PATIENCE,
         }
     }
@@ -142,7 +148,7 @@ impl Lane {
             Err(error) => return Told::Failed { error: error.to_string(), retry_after: None },
         };
         match self {
-            Self::Mail(mailer) => match mailer.compose(&delivery.order, notice, delivery.created_at) {
+            Self::Mail(_, mailer) => match mailer.compose(&delivery.subject, notice, delivery.created_at) {
                 Err(NotMailable::NoAddress) => Told::Skipped(NotMailable::NoAddress.to_string()),
                 Err(reason) => Told::Refused(reason.to_string()),
                 Ok(mail) => match mailer.send(&mail).await {
@@ -158,7 +164,7 @@ impl Lane {
                 },
             },
             Self::Webhook(client) => {
-                let event = Event::new(&delivery.order, notice, delivery.created_at);
+                let event = Event::new(&delivery.subject, notice, delivery.created_at);
                 match client.send(&event, now).await {
                     WebhookOutcome::Delivered => Told::Sent,
                     WebhookOutcome::Failed { error, retry_after } => Told::Failed { error, retry_after },
@@ -209,7 +215,7 @@ impl Engine {
             let is_left = stop.is_cancelled() || rests.load(Ordering::Relaxed) || now >= delivery.leased_until;
             let told = if is_left { None } else { Some(self.tell(lane, &delivery, settings, now).await) };
             if told.is_some() {
-                steps::passed(if matches!(lane, Lane::Mail(_)) { "mail.sent" } else { "webhook.sent" });
+                steps::passed(if matches!(lane, Lane::Mail(..)) { "mail.sent" } else { "webhook.sent" });
             }
             if matches!(told, Some(Ok(Told::Down { .. } | Told::Gone))) {
                 rests.store(true, Ordering::Relaxed);
@@ -248,7 +254,7 @@ impl Engine {
         settings: DeliverySettings,
         now: Timestamp,
     ) -> Result<Told, EngineError> {
-        let address = delivery.order.email.as_deref().filter(|_| matches!(lane, Lane::Mail(_)));
+        let address = delivery.subject.email().filter(|_| matches!(lane, Lane::Mail(..)));
         let Some(address) = address else { return Ok(lane.tell(delivery, now).await) };
         let (recipient, hour) = (Sha256::digest(address.to_lowercase()), hour_of(now));
         if !self.ledger.take_mail_turn(&recipient, hour, settings.mails_per_address).await? {
@@ -266,7 +272,7 @@ impl Engine {
     pub async fn count_waiting_deliveries(&self, lanes: &[Lane]) -> Result<(), EngineError> {
         self.ledger.forget_mail_turns(hour_of(self.clock.now())).await?;
         let mut waiting = self.ledger.waiting_deliveries().await?;
-        let lanes = lanes.iter().map(Lane::name).chain(["mail".to_owned()]);
+        let lanes = lanes.iter().map(Lane::name).chain(MailLane::ALL.map(|lane| lane.as_str().to_owned()));
         for lane in lanes {
             waiting.entry(lane).or_default();
         }
@@ -318,7 +324,7 @@ impl Engine {
         }
         if let DeliveryState::Refused(_) | DeliveryState::Dead(_) = &state {
             // Without the other side's words, which may name the buyer; `outbox show` has them.
-            let (order, lane) = (delivery.order.id, lane.name());
+            let (order, lane) = (delivery.subject.id(), lane.name());
             tracing::warn!(%order, lane, "a notice about order {order} will not arrive by {lane}: see `doorbuster outbox`");
         }
         let recorded = self.ledger.record_delivery(delivery, &state, now).await;
@@ -328,7 +334,7 @@ impl Engine {
             Ok(true) => outcome,
             Ok(false) => "overtaken",
             Err(error) => {
-                let order = delivery.order.id;
+                let order = delivery.subject.id();
                 tracing::warn!(%order, %error, "a delivery about order {order} is made again, its end could not be recorded: {error}");
                 "unrecorded"
             }

@@ -17,7 +17,7 @@ use super::pool::Ledger;
 use super::profiles::LOCK_BUYER;
 use super::returns::ReturnView;
 use super::tx::run_tx;
-use crate::domain::ids::{BuyerId, DropId, OrderId};
+use crate::domain::ids::{BuyerId, ClaimId, DropId, OrderId};
 use crate::domain::orders::OrderState;
 use crate::domain::payments::PaymentState;
 
@@ -138,7 +138,7 @@ impl Ledger {
             // A mail server's words may name the address. What it says about a mail that is being sent now no longer counts.
             const ERRORS: &str = "-- erasures.errors
                 update outbox x set last_error = null, lease_number = lease_number + 1, leased_until = null from orders_of($1) o
-                where x.order_id = o.order_id and x.destination = 'mail'
+                where x.order_id = o.order_id and x.destination like 'mail%'
                       and (x.last_error is not null or (x.state = 'queued' and x.leased_until is not null))";
             // The provider's customer stays until a worker has deleted it; one that was never asked for is not there.
             const CARDS: &str = "-- erasures.cards\ndelete from cards where buyer = $1";
@@ -149,6 +149,18 @@ impl Ledger {
                 update customers set buyer = null, ends_at = $2 where buyer = $1";
             touched += tx.execute(UNASKED, &[&buyer.as_str()]).await?;
             touched += tx.execute(CUSTOMER, &[&buyer.as_str(), /* now */ &now]).await?;
+            // The mails about their places have ids that only we can make.
+            const PLACES: &str = "-- erasures.places\nselect drop_id, number from line_entries where buyer = $1";
+            const PLACE_ERRORS: &str = "-- erasures.place_errors
+                update outbox set last_error = null, lease_number = lease_number + 1, leased_until = null
+                where order_id = any($1) and destination like 'mail%'
+                      and (last_error is not null or (state = 'queued' and leased_until is not null))";
+            let rows = tx.query(PLACES, &[&buyer.as_str()]).await?;
+            let claim = |row: &Row| {
+                ClaimId::of_entry(DropId(row.get(0)), buyer, row.get::<_, i32>(1).cast_unsigned()).0
+            };
+            let claims = rows.iter().map(claim).collect::<Vec<_>>();
+            touched += tx.execute(PLACE_ERRORS, &[&claims]).await?;
             for statement in [CARDS, SETUPS, FORGET, CHECKOUTS, ADDRESSES, PAYMENTS, ERRORS] {
                 touched += tx.execute(statement, &[&buyer.as_str()]).await?;
             }

@@ -1,4 +1,5 @@
-//! The outbox: what is to be told to somebody outside, written in the transaction in which it happened.
+//! The outbox: what is to be told to somebody outside, written in the transaction in which it happened. What everybody in a
+//! line is told is written by pages behind it (`ledger/line/mails.rs`).
 //!
 //! A notice is an event, for the shop's systems, and for most kinds a mail to the buyer. Both are rows of the transaction
 //! that changes the order, so there is no notice of what did not happen and nothing happens without its notice.
@@ -20,21 +21,19 @@ use super::error::LedgerError;
 use super::locked_order::money;
 use super::pool::Ledger;
 use super::tx::run_tx;
-use crate::domain::ids::OrderId;
+use crate::domain::ids::{DropId, OrderId};
 use crate::domain::money::Money;
-use crate::domain::notices::{EventId, ItemFacts, NotANotice, Notice, OrderFacts};
+use crate::domain::notices::{EventId, ItemFacts, MailLane, NotANotice, Notice, OrderFacts, Subject};
 use crate::domain::pricing::{Rate, Totals};
 
-/// Where mails go; an endpoint's destination is `webhook:` and its name.
-const MAIL: &str = "mail";
 /// Endpoints that no worker was configured with for so long get no new events. Generous: a shop may be closed over night.
 const ENDPOINT_FORGOTTEN: SignedDuration = SignedDuration::from_hours(24);
 
 /// Who is told.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Destination {
-    Mail,
-    /// An endpoint by its configured name.
+    Mail(MailLane),
+    /// An endpoint by its configured name. Its destination is `webhook:` and the name.
     Webhook(String),
 }
 
@@ -42,7 +41,7 @@ pub enum Destination {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LeasedDelivery {
     pub id: i64,
-    pub order: OrderFacts,
+    pub subject: Subject,
     /// One that this program does not know may be a newer program's: it must not hold up the others.
     pub notice: Result<Notice, NotANotice>,
     /// When it happened.
@@ -102,7 +101,7 @@ pub enum Replay {
 impl Destination {
     fn stored(&self) -> String {
         match self {
-            Self::Mail => MAIL.to_owned(),
+            Self::Mail(lane) => lane.as_str().to_owned(),
             Self::Webhook(name) => format!("webhook:{name}"),
         }
     }
@@ -131,17 +130,56 @@ pub(super) async fn enqueue_for(
         select order_id, $2, $3, $4, $5 from unnest($1::uuid[]) as o (order_id)
         on conflict do nothing";
     const MAILS: &str = "-- outbox.enqueue_mails
-        insert into outbox (order_id, kind, about, detail, created_at, queued_at, next_at)
-        select order_id, $2, $3, $4, $5, $5, $5 from unnest($1::uuid[]) as o (order_id)
+        insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at)
+        select order_id, $2, $3, $4, $6, $5, $5, $5 from unnest($1::uuid[]) as o (order_id)
         on conflict do nothing";
     let (kind, about, detail) = (notice.kind(), notice.about(), notice.detail());
-    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-        [&orders, &kind, &about, &detail, /* now */ &now];
-    let new = tx.execute(&tx.prepare_cached(EVENTS).await?, &arguments).await?;
-    if notice.is_mailed() {
+    let lane = notice.mail_lane().map(MailLane::as_str);
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&orders, &kind, &about, &detail, /* now */ &now, &lane];
+    let new = tx.execute(&tx.prepare_cached(EVENTS).await?, &arguments[..5]).await?;
+    if lane.is_some() {
         tx.execute(&tx.prepare_cached(MAILS).await?, &arguments).await?;
     }
     Ok(new)
+}
+
+/// A notice about a whole drop, for the shop's systems.
+pub(super) async fn enqueue_of_drop(
+    tx: &Transaction<'_>,
+    drop: DropId,
+    notice: &Notice,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- outbox.enqueue_of_drop
+        insert into order_events (order_id, kind, about, detail, created_at, drop_id) values ($1, $2, $3, $4, $5, $6)
+        on conflict do nothing";
+    let (kind, about, detail) = (notice.kind(), notice.about(), notice.detail());
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&drop.event_subject().0, &kind, &about, &detail, /* now */ &now, &drop.0];
+    tx.execute(&tx.prepare_cached(SQL).await?, &arguments).await?;
+    Ok(())
+}
+
+/// The same kind of notice about many places of a line, for their buyers. Those who have one keep it.
+pub(super) async fn enqueue_of_places(
+    tx: &Transaction<'_>,
+    drop: DropId,
+    notices: &[(OrderId, Notice)],
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const SQL: &str = "-- outbox.enqueue_of_places
+        insert into outbox (order_id, kind, detail, destination, created_at, queued_at, next_at, drop_id)
+        select order_id, kind, detail, $4, $5, $5, $5, $6
+        from unnest($1::uuid[], $2::text[], $3::jsonb[]) as n (order_id, kind, detail)
+        on conflict do nothing";
+    let claims = notices.iter().map(|(claim, _)| claim.0).collect::<Vec<_>>();
+    let kinds = notices.iter().map(|(_, notice)| notice.kind()).collect::<Vec<_>>();
+    let details = notices.iter().map(|(_, notice)| notice.detail()).collect::<Vec<_>>();
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&claims, &kinds, &details, &MailLane::Lines.as_str(), /* now */ &now, &drop.0];
+    tx.execute(&tx.prepare_cached(SQL).await?, &arguments).await?;
+    Ok(())
 }
 
 impl Ledger {
@@ -173,20 +211,21 @@ impl Ledger {
             select l.outbox_id, l.kind, l.detail, l.created_at, l.queued_at, l.attempts, l.lease_number, l.order_id, d.name,
                    coalesce(o.ship_to, c.ship_to) ->> 'name', coalesce(o.email, c.email),
                    coalesce(o.currency, d.currency), o.subtotal_minor, o.tax_minor, o.shipping_minor, o.total_minor,
-                   coalesce(o.pay_by, d.pay_by), coalesce(o.buyer, r.buyer, x.buyer),
+                   coalesce(o.pay_by, d.pay_by), coalesce(o.buyer, r.buyer, x.buyer, e.buyer),
                    coalesce(t.tax_basis_points, d.tax_basis_points), coalesce(t.shipping_minor, d.shipping_minor),
                    case when t.country is null then d.shipping_tax_basis_points else t.shipping_tax_basis_points end,
-                   t.free_shipping_from_minor, d.price_includes_tax
+                   t.free_shipping_from_minor, d.price_includes_tax, l.drop_id
             from leased l left join orders o using (order_id)
                  left join rejected_claims r on r.claim_id = l.order_id
                  left join lost_claims x on x.claim_id = l.order_id
-                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id, x.drop_id)
-                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer, x.buyer)
+                 left join line_entries e on e.drop_id = l.drop_id and e.number = (l.detail ->> 'number')::int
+                 left join drops d on d.drop_id = coalesce(o.drop_id, r.drop_id, x.drop_id, l.drop_id)
+                 left join checkout_profiles c on c.buyer = coalesce(o.buyer, r.buyer, x.buyer, e.buyer)
                  left join lateral (
                      select * from drop_rates t
                      where t.drop_id = d.drop_id and t.country in (c.ship_to ->> 'country', '*')
                      order by t.country = '*' limit 1) t on o.order_id is null
-            where o.order_id is not null or r.claim_id is not null or x.claim_id is not null
+            where o.order_id is not null or r.claim_id is not null or x.claim_id is not null or d.drop_id is not null
             order by l.outbox_id";
         const ITEMS: &str = "-- outbox.items
             select i.order_id, v.sku, p.name, v.title, i.quantity, i.unit_price_minor
@@ -199,6 +238,15 @@ impl Ledger {
                   union select claim_id, drop_id, variant_number, units from lost_claims where claim_id = any($1)) r
                  join drop_variants dv on dv.drop_id = r.drop_id and dv.number = r.variant_number
                  join variants v using (variant_id) join products p on p.product_id = v.product_id";
+        // What is wished for in a line, in order of preference.
+        const WISHED: &str = "-- outbox.wished
+            select l.claim_id, v.sku, p.name, v.title, e.quantity::int, dv.price_minor
+            from unnest($1::uuid[], $2::int[], $3::int[]) as l (claim_id, drop_id, number)
+                 join line_entries e using (drop_id, number)
+                 cross join lateral (values (1, e.choice1), (2, e.choice2), (3, e.choice3)) as c (nth, variant)
+                 join drop_variants dv on dv.drop_id = e.drop_id and dv.number = c.variant
+                 join variants v using (variant_id) join products p on p.product_id = v.product_id
+            order by l.claim_id, c.nth";
         let until = now.checked_add(lease).unwrap_or(Timestamp::MAX);
         let connection = self.connection().await?;
         let statement = connection.prepare_cached(SQL).await?;
@@ -209,18 +257,29 @@ impl Ledger {
             return Ok(Vec::new());
         }
         let mut leased = rows.iter().map(|row| leased_from_row(row, until)).collect::<Result<Vec<_>, _>>()?;
-        let orders = leased.iter().map(|delivery| delivery.order.id.0).collect::<Vec<_>>();
+        let orders = leased.iter().map(|delivery| delivery.subject.id().0).collect::<Vec<_>>();
         let mut items = connection.query(&connection.prepare_cached(ITEMS).await?, &[&orders]).await?;
-        if rows.iter().any(|row| row.get::<_, Option<i64>>(15).is_none()) {
+        let is_claim = |row: &Row| row.get::<_, Option<i64>>(15).is_none() && row.get::<_, Option<i32>>(23).is_none();
+        if rows.iter().any(is_claim) {
             items.extend(connection.query(&connection.prepare_cached(CLAIMED).await?, &[&orders]).await?);
         }
+        let places = leased.iter().zip(&rows).filter_map(|(delivery, row)| {
+            let (drop, place) = (row.get::<_, Option<i32>>(23)?, delivery.notice.as_ref().ok()?.place()?);
+            Some((delivery.subject.id().0, drop, place.number.cast_signed()))
+        });
+        let (claims, (drops, numbers)) =
+            places.map(|(claim, drop, number)| (claim, (drop, number))).unzip::<_, _, Vec<_>, (Vec<_>, Vec<_>)>();
+        if !claims.is_empty() {
+            let statement = connection.prepare_cached(WISHED).await?;
+            items.extend(connection.query(&statement, &[&claims, &drops, &numbers]).await?);
+        }
         for (delivery, row) in leased.iter_mut().zip(&rows) {
-            let order = delivery.order.id.0;
-            let currency = delivery.order.totals.total.currency.to_string();
-            let mine = items.iter().filter(|row| row.get::<_, Uuid>(0) == order);
-            delivery.order.items = mine.map(|row| item_from_row(row, &currency)).collect::<Result<_, _>>()?;
-            if row.get::<_, Option<i64>>(15).is_none() {
-                delivery.order.totals = totals_of_claim(&delivery.order, row)?;
+            let Subject::Order(order) = &mut delivery.subject else { continue };
+            let currency = order.totals.total.currency.to_string();
+            let mine = items.iter().filter(|row| row.get::<_, Uuid>(0) == order.id.0);
+            order.items = mine.map(|row| item_from_row(row, &currency)).collect::<Result<_, _>>()?;
+            if is_claim(row) {
+                order.totals = totals_of_claim(order, row)?;
             }
         }
         Ok(leased)
@@ -322,15 +381,15 @@ impl Ledger {
     pub async fn fan_out(&self, now: Timestamp, limit: i64) -> Result<u64, LedgerError> {
         const SQL: &str = "-- outbox.fan_out
             with fresh as (
-                select order_id, kind, about, detail, created_at from order_events where fanned_out_at is null
+                select order_id, kind, about, detail, created_at, drop_id from order_events where fanned_out_at is null
                 order by created_at limit $2 for update skip locked
             ), marked as (
                 update order_events e set fanned_out_at = $1 from fresh f
                 where e.order_id = f.order_id and e.kind = f.kind and e.about = f.about
                 returning 1
             ), delivered as (
-                insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at)
-                select f.order_id, f.kind, f.about, f.detail, 'webhook:' || w.name, f.created_at, $1, $1
+                insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at, drop_id)
+                select f.order_id, f.kind, f.about, f.detail, 'webhook:' || w.name, f.created_at, $1, $1, f.drop_id
                 from fresh f join webhook_endpoints w on f.created_at >= w.since and w.configured_at > $3
                 on conflict do nothing
             )
@@ -368,8 +427,8 @@ impl Ledger {
     /// deliveries that makes. A worker that is at one of them right now loses its lease, and its word no longer counts.
     pub async fn replay_events(&self, replay: &Replay, now: Timestamp) -> Result<u64, LedgerError> {
         const SQL: &str = "-- outbox.replay
-            insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at)
-            select e.order_id, e.kind, e.about, e.detail, 'webhook:' || w.name, e.created_at, $1, $1
+            insert into outbox (order_id, kind, about, detail, destination, created_at, queued_at, next_at, drop_id)
+            select e.order_id, e.kind, e.about, e.detail, 'webhook:' || w.name, e.created_at, $1, $1, e.drop_id
             from order_events e, webhook_endpoints w
             where w.configured_at > $2 and (e.created_at >= $3 or (e.order_id = $4 and e.kind = $5 and e.about = $6))
             on conflict (order_id, kind, about, destination) do update
@@ -391,7 +450,7 @@ impl Ledger {
     pub async fn retry_mails(&self, now: Timestamp) -> Result<u64, LedgerError> {
         const SQL: &str = "-- outbox.retry_mails
             update outbox set state = 'queued', queued_at = $1, next_at = $1, attempts = 0, leased_until = null
-            where destination = 'mail' and state in ('refused', 'skipped', 'dead')";
+            where destination like 'mail%' and state in ('refused', 'skipped', 'dead')";
         Ok(self.connection().await?.execute(SQL, &[/* now */ &now]).await?)
     }
 
@@ -452,18 +511,11 @@ fn leased_from_row(row: &Row, leased_until: Timestamp) -> Result<LeasedDelivery,
     let (id, kind): (i64, &str) = (row.get(0), row.get(1));
     let notice = Notice::from_stored(kind, row.get::<_, Option<Value>>(2));
     let order: Uuid = row.get(7);
-    let (currency, buyer): (&str, &str) = (row.get(11), row.get(17));
+    let currency: &str = row.get(11);
     // A claim that became no order has none of these.
     let amount = |column| money(row.get::<_, Option<i64>>(column).unwrap_or_default(), currency, order);
-    Ok(LeasedDelivery {
-        id,
-        notice,
-        created_at: row.get(3),
-        queued_at: row.get(4),
-        attempts: row.get(5),
-        lease: row.get(6),
-        leased_until,
-        order: OrderFacts {
+    let subject = match (row.get::<_, Option<&str>>(17), row.get::<_, Option<i32>>(23)) {
+        (Some(buyer), _) => Subject::Order(OrderFacts {
             id: OrderId(order),
             buyer: buyer.parse().map_err(|_| inconsistent("orders", "buyer", order, buyer))?,
             drop_name: row.get(8),
@@ -472,7 +524,19 @@ fn leased_from_row(row: &Row, leased_until: Timestamp) -> Result<LeasedDelivery,
             items: Vec::new(),
             totals: Totals { subtotal: amount(12)?, tax: amount(13)?, shipping: amount(14)?, total: amount(15)? },
             pay_by: row.get(16),
-        },
+        }),
+        (None, Some(drop)) => Subject::Drop { id: DropId(drop), name: row.get(8) },
+        (None, None) => return Err(inconsistent("outbox", "order_id", order, "about nobody")),
+    };
+    Ok(LeasedDelivery {
+        id,
+        subject,
+        notice,
+        created_at: row.get(3),
+        queued_at: row.get(4),
+        attempts: row.get(5),
+        lease: row.get(6),
+        leased_until,
     })
 }
 

@@ -13,7 +13,7 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail as MailCommand, Rcpt, Rset};
 use lettre::transport::smtp::extension::{Extension, MailParameter};
 
-use crate::domain::notices::{Notice, OrderFacts};
+use crate::domain::notices::{Notice, Subject};
 
 use super::compose::{Mail, NotMailable};
 use super::settings::{MailSettings, Sender, Server, Tls, UnusableMailSettings};
@@ -94,8 +94,11 @@ impl Mailer {
         Ok(Self { server: Arc::new(server), sender, idle: Arc::default() })
     }
 
-    pub fn compose(&self, order: &OrderFacts, notice: &Notice, at: Timestamp) -> Result<Mail, NotMailable> {
-        self.sender.compose(order, notice, at)
+    pub fn compose(&self, subject: &Subject, notice: &Notice, at: Timestamp) -> Result<Mail, NotMailable> {
+        match subject {
+            Subject::Order(order) => self.sender.compose(order, notice, at),
+            Subject::Drop { .. } => Err(NotMailable::NoBuyer),
+        }
     }
 
     /// A mail that only says that mails arrive.

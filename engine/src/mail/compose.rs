@@ -28,6 +28,8 @@ pub struct Mail {
 pub enum NotMailable {
     #[error("the buyer has given no e-mail address")]
     NoAddress,
+    #[error("it is about a whole drop, and for no buyer")]
+    NoBuyer,
     #[error("the e-mail address cannot be written to")]
     BadAddress,
     #[error("{0} has a line break or another control character")]
@@ -125,21 +127,24 @@ impl Sender {
 
     fn letter(&self, order: &OrderFacts, notice: &Notice) -> Result<Letter, NotMailable> {
         let (subject, paragraphs) = words(order, notice);
-        let order_id = order.id.to_string();
+        let (order_id, place) = (order.id.to_string(), notice.place());
         let lines = order.items.iter().map(line).collect::<Result<_, _>>();
-        let is_order = *notice != Notice::ClaimLost;
+        let is_order = *notice != Notice::ClaimLost && place.is_none();
+        let about = match place {
+            Some(place) => ("Entry", place.entry_id.0.to_string()),
+            None => (if is_order { "Order" } else { "Claim" }, order_id.clone()),
+        };
         Ok(Letter {
-            about: if is_order { "Order" } else { "Claim" },
+            about,
             subject,
             name: order.buyer_name.clone().filter(|name| !name.is_empty() && may_greet(name)),
             paragraphs,
             lines: lines.map_err(|error| NotMailable::Unwritable(error.to_string()))?,
-            totals: order.totals,
+            totals: place.is_none().then_some(order.totals),
             link: if is_order { self.link_to(&order_id) } else { None },
             // Its number may still be about to come; the page that the link leads to has it.
             invoice: if *notice == Notice::OrderConfirmed { self.invoice_of(&order_id) } else { None },
             shop: self.from.name.clone().unwrap_or_else(|| self.from.email.domain().to_owned()),
-            order_id,
         })
     }
 }

@@ -10,11 +10,11 @@ pub(super) struct Letter {
     pub(super) subject: String,
     pub(super) name: Option<String>,
     pub(super) paragraphs: Vec<String>,
-    /// What its id names: an order, or a claim.
-    pub(super) about: &'static str,
-    pub(super) order_id: String,
+    /// An order, a claim or an entry in a line, with its id.
+    pub(super) about: (&'static str, String),
     pub(super) lines: Vec<Line>,
-    pub(super) totals: Totals,
+    /// None of a wish: the first of its lines that is left is given.
+    pub(super) totals: Option<Totals>,
     pub(super) link: Option<String>,
     pub(super) invoice: Option<String>,
     pub(super) shop: String,
@@ -140,6 +140,35 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 until("We keep it for you"),
             ],
         ),
+        Notice::LineJoined { .. } => (
+            "You are in line",
+            vec![
+                format!("You stand in line for {what}, and your place is recorded."),
+                "Nobody has to be present: when your turn comes, we set aside the first of these for you that is left, and \
+                 write to you."
+                    .to_owned(),
+            ],
+        ),
+        Notice::LineMerged { .. } => (
+            "Your place in line",
+            vec![format!(
+                "Another place in the line for {what} has the same card. One card has one place: the earlier one stands for \
+                 both."
+            )],
+        ),
+        Notice::LineEnded { goes_on_sale, .. } => (
+            "Not this time",
+            vec![
+                format!("The line for {what} is over, and we are sorry: there was nothing left of what you wanted."),
+                "Nothing has been charged.".to_owned(),
+            ]
+            .into_iter()
+            .chain(goes_on_sale.then(|| "What the line has left is on sale now, for who comes first.".to_owned()))
+            .collect(),
+        ),
+        Notice::DropSealed { .. } | Notice::DropDrawn { .. } | Notice::LineRound { .. } | Notice::LineClosed { .. } => {
+            ("The line has moved on", vec![format!("The line for {what} has moved on.")])
+        }
         Notice::ClaimLost => (
             "We could not keep our word",
             vec![

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::domain::notices::{Notice, OrderFacts};
+use crate::domain::notices::{ItemFacts, Notice, OrderFacts, Subject};
 
 /// An event in the form in which it is signed and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,19 +22,12 @@ impl Event {
         Self { id, body: body.to_string() }
     }
 
-    pub fn new(order: &OrderFacts, notice: &Notice, at: Timestamp) -> Self {
-        let id = notice.event_id(order.id).to_string();
-        let items = order
-            .items
-            .iter()
-            .map(|item| json!({ "sku": item.sku, "quantity": item.quantity, "unit_price": item.unit_price }));
-        let mut data = json!({
-            "order_id": order.id,
-            "buyer": order.buyer,
-            "drop": order.drop_name,
-            "items": items.collect::<Vec<_>>(),
-            "total": order.totals.total,
-        });
+    pub fn new(subject: &Subject, notice: &Notice, at: Timestamp) -> Self {
+        let id = notice.event_id(subject.id()).to_string();
+        let mut data = match subject {
+            Subject::Order(order) => of_order(order),
+            Subject::Drop { name, .. } => json!({ "drop": name }),
+        };
         // What only this kind of notice has to say, under the names it is stored with.
         if let (Value::Object(data), Value::Object(detail)) = (&mut data, notice.detail()) {
             let detail = detail.into_iter().filter(|(name, _)| name != "kind");
@@ -46,4 +39,15 @@ impl Event {
         let body = json!({ "id": id, "type": notice.event_type(), "timestamp": at.to_string(), "data": data });
         Self { id, body: body.to_string() }
     }
+}
+
+fn of_order(order: &OrderFacts) -> Value {
+    let item = |item: &ItemFacts| json!({ "sku": item.sku, "quantity": item.quantity, "unit_price": item.unit_price });
+    json!({
+        "order_id": order.id,
+        "buyer": order.buyer,
+        "drop": order.drop_name,
+        "items": order.items.iter().map(item).collect::<Vec<_>>(),
+        "total": order.totals.total,
+    })
 }

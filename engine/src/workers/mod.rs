@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::beacon::BeaconClient;
 use crate::domain::ids::DropName;
+use crate::domain::notices::MailLane;
 use crate::domain::payments::{BANK_WITHIN, DECLINE_GRACE};
 use crate::domain::turns::Desk;
 use crate::flows::backlog::LogWatch;
@@ -74,6 +75,8 @@ const SETUPS_BATCH: usize = 64;
 /// Between two looks for due deliveries when there were none.
 const OUTBOX_IDLE: Duration = Duration::from_millis(500);
 const EVENTS_EVERY: Duration = Duration::from_millis(250);
+/// A page of 1,000 mails each time: a million waiters are told in four minutes, beside everything else.
+const LINE_MAILS_EVERY: Duration = Duration::from_millis(250);
 const OUTBOX_LOOK_EVERY: Duration = Duration::from_secs(15);
 const EXPIRE_BATCH: i64 = 500;
 /// Told to stop while Postgres is away, charging tries so often to give its leases back, before others wait for these
@@ -127,7 +130,7 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
     engine.ledger.decline_grace = settings.decline_grace;
     engine.card_lease = settings.charge_lease;
     let tasks = TaskTracker::new();
-    if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(_))) {
+    if !settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(..))) {
         tracing::warn!("no mail server is configured: mails to buyers wait in the outbox");
     }
     for lane in &settings.lanes {
@@ -142,6 +145,12 @@ pub async fn run(mut engine: Engine, provider: ProviderClient, settings: WorkerS
         tasks.spawn(repeat("events", EVENTS_EVERY, stop.clone(), {
             let engine = engine.clone();
             async move || engine.fan_out_events(&endpoints).await.map(|_| ())
+        }));
+    }
+    if settings.lanes.iter().any(|lane| matches!(lane, Lane::Mail(MailLane::Lines, _))) {
+        tasks.spawn(repeat("line mails", LINE_MAILS_EVERY, stop.clone(), {
+            let engine = engine.clone();
+            async move || engine.write_line_mails().await.map(|_| ())
         }));
     }
     tasks.spawn(settle(engine.clone(), settings.clone(), stop.clone()));

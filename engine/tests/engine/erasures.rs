@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, OrderId, VariantNumber};
+use doorbuster_engine::domain::notices::MailLane;
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::flows::checkout::{CheckedOut, CheckoutRefused};
 use doorbuster_engine::ledger::erasures::{Erased, Erasure};
@@ -349,7 +350,7 @@ async fn what_a_mail_server_says_after_the_erasure_is_not_kept() {
     assert_eq!(fulfil(&world, orders[0], FulfilmentStep::Deliver).await, Fulfilled::Now);
     let (ledger, now) = (&world.engine.ledger, world.engine.clock.now());
     let lease = SignedDuration::from_secs(30);
-    let leased = ledger.lease_deliveries(&Destination::Mail, now, lease, 10).await.unwrap();
+    let leased = ledger.lease_deliveries(&Destination::Mail(MailLane::Orders), now, lease, 10).await.unwrap();
     assert!(!leased.is_empty());
     assert!(matches!(erase(&world, 0).await, Erasure::Done(_)));
     for delivery in &leased {

@@ -12,6 +12,7 @@ use doorbuster_engine::domain::drops::{Admission, DropState, NewDrop, SaleDrop};
 use doorbuster_engine::domain::ids::{OrderId, VariantNumber};
 use doorbuster_engine::domain::line::beacon::{Chain, commitment};
 use doorbuster_engine::domain::line::bundle::verify;
+use doorbuster_engine::domain::line::changes::{ChangeRefused, LineChange};
 use doorbuster_engine::domain::line::draw::Timing;
 use doorbuster_engine::domain::line::joining::{JoinRefused, PlaceKept};
 use doorbuster_engine::domain::line::rules::Beacon;
@@ -31,18 +32,18 @@ use crate::harness::{World, buyer};
 
 const SECRET: [u8; 32] = [7; 32];
 const SEAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
-const EVERY: SignedDuration = SignedDuration::from_secs(30);
+pub(crate) const EVERY: SignedDuration = SignedDuration::from_secs(30);
 
 /// A drop with a line, and its worker.
-struct Line {
-    world: World,
-    beacon: BeaconClient,
-    memory: LineMemory,
+pub(crate) struct Line {
+    pub(crate) world: World,
+    pub(crate) beacon: BeaconClient,
+    pub(crate) memory: LineMemory,
 }
 
 impl Line {
     /// With its line open, in a time that stands still.
-    async fn open(
+    pub(crate) async fn open(
         admission: Admission,
         stocks: &[u32],
         per_round: u32,
@@ -77,16 +78,16 @@ impl Line {
         line
     }
 
-    fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.world.engine
     }
 
-    async fn drop(&self) -> SaleDrop {
+    pub(crate) async fn drop(&self) -> SaleDrop {
         self.engine().ledger.drop_by_name(&self.world.drop).await.unwrap().unwrap()
     }
 
     /// Lets the worker do all that is due.
-    async fn run(&mut self) -> usize {
+    pub(crate) async fn run(&mut self) -> usize {
         let mut awarded = 0;
         loop {
             let report = self.world.engine.run_lines(&self.beacon, &mut self.memory).await.unwrap();
@@ -97,19 +98,19 @@ impl Line {
         }
     }
 
-    async fn after(&mut self, wait: SignedDuration) -> usize {
+    pub(crate) async fn after(&mut self, wait: SignedDuration) -> usize {
         self.engine().clock.advance(wait);
         self.run().await
     }
 
     /// Seals, draws, and holds the first round.
-    async fn until_first_round(&mut self) -> usize {
+    pub(crate) async fn until_first_round(&mut self) -> usize {
         self.after(SEAL_AFTER).await;
         self.after(REVEAL_AFTER).await;
         self.after(opening_after_seal() - REVEAL_AFTER).await
     }
 
-    fn asked(who: u32, key: &str, choices: &[u8], units: i64) -> JoinAsked {
+    pub(crate) fn asked(who: u32, key: &str, choices: &[u8], units: i64) -> JoinAsked {
         let choice = |variant: &u8| Choice { variant: VariantNumber(*variant), accepted_minor: None };
         JoinAsked {
             buyer: buyer(who),
@@ -120,30 +121,30 @@ impl Line {
         }
     }
 
-    async fn ask(&self, asked: &JoinAsked) -> Joined {
+    pub(crate) async fn ask(&self, asked: &JoinAsked) -> Joined {
         match self.engine().join_line(&self.drop().await, asked).await.unwrap() {
             LineJoined::Answered(joined) => joined,
             LineJoined::NoCard => panic!("this line asks for no card"),
         }
     }
 
-    async fn join(&self, who: u32, choices: &[u8], units: i64) -> LineEntry {
+    pub(crate) async fn join(&self, who: u32, choices: &[u8], units: i64) -> LineEntry {
         match self.ask(&Self::asked(who, "k", choices, units)).await {
             Joined::Now(entry) => entry,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn entry(&self, who: u32) -> LineEntry {
+    pub(crate) async fn entry(&self, who: u32) -> LineEntry {
         self.engine().ledger.line_entry(self.drop().await.id, &buyer(who)).await.unwrap().unwrap()
     }
 
-    async fn row(&self) -> doorbuster_engine::domain::line::state::Line {
+    pub(crate) async fn row(&self) -> doorbuster_engine::domain::line::state::Line {
         self.engine().ledger.line(self.drop().await.id).await.unwrap().unwrap()
     }
 
     /// Who was given which variant, by buyer.
-    async fn given(&self) -> BTreeMap<String, i16> {
+    pub(crate) async fn given(&self) -> BTreeMap<String, i16> {
         let sql = "select o.buyer, dv.number from orders o join order_items i using (order_id)
                    join drop_variants dv on dv.drop_id = o.drop_id and dv.variant_id = i.variant_id
                    where o.status in ('PENDING_PAYMENT', 'CONFIRMED')";
@@ -151,7 +152,7 @@ impl Line {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
-    async fn rank(&self, who: u32) -> u32 {
+    pub(crate) async fn rank(&self, who: u32) -> u32 {
         let place = self.engine().place_of(&self.drop().await, &buyer(who)).await.unwrap().unwrap();
         match place.place {
             Where::At { rank, .. } => rank,
@@ -159,7 +160,7 @@ impl Line {
         }
     }
 
-    async fn audit(&self) {
+    pub(crate) async fn audit(&self) {
         if let Ok(bundle) = self.engine().line_bundle(&self.world.drop).await.unwrap() {
             let proven = verify(&bundle, None).unwrap_or_else(|wrong| panic!("{wrong}: {:#?}", bundle.chunks));
             let awards = self.world.count("select count(*) from line_entries where state = 'AWARDED'").await;
@@ -176,7 +177,7 @@ impl Line {
     }
 
     /// Ends an order that nobody has paid.
-    async fn expire(&self, who: u32) {
+    pub(crate) async fn expire(&self, who: u32) {
         let order = OrderId(self.entry(who).await.claim.unwrap().0);
         self.engine().ledger.expire_unpaid(&[order], self.engine().clock.now()).await.unwrap();
     }
@@ -186,11 +187,11 @@ fn opening_after_seal() -> SignedDuration {
     Timing::new(REVEAL_AFTER).seal_before_opening()
 }
 
-fn same(new: NewDrop) -> NewDrop {
+pub(crate) fn same(new: NewDrop) -> NewDrop {
     new
 }
 
-fn with_terms(change: impl FnOnce(&mut LineTerms)) -> impl FnOnce(NewDrop) -> NewDrop {
+pub(crate) fn with_terms(change: impl FnOnce(&mut LineTerms)) -> impl FnOnce(NewDrop) -> NewDrop {
     |mut new: NewDrop| {
         change(&mut new.line.as_mut().unwrap().terms);
         new
@@ -432,6 +433,48 @@ async fn a_pause_holds_rounds_and_moves_those_behind_it() {
     assert_eq!(line.after(EVERY).await, 1);
     // A worker that was away runs all that are due.
     assert_eq!(line.after(EVERY * 5).await, 2);
+    line.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pace_rises_and_the_board_says_what_the_operator_has_to_say() {
+    let mut line = Line::open(Admission::Queue, &[9], 2, same).await;
+    for who in 1..=9 {
+        line.join(who, &[0], 1).await;
+    }
+    assert_eq!(line.until_first_round().await, 2);
+    let change =
+        async |line: &Line, change: &LineChange| line.engine().change_line(&line.world.drop, change).await.unwrap();
+    let pace = |per_round| LineChange { per_round: Some(per_round), ..LineChange::default() };
+    let slower = change(&line, &pace(1)).await;
+    assert_eq!(slower, Err(DropRefused::Line(ChangeRefused::Slower { now: 2 })));
+    change(&line, &pace(4)).await.unwrap();
+    let said = LineChange { message: Some(Some("We are faster now.".to_owned())), per_round: None };
+    change(&line, &said).await.unwrap();
+    assert_eq!(line.row().await.message.as_deref(), Some("We are faster now."));
+    assert_eq!(line.after(EVERY).await, 4);
+    line.engine().pause_drop(&line.world.drop).await.unwrap().unwrap();
+    assert!(line.row().await.message.is_some(), "a pause leaves it");
+    line.engine().resume_drop(&line.world.drop).await.unwrap().unwrap();
+    assert_eq!(line.row().await.message, None, "what was said of a pause is over with it");
+    assert_eq!(line.world.count("select count(*) from line_changes where what = 'per_round' and value = 4").await, 1);
+    // The bundle, which the audit verifies, has both paces.
+    line.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_a_line_before_its_time_gives_first_what_came_back() {
+    let mut line = Line::open(Admission::Queue, &[1], 10, same).await;
+    for who in 1..=3 {
+        line.join(who, &[0], 1).await;
+    }
+    assert_eq!(line.until_first_round().await, 1);
+    let holder = line.given().await.keys().next().unwrap().clone();
+    let who = (1..=3).find(|who| buyer(*who).as_str() == holder).unwrap();
+    line.expire(who).await;
+    let closed = line.engine().close_drop(&line.world.drop).await.unwrap().unwrap();
+    assert_eq!((closed.state, line.row().await.state), (DropState::Closed, LineState::Closed));
+    assert_eq!(line.given().await.len(), 1, "one of those who stood by has it");
     line.audit().await;
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use doorbuster_engine::domain::claims::{ClaimOutcome, Quantity};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::{ClaimId, VariantNumber};
+use doorbuster_engine::domain::notices::{MailLane, Subject};
 use doorbuster_engine::domain::standby::{Place, PlaceState};
 use doorbuster_engine::flows::LiveDrop;
 use doorbuster_engine::flows::lost::AnswerWatch;
@@ -120,10 +121,12 @@ async fn a_claim_that_nobody_has_any_more_puts_its_buyer_first_and_tells_them_on
     assert_eq!(told(&world).await, (3, 3));
     let now = world.engine.clock.now();
     let minute = SignedDuration::from_mins(1);
-    let mails = world.engine.ledger.lease_deliveries(&Destination::Mail, now, minute, 100).await.unwrap();
-    let mail = mails.iter().find(|mail| mail.order.id == id(&live, 2).order_id()).unwrap();
-    assert_eq!((&mail.order.buyer, mail.order.email.as_deref()), (&buyer(2), Some("b2@example.test")));
-    assert_eq!((mail.order.items.len(), mail.order.items[0].quantity), (1, 1));
+    let mails =
+        world.engine.ledger.lease_deliveries(&Destination::Mail(MailLane::Orders), now, minute, 100).await.unwrap();
+    let mail = mails.iter().find(|mail| mail.subject.id() == id(&live, 2).order_id()).unwrap();
+    let Subject::Order(claim) = &mail.subject else { panic!("about no claim: {mail:?}") };
+    assert_eq!((&claim.buyer, claim.email.as_deref()), (&buyer(2), Some("b2@example.test")));
+    assert_eq!((claim.items.len(), claim.items[0].quantity), (1, 1));
     // The next unit that comes back is theirs, before anybody else's.
     expire(&world, &live, 1).await;
     let states = [&places_of(&world, 2).await[0], &places_of(&world, 3).await[0]].map(|place| place.state);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::ids::{OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
-use doorbuster_engine::domain::notices::Notice;
+use doorbuster_engine::domain::notices::{MailLane, Notice};
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::outbox::{DeliveryReport, DeliverySettings, Lane};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::{World, buyer, provider, taken};
 use crate::shelves::{fill, ordered, put_on_shelves, serve_everywhere};
 
-fn mailer(url: &str) -> Mailer {
+pub(crate) fn mailer(url: &str) -> Mailer {
     Mailer::new(&MailSettings {
         url: url.to_owned(),
         from: "Doorbuster <orders@shop.example>".to_owned(),
@@ -44,10 +44,11 @@ async fn bring_forward(world: &World) {
     world.sql.execute(now, &[]).await.unwrap();
 }
 
-/// Delivers until nothing waits.
+/// Delivers until nothing waits in this lane.
 async fn deliver_all(world: &World, lane: &Lane) {
-    let started = Instant::now();
-    while world.count("select count(*) from outbox where next_at is not null").await > 0 {
+    let (started, name) = (Instant::now(), lane.name());
+    let waiting = format!("select count(*) from outbox where next_at is not null and destination = '{name}'");
+    while world.count(&waiting).await > 0 {
         bring_forward(world).await;
         deliver(&world.engine, lane).await;
         assert!(started.elapsed().as_secs() < 60, "mails are still waiting");
@@ -72,7 +73,7 @@ pub(crate) async fn orders(world: &World) -> Vec<OrderId> {
 }
 
 /// The decoded text part.
-fn text(mail: &ReceivedMail) -> String {
+pub(crate) fn text(mail: &ReceivedMail) -> String {
     let message = MessageParser::default().parse(&mail.data).unwrap();
     message.body_text(0).unwrap().replace("\r\n", "\n")
 }
@@ -99,7 +100,9 @@ async fn every_kind_of_mail_reaches_its_buyer_as_text_and_html() {
     let full = Notice::RefundIssued { refund: RefundId(uuid::Uuid::from_u128(2)), amount, is_full: false };
     assert!(world.engine.ledger.enqueue_notice(order, &full, now).await.unwrap());
     assert!(!world.engine.ledger.enqueue_notice(order, &full, now).await.unwrap(), "the second time is none");
-    deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    for lane in Lane::mails(&mailer(&sink.url())) {
+        deliver_all(&world, &lane).await;
+    }
 
     let product = format!("Shoe {}", world.drop.as_str().trim_start_matches("drop-"));
     let deadline = world.sql.query_one("select pay_by from drops", &[]).await.unwrap().get::<_, jiff::Timestamp>(0);
@@ -240,7 +243,7 @@ async fn two_workers_at_once_send_each_mail_once() {
     let delay = Duration::from_millis(5);
     let sink = SmtpSink::start(SmtpSinkOptions { delay, ..SmtpSinkOptions::default() }).await.unwrap();
     sell(&world, 40, "pm_card_chargeDeclined").await;
-    let lane = Lane::Mail(mailer(&sink.url()));
+    let lane = Lane::Mail(MailLane::Orders, mailer(&sink.url()));
     let another = world.another_engine().await;
     let drain = async |engine: &Engine| while deliver(engine, &lane).await.leased > 0 {};
     tokio::join!(drain(&world.engine), drain(&another), drain(&world.engine));
@@ -259,11 +262,11 @@ async fn a_mail_whose_worker_died_before_it_could_say_so_comes_again_as_the_same
     let (engine, mailer) = (&world.engine, mailer(&sink.url()));
     let now = engine.clock.now();
     let lease = SignedDuration::from_secs(30);
-    let leased = engine.ledger.lease_deliveries(&Destination::Mail, now, lease, 10).await.unwrap();
+    let leased = engine.ledger.lease_deliveries(&Destination::Mail(MailLane::Orders), now, lease, 10).await.unwrap();
     let dying = &leased[0];
-    let mail = mailer.compose(&dying.order, dying.notice.as_ref().unwrap(), dying.created_at).unwrap();
+    let mail = mailer.compose(&dying.subject, dying.notice.as_ref().unwrap(), dying.created_at).unwrap();
     assert_eq!(mailer.send(&mail).await, MailOutcome::Sent);
-    let lane = Lane::Mail(mailer);
+    let lane = Lane::Mail(MailLane::Orders, mailer);
     assert_eq!(deliver(engine, &lane).await.leased, 0, "it is leased");
 
     world.sql.execute("update outbox set leased_until = now()", &[]).await.unwrap();
@@ -291,7 +294,7 @@ async fn through_faults_every_mail_arrives_at_least_once_or_is_shown_as_refused(
         };
         let sink = SmtpSink::start(faults).await.unwrap();
         sell(&world, 40, "pm_card_chargeDeclined").await;
-        deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+        deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
         let refused = world.engine.ledger.unsent_deliveries(100).await.unwrap();
         assert!(
             refused.iter().all(|mail| mail.state == "refused" && mail.last_error.as_ref().unwrap().contains("550"))
@@ -312,14 +315,14 @@ async fn a_server_that_does_not_want_us_refuses_no_mail() {
     let login = Some(("shop".to_owned(), "right".to_owned()));
     let sink = SmtpSink::start(SmtpSinkOptions { login, ..SmtpSinkOptions::default() }).await.unwrap();
     sell(&world, 10, "pm_card_visa").await;
-    let wrong = Lane::Mail(mailer(&sink.url().replace("right", "wrong")));
+    let wrong = Lane::Mail(MailLane::Orders, mailer(&sink.url().replace("right", "wrong")));
     let report = deliver(&world.engine, &wrong).await;
     assert_eq!((report.refused, report.sent, report.leased), (0, 0, 8));
     assert!(report.rest.is_some() && report.untried > 0, "the others are not even tried: {report:?}");
-    let gone = Lane::Mail(mailer("smtp://127.0.0.1:1"));
+    let gone = Lane::Mail(MailLane::Orders, mailer("smtp://127.0.0.1:1"));
     assert!(deliver(&world.engine, &gone).await.rest.is_some());
     assert_eq!(world.count("select count(*) from outbox where state = 'queued'").await, 10);
-    deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
     assert_eq!(by_message_id(&sink).len(), 10);
 }
 
@@ -340,12 +343,12 @@ async fn mail_is_encrypted_for_a_server_that_is_trusted_and_goes_to_no_other() {
             [trusted.trim_end_matches(['?', '&']).to_owned(), format!("{trusted}ca={}", stranger.path().display())]
         {
             bring_forward(&world).await;
-            let report = deliver(&world.engine, &Lane::Mail(mailer(&untrusted))).await;
+            let report = deliver(&world.engine, &Lane::Mail(MailLane::Orders, mailer(&untrusted))).await;
             assert_eq!((report.sent, report.refused), (0, 0), "{untrusted}");
             assert!(report.rest.is_some(), "the others are not even tried: {report:?}");
         }
         assert!(sink.mails().is_empty());
-        deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+        deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
         let mails = sink.mails();
         assert_eq!(mails.len(), 3);
         assert!(mails.iter().all(|mail| mail.is_encrypted));
@@ -357,11 +360,12 @@ async fn a_server_that_does_not_offer_tls_gets_no_mail_where_tls_is_required() {
     let world = World::new().await;
     let sink = SmtpSink::start(SmtpSinkOptions::default()).await.unwrap();
     sell(&world, 1, "").await;
-    let report = deliver(&world.engine, &Lane::Mail(mailer(&format!("{}?tls=required", sink.url())))).await;
+    let report =
+        deliver(&world.engine, &Lane::Mail(MailLane::Orders, mailer(&format!("{}?tls=required", sink.url())))).await;
     assert_eq!((report.sent, report.refused, report.rest.is_some()), (0, 0, true));
     assert!(sink.mails().is_empty());
     // Whoever asks for encryption only where it is to be had, gets his mail out in the clear.
-    deliver_all(&world, &Lane::Mail(mailer(&format!("{}?tls=opportunistic", sink.url())))).await;
+    deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&format!("{}?tls=opportunistic", sink.url())))).await;
     assert_eq!(sink.mails().iter().filter(|mail| !mail.is_encrypted).count(), 1);
 }
 
@@ -377,7 +381,7 @@ async fn names_and_addresses_with_line_breaks_are_refused_and_hold_up_nobody() {
     set(0, r#"ship_to = '{"name": "B\r\nBcc: thief@example.test"}'"#).await;
     set(1, r"email = E'b1@example.test\r\nBcc: thief@example.test'").await;
     set(2, "email = 'nobody'").await;
-    deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
     let mails = sink.mails();
     assert_eq!(mails.iter().map(|mail| mail.to.join(" ")).collect::<Vec<_>>(), ["b3@example.test"]);
     let refused = world.engine.ledger.unsent_deliveries(10).await.unwrap();
@@ -388,7 +392,7 @@ async fn names_and_addresses_with_line_breaks_are_refused_and_hold_up_nobody() {
     // Somebody corrects an address.
     set(2, "email = 'b2@example.test'").await;
     assert_eq!(world.engine.ledger.retry_mails(world.engine.clock.now()).await.unwrap(), 3);
-    deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
     assert_eq!(sink.mails().len(), 2);
 }
 
@@ -403,7 +407,7 @@ async fn a_buyer_without_an_address_gets_no_mail_and_a_kind_of_a_newer_program_w
     world.engine.ledger.expire_unpaid(&[order], world.engine.clock.now()).await.unwrap();
     let newer = "insert into outbox (order_id, kind, created_at) values ($1, 'parcel_lost', now())";
     world.sql.execute(newer, &[&order.0]).await.unwrap();
-    let report = deliver(&world.engine, &Lane::Mail(mailer(&sink.url()))).await;
+    let report = deliver(&world.engine, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
     assert_eq!((report.skipped, report.later, report.sent), (1, 1, 0));
     let unsent = world.engine.ledger.unsent_deliveries(10).await.unwrap();
     assert_eq!((unsent[0].state.as_str(), unsent[1].state.as_str()), ("skipped", "queued"));
@@ -425,7 +429,7 @@ async fn a_buyer_whose_bank_wants_him_to_act_is_told_once() {
     for _ in 0..3 {
         world.sql.execute("update payments set due_at = now()", &[]).await.unwrap();
         world.engine.charge_due(&client, 10, 1).await.unwrap();
-        deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+        deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
     }
     let mails = sink.mails();
     assert_eq!(mails.len(), 1);
@@ -447,7 +451,7 @@ async fn who_ordered_his_cart_is_told_how_long_it_is_kept_for_him() {
         .unwrap();
     ordered(&world, &buyer, "a").await;
     world.engine.charge_due(&client, 10, 1).await.unwrap();
-    deliver_all(&world, &Lane::Mail(mailer(&sink.url()))).await;
+    deliver_all(&world, &Lane::Mail(MailLane::Orders, mailer(&sink.url()))).await;
     let mails = sink.mails();
     let told = mails.iter().find(|mail| mail.message_id().contains("_payment_action_required@")).expect("he is told");
     let until =
@@ -466,7 +470,7 @@ async fn an_address_gets_so_many_mails_an_hour_and_the_others_come_in_the_next_o
     let same = "update orders set email = case when buyer = (select max(buyer) from orders) then 'eve@example.test'
         when buyer = (select min(buyer) from orders) then 'Ada@Example.test' else 'ada@example.test' end";
     world.sql.batch_execute(same).await.unwrap();
-    let lane = Lane::Mail(mailer(&sink.url()));
+    let lane = Lane::Mail(MailLane::Orders, mailer(&sink.url()));
     let settings = DeliverySettings { concurrency: 4, mails_per_address: 3, ..DeliverySettings::default() };
     let deliver = async || world.engine.deliver_due(&lane, settings, &CancellationToken::new()).await.unwrap();
     let report = deliver().await;
@@ -486,7 +490,7 @@ async fn an_address_gets_so_many_mails_an_hour_and_the_others_come_in_the_next_o
 async fn a_mail_that_was_not_taken_is_not_counted_against_its_address() {
     let world = World::new().await;
     sell(&world, 1, "").await;
-    let lane = Lane::Mail(mailer("smtp://127.0.0.1:1"));
+    let lane = Lane::Mail(MailLane::Orders, mailer("smtp://127.0.0.1:1"));
     let settings = DeliverySettings { mails_per_address: 1, ..DeliverySettings::default() };
     for _ in 0..2 {
         bring_forward(&world).await;
@@ -506,7 +510,7 @@ async fn only_letters_before_the_at_need_a_server_that_takes_them() {
         "update orders set email = case when buyer = (select min(buyer) from orders) then 'zoe@münchen.example'
         else 'jürgen@exämple.com' end";
     world.sql.batch_execute(addresses).await.unwrap();
-    let lane = Lane::Mail(mailer(&sink.url()));
+    let lane = Lane::Mail(MailLane::Orders, mailer(&sink.url()));
     let report = deliver(&world.engine, &lane).await;
     assert_eq!((report.sent, report.refused), (1, 1));
     assert_eq!(sink.mails()[0].to, ["zoe@xn--mnchen-3ya.example"]);

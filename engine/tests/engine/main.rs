@@ -14,6 +14,7 @@ mod stalls;
 mod wire;
 mod refusals;
 mod line;
+mod line_notices;
 mod standby;
 mod beacon;
 mod tls;

@@ -10,16 +10,16 @@ use jiff::SignedDuration;
 use crate::harness::World;
 use crate::mails::{deliver, orders, sell};
 
-const OLD: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
+pub(crate) const OLD: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz";
 const NEW: &str = "whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4";
 
-fn lane(name: &str, url: &str, secrets: &[&str]) -> Lane {
+pub(crate) fn lane(name: &str, url: &str, secrets: &[&str]) -> Lane {
     let secrets = secrets.iter().map(|secret| secret.parse().unwrap()).collect();
     Lane::Webhook(WebhookClient::new(WebhookEndpoint { name: name.to_owned(), url: url.to_owned(), secrets }).unwrap())
 }
 
 /// Registers the lanes' endpoints and makes their deliveries.
-async fn fan_out(world: &World, lanes: &[&Lane]) -> u64 {
+pub(crate) async fn fan_out(world: &World, lanes: &[&Lane]) -> u64 {
     let names = lanes.iter().filter_map(|lane| lane.endpoint()).map(str::to_owned).collect::<Vec<_>>();
     world.engine.fan_out_events(&names).await.unwrap()
 }

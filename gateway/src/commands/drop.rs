@@ -8,6 +8,7 @@ use doorbuster_engine::domain::clock::Clock;
 use doorbuster_engine::domain::countries::Country;
 use doorbuster_engine::domain::drops::{DropState, NewDrop, NewVariant, PayTerms, SaleDrop, WAREHOUSES_PER_PRIMARY};
 use doorbuster_engine::domain::ids::{DropName, RestockId};
+use doorbuster_engine::domain::line::changes::LineChange;
 use doorbuster_engine::domain::money::Currency;
 use doorbuster_engine::domain::pricing::Totals;
 use doorbuster_engine::flows::open_drop::{DropRefused, LeftToDo, Moved, known_within};
@@ -52,10 +53,12 @@ enum DropCommand {
     Delete(NameArgument),
     /// Loads the stock into Redis and opens the sale; may be repeated
     Open(NameArgument),
-    /// Takes no new claims for now; everything else goes on
-    Pause(NameArgument),
-    /// Takes claims again
+    /// Takes no new claims for now, or holds no rounds of its line; everything else goes on
+    Pause(PauseArguments),
+    /// Takes claims again, or holds rounds again
     Resume(NameArgument),
+    /// Tells those who wait in its line something, or lets its rounds decide more ranks
+    Line(LineChangeArguments),
     /// Adds units to an open or paused drop, once for each --id
     Restock(RestockArguments),
     /// Fills Redis anew from Postgres; workers do it by themselves when Redis may have forgotten something
@@ -78,6 +81,31 @@ enum DropCommand {
 struct NameArgument {
     /// The drop's name
     name: DropName,
+}
+
+#[derive(Debug, Args)]
+struct PauseArguments {
+    /// The drop's name
+    name: DropName,
+    /// What the board of its line says meanwhile: one line of at most 280 characters
+    #[arg(long, value_name = "TEXT")]
+    message: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "change", required = true, multiple = true, args = ["message", "no_message", "per_round"])]
+struct LineChangeArguments {
+    /// The drop's name
+    name: DropName,
+    /// What its board says to everybody: one line of at most 280 characters
+    #[arg(long, value_name = "TEXT", conflicts_with = "no_message")]
+    message: Option<String>,
+    /// Takes that back
+    #[arg(long)]
+    no_message: bool,
+    /// Ranks that a round decides from the next one on. It may only rise: buyers were promised no fewer
+    #[arg(long, value_name = "RANKS")]
+    per_round: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -177,7 +205,21 @@ pub async fn run(arguments: DropArguments) -> Result<(), Failure> {
             (new.name.clone(), engine.create_drop(&new, rand::random()).await)
         }
         DropCommand::Open(NameArgument { name }) => (name.clone(), known(engine.open_drop(&name).await).await),
-        DropCommand::Pause(NameArgument { name }) => (name.clone(), known(engine.pause_drop(&name).await).await),
+        DropCommand::Pause(PauseArguments { name, message: None }) => {
+            (name.clone(), known(engine.pause_drop(&name).await).await)
+        }
+        DropCommand::Pause(PauseArguments { name, message }) => {
+            let said = LineChange { message: Some(message), per_round: None };
+            let done = match engine.change_line(&name, &said).await {
+                Ok(Ok(_)) => engine.pause_drop(&name).await,
+                refused => refused,
+            };
+            (name, done)
+        }
+        DropCommand::Line(LineChangeArguments { name, message, no_message, per_round }) => {
+            let message = if no_message { Some(None) } else { message.map(Some) };
+            (name.clone(), engine.change_line(&name, &LineChange { message, per_round }).await)
+        }
         DropCommand::Resume(NameArgument { name }) => (name.clone(), engine.resume_drop(&name).await),
         DropCommand::Restock(restock) => {
             let (done, line) = restock.run(&engine).await?;
@@ -449,7 +491,8 @@ fn what_to_do(name: &DropName, refused: &DropRefused) -> String {
         DropRefused::HasLine => {
             format!("{name} has a line: workers open it by the clock, and rounds begin at its opening")
         }
-        DropRefused::InRound => format!("a round of the line of {name} is under way: close it again in a moment"),
+        DropRefused::NoLine => format!("{name} has no line: its buyers claim"),
+        DropRefused::Line(refused) => format!("{name} stays as it is: {refused}"),
         DropRefused::InUse => {
             format!("{name} is a draft that orders or checkouts name: it stays, so that these can be read")
         }

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::DemoOptions;
 use super::sale::{
     CONNECTIONS, DOUBLE_CLICK_RATE, JWT_SECRET, PRICE_MINOR, RECEIPT_KEYS, Servers, TRIES_MAX, check, leave_settings,
-    mail, mint, new_drop,
+    mails, mint, new_drop,
 };
 use super::screen::Screen;
 use super::shop::Shop;
@@ -125,7 +125,7 @@ impl LineDemo {
             provider: provider_client.clone(),
             settings: WorkerSettings {
                 settle_every,
-                lanes: vec![mail(&mailbox)?],
+                lanes: mails(&mailbox)?.into(),
                 beacon: BeaconClient::new(vec![beacon.url().parse()?])?,
                 ..WorkerSettings::default()
             },

@@ -164,7 +164,7 @@ impl Demo {
         } else {
             let workers = Workers {
                 provider: provider_client.clone(),
-                settings: WorkerSettings { settle_every, lanes: vec![mail(&mailbox)?], ..WorkerSettings::default() },
+                settings: WorkerSettings { settle_every, lanes: mails(&mailbox)?.into(), ..WorkerSettings::default() },
             };
             let receipt_keys = ReceiptKey::parse_list(&Secret::from(RECEIPT_KEYS.to_owned()))?;
             let config = GatewayConfig { receipt_keys, ..GatewayConfig::on_free_ports(JWT_SECRET) };
@@ -357,7 +357,7 @@ pub(super) fn leave_settings(
     Ok(path)
 }
 
-pub(super) fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
+pub(super) fn mails(mailbox: &SmtpSink) -> anyhow::Result<[Lane; 3]> {
     let settings = MailSettings {
         url: mailbox.url(),
         from: MAIL_FROM.to_owned(),
@@ -365,7 +365,7 @@ pub(super) fn mail(mailbox: &SmtpSink) -> anyhow::Result<Lane> {
         invoice_link: None,
         send_timeout: Duration::from_secs(10),
     };
-    Ok(Lane::Mail(Mailer::new(&settings)?))
+    Ok(Lane::mails(&Mailer::new(&settings)?))
 }
 
 fn arrive_within(options: &DemoOptions) -> Duration {

@@ -1,9 +1,9 @@
 //! The events that the shop's own systems get, as OpenAPI's `webhooks`. What they look like is the engine's: each example is an
 //! event that it made, and the types here only describe it. A test holds one against the other.
 
-use doorbuster_engine::domain::ids::{OrderId, RefundId};
+use doorbuster_engine::domain::ids::{DropId, OrderId, RefundId};
 use doorbuster_engine::domain::money::Money;
-use doorbuster_engine::domain::notices::{ItemFacts, Notice, OrderFacts};
+use doorbuster_engine::domain::notices::{ItemFacts, Notice, OrderFacts, Subject};
 use doorbuster_engine::domain::pricing::Totals;
 use doorbuster_engine::webhooks::Event;
 use jiff::Timestamp;
@@ -126,6 +126,78 @@ pub struct OrderReturnedDetail {
     pub is_refunded: bool,
 }
 
+/// An event of a whole drop
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct WebhookDropEvent {
+    /// As `webhook-id` has it: the same for every delivery of this event
+    pub id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it happened. Events may come out of order: go by this
+    pub timestamp: Timestamp,
+    pub data: WebhookDropData,
+}
+
+/// The drop that an event is about
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct WebhookDropData {
+    pub drop: String,
+    /// What only this type of event has to say; each type has its own fields here
+    #[schema(value_type = Object)]
+    pub detail: Value,
+}
+
+/// A list that is complete
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct DropSealedDetail {
+    /// Entries in the list
+    pub count: u32,
+    /// Of the tree over the list, in hex: written down before anybody can know the result. Keep it, to compare later
+    pub root: String,
+    /// The beacon's round that decides; null where the chance comes from somewhere else
+    pub beacon_round: Option<u64>,
+}
+
+/// A draw
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct DropDrawnDetail {
+    pub count: u32,
+    /// In hex: everybody's rank follows from it
+    pub seed: String,
+    pub beacon_round: Option<u64>,
+}
+
+/// What a round came to
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct LineRoundDetail {
+    /// From 0
+    pub round: u32,
+    /// The first rank that had its turn in it, from 0
+    pub ranks_from: u32,
+    /// The first rank behind it
+    pub ranks_to: u32,
+    /// Buyers who got units
+    pub awarded: u32,
+    pub units: u32,
+    /// Of these ranks and of those who stood by: who was given nothing
+    pub passed_over: u32,
+}
+
+/// The end of a line
+#[derive(Debug, Deserialize, ToSchema)]
+#[cfg_attr(test, serde(deny_unknown_fields))]
+pub struct LineClosedDetail {
+    /// Ranks that have had their turn
+    pub served: u32,
+    /// What the line has left is sold to who claims first
+    pub goes_on_sale: bool,
+}
+
 /// What an event says, and the name of the schema of what only it has to say.
 fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
     match notice {
@@ -148,6 +220,16 @@ fn about(notice: &Notice) -> (&'static str, Option<&'static str>) {
         Notice::StandbyAwarded => ("A unit that came back is set aside for a buyer who waited", None),
         Notice::LineAwarded => ("A round gave a buyer who stood in line what they wanted", None),
         Notice::ClaimLost => ("A claim was answered and then lost in a failure; its buyer is first in line", None),
+        Notice::DropSealed { .. } => (
+            "A line's list is complete, and its root is written down before anybody can know the result",
+            Some("DropSealedDetail"),
+        ),
+        Notice::DropDrawn { .. } => ("A line is drawn: everybody's rank is known", Some("DropDrawnDetail")),
+        Notice::LineRound { .. } => ("A round of a line is over", Some("LineRoundDetail")),
+        Notice::LineClosed { .. } => ("A line is over", Some("LineClosedDetail")),
+        Notice::LineJoined { .. } | Notice::LineMerged { .. } | Notice::LineEnded { .. } => {
+            ("The buyer alone is told, by mail", None)
+        }
     }
 }
 
@@ -207,7 +289,8 @@ fn body(notice: &Notice, detail: Option<&str>, events: &[&Event]) -> RequestBody
             ObjectBuilder::new().property("detail", Ref::from_schema_name(detail)).required("detail"),
         );
     }
-    let schema = AllOfBuilder::new().item(Ref::from_schema_name("WebhookEvent")).item(these).build();
+    let event = if notice.is_of_drop() { "WebhookDropEvent" } else { "WebhookEvent" };
+    let schema = AllOfBuilder::new().item(Ref::from_schema_name(event)).item(these).build();
     let examples = events.iter().enumerate().map(|(position, event)| {
         let value = serde_json::from_str(&event.body).expect("an event's body is JSON");
         let example: RefOr<Example> = ExampleBuilder::new().value(Some(value)).build().into();
@@ -239,7 +322,12 @@ fn samples() -> Vec<(Notice, Event)> {
     };
     let at: Timestamp = "2026-11-23T10:00:05Z".parse().expect("a time of RFC 3339");
     let notices = Notice::samples(RefundId(Uuid::from_u128(0x01ab_3f2c_9d41_7c02_9b10_5d8e_7f90_a1b2)), euros(18_314));
-    notices.into_iter().map(|notice| (notice.clone(), Event::new(&order, &notice, at))).collect()
+    let (order, drop) = (Subject::Order(order), Subject::Drop { id: DropId(1), name: "shoe".to_owned() });
+    let event = |notice: Notice| {
+        let event = Event::new(if notice.is_of_drop() { &drop } else { &order }, &notice, at);
+        (notice, event)
+    };
+    notices.into_iter().chain(Notice::samples_of_drop()).map(event).collect()
 }
 
 #[cfg(test)]
@@ -252,9 +340,15 @@ mod tests {
             serde_json::from_value::<T>(detail.unwrap_or_default()).is_ok()
         }
         for (notice, event) in samples() {
-            let read = serde_json::from_str::<WebhookEvent>(&event.body).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!((read.kind.as_str(), read.id.as_str()), (notice.event_type(), event.id.as_str()));
-            let detail = read.data.detail;
+            let (kind, id, detail) = if notice.is_of_drop() {
+                let read =
+                    serde_json::from_str::<WebhookDropEvent>(&event.body).unwrap_or_else(|error| panic!("{error}"));
+                (read.kind, read.id, Some(read.data.detail))
+            } else {
+                let read = serde_json::from_str::<WebhookEvent>(&event.body).unwrap_or_else(|error| panic!("{error}"));
+                (read.kind, read.id, read.data.detail)
+            };
+            assert_eq!((kind.as_str(), id.as_str()), (notice.event_type(), event.id.as_str()));
             let is_read = match notice {
                 Notice::PaymentFailed { .. } => reads::<PaymentFailedDetail>(detail),
                 Notice::PaymentMethodRequired { .. } => reads::<PaymentMethodRequiredDetail>(detail),
@@ -263,10 +357,14 @@ mod tests {
                 Notice::RefundFailed { .. } => reads::<RefundFailedDetail>(detail),
                 Notice::OrderShipped { .. } => reads::<OrderShippedDetail>(detail),
                 Notice::OrderReturned { .. } => reads::<OrderReturnedDetail>(detail),
+                Notice::DropSealed { .. } => reads::<DropSealedDetail>(detail),
+                Notice::DropDrawn { .. } => reads::<DropDrawnDetail>(detail),
+                Notice::LineRound { .. } => reads::<LineRoundDetail>(detail),
+                Notice::LineClosed { .. } => reads::<LineClosedDetail>(detail),
                 _ => detail.is_none(),
             };
             assert!(is_read, "{}", event.body);
         }
-        assert_eq!(all().paths.len(), 17);
+        assert_eq!(all().paths.len(), 21);
     }
 }

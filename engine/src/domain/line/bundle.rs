@@ -362,11 +362,12 @@ fn replay(bundle: &Bundle, rules: &Rules, wishes: &[Wish], drawn_at: Timestamp) 
             }
             let due = i64::from(rules.every_seconds) * i64::from(round);
             let due = rules.opens_at.checked_add(SignedDuration::from_secs(due)).unwrap_or(Timestamp::MAX);
-            if chunk.at < due.max(drawn_at) {
+            // The last one may give what came back until the end, and decide nobody else. It comes when the line ends,
+            // before its time or not.
+            let is_end = chunk.per_round == 0 && last_round == Some(round);
+            if chunk.at < drawn_at || (chunk.at < due && !is_end) {
                 return Err(Wrong::RoundEarly(round));
             }
-            // The last one may give what came back until the end, and decide nobody else.
-            let is_end = chunk.per_round == 0 && last_round == Some(round);
             if chunk.per_round < pace && !is_end {
                 return Err(Wrong::PaceLowered(round));
             }

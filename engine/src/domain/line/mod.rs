@@ -13,6 +13,7 @@ pub mod rules;
 pub mod draw;
 pub mod terms;
 pub mod state;
+pub mod changes;
 pub mod facts;
 pub mod joining;
 pub mod schedule;

@@ -40,7 +40,7 @@ pub enum Step {
     },
     /// What is left is sold to who claims first.
     ThenOpen,
-    /// The drop's time is over, and nothing of its line is under way.
+    /// The drop's time is over, or somebody has ended it, and nothing of its line is under way.
     Close,
 }
 
@@ -59,7 +59,8 @@ pub struct Around {
 pub fn next_step(line: &Line, around: Around, now: Timestamp) -> Step {
     let terms = &line.terms;
     let due = |at: Timestamp, step: Step| if at <= now { step } else { Step::Wait(Some(at)) };
-    if around.drop == DropState::Lining && around.closes_at.is_some_and(|at| at <= now) {
+    let is_over = [around.closes_at, line.ends_at].into_iter().flatten().any(|at| at <= now);
+    if around.drop == DropState::Lining && is_over {
         return match line.state {
             LineState::Drawn if line.is_in_round() => Step::GoOn,
             LineState::Drawn if around.has_free_units && !line.last_round_begun => Step::BeginLastRound,
@@ -121,7 +122,7 @@ pub fn undecided(line: &Line, last_number: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use jiff::SignedDuration;
 
     use super::*;
@@ -138,7 +139,7 @@ mod tests {
     }
 
     /// Opens at 0, is sealed at 60; round 61 of the beacon is due at 180. The drop opens at 300 and closes at 900.
-    fn line(state: LineState, change: impl FnOnce(&mut Line)) -> Line {
+    pub(in crate::domain::line) fn line(state: LineState, change: impl FnOnce(&mut Line)) -> Line {
         let free = Free::default();
         let mut line = Line {
             terms: LineTerms {
@@ -168,6 +169,7 @@ mod tests {
             paused_at: None,
             paused: SignedDuration::ZERO,
             message: None,
+            ends_at: None,
             version: 0,
         };
         change(&mut line);
@@ -187,12 +189,13 @@ mod tests {
         };
         let paused = |line: &mut Line| (line.round, line.paused_at) = (Some(0), Some(at(310)));
         let last = |line: &mut Line| line.last_round_begun = true;
+        let ended = |line: &mut Line| (line.round, line.ends_at) = (Some(0), Some(at(500)));
         let then_open = |line: &mut Line| {
             (line.round, line.terms.then_open) = (Some(0), true);
             line.position.free = Free::try_from(vec![1]).unwrap();
         };
         type Case = (&'static str, LineState, fn(&mut Line), i64, u32, bool, Step);
-        let cases: [Case; 24] = [
+        let cases: [Case; 25] = [
             ("too early", Planned, same, -1, 0, true, wait(0)),
             ("opens", Planned, same, 0, 0, true, Step::Open),
             ("before the seal", Open, same, 59, 0, true, wait(60)),
@@ -215,6 +218,7 @@ mod tests {
             ("nothing to decide", Drawn, first, 395, 0, false, Step::Skip { to: 3 }),
             ("what is left goes on sale", Drawn, then_open, 310, 0, true, Step::ThenOpen),
             ("what came back at last", Drawn, first, 900, 0, true, Step::BeginLastRound),
+            ("ended before its time", Drawn, ended, 500, 0, true, Step::BeginLastRound),
             ("the end", Drawn, last, 900, 0, true, Step::Close),
             ("over", Closed, same, 500, 0, true, Step::Wait(None)),
         ];

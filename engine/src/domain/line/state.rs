@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::hex::Digest;
-use super::rounds::{Phase, Position};
+use super::rounds::{Phase, Position, Rank, bound, rounds_left};
 use super::terms::LineTerms;
 
 /// The life of a line: `planned → open → sealed → rooted → drawn → closed`.
@@ -146,6 +146,8 @@ pub struct Line {
     /// For how long rounds were not held, all pauses together that have ended.
     pub paused: SignedDuration,
     pub message: Option<String>,
+    /// When somebody has ended it before its drop's time.
+    pub ends_at: Option<Timestamp>,
     pub version: u64,
 }
 
@@ -156,10 +158,48 @@ impl Line {
         matches!(phase, Phase::StandingBy { .. }) || served < end_of_round
     }
 
+    /// How many rounds there are, counted from the first one, until a rank is decided at the latest. It never rises, also
+    /// when the pace does.
+    pub fn decided_by(&self, rank: Rank) -> u32 {
+        let from_the_first = bound(rank, self.terms.per_round);
+        let Some(round) = self.round else { return from_the_first };
+        let (begun, end) = (round.saturating_add(1), self.position.end_of_round);
+        match rounds_left(rank, end, self.terms.per_round) {
+            0 => from_the_first.min(begun),
+            left => begun.saturating_add(left),
+        }
+    }
+
     /// When a round is due, while nothing is paused.
     pub fn round_due_at(&self, opens_at: Timestamp, round: u32) -> Timestamp {
         let every = self.terms.round_every.checked_mul(i32::try_from(round).unwrap_or(i32::MAX));
         let wait = every.and_then(|every| every.checked_add(self.paused)).unwrap_or(SignedDuration::MAX);
         opens_at.checked_add(wait).unwrap_or(Timestamp::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schedule::tests::line;
+    use super::*;
+
+    #[test]
+    fn a_rank_is_never_decided_later_than_was_said() {
+        // Ten ranks a round; from the third round on twenty.
+        let at = |round: Option<u32>, end_of_round: u32, per_round: u32| {
+            line(LineState::Drawn, |line| {
+                (line.round, line.terms.per_round) = (round, per_round);
+                (line.position.served, line.position.end_of_round) = (end_of_round, end_of_round);
+            })
+        };
+        let course =
+            [at(None, 0, 10), at(Some(0), 10, 10), at(Some(1), 20, 10), at(Some(1), 20, 20), at(Some(2), 40, 20)];
+        for (rank, expected) in
+            [(0, [1, 1, 1, 1, 1]), (19, [2, 2, 2, 1, 1]), (20, [3, 3, 3, 3, 2]), (99, [10, 10, 10, 6, 6])]
+        {
+            assert_eq!(course.each_ref().map(|line| line.decided_by(rank)), expected, "rank {rank}");
+        }
+        // Who comes behind a line that has been decided, rounds after the last, is decided in the next one.
+        assert_eq!(at(Some(7), 20, 10).decided_by(20), 9);
     }
 }

@@ -14,7 +14,7 @@ pub const ROUND_EVERY: SignedDuration = SignedDuration::from_secs(30);
 /// Places in a line, unless its operator says otherwise.
 pub const CAPACITY: u32 = 1_000_000;
 const CAPACITY_MAX: u32 = 5_000_000;
-const PER_ROUND_MAX: u32 = 1_000_000;
+pub(super) const PER_ROUND_MAX: u32 = 1_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineTerms {

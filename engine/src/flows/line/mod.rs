@@ -1,6 +1,7 @@
 //! The line of a drop: who joins and leaves, what everybody sees of it, and the worker that seals it, draws and gives units.
 
 mod board;
+mod mails;
 mod places;
 mod publish;
 mod reveal;

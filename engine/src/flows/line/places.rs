@@ -9,7 +9,7 @@ use crate::domain::countries::Country;
 use crate::domain::drops::SaleDrop;
 use crate::domain::ids::{BuyerId, DropId, IdempotencyKey};
 use crate::domain::line::entries::EntryId;
-use crate::domain::line::rounds::{Rank, bound};
+use crate::domain::line::rounds::Rank;
 use crate::domain::line::shuffle::shuffled_index;
 use crate::domain::line::state::{EntryState, Line};
 use crate::domain::line::terms::LineTerms;
@@ -135,7 +135,7 @@ impl Engine {
         };
         let line = fresh.as_ref().unwrap_or(&board.row.line);
         let Some(rank) = self.rank_of(drop, line, entry).await? else { return Ok(Where::Unknown) };
-        Ok(Where::At { rank, rounds: bound(rank, line.terms.per_round) })
+        Ok(Where::At { rank, rounds: line.decided_by(rank) })
     }
 
     /// The rank of an entry, once it is known: of the list by the draw, behind it by the number.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::beacon::BeaconClient;
-use crate::domain::drops::SaleDrop;
+use crate::domain::drops::{DropState, SaleDrop};
 use crate::domain::ids::DropId;
 use crate::domain::line::beacon::Pulse;
 use crate::domain::line::draw::{self, Chance, POSTPONED_BY, Sealed};
@@ -60,6 +60,21 @@ impl Engine {
         }
         memory.orders.retain(|drop, _| drops.contains(drop));
         failed.map_or(Ok(report), Err)
+    }
+
+    /// Ends a line: holds its last round, and closes it with its drop. A worker may be at it at the same time.
+    pub(in crate::flows) async fn end_line(&self, drop: SaleDrop) -> Result<(), EngineError> {
+        self.ledger.end_line(drop.id, self.clock.now()).await?;
+        let (mut memory, mut report) = (LineMemory::default(), LineReport::default());
+        // What is left to do asks no beacon.
+        let beacon = BeaconClient::default();
+        let mut fresh = Some(drop);
+        while let Some(drop) = fresh.filter(|drop| drop.state == DropState::Lining) {
+            let id = drop.id;
+            self.run_line(drop, &beacon, &mut memory, &mut report).await?;
+            fresh = self.ledger.drop_by_id(id).await?;
+        }
+        Ok(())
     }
 
     async fn run_line(
@@ -126,7 +141,7 @@ impl Engine {
                 Step::GoOn => self.give(&drop, line, None, memory, report).await?,
                 Step::Skip { to } => self.ledger.skip_rounds(drop.id, line.round, to).await?,
                 Step::ThenOpen => self.open_behind_line(&drop).await?,
-                Step::Close => self.close_drop(&drop.name).await?.is_ok(),
+                Step::Close => self.ledger.close_line(drop.id, self.clock.now()).await?,
             };
             report.steps += 1;
             if !has_moved {

@@ -4,6 +4,7 @@ use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
+use super::mails::place_of;
 use super::rows::{lock_drop, read_line, write_change};
 use crate::domain::claims::Quantity;
 use crate::domain::ids::{DropId, VariantNumber};
@@ -13,8 +14,10 @@ use crate::domain::line::hex::{Digest, Hex};
 use crate::domain::line::merge::merge;
 use crate::domain::line::rounds::{Choices, Wish};
 use crate::domain::line::state::{EntryState, LineState};
+use crate::domain::notices::Notice;
 use crate::ledger::drops::inconsistent;
 use crate::ledger::error::{LedgerError, expect_rows};
+use crate::ledger::outbox;
 use crate::ledger::pool::Ledger;
 use crate::ledger::tx::{planned, run_tx};
 
@@ -154,12 +157,18 @@ impl Ledger {
                 update lines set root_seen_at = clock_timestamp(), version = version + 1
                 where drop_id = $1 and state = 'ROOTED' and beacon_round is not distinct from $2 and root_seen_at is null
                       and coalesce(clock_timestamp() < $3::timestamptz, true)
-                returning root, rooted_at";
+                returning root, rooted_at, sealed_count";
+            let beacon_round = round;
             let round = round.map(u64::cast_signed);
             let Some(row) = tx.query_opt(SQL, &[&drop.0, &round, /* before */ &before]).await? else {
                 return Ok(false);
             };
             let root: Vec<u8> = row.get(0);
+            let digest =
+                root.as_slice().try_into().map_err(|_| inconsistent("lines", "root", drop.0, "not 32 bytes"))?;
+            let count = row.get::<_, i32>(2).cast_unsigned();
+            let notice = Notice::DropSealed { count, root: Hex(digest), beacon_round };
+            outbox::enqueue_of_drop(tx, drop, &notice, row.get(1)).await?;
             write_draw(tx, drop, "rooted", (round.unwrap_or_default(), None), Some(&root), row.get(1)).await?;
             Ok(true)
         })
@@ -234,8 +243,13 @@ impl Ledger {
                 /* answer */ &answer,
                 /* now */ &now,
             ];
-            read_line(tx, drop, "for no key update of l").await?;
-            Ok(tx.execute(SQL, arguments).await? == 1)
+            let line = read_line(tx, drop, "for no key update of l").await?;
+            let is_drawn = tx.execute(SQL, arguments).await? == 1;
+            if let Some(sealed) = line.and_then(|line| line.sealed).filter(|_| is_drawn) {
+                let notice = Notice::DropDrawn { count: sealed.count, seed, beacon_round };
+                outbox::enqueue_of_drop(tx, drop, &notice, now).await?;
+            }
+            Ok(is_drawn)
         })
     }
 
@@ -302,6 +316,8 @@ impl Ledger {
             tx.query(COUNTER, &[&drop.0]).await?;
             expect_rows("draws.end", 1, tx.execute(LINE, &[&drop.0]).await?)?;
             write_change(tx, drop, "opened", None, now).await?;
+            let notice = Notice::LineClosed { served: line.position.served, goes_on_sale: true };
+            outbox::enqueue_of_drop(tx, drop, &notice, now).await?;
             Ok(true)
         })
     }
@@ -334,7 +350,7 @@ async fn merge_cards(tx: &Transaction<'_>, drop: DropId, now: Timestamp) -> Resu
         update line_entries e set state = 'MERGED', merged_into = m.into_number, ended_at = $4
         from unnest($2::int[], $3::int[]) as m (number, into_number)
         where e.drop_id = $1 and e.number = m.number and e.state is null
-        returning 1";
+        returning e.number, e.entry_id, e.buyer";
     let rows = planned(tx, CARDS, &[&drop.0]).await?;
     let card = |row: &Row| {
         let card = row
@@ -351,6 +367,8 @@ async fn merge_cards(tx: &Transaction<'_>, drop: DropId, now: Timestamp) -> Resu
         merged.iter().map(|merged| (merged.number.cast_signed(), merged.into.cast_signed())).unzip();
     let rows = planned(tx, MERGE, &[&drop.0, &numbers, &into, /* now */ &now]).await?;
     expect_rows("draws.merge", merged.len() as u64, rows.len() as u64)?;
+    let notice = |row: &Row| place_of(drop, row).map(|(claim, place)| (claim, Notice::LineMerged { place }));
+    outbox::enqueue_of_places(tx, drop, &rows.iter().map(notice).collect::<Result<Vec<_>, _>>()?, now).await?;
     const GONE: &str = "-- draws.count_merged\nupdate line_counters set gone = gone + $2 where drop_id = $1";
     tx.execute(GONE, &[&drop.0, &(merged.len() as i32)]).await?;
     Ok(merged.len() as u32)

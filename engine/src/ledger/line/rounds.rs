@@ -140,8 +140,13 @@ impl Ledger {
         let awards = awards(drop, &outcomes, &rows, &order.numbers);
         give(&tx, drop, &awards, clock).await?;
         order.chunk += 1;
-        write_chunk(&tx, drop.id, order, &before, &facts, &outcomes, (begin, clock.now())).await?;
+        let now = clock.now();
+        let units = awards.iter().map(|award| award.claim.quantity.units()).sum::<u32>();
+        write_chunk(&tx, drop.id, order, &before, &facts, &outcomes, (begin, units, now)).await?;
         write_position(&tx, drop.id, &line, order, begin).await?;
+        if order.allocation.is_round_over() {
+            tell_of_round(&tx, drop.id, order.round.unwrap_or_default(), now).await?;
+        }
         tx.commit().await?;
         Ok(Chunk::Given {
             decided: outcomes.len(),
@@ -437,14 +442,14 @@ async fn write_chunk(
     before: &Position,
     facts: &[Facts],
     outcomes: &[(Rank, Outcome)],
-    (begin, at): (Option<Begin>, Timestamp),
+    (begin, units, at): (Option<Begin>, u32, Timestamp),
 ) -> Result<(), LedgerError> {
     const SQL: &str = "-- rounds.write_chunk
         insert into line_chunks (drop_id, chunk, round, standing, served, served_to, free, per_round, ranks, barred, bars,
-                                 dearer, dearer_bits, awarded, choices, decided, at)
+                                 dearer, dearer_bits, awarded, choices, decided, units, at)
         select $1, $2, $3, $4, $5, $6, $7, coalesce($8, (select per_round from line_chunks
                                                          where drop_id = $1 and chunk = $2 - 1)),
-               $9, $10, $11, $12, $13, $14, $15, $16, $17";
+               $9, $10, $11, $12, $13, $14, $15, $16, $17, $18";
     let barred = facts.iter().filter_map(|facts| facts.bar.map(|bar| (facts.rank.cast_signed(), bar.as_str())));
     let (barred, bars): (Vec<_>, Vec<_>) = barred.unzip();
     let dearer = facts.iter().filter(|facts| facts.dearer > 0);
@@ -477,10 +482,34 @@ async fn write_chunk(
         &awarded,
         &choices,
         /* decided */ &(outcomes.len() as i32),
+        /* units */ &units.cast_signed(),
         /* at */ &at,
     ];
     let written = tx.execute(&tx.prepare_cached(SQL).await?, arguments).await?;
     expect_rows("rounds.write_chunk", 1, written)
+}
+
+/// Tells the shop's systems what a round came to.
+async fn tell_of_round(tx: &Transaction<'_>, drop: DropId, round: u32, now: Timestamp) -> Result<(), LedgerError> {
+    const SQL: &str = "-- rounds.sum
+        select min(served), max(served_to), coalesce(sum(cardinality(awarded)), 0), coalesce(sum(units), 0),
+               coalesce(sum(decided) filter (where standing), 0)
+        from line_chunks where drop_id = $1 and round = $2";
+    let row = tx.query_one(&tx.prepare_cached(SQL).await?, &[&drop.0, &round.cast_signed()]).await?;
+    let rank = |column| row.get::<_, Option<i32>>(column).unwrap_or_default().cast_unsigned();
+    let sum = |column| u32::try_from(row.get::<_, i64>(column)).unwrap_or(u32::MAX);
+    let (awarded, stood_by) = (sum(2), sum(4));
+    // Once nothing is left, the later ranks of a round stand by without being looked at one by one.
+    let had_their_turn = rank(1) - rank(0) + stood_by;
+    let notice = Notice::LineRound {
+        round,
+        ranks_from: rank(0),
+        ranks_to: rank(1),
+        awarded,
+        units: sum(3),
+        passed_over: had_their_turn.saturating_sub(awarded),
+    };
+    outbox::enqueue_of_drop(tx, drop, &notice, now).await
 }
 
 async fn write_position(

@@ -7,12 +7,15 @@ use tokio_postgres::Row;
 
 use crate::domain::drops::{Admission, DropState, SaleDrop};
 use crate::domain::ids::{DropId, DropName};
+use crate::domain::line::changes::{ChangeRefused, LineChange, may_change};
 use crate::domain::line::hex::Hex;
 use crate::domain::line::rounds::{Free, Phase, Position};
 use crate::domain::line::state::{Drawn, Line, LineState, Sealed};
 use crate::domain::line::terms::{LineTerms, NewLine};
+use crate::domain::notices::Notice;
 use crate::ledger::drops::{OpeningBegun, inconsistent, name_of, read_drops};
 use crate::ledger::error::{LedgerError, expect_rows};
+use crate::ledger::outbox;
 use crate::ledger::pool::Ledger;
 use crate::ledger::rates::copy_to_drop;
 use crate::ledger::tx::run_tx;
@@ -44,10 +47,11 @@ pub struct BoardRow {
 const COLUMNS: &str = "d.admission, l.line_opens_at, l.seal_at, l.reveal_after_seconds, l.every_seconds, l.per_round, l.capacity,
     l.requires_card, l.then_open, l.beacon, l.rules, l.state, l.sealed_number, l.sealed_count, l.sealed_at, l.root,
     l.beacon_round, l.rooted_at, l.seed, l.beacon_answer, l.drawn_at, l.round, l.served, l.round_to, l.standing,
-    l.standing_after, l.free, l.chunk, l.paused_at, l.paused_ms, l.message, l.version, l.root_seen_at, l.last_round_begun";
+    l.standing_after, l.free, l.chunk, l.paused_at, l.paused_ms, l.message, l.version, l.root_seen_at, l.last_round_begun,
+    l.ends_at";
 
 /// The columns behind those of the line.
-const BEHIND: usize = 34;
+const BEHIND: usize = 35;
 
 impl Ledger {
     /// The line of a drop, if it has one.
@@ -149,15 +153,9 @@ impl Ledger {
         })
     }
 
-    /// Holds no rounds for now, or holds them again. A round that has begun goes on. `false`: it was so before, or there
-    /// is no line that could be.
-    pub async fn pause_line(
-        &self,
-        drop: DropId,
-        paused: bool,
-        message: Option<&str>,
-        now: Timestamp,
-    ) -> Result<bool, LedgerError> {
+    /// Holds no rounds for now, or holds them again and takes the board's message back. A round that has begun goes on.
+    /// `false`: it was so before, or there is no line that could be.
+    pub async fn pause_line(&self, drop: DropId, paused: bool, now: Timestamp) -> Result<bool, LedgerError> {
         run_tx!(self, "rows.pause", tx, {
             let Some(line) = read_line(tx, drop, "for no key update of l").await? else { return Ok(false) };
             if line.state == LineState::Closed || line.paused_at.is_some() == paused {
@@ -165,14 +163,52 @@ impl Ledger {
             }
             // Only what falls behind the opening holds rounds up.
             const SQL: &str = "-- rows.pause
-                update lines l set paused_at = case when $2 then $3::timestamptz end, message = $4, version = version + 1,
+                update lines l set paused_at = case when $2 then $3::timestamptz end, message = case when $2 then message end,
+                    version = version + 1,
                     paused_ms = paused_ms + case when $2 then 0 else greatest(0, (extract(epoch from $3::timestamptz
                         - greatest(l.paused_at, d.opens_at)) * 1000)::bigint) end
                 from drops d where d.drop_id = l.drop_id and l.drop_id = $1";
-            tx.execute(SQL, &[&drop.0, &paused, /* now */ &now, &message]).await?;
+            tx.execute(SQL, &[&drop.0, &paused, /* now */ &now]).await?;
             write_change(tx, drop, if paused { "paused" } else { "resumed" }, None, now).await?;
             Ok(true)
         })
+    }
+
+    /// Changes what may be changed about a line. `None`: there is none.
+    pub async fn change_line(
+        &self,
+        drop: DropId,
+        change: &LineChange,
+        now: Timestamp,
+    ) -> Result<Option<Result<(), ChangeRefused>>, LedgerError> {
+        run_tx!(self, "rows.change", tx, {
+            const SQL: &str = "-- rows.change
+                update lines set message = case when $2 then $3 else message end, per_round = coalesce($4, per_round),
+                       version = version + 1
+                where drop_id = $1";
+            let Some(line) = read_line(tx, drop, "for no key update of l").await? else { return Ok(None) };
+            if let Err(refused) = may_change(&line, change) {
+                return Ok(Some(Err(refused)));
+            }
+            let message = change.message.as_ref().map(Option::as_deref);
+            let per_round = change.per_round.map(u32::cast_signed);
+            let is_said = message.is_some();
+            tx.execute(SQL, &[&drop.0, &is_said, /* message */ &message.flatten(), &per_round]).await?;
+            // What the rules say counts until they are published.
+            let is_faster = per_round.filter(|_| line.state != LineState::Planned);
+            if let Some(per_round) = is_faster.filter(|faster| *faster != line.terms.per_round.cast_signed()) {
+                write_change(tx, drop, "per_round", Some((None, per_round)), now).await?;
+            }
+            Ok(Some(Ok(())))
+        })
+    }
+
+    /// Notes that a line is to end now: its worker holds the last round and closes it.
+    pub async fn end_line(&self, drop: DropId, now: Timestamp) -> Result<(), LedgerError> {
+        const SQL: &str = "-- rows.end
+            update lines set ends_at = $2, version = version + 1 where drop_id = $1 and ends_at is null";
+        self.connection().await?.execute(SQL, &[&drop.0, /* now */ &now]).await?;
+        Ok(())
     }
 
     /// Ends a line together with its drop. `false`: a round is under way, or the drop is in no line.
@@ -189,7 +225,7 @@ impl Ledger {
             lock_drop(tx, drop).await?;
             let line = read_line(tx, drop, "for no key update of l").await?;
             // A round goes to its end first.
-            if line.is_none_or(|line| line.state == LineState::Drawn && line.is_in_round())
+            if line.as_ref().is_none_or(|line| line.state == LineState::Drawn && line.is_in_round())
                 || tx.execute(DROP, &[&drop.0]).await? == 0
             {
                 return Ok(false);
@@ -197,6 +233,9 @@ impl Ledger {
             tx.query(COUNTER, &[&drop.0]).await?;
             if tx.execute(LINE, &[&drop.0]).await? == 1 {
                 write_change(tx, drop, "closed", None, now).await?;
+                let served = line.map_or(0, |line| line.position.served);
+                let notice = Notice::LineClosed { served, goes_on_sale: false };
+                outbox::enqueue_of_drop(tx, drop, &notice, now).await?;
             }
             Ok(true)
         })
@@ -232,6 +271,7 @@ pub(in crate::ledger) async fn insert_line(tx: &Transaction<'_>, drop: i32, new:
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     const SECRET: &str = "-- rows.new_secret\ninsert into line_secrets (drop_id, secret) values ($1, $2)";
     const COUNTER: &str = "-- rows.new_counter\ninsert into line_counters (drop_id) values ($1)";
+    const MAILS: &str = "-- rows.new_mails\ninsert into line_mails (drop_id) values ($1)";
     let terms = &new.terms;
     let keys = LineKeys { entry: rand::random(), ticket: rand::random() };
     let beacon = serde_json::to_value(&terms.beacon).expect("a beacon's parameters are texts and numbers");
@@ -251,6 +291,7 @@ pub(in crate::ledger) async fn insert_line(tx: &Transaction<'_>, drop: i32, new:
     ];
     tx.execute(LINE, arguments).await?;
     tx.execute(COUNTER, &[&drop]).await?;
+    tx.execute(MAILS, &[&drop]).await?;
     if let Some(secret) = &new.secret {
         tx.execute(SECRET, &[&drop, &secret.as_slice()]).await?;
     }
@@ -329,6 +370,7 @@ fn line_of(row: &Row, drop: DropId) -> Result<Line, LedgerError> {
         paused_at: row.get(28),
         paused: SignedDuration::from_millis(row.get(29)),
         message: row.get(30),
+        ends_at: row.get(34),
         version: row.get::<_, i64>(31).cast_unsigned(),
     })
 }
