@@ -33,6 +33,27 @@ pub const STEPS: &[&str] = &[
     "grants.grant_transfers:committed",
     "pull.applied",
     "pull.cleared",
+    // Buyers stand in line, and rounds give them units.
+    "rows.open:written",
+    "rows.open:committed",
+    "joins.join:written",
+    "joins.join:committed",
+    "joins.leave:written",
+    "joins.leave:committed",
+    "mails.write:written",
+    "mails.write:committed",
+    "draws.seal:written",
+    "draws.seal:committed",
+    "draws.root:written",
+    "draws.root:committed",
+    "draws.confirm_root:written",
+    "draws.confirm_root:committed",
+    "draws.draw:written",
+    "draws.draw:committed",
+    "line.chunk_decided",
+    "line.chunk_given",
+    "rows.close:written",
+    "rows.close:committed",
     // Claims become orders.
     "settle.read",
     "settlements.settle:written",
@@ -109,8 +130,8 @@ pub const STEPS: &[&str] = &[
 /// Transactions that are no steps: only read, or a command of somebody who repeats it when it got no answer. `awards.refuse` is
 /// repeated with its grant, `checkouts.undo_order` with its checkout; engine/tests/engine/{standby,checkout}.rs do so.
 /// What `payments.accept_total` was asked its buyer asks again. `attempts.lease` is told of as `charge.leased`. What
-/// `lost.lose_claims` has not come to, a process that dies forgets. A join, change or leave of a line is asked for again, and
-/// each step of its worker finds out whether it was taken: engine/tests/engine/line.rs takes them twice.
+/// `lost.lose_claims` has not come to, a process that dies forgets. A change of a place is asked for again. The steps of a draw
+/// that comes late, and `draws.then_open`, find out whether they were taken: engine/tests/engine/line.rs takes them twice.
 pub const NO_STEPS: &[&str] = &[
     "attempts.give_back_unsent",
     "attempts.lease",
@@ -123,11 +144,7 @@ pub const NO_STEPS: &[&str] = &[
     "documents.number",
     "drafts.delete_draft",
     "drafts.write_draft",
-    "draws.confirm_root",
-    "draws.draw",
     "draws.postpone",
-    "draws.root",
-    "draws.seal",
     "draws.then_open",
     "draws.void",
     "drops.archive",
@@ -139,10 +156,7 @@ pub const NO_STEPS: &[&str] = &[
     "imports.import_products",
     "imports.import_stock",
     "joins.change",
-    "joins.join",
-    "joins.leave",
     "lost.lose_claims",
-    "mails.write",
     "outbox.enable_endpoint",
     "outbox.enqueue_notice",
     "payments.accept_total",
@@ -152,8 +166,6 @@ pub const NO_STEPS: &[&str] = &[
     "returns.take_return",
     "reviews.resolve",
     "rows.change",
-    "rows.close",
-    "rows.open",
     "rows.pause",
     "settlements.seen_claims",
     "setups.ask",

@@ -62,8 +62,8 @@ pub(super) struct Stock {
 }
 
 /// Takes the lines of these variants, before any warehouse: who holds one decides alone who is first.
-pub(super) async fn lock_lines(tx: &Transaction<'_>, drop: DropId, variants: &[i16]) -> Result<(), LedgerError> {
-    const SQL: &str = "-- awards.lock_lines
+pub(super) async fn lock_standby(tx: &Transaction<'_>, drop: DropId, variants: &[i16]) -> Result<(), LedgerError> {
+    const SQL: &str = "-- awards.lock_standby
         select 1 from drop_variants where drop_id = $1 and number = any($2) order by number for no key update";
     tx.query(&tx.prepare_cached(SQL).await?, &[&drop.0, &variants]).await?;
     Ok(())
@@ -274,7 +274,7 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         run_tx!(self, "awards.refuse", tx, {
             let variant = i16::from(claim.variant.0);
-            lock_lines(tx, drop.id, &[variant]).await?;
+            lock_standby(tx, drop.id, &[variant]).await?;
             let units = i64::from(claim.quantity.units());
             lock_warehouses_and_homes(tx, drop.id, &[warehouse.id.0], &[variant], units).await?;
             const APPLIED: &str = "-- awards.mark_refused

@@ -82,7 +82,7 @@ pub(super) async fn lock_warehouses_of_all(tx: &Transaction<'_>, orders: &[Uuid]
     let Some(drop) = items.iter().find_map(|row| row.get::<_, Option<i32>>(2)).map(DropId) else { return Ok(()) };
     let variants = items.iter().filter_map(|row| row.get(3)).collect::<Vec<i16>>();
     let units = items.iter().map(|row| i64::from(row.get::<_, i32>(1))).sum();
-    awards::lock_lines(tx, drop, &variants).await?;
+    awards::lock_standby(tx, drop, &variants).await?;
     awards::lock_warehouses_and_homes(tx, drop, &warehouses, &variants, units).await
 }
 

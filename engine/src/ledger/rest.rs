@@ -107,7 +107,7 @@ impl Ledger {
             let variants = variants.into_iter().collect::<Vec<_>>();
             let warehouses = found.iter().map(|row| row.get(2)).collect::<BTreeSet<i32>>();
             let warehouses = warehouses.into_iter().collect::<Vec<_>>();
-            awards::lock_lines(tx, drop.id, &variants).await?;
+            awards::lock_standby(tx, drop.id, &variants).await?;
             awards::lock_warehouses_and_homes(tx, drop.id, &warehouses, &variants, serials.len() as i64).await?;
             const STILL: &str = "-- rest.still
                 select t.variant_number, t.warehouse_id, t.serial from tokens t

@@ -63,7 +63,7 @@ impl Ledger {
             if drop.admission.has_line() {
                 line::write_change(tx, drop.id, "restocked", Some((Some(number), units)), now).await?;
             }
-            awards::lock_lines(tx, drop.id, &[number]).await?;
+            awards::lock_standby(tx, drop.id, &[number]).await?;
             const WAREHOUSES: &str = "-- restocks.lock_warehouses
                 select warehouse_id from warehouses where drop_id = $1 order by warehouse_id for update";
             tx.query(WAREHOUSES, &[&drop.id.0]).await?;

@@ -286,7 +286,7 @@ pub(super) async fn lock_for_rejections(
     let warehouses = claims.iter().map(|claim| claim.warehouse.id.0).collect::<HashSet<_>>();
     let warehouses = warehouses.into_iter().collect::<Vec<_>>();
     let units = claims.iter().map(|claim| i64::from(claim.claim.quantity.units())).sum::<i64>();
-    awards::lock_lines(tx, drop.id, &variants).await?;
+    awards::lock_standby(tx, drop.id, &variants).await?;
     awards::lock_warehouses_and_homes(tx, drop.id, &warehouses, &variants, units.min(HOMES)).await
 }
 

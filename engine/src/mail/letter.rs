@@ -163,7 +163,8 @@ pub(super) fn words(order: &OrderFacts, notice: &Notice) -> (String, Vec<String>
                 "Nothing has been charged.".to_owned(),
             ]
             .into_iter()
-            .chain(goes_on_sale.then(|| "What the line has left is on sale now, for who comes first.".to_owned()))
+            .chain(goes_on_sale.then(|| "What the line has left is on sale now, for who comes first. Should what you like best come back, you are among the \
+                 first in standby.".to_owned()))
             .collect(),
         ),
         Notice::DropSealed { .. } | Notice::DropDrawn { .. } | Notice::LineRound { .. } | Notice::LineClosed { .. } => {

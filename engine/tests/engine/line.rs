@@ -18,6 +18,7 @@ use doorbuster_engine::domain::line::joining::{JoinRefused, PlaceKept};
 use doorbuster_engine::domain::line::rules::Beacon;
 use doorbuster_engine::domain::line::state::{EntryState, LineState};
 use doorbuster_engine::domain::line::terms::{LineTerms, NewLine, REVEAL_AFTER};
+use doorbuster_engine::domain::standby::PlaceState;
 use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::line::{JoinAsked, LineJoined, LineMemory, Where};
 use doorbuster_engine::flows::open_drop::DropRefused;
@@ -487,10 +488,19 @@ async fn what_the_line_leaves_goes_on_sale() {
     assert_eq!(line.until_first_round().await, 3);
     line.run().await;
     assert_eq!((line.drop().await.state, line.row().await.state), (DropState::Open, LineState::Closed));
+    let given = line.given().await;
     let live = line.world.live().await;
     let outcome = line.world.claim_until_answered(&live, 9, "k", 1, 1).await;
     assert!(matches!(outcome, ClaimOutcome::Taken { .. }), "{outcome:?}");
     line.world.settle().await;
+    line.audit().await;
+    // The fourth stood by, and stands by on: what one of the others gives back is theirs.
+    let fourth = (1..=4).find(|who| !given.contains_key(buyer(*who).as_str())).unwrap();
+    let place = &line.engine().ledger.standby_of(line.drop().await.id, &buyer(fourth)).await.unwrap()[0];
+    assert_eq!((place.state, place.variant, place.ahead), (PlaceState::Waiting, VariantNumber(0), Some(0)));
+    line.expire((1..=4).find(|who| *who != fourth).unwrap()).await;
+    let place = &line.engine().ledger.standby_of(line.drop().await.id, &buyer(fourth)).await.unwrap()[0];
+    assert_eq!(place.state, PlaceState::Awarded);
     line.audit().await;
 }
 

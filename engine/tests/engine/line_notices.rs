@@ -55,8 +55,7 @@ async fn who_has_another_place_with_the_same_card_is_told_so() {
     let mut line = Line::open(Admission::Draw, &[2], 10, with_terms(|terms| terms.requires_card = true)).await;
     for who in 1..=3 {
         line.world.save_card(who, "pm_card_visa").await;
-        let card =
-            "update cards set fingerprint = sha256($2::text::bytea) where buyer = $1";
+        let card = "update cards set fingerprint = sha256($2::text::bytea) where buyer = $1";
         let finger = if who < 3 { "one" } else { "other" };
         line.world.sql.execute(card, &[&buyer(who).as_str(), &finger]).await.unwrap();
         let asked = Line::asked(who, "k", &[0], 1);

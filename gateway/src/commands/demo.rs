@@ -17,14 +17,14 @@ pub async fn run(options: DemoOptions) -> Result<(), Failure> {
     }
     let mut demo = Demo::open(options, &screen).await?;
     let clean = tokio::select! {
-        clean = sell(&mut demo, &screen) => clean.map_err(|error| with_logs(&demo, error))?,
+        clean = sell(&mut demo, &screen) => clean.map_err(|error| with_logs(demo.keep_logs(), error))?,
         () = signals.next() => return Err(anyhow::anyhow!("stopped in the middle of the sale").into()),
     };
     if !demo.options.exit {
         tell_where(&demo.shop, &demo.drop, || demo.leave_settings())?;
         signals.wait().await;
     }
-    let unclean = (!clean).then(|| with_logs(&demo, anyhow::anyhow!("the audit is not clean")));
+    let unclean = (!clean).then(|| with_logs(demo.keep_logs(), anyhow::anyhow!("the audit is not clean")));
     demo.shop.stop().await;
     unclean.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -49,23 +49,17 @@ fn tell_where(
 /// The demo of a drop with a line.
 async fn run_line(options: DemoOptions, screen: &Screen, mut signals: StopSignals) -> Result<(), Failure> {
     let mut demo = LineDemo::open(options, screen).await?;
-    let stand = async {
-        demo.run(screen).await?;
-        let report = demo.report().await?;
-        screen.show_line(&report);
-        write_report(demo.options.report.as_deref(), &report)?;
-        anyhow::Ok(report.is_clean())
-    };
     let is_clean = tokio::select! {
-        is_clean = stand => is_clean?,
+        is_clean = stand_in_line(&mut demo, screen) => is_clean.map_err(|error| with_logs(demo.keep_logs(), error))?,
         () = signals.next() => return Err(anyhow::anyhow!("stopped in the middle of the sale").into()),
     };
     if !demo.options.exit {
         tell_where(&demo.shop, &demo.drop, || demo.leave_settings())?;
         signals.wait().await;
     }
+    let unclean = (!is_clean).then(|| with_logs(demo.keep_logs(), anyhow::anyhow!("the audit is not clean")));
     demo.shop.stop().await;
-    if is_clean { Ok(()) } else { Err(anyhow::anyhow!("the audit is not clean").into()) }
+    unclean.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn write_report(path: Option<&Path>, report: &impl Serialize) -> anyhow::Result<()> {
@@ -75,11 +69,20 @@ fn write_report(path: Option<&Path>, report: &impl Serialize) -> anyhow::Result<
 }
 
 /// Says where to read on; the sandbox's folder goes with the sale.
-fn with_logs(demo: &Demo, error: anyhow::Error) -> anyhow::Error {
-    match demo.keep_logs() {
+fn with_logs(logs: Option<PathBuf>, error: anyhow::Error) -> anyhow::Error {
+    match logs {
         Some(logs) => error.context(format!("the last lines of servers and processes are in {}", logs.display())),
         None => error,
     }
+}
+
+/// Lets the buyers stand in line, reports, and says whether all is well.
+async fn stand_in_line(demo: &mut LineDemo, screen: &Screen) -> anyhow::Result<bool> {
+    demo.run(screen).await?;
+    let report = demo.report().await?;
+    screen.show_line(&report);
+    write_report(demo.options.report.as_deref(), &report)?;
+    Ok(report.is_clean())
 }
 
 /// Sells, reports, and says whether all is well.

@@ -1,4 +1,4 @@
-//! `doorbuster draw show | bundle | verify | reveal`: the draw of a line, for the operator and for whoever doubts it.
+//! `doorbuster draw show | seal | bundle | verify | reveal`: the draw of a line, for the operator and for whoever doubts it.
 
 use std::path::PathBuf;
 
@@ -29,6 +29,8 @@ pub struct DrawArguments {
 enum DrawCommand {
     /// Shows how far the draw of a drop is
     Show(OfDrop),
+    /// Takes the steps that are due, where no worker does: seals the list at its time and writes its root down
+    Seal(OfDrop),
     /// Writes everything that is published about a line, as one JSON document
     Bundle(BundleArguments),
     /// Checks such a document: rules, list, root, beacon, seed, ranks and every round. Needs no server and no configuration
@@ -85,6 +87,7 @@ pub async fn run(arguments: DrawArguments) -> Result<(), Failure> {
     let format = arguments.format;
     match arguments.command {
         DrawCommand::Show(of) => show(&super::engine(&of.stores)?, &of.name, format).await,
+        DrawCommand::Seal(of) => seal(&super::engine(&of.stores)?, &of.name, format).await,
         DrawCommand::Bundle(BundleArguments { of, out }) => {
             let text = bundle_text(&super::engine(&of.stores)?, &of.name).await?;
             match out {
@@ -130,6 +133,17 @@ async fn show(engine: &Engine, name: &DropName, format: Format) -> Result<(), Fa
         },
     );
     Ok(())
+}
+
+/// The shop promised when its list is complete: before that there is nothing to seal.
+async fn seal(engine: &Engine, name: &DropName, format: Format) -> Result<(), Failure> {
+    let line = engine.advance_line(name).await.context("it may have been done or not: do it again")?;
+    let line = line.ok_or_else(|| anyhow!("there is no drop named {name} with a line"))?;
+    if line.sealed.is_none() {
+        let at = time(line.terms.seal_at);
+        return Err(anyhow!("the line of {name} is {}: its list is complete at {at}", line.state).into());
+    }
+    show(engine, name, format).await
 }
 
 async fn bundle_text(engine: &Engine, name: &DropName) -> Result<String, Failure> {

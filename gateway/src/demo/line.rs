@@ -32,11 +32,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::DemoOptions;
 use super::sale::{
-    CONNECTIONS, DOUBLE_CLICK_RATE, JWT_SECRET, PRICE_MINOR, RECEIPT_KEYS, Servers, TRIES_MAX, check, leave_settings,
-    mails, mint, new_drop,
+    CHAOS_TRIES_MAX, CONNECTIONS, DOUBLE_CLICK_RATE, JWT_SECRET, PRICE_MINOR, RECEIPT_KEYS, Servers, TRIES_MAX,
+    charges_at_a_time, check, leave_settings, mails, mint, new_drop,
 };
 use super::screen::Screen;
-use super::shop::Shop;
+use super::shop::{Processes, Shop, Stores};
+use super::timeline::Event;
 use crate::receipt::ReceiptKey;
 use crate::{Gateway, GatewayConfig, Secret, Workers};
 
@@ -45,6 +46,8 @@ const SKUS: [(&str, &str); 3] = [("SHOE-41", "EU 41"), ("SHOE-42", "EU 42"), ("S
 const ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(5);
 /// The line is sealed so long after it should be complete. Who comes later all the same stands behind.
 const SEAL_PATIENCE: Duration = Duration::from_secs(1);
+/// Gateway and Redis are struck while the line is open.
+const FAULTS_PATIENCE: Duration = Duration::from_secs(3);
 /// Of the stock, so many parts make the ranks of a round.
 const PARTS_PER_ROUND: u32 = 2;
 /// From a round of the beacon to the next, in seconds.
@@ -76,10 +79,11 @@ pub struct LineDemo {
     pub(super) made: Instant,
     /// Boards that had been read by then.
     pub(super) reads_before: u64,
+    pub(super) events: Vec<Event>,
+    pub(super) redis: Redis,
     crowd: Crowd,
     line: LineCrowd,
     chain: Chain,
-    redis: Redis,
     sandbox: Sandbox,
     _beacon: Beacon,
 }
@@ -105,7 +109,7 @@ pub(super) struct LineStanding {
     pub(super) pending: u64,
     pub(super) confirmed: u64,
     pub(super) failed: u64,
-    /// To be sent.
+    /// To be sent, or to be written to everybody in the line.
     pub(super) mails: u64,
 }
 
@@ -121,18 +125,28 @@ impl LineDemo {
             BeaconOptions { period_seconds: BEACON_PERIOD, ..BeaconOptions::new(genesis, FakeClock::system()) };
         let beacon = Beacon::start(beacon).await?;
         let chain = Chain::from_info(&beacon.info())?;
-        let workers = Workers {
-            provider: provider_client.clone(),
-            settings: WorkerSettings {
-                settle_every,
-                lanes: mails(&mailbox)?.into(),
-                beacon: BeaconClient::new(vec![beacon.url().parse()?])?,
-                ..WorkerSettings::default()
-            },
+        let shop = if options.chaos {
+            screen.step("starting gateway and worker as processes of their own");
+            let (redis_url, smtp_url, beacon_url) = (redis.url(), mailbox.url(), Some(beacon.url().to_owned()));
+            let stores =
+                Stores { redis_url, database_url: &database_url, jwt_secret: JWT_SECRET, smtp_url, beacon_url };
+            let at_a_time = charges_at_a_time(&options);
+            let processes = Processes::start(&sandbox, &stores, &provider, options.settle_every, at_a_time);
+            Shop::Apart(Box::new(processes.await?))
+        } else {
+            let workers = Workers {
+                provider: provider_client.clone(),
+                settings: WorkerSettings {
+                    settle_every,
+                    lanes: mails(&mailbox)?.into(),
+                    beacon: BeaconClient::new(vec![beacon.url().parse()?])?,
+                    ..WorkerSettings::default()
+                },
+            };
+            let receipt_keys = ReceiptKey::parse_list(&Secret::from(RECEIPT_KEYS.to_owned()))?;
+            let config = GatewayConfig { receipt_keys, ..GatewayConfig::on_free_ports(JWT_SECRET) };
+            Shop::Here(Box::new(Gateway::start(config, engine.clone(), Some(workers)).await?))
         };
-        let receipt_keys = ReceiptKey::parse_list(&Secret::from(RECEIPT_KEYS.to_owned()))?;
-        let config = GatewayConfig { receipt_keys, ..GatewayConfig::on_free_ports(JWT_SECRET) };
-        let shop = Shop::Here(Box::new(Gateway::start(config, engine.clone(), Some(workers)).await?));
         let drop = new_drop(&options, engine.clock.now())?.name;
         let crowd = Crowd::new(CrowdOptions {
             buyers: options.buyers,
@@ -141,7 +155,7 @@ impl LineDemo {
             double_click_rate: DOUBLE_CLICK_RATE,
             decline_rate: options.decline_rate,
             arrive_within: arrive_within(&options),
-            tries_max: TRIES_MAX,
+            tries_max: if options.chaos { CHAOS_TRIES_MAX } else { TRIES_MAX },
             connections: CONNECTIONS,
             ..CrowdOptions::new(
                 format!("http://{}", shop.public_addr()),
@@ -167,9 +181,10 @@ impl LineDemo {
             made,
             reads_before: 0,
             crowd,
+            events: Vec::new(),
+            redis,
             line,
             chain,
-            redis,
             sandbox,
             _beacon: beacon,
         })
@@ -203,10 +218,18 @@ impl LineDemo {
             let (line, over) = (self.line.clone(), over.clone());
             async move { line.stand_in_line(over).await }
         });
-        let held = self.hold(screen).await;
+        let faults = async {
+            match &self.shop {
+                Shop::Apart(processes) => self.strike(processes, screen).await,
+                Shop::Here(_) => Ok(Vec::new()),
+            }
+        };
+        let held = tokio::try_join!(self.hold(screen), faults);
         over.cancel();
         self.log = standing.await.context("the buyers' task")?;
-        self.stages = Stages { profiles_s: self.stages.profiles_s, ..held? };
+        let (stages, events) = held?;
+        self.events = events;
+        self.stages = Stages { profiles_s: self.stages.profiles_s, ..stages };
         Ok(())
     }
 
@@ -248,7 +271,8 @@ impl LineDemo {
     /// How long the line is open: a join takes this machine about as long as a profile.
     fn joining(&self) -> Duration {
         let arrival = arrive_within(&self.options).mul_f64(1.5);
-        arrival.max(Duration::from_secs_f64(self.stages.profiles_s)) + SEAL_PATIENCE
+        let faults = if self.options.chaos { FAULTS_PATIENCE } else { Duration::ZERO };
+        arrival.max(Duration::from_secs_f64(self.stages.profiles_s)) + SEAL_PATIENCE + faults
     }
 
     async fn until(
@@ -280,10 +304,7 @@ impl LineDemo {
         loop {
             let standing = self.standing().await?;
             show(&standing);
-            let line = &standing.board.line;
-            let is_decided = line.round.is_some() && !line.is_in_round() && standing.undecided == 0;
-            let is_over = line.state == LineState::Closed || is_decided;
-            if is_over && standing.pending == 0 && standing.mails == 0 && self.in_vain().await?.is_empty() {
+            if self.is_over(&standing) && self.in_vain().await?.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -292,6 +313,18 @@ impl LineDemo {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Every rank is decided, every order has come to its end and everybody has been told.
+    pub(super) fn is_over(&self, standing: &LineStanding) -> bool {
+        let line = &standing.board.line;
+        let is_decided = line.round.is_some() && !line.is_in_round() && standing.undecided == 0;
+        (line.state == LineState::Closed || is_decided) && standing.pending == 0 && standing.mails == 0
+    }
+
+    /// Buyers who have been told that they are in line.
+    pub(super) fn joined(&self) -> u64 {
+        self.line.progress().joined
     }
 
     pub(super) async fn standing(&self) -> anyhow::Result<LineStanding> {
@@ -304,7 +337,15 @@ impl LineDemo {
             pending: of(OrderState::PendingPayment),
             confirmed: OrderState::ALL.into_iter().filter(|state| state.is_sold()).map(of).sum(),
             failed: of(OrderState::PaymentFailed),
-            mails: self.engine.ledger.waiting_deliveries().await?.values().map(|count| count.cast_unsigned()).sum(),
+            mails: self
+                .engine
+                .ledger
+                .waiting_deliveries()
+                .await?
+                .values()
+                .map(|count| count.cast_unsigned())
+                .sum::<u64>()
+                + self.engine.ledger.lines_to_tell().await?.len() as u64,
             board,
         })
     }
@@ -327,6 +368,12 @@ impl LineDemo {
         let waiting = (0..).zip(&list).filter(|(_, entry)| entry.state == EntryState::Waiting);
         let standing = waiting.map(|(position, _)| Facts::usual(position)).collect::<Vec<_>>();
         Ok(in_vain(&wishes, &standing, &free).collect())
+    }
+
+    /// As [`super::Demo::keep_logs`].
+    pub fn keep_logs(&self) -> Option<PathBuf> {
+        let Shop::Apart(processes) = &self.shop else { return None };
+        processes.keep_logs(self.sandbox.folder()).ok()
     }
 
     /// As [`super::Demo::leave_settings`].
@@ -353,9 +400,6 @@ pub(super) fn per_round(options: &DemoOptions) -> u32 {
 
 /// What cannot be held is refused before anything is started.
 fn check_line(options: &DemoOptions) -> anyhow::Result<()> {
-    if options.chaos {
-        bail!("--chaos is for --admission open");
-    }
     if (options.stock as usize) < SKUS.len() {
         bail!("--stock must be at least {}: there are so many sizes", SKUS.len());
     }

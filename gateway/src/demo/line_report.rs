@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
 use doorbuster_engine::domain::drops::SaleDrop;
-use doorbuster_engine::domain::ids::{BuyerId, OrderId, VariantNumber};
+use doorbuster_engine::domain::ids::{BuyerId, ClaimId, OrderId, VariantNumber};
 use doorbuster_engine::domain::line::bundle::{Bundle, verify};
 use doorbuster_engine::domain::line::entries::EntryId;
 use doorbuster_engine::domain::line::rounds::{Facts, Outcome, PastRound, Rank, Wish, inversions};
@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::facts::store_facts;
 use super::line::{LineDemo, Stages, per_round};
 use super::report::MailsReport;
+use super::timeline::Timeline;
 
 /// Places read at the same time.
 const READS: usize = 16;
@@ -68,6 +69,8 @@ pub struct LineReport {
     #[serde(flatten)]
     pub mails: MailsReport,
     pub audit_violations: usize,
+    #[serde(flatten)]
+    pub timeline: Option<Timeline>,
     #[serde(flatten)]
     pub stages: Stages,
     pub postgres_version: String,
@@ -163,6 +166,12 @@ impl LineDemo {
             given != rank.and_then(|rank| published.awards.get(rank)).map(|variant| Some(*variant))
         };
         let verdict = verify(&bundle, None);
+        // Whoever was given something, or had left, before the mail was written has none that says they are in line.
+        let told = |(buyer, entry): &(BuyerId, LineEntry)| {
+            let id = ClaimId::of_entry(drop.id, buyer, entry.number).order_id().to_string();
+            (id, "line_joined", entry.state == EntryState::Waiting)
+        };
+        let in_line = entries.iter().map(told).collect::<Vec<_>>();
         Ok(LineReport {
             admission: self.options.admission.as_str(),
             stock: self.options.stock,
@@ -192,7 +201,8 @@ impl LineDemo {
             captures_per_order_max: sold.captures_per_order_max,
             capture_mismatches: sold.capture_mismatches,
             over_limit: sold.over_limit,
-            mails: MailsReport::new(&store.orders, &self.mailbox.mails(), &["line_awarded"]),
+            mails: MailsReport::new(&store.orders, &self.mailbox.mails(), &["line_awarded"], &in_line),
+            timeline: self.options.chaos.then(|| Timeline::new(self.events.clone(), &BuyersLog::default())),
             audit_violations: audit.violations.len(),
             stages: self.stages,
             postgres_version: self.postgres.version().to_owned(),

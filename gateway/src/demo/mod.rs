@@ -6,6 +6,7 @@
 mod options;
 mod sale;
 mod line;
+mod line_chaos;
 mod shop;
 mod chaos;
 mod timeline;

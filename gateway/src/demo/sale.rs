@@ -52,7 +52,7 @@ const CHAOS_ARRIVAL_OF_TEN_THOUSAND: Duration = Duration::from_secs(20);
 /// Two rounds of faults take about so long, however few the buyers.
 const CHAOS_ARRIVAL_MIN: Duration = Duration::from_secs(8);
 /// With the waits of `crowd/shop.rs` more than a minute: twice what warehouses behind a lease may stay closed.
-const CHAOS_TRIES_MAX: u32 = 40;
+pub(super) const CHAOS_TRIES_MAX: u32 = 40;
 /// Two calls an order, 90 ms each, sixteen at a time: a thousand orders are charged for eleven seconds.
 const CHAOS_PROVIDER_DELAY: Range<Duration> = Duration::from_millis(30)..Duration::from_millis(150);
 /// Small sales are charged a few at a time, so that they too are charged for some seconds.
@@ -157,9 +157,10 @@ impl Demo {
         let shop = if options.chaos {
             screen.step("starting gateway and worker as processes of their own");
             let (redis_url, smtp_url) = (redis.url(), mailbox.url());
-            let stores = Stores { redis_url, database_url: &database_url, jwt_secret: JWT_SECRET, smtp_url };
-            let at_a_time = (options.stock / CHAOS_ORDERS_PER_CHARGE).clamp(2, CHARGE_CONCURRENCY);
-            let processes = Processes::start(&sandbox, &stores, &provider, options.settle_every, at_a_time);
+            let stores =
+                Stores { redis_url, database_url: &database_url, jwt_secret: JWT_SECRET, smtp_url, beacon_url: None };
+            let processes =
+                Processes::start(&sandbox, &stores, &provider, options.settle_every, charges_at_a_time(&options));
             Shop::Apart(Box::new(processes.await?))
         } else {
             let workers = Workers {
@@ -355,6 +356,11 @@ pub(super) fn leave_settings(
     let path = folder.join("env");
     std::fs::write(&path, lines).context("the file of the settings")?;
     Ok(path)
+}
+
+/// Few enough that a fault finds charging under way.
+pub(super) fn charges_at_a_time(options: &DemoOptions) -> u32 {
+    (options.stock / CHAOS_ORDERS_PER_CHARGE).clamp(2, CHARGE_CONCURRENCY)
 }
 
 pub(super) fn mails(mailbox: &SmtpSink) -> anyhow::Result<[Lane; 3]> {

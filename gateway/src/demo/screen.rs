@@ -243,7 +243,7 @@ fn table(report: &DemoReport) -> String {
 
 fn line_table(report: &LineReport) -> String {
     let (line, stages) = (&report.line, &report.stages);
-    let mut text = String::new();
+    let mut text = report.timeline.as_ref().map(timeline).unwrap_or_default();
     let mut row = |name: &str, value: String| {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "  {name:<32} {value:>14}");

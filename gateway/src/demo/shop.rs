@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Processes {
     pub worker: Process,
     /// What the workers that were killed had settled.
     before: Mutex<Settled>,
+    /// Boards that the gateways which were killed had read.
+    boards_before: AtomicU64,
 }
 
 /// Claims settled, and the time that took.
@@ -50,6 +53,8 @@ pub(super) struct Stores<'a> {
     pub(super) database_url: &'a str,
     pub(super) jwt_secret: &'a str,
     pub(super) smtp_url: String,
+    /// Where the rounds are to be had that decide draws.
+    pub(super) beacon_url: Option<String>,
 }
 
 impl Shop {
@@ -80,13 +85,13 @@ impl Shop {
 
     /// How often a gateway has read the board of this drop's line from Postgres.
     pub(super) async fn board_reads(&self, drop: &DropName) -> anyhow::Result<u64> {
-        let metrics = match self {
-            Self::Here(_) => telemetry::recorder().render(),
-            Self::Apart(processes) => read_metrics(processes.gateway.address(OPS_LISTEN)).await?,
-        };
-        let name = format!("doorbuster_line_board_reads_total{{drop=\"{drop}\"}}");
-        // Nobody has looked yet.
-        Ok(reading(&metrics, &name).map_or(0, |reads| reads as u64))
+        match self {
+            Self::Here(_) => Ok(board_reads(&telemetry::recorder().render(), drop)),
+            Self::Apart(processes) => {
+                let metrics = read_metrics(processes.gateway.address(OPS_LISTEN)).await?;
+                Ok(processes.boards_before.load(Ordering::Relaxed) + board_reads(&metrics, drop))
+            }
+        }
     }
 
     /// `None` if nothing was settled, or nobody answers who could say how fast.
@@ -129,9 +134,20 @@ impl Processes {
             .variable("DOORBUSTER_SMTP_URL", &stores.smtp_url)
             .variable("DOORBUSTER_MAIL_FROM", MAIL_FROM)
             .variable("DOORBUSTER_OUTBOX_LEASE", CHARGE_LEASE.to_string());
+        let work = match &stores.beacon_url {
+            Some(url) => work.variable("DOORBUSTER_BEACON_URLS", url),
+            None => work,
+        };
         let start = async |name, options| sandbox.process(name, options).await.with_context(|| format!("the {name}"));
         let (gateway, worker) = tokio::try_join!(start("gateway", serve), start("worker", work))?;
-        Ok(Self { gateway, worker, before: Mutex::default() })
+        Ok(Self { gateway, worker, before: Mutex::default(), boards_before: AtomicU64::default() })
+    }
+
+    /// Kills the gateway, after asking it how often it has read the board of a line.
+    pub(super) async fn kill_gateway(&self, drop: &DropName) {
+        let metrics = read_metrics(self.gateway.address(OPS_LISTEN)).await.unwrap_or_default();
+        self.gateway.kill();
+        self.boards_before.fetch_add(board_reads(&metrics, drop), Ordering::Relaxed);
     }
 
     /// Kills the worker, after asking it for its figures, which go with it.
@@ -209,7 +225,13 @@ async fn read_metrics(address: SocketAddr) -> anyhow::Result<String> {
     tokio::time::timeout(METRICS_DEADLINE, read).await?
 }
 
-/// Of a metric without labels.
+/// None, if nobody has looked yet.
+fn board_reads(metrics: &str, drop: &DropName) -> u64 {
+    let name = format!("doorbuster_line_board_reads_total{{drop=\"{drop}\"}}");
+    reading(metrics, &name).map_or(0, |reads| reads as u64)
+}
+
+/// Of a metric with these labels.
 fn reading(metrics: &str, name: &str) -> Option<f64> {
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.and_then(|value| value.trim().parse().ok())

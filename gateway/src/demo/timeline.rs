@@ -39,6 +39,9 @@ pub enum What {
 /// What was under way when a fault struck.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Hit {
+    /// Places in the line, if the drop has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_line: Option<u64>,
     /// Buyers who had clicked and knew nothing.
     pub clicks_unanswered: u64,
     /// Claims taken in Redis that were no orders yet. `None`: a warehouse was closed, and could not be asked.
@@ -161,7 +164,9 @@ impl fmt::Display for Target {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>7.3} s  {:<9}", self.at_s, self.target)?;
+        let is_in_line = self.hit.as_ref().is_some_and(|hit| hit.in_line.is_some());
         match (self.what, self.target) {
+            (What::Killed, _) if is_in_line => write!(f, "killed with -9")?,
             (What::Killed, Target::Redis) => write!(f, "stands still, then is killed with -9")?,
             (What::Killed, Target::Gateway) => write!(f, "killed with -9 while Redis stands still")?,
             (What::Killed, _) => write!(f, "killed with -9")?,
@@ -205,6 +210,8 @@ impl Hit {
             Target::Worker => &of_money,
             Target::Provider => &of_money[1..],
         };
+        let of_line = [(self.in_line.unwrap_or_default(), "in line"), of_money[1], of_money[2]];
+        let counts = if self.in_line.is_some() { &of_line } else { counts };
         let found = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
         let found = found.collect::<Vec<_>>();
         if found.is_empty() { "it hit nothing".to_owned() } else { found.join(", ") }

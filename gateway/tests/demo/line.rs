@@ -110,7 +110,6 @@ async fn an_honest_line_is_clean_and_each_doctored_one_is_red() {
 async fn lines_that_cannot_be_held_are_refused_before_anything_starts() {
     let line = || line_options(Admission::Queue);
     let refused = [
-        DemoOptions { chaos: true, ..line() },
         DemoOptions { stock: 2, ..line() },
         DemoOptions { buyers: 0, ..line() },
         DemoOptions { round_every: SignedDuration::from_millis(500), ..line() },

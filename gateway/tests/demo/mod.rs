@@ -203,12 +203,13 @@ async fn options_that_cannot_work_are_refused_before_anything_starts() {
 }
 
 /// The program, told to run a small sale with faults in servers below this folder.
-fn chaos(folder: &Path) -> Command {
+fn chaos(folder: &Path, options: &str) -> Command {
     // A copy: somebody who builds meanwhile must not swap the program between two starts of its processes.
     let program = folder.join("doorbuster");
     fs::copy(env!("CARGO_BIN_EXE_doorbuster"), &program).unwrap();
     let mut command = Command::new(program);
-    command.args("demo --chaos --exit --buyers 400 --stock 60 --warehouses 4 --settle-every 500ms --seed 3".split(' '));
+    command.args("demo --chaos --exit --stock 60 --warehouses 4 --settle-every 500ms --seed 3".split(' '));
+    command.args(options.split(' '));
     command.arg("--report").arg(folder.join("report.json")).env("TMPDIR", folder).stdin(Stdio::null());
     command
 }
@@ -216,7 +217,7 @@ fn chaos(folder: &Path) -> Command {
 #[test]
 fn a_sale_whose_servers_and_processes_are_killed_is_clean() {
     let folder = tempfile::tempdir().unwrap();
-    let output = chaos(folder.path()).output().unwrap();
+    let output = chaos(folder.path(), "--buyers 400").output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}");
 
@@ -246,9 +247,26 @@ fn a_sale_whose_servers_and_processes_are_killed_is_clean() {
 }
 
 #[test]
+fn a_line_whose_servers_and_processes_are_killed_is_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "--admission queue --buyers 300 --round-every 1s --per-round 30 --reveal-after 2s";
+    let output = chaos(folder.path(), line).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report = fs::read(folder.path().join("report.json")).unwrap();
+    let report = serde_json::from_slice::<serde_json::Value>(&report).unwrap();
+    assert_eq!((&report["draw_verified"], report["awarded"].as_u64() >= Some(60)), (&true.into(), true), "{said}");
+    for target in ["redis", "worker", "gateway"] {
+        assert!(report["kills"][target].as_u64() >= Some(1), "{target} was not killed:\n{said}");
+    }
+    assert!(report["provider_cuts"].as_u64() >= Some(1), "{said}");
+}
+
+#[test]
 fn processes_and_servers_end_with_a_demo_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo: Child = chaos(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut demo: Child =
+        chaos(folder.path(), "--buyers 400").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // Where each says that it listens.
     let sandbox = || {
         let mut entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());

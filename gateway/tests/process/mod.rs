@@ -18,6 +18,7 @@ mod neighbours;
 mod crash {
     mod stage;
     mod judge;
+    mod line;
     mod play;
     mod matrix;
     mod faults;

@@ -320,6 +320,20 @@ impl Allocation {
         self.position
     }
 
+    /// Who stands by, by rank, with what they like best: at most so many of each variant.
+    pub fn standing_by(&self, most: usize) -> Vec<(Rank, VariantNumber)> {
+        let mut places = [0_usize; MAX_VARIANTS];
+        let ranks = (0..self.position.served).filter(|rank| self.stands_by(*rank));
+        let wanted = ranks.filter_map(|rank| Some((rank, self.wish(rank)?.choices.iter().next()?)));
+        wanted
+            .filter(|(_, variant)| {
+                let taken = &mut places[usize::from(variant.0)];
+                *taken += 1;
+                *taken <= most
+            })
+            .collect()
+    }
+
     pub fn stands_by(&self, rank: Rank) -> bool {
         self.stands_by.get(rank as usize).copied().unwrap_or_default()
     }

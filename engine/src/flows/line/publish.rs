@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::drops::SaleDrop;
+use super::steps::SECRET_BYTES;
 use crate::domain::ids::{DropName, VariantNumber};
 use crate::domain::line::beacon::Pulse;
 use crate::domain::line::bundle::{Against, Bundle, Chunk, Join, Revealed, VERSION};
@@ -31,7 +31,7 @@ impl Engine {
         let (Some(sealed), Some(root), Some(rules)) = (line.sealed, line.root, &line.rules) else {
             return Ok(Err(NoBundle::NotDrawn));
         };
-        let (Some(drawn), Some(beacon)) = (&line.drawn, self.revealed(&drop, &line).await?) else {
+        let (Some(drawn), Some(beacon)) = (&line.drawn, revealed(&line)) else {
             return Ok(Err(NoBundle::NotDrawn));
         };
         // Chunks first: who joins meanwhile is in the list behind them.
@@ -64,24 +64,25 @@ impl Engine {
             tickets: Vec::new(),
         }))
     }
+}
 
-    async fn revealed(&self, drop: &SaleDrop, line: &Line) -> Result<Option<Revealed>, EngineError> {
-        let Some(drawn) = &line.drawn else { return Ok(None) };
-        let text = || String::from_utf8_lossy(&drawn.answer).into_owned();
-        Ok(match &line.terms.beacon {
-            Beacon::Drand(_) => {
-                let signature = <[u8; 48]>::try_from(drawn.answer.as_slice()).ok();
-                signature.zip(line.beacon_round).map(|(signature, round)| {
-                    let randomness = Hex(Sha256::digest(signature).into());
-                    Revealed::Drand(Pulse { round, randomness, signature: Hex(signature) })
-                })
-            }
-            Beacon::Manual { .. } => {
-                let secret = self.ledger.line_secret(drop.id).await?;
-                secret.map(|secret| Revealed::Manual { result: text(), secret: hex::encode(&secret) })
-            }
-            Beacon::None { .. } => Some(Revealed::None { secret: hex::encode(&drawn.answer) }),
-        })
+/// What decided a draw: from then on the shop's own part of it is no secret any more.
+fn revealed(line: &Line) -> Option<Revealed> {
+    let drawn = line.drawn.as_ref()?;
+    match &line.terms.beacon {
+        Beacon::Drand(_) => {
+            let signature = <[u8; 48]>::try_from(drawn.answer.as_slice()).ok();
+            signature.zip(line.beacon_round).map(|(signature, round)| {
+                let randomness = Hex(Sha256::digest(signature).into());
+                Revealed::Drand(Pulse { round, randomness, signature: Hex(signature) })
+            })
+        }
+        Beacon::Manual { .. } => {
+            let (secret, result) = drawn.answer.split_at_checked(SECRET_BYTES)?;
+            let result = String::from_utf8_lossy(result).into_owned();
+            Some(Revealed::Manual { result, secret: hex::encode(secret) })
+        }
+        Beacon::None { .. } => Some(Revealed::None { secret: hex::encode(&drawn.answer) }),
     }
 }
 

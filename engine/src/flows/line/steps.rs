@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::beacon::BeaconClient;
 use crate::domain::drops::{DropState, SaleDrop};
-use crate::domain::ids::DropId;
+use crate::domain::ids::{DropId, DropName};
 use crate::domain::line::beacon::Pulse;
 use crate::domain::line::draw::{self, Chance, POSTPONED_BY, Sealed};
 use crate::domain::line::entries::Entry;
@@ -18,11 +18,14 @@ use crate::domain::line::schedule::{Around, Step, next_step, undecided};
 use crate::domain::line::shuffle;
 use crate::domain::line::state::{EntryState, Line};
 use crate::domain::line::tree;
+use crate::domain::standby::MAX_LINE_PLACES;
 use crate::flows::engine::{Engine, EngineError};
 use crate::ledger::LedgerError;
 use crate::ledger::drops::OpeningBegun;
 use crate::ledger::line::{Begin, Chunk, NewRoot, OrderOfLine, SealedEntry};
 
+/// Of the shop's own part of a draw.
+pub(super) const SECRET_BYTES: usize = 32;
 /// Ranks decided in one transaction. More would keep others waiting for the warehouses' locks.
 const RANKS_PER_CHUNK: usize = 2_000;
 /// Steps of one line before others have their turn.
@@ -60,6 +63,14 @@ impl Engine {
         }
         memory.orders.retain(|drop, _| drops.contains(drop));
         failed.map_or(Ok(report), Err)
+    }
+
+    /// Takes every step of one line that is due and asks no beacon. `None`: the drop has none.
+    pub async fn advance_line(&self, name: &DropName) -> Result<Option<Line>, EngineError> {
+        let Some(drop) = self.ledger.drop_by_name(name).await? else { return Ok(None) };
+        let (id, mut memory, mut report) = (drop.id, LineMemory::default(), LineReport::default());
+        Box::pin(self.run_line(drop, &BeaconClient::default(), &mut memory, &mut report)).await?;
+        Ok(self.ledger.line(id).await?)
     }
 
     /// Ends a line: holds its last round, and closes it with its drop. A worker may be at it at the same time.
@@ -140,7 +151,7 @@ impl Engine {
                 }
                 Step::GoOn => self.give(&drop, line, None, memory, report).await?,
                 Step::Skip { to } => self.ledger.skip_rounds(drop.id, line.round, to).await?,
-                Step::ThenOpen => self.open_behind_line(&drop).await?,
+                Step::ThenOpen => self.open_behind_line(&drop, line).await?,
                 Step::Close => self.ledger.close_line(drop.id, self.clock.now()).await?,
             };
             report.steps += 1;
@@ -293,14 +304,17 @@ impl Engine {
     }
 
     /// What a line has left goes on sale.
-    async fn open_behind_line(&self, drop: &SaleDrop) -> Result<bool, EngineError> {
+    async fn open_behind_line(&self, drop: &SaleDrop, line: &Line) -> Result<bool, EngineError> {
         // Nothing may hinder the opening once the line is over.
         let problems = self.configuration_problems(std::slice::from_ref(drop)).await?;
         if !problems.is_empty() || self.tokens.check_spread(drop).await?.is_err() {
             tracing::warn!(drop = %drop.name, ?problems, "what the line of {} has left cannot go on sale", drop.name);
             return Ok(false);
         }
-        let is_over = self.ledger.open_behind_line(drop.id, self.clock.now()).await?;
+        let order = self.read_order(drop.id, line).await?;
+        let standing_by = order.allocation.standing_by(MAX_LINE_PLACES as usize);
+        let standing_by = standing_by.into_iter().map(|(rank, variant)| (order.numbers[rank as usize], variant));
+        let is_over = self.ledger.open_behind_line(drop, &standing_by.collect::<Vec<_>>(), self.clock.now()).await?;
         if is_over {
             self.open_drop(&drop.name).await?.map_err(|_| EngineError::Moving)?;
         }
@@ -347,7 +361,7 @@ impl Answer {
     fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Pulse(pulse) => pulse.signature.0.to_vec(),
-            Self::Result { result, .. } => result.clone().into_bytes(),
+            Self::Result { result, secret } => [secret, result.as_bytes()].concat(),
             Self::Secret(secret) => secret.clone(),
         }
     }

@@ -1,5 +1,7 @@
 //! From the seal to the draw: what is written down about the list, once each, and in time.
 
+use std::collections::HashMap;
+
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -7,12 +9,14 @@ use tokio_postgres::Row;
 use super::mails::place_of;
 use super::rows::{lock_drop, read_line, write_change};
 use crate::domain::claims::Quantity;
-use crate::domain::ids::{DropId, VariantNumber};
+use crate::domain::drops::SaleDrop;
+use crate::domain::ids::{BuyerId, DropId, VariantNumber};
 use crate::domain::line::draw::Step;
 use crate::domain::line::entries::{Entry, EntryId};
 use crate::domain::line::hex::{Digest, Hex};
 use crate::domain::line::merge::merge;
 use crate::domain::line::rounds::{Choices, Wish};
+use crate::domain::line::schedule::undecided;
 use crate::domain::line::state::{EntryState, LineState};
 use crate::domain::notices::Notice;
 use crate::ledger::drops::inconsistent;
@@ -298,22 +302,30 @@ impl Ledger {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Sells what a line has left to who claims first: its drop begins to open. Those who stand by become places in
-    /// standby. `false`: the line is over.
-    pub async fn open_behind_line(&self, drop: DropId, now: Timestamp) -> Result<bool, LedgerError> {
+    /// Sells what a line has left to who claims first: its drop begins to open. `standing_by` become places in standby, in
+    /// this order, unless they have left meanwhile. `false`: the line is over, or somebody has joined who was not decided.
+    pub async fn open_behind_line(
+        &self,
+        drop: &SaleDrop,
+        standing_by: &[(u32, VariantNumber)],
+        now: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        let (sale, drop) = (drop, drop.id);
         run_tx!(self, "draws.then_open", tx, {
             const DROP: &str = "-- draws.open_drop
                 update drops set state = 'opening' where drop_id = $1 and state = 'lining'";
             const LINE: &str = "-- draws.end
                 update lines set state = 'CLOSED', version = version + 1 where drop_id = $1 and state = 'DRAWN'";
             const COUNTER: &str = "-- draws.lock_counter_to_open
-                select 1 from line_counters where drop_id = $1 for no key update";
+                select next - 1 from line_counters where drop_id = $1 for no key update";
             lock_drop(tx, drop).await?;
             let Some(line) = read_line(tx, drop, "for no key update of l").await? else { return Ok(false) };
-            if line.state != LineState::Drawn || line.is_in_round() || tx.execute(DROP, &[&drop.0]).await? == 0 {
+            let last_number = tx.query_one(COUNTER, &[&drop.0]).await?.get::<_, i32>(0).cast_unsigned();
+            let is_decided = !line.is_in_round() && undecided(&line, last_number) == 0;
+            if line.state != LineState::Drawn || !is_decided || tx.execute(DROP, &[&drop.0]).await? == 0 {
                 return Ok(false);
             }
-            tx.query(COUNTER, &[&drop.0]).await?;
+            stand_by(tx, sale, standing_by, now).await?;
             expect_rows("draws.end", 1, tx.execute(LINE, &[&drop.0]).await?)?;
             write_change(tx, drop, "opened", None, now).await?;
             let notice = Notice::LineClosed { served: line.position.served, goes_on_sale: true };
@@ -321,6 +333,42 @@ impl Ledger {
             Ok(true)
         })
     }
+}
+
+/// Gives those who stand by a place in standby, for what they like best.
+async fn stand_by(
+    tx: &Transaction<'_>,
+    drop: &SaleDrop,
+    standing_by: &[(u32, VariantNumber)],
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    const BUYERS: &str = "-- draws.standing_by
+        select number, buyer from line_entries where drop_id = $1 and number = any($2) and state is null";
+    const INSERT: &str = "-- draws.stand_by
+        insert into standby_places (drop_id, variant_number, buyer, quantity, warehouse_id, state, joined_at)
+        select e.drop_id, s.variant, e.buyer, e.quantity, s.home, 'WAITING', $5
+        from unnest($2::int[], $3::smallint[], $4::int[]) with ordinality as s (number, variant, home, nth)
+             join line_entries e on e.drop_id = $1 and e.number = s.number
+        order by s.nth
+        on conflict do nothing";
+    let numbers = standing_by.iter().map(|(number, _)| number.cast_signed()).collect::<Vec<_>>();
+    let rows = planned(tx, BUYERS, &[&drop.id.0, &numbers]).await?;
+    let home = |row: &Row| {
+        let buyer: BuyerId =
+            row.get::<_, &str>(1).parse().map_err(|_| inconsistent("line_entries", "buyer", drop.id.0, row.get(1)))?;
+        Ok((row.get::<_, i32>(0), drop.home_of(&buyer).id.0))
+    };
+    let homes = rows.iter().map(home).collect::<Result<HashMap<_, _>, LedgerError>>()?;
+    let (mut numbers, mut variants, mut warehouses) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, variant) in standing_by {
+        let number = number.cast_signed();
+        let Some(home) = homes.get(&number) else { continue };
+        numbers.push(number);
+        variants.push(i16::from(variant.0));
+        warehouses.push(*home);
+    }
+    planned(tx, INSERT, &[&drop.id.0, &numbers, &variants, &warehouses, /* now */ &now]).await?;
+    Ok(())
 }
 
 /// Entries read in one go.

@@ -29,6 +29,7 @@ use crate::ledger::outbox;
 use crate::ledger::pool::Ledger;
 use crate::ledger::settlements::{ClaimToSettle, Settling, WarehouseLock, settle_locked};
 use crate::ledger::tx::planned;
+use crate::steps;
 
 /// A round that is to be begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +148,9 @@ impl Ledger {
         if order.allocation.is_round_over() {
             tell_of_round(&tx, drop.id, order.round.unwrap_or_default(), now).await?;
         }
+        steps::passed("line.chunk_decided");
         tx.commit().await?;
+        steps::passed("line.chunk_given");
         Ok(Chunk::Given {
             decided: outcomes.len(),
             awarded: awards.len(),

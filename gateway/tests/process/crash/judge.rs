@@ -20,6 +20,11 @@ const LEFT: &[(&str, &str)] = &[
     ("unpaid orders", "select count(*) from orders where status = 'PENDING_PAYMENT'"),
     ("events of the provider", "select count(*) from webhook_events where due_at is not null"),
     ("events not fanned out", "select count(*) from order_events where fanned_out_at is null"),
+    (
+        "mails to write to lines",
+        "select count(*) from line_mails m join line_counters c using (drop_id) join lines l using (drop_id)
+         where m.joined_to < c.next - 1 or (l.state = 'CLOSED' and m.ended_to < c.next - 1)",
+    ),
     ("deliveries", "select count(*) from outbox where state = 'queued'"),
     ("grants", "select count(*) from grants where applied_at is null"),
     ("poisoned claims", "select count(*) from poisoned_claims where resolved_at is null"),

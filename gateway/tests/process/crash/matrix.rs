@@ -184,6 +184,7 @@ async fn a_death_at_one_step_of_each_flow_leaves_nothing_unexplained() {
         "payments.settle_payment:written",
         "grants.applied",
         "pull.set_aside",
+        "line.chunk_decided",
         "mail.sent",
     ];
     matrix(&steps, 1).await;

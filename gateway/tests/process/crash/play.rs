@@ -1,5 +1,5 @@
-//! The play that every run of the matrix gives: eleven buyers with eleven fates and three with carts, so that each step of the
-//! workers is passed.
+//! The play that every run of the matrix gives: twelve buyers with twelve fates, three with carts and five who stand in line for
+//! another drop, so that each step of the workers is passed.
 
 use std::sync::Arc;
 
@@ -8,11 +8,12 @@ use doorbuster_engine::domain::claims::{Claim, Quantity};
 use doorbuster_engine::domain::ids::{BuyerId, OrderId, VariantId};
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::LiveDrop;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::line::stand_in_line;
 use super::stage::Stage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +118,8 @@ pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>) -> R
     try_join_all(shoppers.iter().map(|shopper| check_out(stage, shopper))).await?;
 
     let in_time = people.iter().filter(|person| !matches!(person.fate, Fate::Silent | Fate::NoMethod));
-    try_join_all(in_time.map(|person| live_on(stage, person, commands_die_at))).await?;
+    let lives = try_join_all(in_time.map(|person| live_on(stage, person, commands_die_at)));
+    try_join(lives, stand_in_line(stage)).await?;
     // Time is up for the others.
     stage.time_is_up().await?;
     stage.execute("update sweeps set started_at = null").await;
