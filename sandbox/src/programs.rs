@@ -34,6 +34,19 @@ const POSTGRES: Wanted = Wanted {
     places: &["/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin"],
 };
 
+const CHROMIUM: Wanted = Wanted {
+    programs: &["chromium"],
+    variable: "DOORBUSTER_CHROMIUM_BIN",
+    package: "chromium",
+    formula: "chromium",
+    places: &[],
+};
+
+/// The path of `chromium`.
+pub(crate) fn chromium() -> Result<PathBuf, SandboxError> {
+    Ok(find_installed(&CHROMIUM)?.join("chromium"))
+}
+
 /// The path of `redis-server`.
 pub(crate) fn redis_server() -> Result<PathBuf, SandboxError> {
     Ok(find_installed(&REDIS)?.join("redis-server"))
