@@ -55,9 +55,10 @@ mod tests {
     #[test]
     fn the_page_loads_nothing_and_its_scripts_are_those_that_the_policy_allows() {
         let page = html();
-        for other in ["src=", "<link", "<img", "@import", "url(", "onclick", "style=", "eval("] {
+        for other in ["src=", "<link", "<img", "onclick", "style=", "eval("] {
             assert!(!page.contains(other), "{other}");
         }
+        assert!(!STYLE.contains("@import") && !STYLE.contains("url("));
         // A hash is that of the text between the tags, as a browser reads it.
         assert!(!page.contains('\r'));
         for (of, text) in [("<style>", STYLE), ("<script id=\"verify\">", VERIFY), ("<script>", SCRIPT)] {

@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -54,6 +56,7 @@ impl Browser {
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let (commands, answers) = process.stdin.take().zip(process.stdout.take()).context("both are piped")?;
@@ -120,6 +123,7 @@ impl Browser {
 
     /// Ends it, and waits until it has ended.
     pub async fn close(mut self) -> Result<()> {
+        // It is asked as a whole, and not the page.
         self.session = None;
         self.ask("Browser.close", json!({})).await?;
         tokio::time::timeout(PATIENCE, self.process.wait()).await??;
@@ -156,5 +160,14 @@ impl Browser {
         };
         let answer = tokio::time::timeout(PATIENCE, asked).await;
         answer.map_err(|_| anyhow!("no answer in {PATIENCE:?}")).flatten().with_context(|| method.to_owned())
+    }
+}
+
+/// After a test that has failed: all its processes, so that nobody writes into the folder any more.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(leader) = self.process.id() {
+            let _ = killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGKILL);
+        }
     }
 }

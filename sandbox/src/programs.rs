@@ -42,9 +42,10 @@ const CHROMIUM: Wanted = Wanted {
     places: &[],
 };
 
-/// The path of `chromium`.
+/// The path of `chromium`, or of the browser that the variable names: others of its family go by other names.
 pub(crate) fn chromium() -> Result<PathBuf, SandboxError> {
-    Ok(find_installed(&CHROMIUM)?.join("chromium"))
+    let named = variable(CHROMIUM.variable).map(PathBuf::from).filter(|program| program.is_file());
+    named.map_or_else(|| Ok(find_installed(&CHROMIUM)?.join("chromium")), Ok)
 }
 
 /// The path of `redis-server`.

@@ -158,29 +158,29 @@ async fn the_page_checks_a_draw_of_this_shop_and_any_file() {
     visitor.browser.evaluate(none).await.unwrap();
     says(&visitor.verdict().await, "refused", &["There is no such drop"]);
 
-    // As a file from the disk, of which no server is asked.
+    let signer = TicketSigner::new(&[1; 32]).unwrap();
+    let (large, small) = (example(10_000, &signer), example(300, &signer));
+    let of = |entry| signer.sign(&Ticket { drop: DropId(1), number: 1, entry, joined_at: Timestamp::UNIX_EPOCH });
+    let entry = large.leaves[17].id;
+    let right = visitor.check(&large.to_text(), &of(entry)).await;
+    let signature = "That the beacon has signed this (browsers have no BLS).";
+    says(&right, "right", &["10,000 entries", signature, &entry.to_string()]);
+    let mut other = small.clone();
+    other.leaves.remove(17);
+    other.count -= 1;
+    says(&visitor.check(&other.to_text(), "").await, "Root", &["an entry was added, removed or changed"]);
+    says(&visitor.check("{", "").await, "Malformed", &["it is no JSON, or was cut off"]);
+
+    // As a file from the disk: no server is asked.
     let saved = visitor.folder.path().join("saved.html");
     std::fs::write(&saved, &page.text).unwrap();
-    let signer = TicketSigner::new(&[1; 32]).unwrap();
-    let bundle = example(10_000, &signer);
-    for address in [queue.shop.url("/draw"), format!("file://{}", saved.display())] {
-        visitor.browser.open(&address).await.unwrap();
-        let entry = bundle.leaves[17].id;
-        let of = |entry| signer.sign(&Ticket { drop: DropId(1), number: 1, entry, joined_at: Timestamp::UNIX_EPOCH });
-        let right = visitor.check(&bundle.to_text(), &of(entry)).await;
-        let signature = "That the beacon has signed this (browsers have no BLS).";
-        says(&right, "right", &["10,000 entries", signature, &entry.to_string()]);
-        let out = visitor.check(&bundle.to_text(), &of(EntryId(Hex([3; 16])))).await;
-        says(&out, "NotInList", &["is not in the list", "show both to the shop"]);
-
-        let mut other = bundle.clone();
-        other.leaves.remove(17);
-        other.count -= 1;
-        says(&visitor.check(&other.to_text(), "").await, "Root", &["an entry was added, removed or changed"]);
-        let mut other = bundle.clone();
-        other.chunks[0].awards.remove(0);
-        says(&visitor.check(&other.to_text(), "").await, "MissingAward", &["was not given what the rules give them"]);
-        says(&visitor.check("{", "").await, "Malformed", &["it is no JSON, or was cut off"]);
-    }
+    visitor.browser.open(&format!("file://{}", saved.display())).await.unwrap();
+    let right = visitor.check(&small.to_text(), &of(small.leaves[17].id)).await;
+    says(&right, "right", &["300 entries", "The shop has signed your ticket."]);
+    let out = visitor.check(&small.to_text(), &of(EntryId(Hex([3; 16])))).await;
+    says(&out, "NotInList", &["is not in the list", "show both to the shop"]);
+    let mut other = small.clone();
+    other.chunks[0].awards.remove(0);
+    says(&visitor.check(&other.to_text(), "").await, "MissingAward", &["was not given what the rules give them"]);
     visitor.browser.close().await.unwrap();
 }

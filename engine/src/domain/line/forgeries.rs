@@ -574,6 +574,82 @@ fn the_python_on_the_page_says_the_same() {
     }
 }
 
+/// Rules that no line may have, one of each kind, as a shop could publish them.
+fn with_impossible_rules() -> Vec<Bundle> {
+    let manual = |rules: &mut Rules, source: &str, date: &str, pattern: &str| {
+        let (source, date, pattern) = (source.to_owned(), date.parse().unwrap(), pattern.to_owned());
+        rules.beacon = Beacon::Manual { source, date, pattern, commitment: Hex([1; 32]) };
+    };
+    let changes: Vec<Box<dyn Fn(&mut Rules)>> = vec![
+        Box::new(|rules| rules.version = 3),
+        Box::new(|rules| rules.line_opens_at = rules.seal_at),
+        Box::new(|rules| rules.seal_at += SignedDuration::from_nanos(1)),
+        Box::new(|rules| rules.reveal_after_seconds = 0),
+        Box::new(|rules| rules.every_seconds = 0),
+        Box::new(|rules| rules.per_round = 0),
+        Box::new(|rules| rules.capacity = rules::MAX_CAPACITY + 1),
+        Box::new(|rules| rules.pay_within_seconds = 7 * 24 * 3_600 + 1),
+        Box::new(|rules| rules.buyer_limit = 101),
+        Box::new(|rules| rules.variants[1].number = 2),
+        Box::new(|rules| rules.variants[1].sku = rules.variants[0].sku.clone()),
+        Box::new(|rules| rules.variants[1].sku = "a b".to_owned()),
+        Box::new(|rules| rules.variants[1].stock = 0),
+        Box::new(|rules| rules.variants[1].stock = 10_000_000),
+        Box::new(|rules| rules.requires_card = false),
+        Box::new(|rules| rules.may_pass_over.swap(0, 1)),
+        Box::new(|rules| {
+            let Beacon::Drand(chain) = &mut rules.beacon else { panic!() };
+            chain.period_seconds = 0;
+        }),
+        Box::new(move |rules| manual(rules, "", "2026-12-02", r"\d")),
+        Box::new(move |rules| manual(rules, "lotto", "2026-12-02", "")),
+        Box::new(move |rules| manual(rules, "lotto", "2020-12-02", r"\d")),
+    ];
+    let with = |change: Box<dyn Fn(&mut Rules)>| {
+        let mut bundle = SMALL.clone();
+        let mut rules = Rules::parse(&bundle.rules).unwrap();
+        change(&mut rules);
+        bundle.rules = rules.to_text();
+        bundle.rules_hash = rules::hash_of(&bundle.rules);
+        bundle
+    };
+    changes.into_iter().map(with).collect()
+}
+
+/// Ways from the seal to the draw that nobody may go, with drand, with a typed result and with a secret alone.
+fn with_impossible_steps() -> Vec<Bundle> {
+    let chain = chain_of(&key());
+    let Step::Rooted { round, .. } = SMALL.steps[0] else { panic!() };
+    let at = |round: u64, before: i64| chain.time_of(round).unwrap() - SignedDuration::from_secs(before);
+    let rooted = |round, before| Step::Rooted { round, at: at(round, before) };
+    let postponed = |to, before| Step::Postponed { round, to, at: at(round, before) };
+    let void = |before| Step::Void { round, at: at(round, before), late_root: None };
+    let of_drand = [
+        vec![rooted(round + 1, 60)],
+        vec![rooted(round, 121)],
+        vec![rooted(round, 60), rooted(round, 60)],
+        vec![postponed(round + 101, 5), rooted(round + 101, 60)],
+        vec![postponed(round + 100, 5), rooted(round + 100, 310)],
+        vec![postponed(round + 100, 5)],
+        vec![void(1), rooted(round, 60)],
+        vec![void(-1), void(-1)],
+        vec![void(-1), rooted(round + 100, 60)],
+    ];
+    let with = |bundle: &Bundle, steps: Vec<Step>| Bundle { steps, ..bundle.clone() };
+    let mut bundles = of_drand.into_iter().map(|steps| with(&SMALL, steps)).collect::<Vec<_>>();
+    for (_, bundle, _) in draws_by_hand().into_iter().filter(|(_, _, wrong)| wrong.is_none()) {
+        let rules = Rules::parse(&bundle.rules).unwrap();
+        let rooted = |round, seconds| Step::Rooted { round, at: rules.seal_at + SignedDuration::from_secs(seconds) };
+        let years = 10 * 366 * 24 * 3_600;
+        for steps in
+            [vec![], vec![rooted(0, 1), rooted(0, 1)], vec![rooted(1, 1)], vec![rooted(0, -1)], vec![rooted(0, years)]]
+        {
+            bundles.push(with(&bundle, steps));
+        }
+    }
+    bundles
+}
+
 /// The name that the script has for it: that of the variant, with the variant inside where there is one.
 fn name_of(wrong: &Wrong) -> String {
     let text = format!("{wrong:?}");
@@ -595,7 +671,11 @@ async fn the_script_of_the_page_says_the_same_in_a_browser() {
         .collect::<Vec<(&str, Bundle, Option<String>)>>();
     cases.extend([1, 2, 7].map(|entries| ("few entries", honest(entries), None)));
     cases.push(("10,000 entries", honest(10_000), None));
-    cases.push(("rules that no line may have", with_rules(|rules| rules.every_seconds = 0), None));
+    cases.extend(with_impossible_rules().into_iter().map(|bundle| ("rules that no line may have", bundle, None)));
+    cases.extend(with_impossible_steps().into_iter().map(|bundle| ("steps that nobody may take", bundle, None)));
+    let mut back = SMALL.clone();
+    back.chunks.last_mut().unwrap().round = 0;
+    cases.push(("a round that was before", back, None));
     cases.push(("a round before the draw stands", drawn_late(), None));
     cases.extend(draws_by_hand().into_iter().map(|(what, bundle, _)| (what, bundle, None)));
     let own = |what, own: String| (what, SMALL.clone(), Some(own));
