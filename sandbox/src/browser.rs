@@ -2,7 +2,8 @@
 //!
 //! It ends when its pipe does, so it cannot outlive the process that started it.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,14 +11,15 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::programs;
+use crate::{group, programs};
 
 /// Starting takes half a second, and some seconds on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long its helpers may take to end.
+const FOLDER_PATIENCE: Duration = Duration::from_secs(5);
 /// Chromium reads commands from descriptor 3 and writes answers to 4: here they are its standard input and output.
 const PIPES: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 const ARGUMENTS: [&str; 10] = [
@@ -43,17 +45,17 @@ pub struct Browser {
     last_id: u64,
     session: Option<String>,
     /// Removed with it.
-    _profile: TempDir,
+    profile: PathBuf,
 }
 
 impl Browser {
     pub async fn start() -> Result<Self> {
-        let profile = tempfile::Builder::new().prefix("doorbuster-browser-").tempdir()?;
+        let profile = tempfile::Builder::new().prefix("doorbuster-browser-").tempdir()?.keep();
         let mut process = Command::new("sh")
             .args(["-c", PIPES, "sh"])
             .arg(programs::chromium()?)
             .args(ARGUMENTS)
-            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg(format!("--user-data-dir={}", profile.display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -61,7 +63,7 @@ impl Browser {
             .spawn()?;
         let (commands, answers) = process.stdin.take().zip(process.stdout.take()).context("both are piped")?;
         let answers = BufReader::new(answers);
-        let mut browser = Self { process, commands, answers, last_id: 0, session: None, _profile: profile };
+        let mut browser = Self { process, commands, answers, last_id: 0, session: None, profile };
         let page = browser.ask("Target.createTarget", json!({ "url": "about:blank" })).await?;
         let attach = json!({ "targetId": page["targetId"], "flatten": true });
         let attached = browser.ask("Target.attachToTarget", attach).await?;
@@ -163,11 +165,13 @@ impl Browser {
     }
 }
 
-/// After a test that has failed: all its processes, so that nobody writes into the folder any more.
 impl Drop for Browser {
     fn drop(&mut self) {
+        // After a test that has failed. While the leader is not waited for, nobody else's group has its number.
         if let Some(leader) = self.process.id() {
             let _ = killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGKILL);
         }
+        // Its helpers end a moment later, and write until then.
+        group::wait_until(FOLDER_PATIENCE, || !self.profile.exists() || fs::remove_dir_all(&self.profile).is_ok());
     }
 }

@@ -112,18 +112,7 @@
   function notChecked(found) {
     const { beacon, own } = found;
     const not = [];
-    if (beacon.kind === "drand") {
-      const address = `https://api.drand.sh/${beacon.chain}/public/${beacon.round}`;
-      not.push([
-        "That the beacon has signed this (browsers have no BLS). Open ",
-        make("a", { href: address, rel: "noreferrer" }, `drand’s own answer of round ${beacon.round}`),
-        " and compare its signature with ",
-        code(beacon.signature),
-        ", or have ",
-        code("doorbuster draw verify"),
-        " check it.",
-      ]);
-    }
+    if (beacon.kind === "drand") not.push("The beacon’s signature: browsers have no BLS.");
     if (beacon.form === null) {
       not.push(
         "That the typed result has the form that the rules fix: this browser does not read that form. " +
@@ -142,13 +131,29 @@
 
   function warningsOf({ beacon, undecided }) {
     const warnings = [];
-    if (beacon.kind === "drand" && !beacon.isQuicknet) {
+    if (beacon.kind === "drand" && beacon.isQuicknet) {
+      const address = `https://api.drand.sh/${beacon.chain}/public/${beacon.round}`;
+      warnings.push(
+        text(
+          make("strong", {}, "One thing is left for you to check: the beacon’s signature."),
+          " This page cannot, and a shop that made one up could have chosen the order. Open ",
+          make("a", { href: address, rel: "noreferrer" }, `drand’s own answer of round ${beacon.round}`),
+          " and compare its signature with ",
+          code(beacon.signature),
+          ". Or let ",
+          code("doorbuster draw verify"),
+          " check it.",
+        ),
+      );
+    } else if (beacon.kind === "drand") {
       warnings.push(
         text(
           make("strong", {}, "This is not drand’s public network."),
-          " The rules name another beacon. Whoever ",
-          "runs it could know a round before it is out: ask the shop who that is. Its chain is ",
+          " The rules name another beacon, of the chain ",
           code(beacon.chain),
+          ". Whoever runs it could know a round before it is out, and choose the order with it: ask the shop who that " +
+            "is. That this beacon has signed can be checked by ",
+          code("doorbuster draw verify"),
           ".",
         ),
       );
@@ -215,7 +220,7 @@
       [refused, () => refused.message],
       [wrong, () => "Something is wrong with this draw"],
       [isOwnWrong, () => `The draw of ${found.drop} follows, but something is wrong with your ticket`],
-      [found, () => `The draw of ${found.drop} is right: all of it follows`],
+      [found, () => `The draw of ${found.drop} follows from what was published`],
     ];
     verdict.textContent = titles.find(([is]) => is)[1]();
     at("wrong").replaceChildren(

@@ -148,7 +148,7 @@ async fn the_page_checks_a_draw_of_this_shop_and_any_file() {
     let rank = format!("with rank {} (counted from 0)", me["rank"]);
     let secret = "People at the shop could have known this result, or abandoned one.";
     says(&verdict, "right", &[&rank, "You were given 1 ×", "The shop has signed your ticket.", secret, "3 entries"]);
-    assert_eq!(verdict["heading"], json!(format!("The draw of {} is right: all of it follows", queue.name)));
+    assert_eq!(verdict["heading"], json!(format!("The draw of {} follows from what was published", queue.name)));
     // What is dark is dark, and every field has its label.
     let look = "[getComputedStyle(document.body).backgroundColor,
         [...document.querySelectorAll('input, textarea')].every((field) => field.labels.length === 1)]";
@@ -163,7 +163,7 @@ async fn the_page_checks_a_draw_of_this_shop_and_any_file() {
     let of = |entry| signer.sign(&Ticket { drop: DropId(1), number: 1, entry, joined_at: Timestamp::UNIX_EPOCH });
     let entry = large.leaves[17].id;
     let right = visitor.check(&large.to_text(), &of(entry)).await;
-    let signature = "That the beacon has signed this (browsers have no BLS).";
+    let signature = "One thing is left for you to check: the beacon’s signature.";
     says(&right, "right", &["10,000 entries", signature, &entry.to_string()]);
     let mut other = small.clone();
     other.leaves.remove(17);
