@@ -26,7 +26,7 @@
 
   // ---- The check, in a worker: the page can be used meanwhile.
 
-  // A function as text is all that a worker needs beside verify.js.
+  // All that a worker needs beside the script that verifies.
   const WORK = `onmessage = async ({ data: { blob, own } }) => {
     let last = 0;
     const tick = async (part, share) => {
@@ -41,14 +41,35 @@
     }
   };`;
 
+  function showProgress(part, share) {
+    progress.value = share;
+    if (status.textContent !== PARTS[part]) status.textContent = PARTS[part];
+  }
+
+  /** Where a browser has no worker for a page from the disk: here, and the page is let in between every now and then. */
+  async function checkHere(blob, own) {
+    let last = 0;
+    const tick = async (part, share) => {
+      if (Date.now() - last < 100) return;
+      showProgress(part, share);
+      await new Promise((resolve) => setTimeout(resolve));
+      last = Date.now();
+    };
+    return Draw.verifyText(await blob.text(), own, tick);
+  }
+
   function check(blob, own) {
     const address = URL.createObjectURL(new Blob([at("verify").textContent, WORK], { type: "text/javascript" }));
+    let worker;
+    try {
+      worker = new Worker(address);
+    } catch {
+      return checkHere(blob, own);
+    }
     return new Promise((resolve, reject) => {
-      const worker = new Worker(address);
       worker.onmessage = ({ data }) => {
         if (data.part) {
-          progress.value = data.share;
-          if (status.textContent !== PARTS[data.part]) status.textContent = PARTS[data.part];
+          showProgress(data.part, data.share);
           return;
         }
         worker.terminate();

@@ -574,13 +574,15 @@ fn the_python_on_the_page_says_the_same() {
     }
 }
 
+type RulesChange = Box<dyn Fn(&mut Rules)>;
+
 /// Rules that no line may have, one of each kind, as a shop could publish them.
 fn with_impossible_rules() -> Vec<Bundle> {
     let manual = |rules: &mut Rules, source: &str, date: &str, pattern: &str| {
         let (source, date, pattern) = (source.to_owned(), date.parse().unwrap(), pattern.to_owned());
         rules.beacon = Beacon::Manual { source, date, pattern, commitment: Hex([1; 32]) };
     };
-    let changes: Vec<Box<dyn Fn(&mut Rules)>> = vec![
+    let changes: Vec<RulesChange> = vec![
         Box::new(|rules| rules.version = 3),
         Box::new(|rules| rules.line_opens_at = rules.seal_at),
         Box::new(|rules| rules.seal_at += SignedDuration::from_nanos(1)),
@@ -605,7 +607,7 @@ fn with_impossible_rules() -> Vec<Bundle> {
         Box::new(move |rules| manual(rules, "lotto", "2026-12-02", "")),
         Box::new(move |rules| manual(rules, "lotto", "2020-12-02", r"\d")),
     ];
-    let with = |change: Box<dyn Fn(&mut Rules)>| {
+    let with = |change: RulesChange| {
         let mut bundle = SMALL.clone();
         let mut rules = Rules::parse(&bundle.rules).unwrap();
         change(&mut rules);
@@ -631,7 +633,8 @@ fn with_impossible_steps() -> Vec<Bundle> {
         vec![postponed(round + 101, 5), rooted(round + 101, 60)],
         vec![postponed(round + 100, 5), rooted(round + 100, 310)],
         vec![postponed(round + 100, 5)],
-        vec![void(1), rooted(round, 60)],
+        vec![void(1), rooted(round + 300, 600)],
+        vec![void(-1), rooted(round + 300, 600)],
         vec![void(-1), void(-1)],
         vec![void(-1), rooted(round + 100, 60)],
     ];
