@@ -102,6 +102,7 @@ impl Bundles {
         let of = Of::line(board);
         let is_final = board.row.line.state == LineState::Closed;
         let (this, engine, id, name) = (self.clone(), engine.clone(), drop.id, drop.name.clone());
+        let counted = name.to_string();
         let made = tokio::spawn(async move {
             let began = Instant::now();
             let bundle = {
@@ -116,6 +117,7 @@ impl Bundles {
                 ShownBundle { etag: etag_of_bytes(&body), body, is_final }
             });
             let shown = written.await.map_err(|_| Problem::Internal)?;
+            metrics::counter!("doorbuster_line_bundles_made_total", "drop" => counted).increment(1);
             let made_at = Instant::now();
             this.keep(id, Kept { shown: shown.clone(), of, made_at, took: made_at - began });
             std::mem::drop(making);
@@ -205,7 +207,7 @@ mod tests {
         let bundles = Bundles::new(Arc::default());
         let began = Instant::now();
         let keep = |drop: i32, bytes: usize| {
-            let body = Bytes::from(vec![b' '; bytes]);
+            let body = Bytes::from(vec![0; bytes]);
             let shown = ShownBundle { body, etag: HeaderValue::from_static("\"1\""), is_final: true };
             let made_at = began + Duration::from_secs(drop.unsigned_abs().into());
             let of = Of { version: 1, last_number: 1 };

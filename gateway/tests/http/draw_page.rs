@@ -11,6 +11,7 @@ use doorbuster_engine::domain::line::example;
 use doorbuster_engine::domain::line::hex::{Digest, Hex};
 use doorbuster_engine::domain::line::tickets::{Ticket, TicketSigner};
 use doorbuster_sandbox::browser::Browser;
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -26,7 +27,13 @@ async fn the_bundle_is_what_the_command_writes_and_never_changes_once_the_line_i
     }
     queue.anybody("/bundle").await.is_problem(409, "not_drawn");
     queue.let_it_be_opening().await;
-    until("it is drawn", async || queue.anybody("/bundle").await.status == 200).await;
+    until("the board says so", async || queue.anybody("").await.json()["state"] == "drawn").await;
+    // A crowd asks at once, and it is made once.
+    let crowd = join_all((0..20).map(|_| queue.anybody("/bundle"))).await;
+    assert!(crowd.iter().all(|shown| shown.status == 200 && shown.text == crowd[0].text), "{crowd:?}");
+    let made = format!("doorbuster_line_bundles_made_total{{drop=\"{}\"}} 1\n", queue.name);
+    let metrics = queue.shop.ops("/metrics").await.text;
+    assert!(metrics.contains(&made), "{metrics}");
     let written = async || {
         let bundle = queue.shop.engine.line_bundle(&queue.name.parse().unwrap()).await.unwrap();
         bundle.unwrap().to_text()
@@ -43,7 +50,8 @@ async fn the_bundle_is_what_the_command_writes_and_never_changes_once_the_line_i
     assert_eq!((known.status.as_u16(), known.text.as_str()), (304, ""));
 
     assert_eq!(queue.join("dora", "k", &[42]).await.status, 201, "behind the list");
-    assert!(queue.shop.engine.ledger.close_line(drop_of(&queue), Timestamp::now()).await.unwrap());
+    let engine = &queue.shop.engine;
+    assert!(engine.ledger.close_line(drop_of(&queue), engine.clock.now()).await.unwrap());
     until("nothing comes to it any more", async || {
         let closed = queue.anybody("/bundle").await;
         closed.header("cache-control") == Some("public, max-age=31536000, immutable")
