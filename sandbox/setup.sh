@@ -58,7 +58,8 @@ if [ -n "${DOORBUSTER_POSTGRES_BIN:-}" ] && ! has_postgres; then
     exit 1
 fi
 if [ -n "${DOORBUSTER_CHROMIUM_BIN:-}" ] && ! has_chromium; then
-    say "There is no browser at $DOORBUSTER_CHROMIUM_BIN, where DOORBUSTER_CHROMIUM_BIN points: correct the variable or unset it."
+    say "There is no browser at $DOORBUSTER_CHROMIUM_BIN, where DOORBUSTER_CHROMIUM_BIN points:"
+    say "correct the variable or unset it."
     exit 1
 fi
 

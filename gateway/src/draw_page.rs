@@ -1,6 +1,6 @@
-//! `/draw`: the page with which anybody checks a draw in their browser. One file that loads nothing from anywhere, so it
-//! can be saved and works from a disk. What it shows and computes is in templates/draw/: the files of [`VERIFY`] decide a
-//! bundle again, as domain/line of the engine does, and `page.js` is the page around them.
+//! `/draw`: the page with which anybody checks a draw in their browser. One file that loads nothing from anywhere, so
+//! it can be saved and works from a disk. What it shows and computes is in templates/draw/: the files of [`VERIFY`]
+//! decide a bundle again, as domain/line of the engine does, and `page.js` is the page around them.
 
 use askama::Template;
 

@@ -1,4 +1,5 @@
-//! A real browser without a window, for pages that compute: Debian's Chromium, asked through a pipe (the DevTools protocol).
+//! A real browser without a window, for pages that compute: Debian's Chromium, asked through a pipe (the DevTools
+//! protocol).
 //!
 //! It ends when its pipe does, so it cannot outlive the process that started it.
 
