@@ -1,8 +1,9 @@
 #!/bin/sh
 # Looks for what demo and tests need: a Rust toolchain, redis-server, Postgres' initdb and postgres. Installs the two servers
 # where it may, and otherwise prints the one command to run. Their system services are never used: the sandbox starts
-# private servers on free ports.
+# private servers on free ports. `--for-tests` looks for a browser too, in which some tests open a page.
 set -eu
+for_tests=${1:-}
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -34,6 +35,15 @@ has_postgres() {
     return 1
 }
 
+has_chromium() {
+    [ "$for_tests" = --for-tests ] || return 0
+    if [ -n "${DOORBUSTER_CHROMIUM_BIN:-}" ]; then
+        is_program "$DOORBUSTER_CHROMIUM_BIN" || is_program "$DOORBUSTER_CHROMIUM_BIN/chromium"
+        return
+    fi
+    command -v chromium >/dev/null 2>&1
+}
+
 command -v cargo >/dev/null 2>&1 || { say "Rust is missing: install it from https://rustup.rs and run this again."; exit 1; }
 command -v cc >/dev/null 2>&1 || { say "A C compiler is missing: install gcc (apt-get install build-essential, or xcode-select --install)."; exit 1; }
 
@@ -47,16 +57,23 @@ if [ -n "${DOORBUSTER_POSTGRES_BIN:-}" ] && ! has_postgres; then
     say "correct the variable or unset it."
     exit 1
 fi
+if [ -n "${DOORBUSTER_CHROMIUM_BIN:-}" ] && ! has_chromium; then
+    say "There is no browser at $DOORBUSTER_CHROMIUM_BIN, where DOORBUSTER_CHROMIUM_BIN points:"
+    say "correct the variable or unset it."
+    exit 1
+fi
 
 missing=""
 has_redis || missing="redis"
 has_postgres || missing="${missing:+$missing and }postgres"
+has_chromium || missing="${missing:+$missing and }chromium"
 [ -z "$missing" ] && exit 0
 
 if command -v apt-get >/dev/null 2>&1; then
     packages=""
     case "$missing" in *redis*) packages="redis-server" ;; esac
     case "$missing" in *postgres*) packages="${packages:+$packages }postgresql" ;; esac
+    case "$missing" in *chromium*) packages="${packages:+$packages }chromium" ;; esac
     install="apt-get install -y --no-install-recommends $packages"
     if [ "$(id -u)" = 0 ]; then root=""; elif sudo -n true 2>/dev/null; then root="sudo -n"; else
         say "Missing: $missing. Run this, then again what you ran:"
@@ -71,13 +88,17 @@ elif command -v brew >/dev/null 2>&1; then
     packages=""
     case "$missing" in *redis*) packages="redis" ;; esac
     case "$missing" in *postgres*) packages="${packages:+$packages }postgresql@17" ;; esac
+    case "$missing" in *chromium*) packages="${packages:+$packages }chromium" ;; esac
     say "Installing $packages with brew. Only the programs are used; no service is started."
     # shellcheck disable=SC2086
     brew install $packages
 else
-    say "Missing: $missing. Install redis-server and PostgreSQL with your package manager, or name the programs in"
-    say "DOORBUSTER_REDIS_BIN and DOORBUSTER_POSTGRES_BIN, and run this again."
+    say "Missing: $missing. Install redis-server, PostgreSQL and, for the tests, chromium with your package manager, or name"
+    say "the programs in DOORBUSTER_REDIS_BIN, DOORBUSTER_POSTGRES_BIN and DOORBUSTER_CHROMIUM_BIN, and run this again."
     exit 1
 fi
 
-has_redis && has_postgres || { say "The packages were installed, but redis-server or postgres is still not found."; exit 1; }
+has_redis && has_postgres && has_chromium || {
+    say "The packages were installed, but one of $missing is still not found."
+    exit 1
+}

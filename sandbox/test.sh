@@ -4,6 +4,7 @@
 # Arguments go to the runner: `make test ARGS="-E 'test(sell_out)'"`.
 set -eu
 cd "$(dirname "$0")/.."
+sandbox/setup.sh --for-tests
 
 VERSION=0.9.148
 TARGET=${CARGO_TARGET_DIR:-target}

@@ -6,50 +6,20 @@ use std::fmt::{self, Write as _};
 
 use askama::Template;
 use askama::filters::HtmlSafe;
-use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use crate::config::Setting;
 use crate::error::{PROBLEM_JSON, Problem};
-use crate::etag::etag_of_bytes;
+use crate::static_page::{self, StaticPage};
 
 const STYLE: &str = include_str!("../templates/docs.css");
 
 const METHODS: [(&str, &str); 5] =
     [("get", "GET"), ("put", "PUT"), ("post", "POST"), ("patch", "PATCH"), ("delete", "DELETE")];
 
-/// The page, with the policy that allows its own style and nothing else.
-#[derive(Debug, Clone)]
-pub struct DocsPage {
-    html: Bytes,
-    policy: HeaderValue,
-    /// Of the page's bytes: it changes with the program alone.
-    pub etag: HeaderValue,
-}
-
-impl DocsPage {
-    pub fn new(description: &Value, problems: &[Problem], settings: &[Setting]) -> Self {
-        let style = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
-        let policy = format!(
-            "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        );
-        let policy = HeaderValue::from_str(&policy).expect("base64 is visible ASCII");
-        let html = Bytes::from(render(description, problems, settings));
-        Self { etag: etag_of_bytes(&html), html, policy }
-    }
-}
-
-impl IntoResponse for DocsPage {
-    fn into_response(self) -> Response {
-        let html = HeaderValue::from_static("text/html; charset=utf-8");
-        ([(CONTENT_TYPE, html), (CONTENT_SECURITY_POLICY, self.policy)], self.html).into_response()
-    }
+/// The page as an answer.
+pub fn page(description: &Value, problems: &[Problem], settings: &[Setting]) -> StaticPage {
+    StaticPage::new(render(description, problems, settings), &static_page::policy(STYLE, &[], &[]))
 }
 
 /// The page of an OpenAPI document, of the problems that its routes may answer with, and of what `serve` can be told.

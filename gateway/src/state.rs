@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::anonymous::Anonymous;
 use crate::auth::Verifier;
+use crate::bundles::Bundles;
 use crate::config::{GatewayConfig, Limits};
 use crate::error::Problem;
 use crate::etag::etag_of_bytes;
@@ -48,6 +49,7 @@ pub struct GateState {
     /// Bodies of events that are in memory at the same time.
     pub webhook_bodies: Semaphore,
     pub boards: Boards,
+    pub bundles: Bundles,
     pub drops: Drops,
     /// The catalog's pages, for everybody.
     pub pages: Pages,
@@ -78,6 +80,7 @@ impl GateState {
             webhook_bodies: Semaphore::new(BODIES_MAX),
             drops: Drops::new(engine.clone(), Arc::clone(&anonymous)),
             boards: Boards::default(),
+            bundles: Bundles::new(Arc::clone(&anonymous)),
             pages: Pages::new(Arc::clone(&anonymous)),
             showcase: Showcase::new(engine.ledger.clone(), anonymous),
             engine,

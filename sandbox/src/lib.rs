@@ -17,6 +17,7 @@ pub mod provider;
 pub mod smtp_sink;
 pub mod webhook_sink;
 pub mod beacon;
+pub mod browser;
 pub mod crowd;
 
 use std::fs::{self, File, Permissions, TryLockError};

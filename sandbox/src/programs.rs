@@ -34,6 +34,20 @@ const POSTGRES: Wanted = Wanted {
     places: &["/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin"],
 };
 
+const CHROMIUM: Wanted = Wanted {
+    programs: &["chromium"],
+    variable: "DOORBUSTER_CHROMIUM_BIN",
+    package: "chromium",
+    formula: "chromium",
+    places: &[],
+};
+
+/// The path of `chromium`, or of the browser that the variable names: others of its family go by other names.
+pub(crate) fn chromium() -> Result<PathBuf, SandboxError> {
+    let named = variable(CHROMIUM.variable).map(PathBuf::from).filter(|program| program.is_file());
+    named.map_or_else(|| Ok(find_installed(&CHROMIUM)?.join("chromium")), Ok)
+}
+
 /// The path of `redis-server`.
 pub(crate) fn redis_server() -> Result<PathBuf, SandboxError> {
     Ok(find_installed(&REDIS)?.join("redis-server"))

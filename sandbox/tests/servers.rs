@@ -160,8 +160,8 @@ fn servers_that_cannot_start_in_the_background_say_why() {
 #[test]
 fn the_set_up_refuses_a_variable_that_leads_nowhere() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup.sh");
-    for variable in ["DOORBUSTER_REDIS_BIN", "DOORBUSTER_POSTGRES_BIN"] {
-        let output = Command::new(&script).env(variable, "/nonexistent").output().unwrap();
+    for variable in ["DOORBUSTER_REDIS_BIN", "DOORBUSTER_POSTGRES_BIN", "DOORBUSTER_CHROMIUM_BIN"] {
+        let output = Command::new(&script).arg("--for-tests").env(variable, "/nonexistent").output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("where {variable} points")), "{output:?}");
     }

@@ -32,7 +32,7 @@ use jiff::SignedDuration;
 use crate::harness::{World, buyer};
 
 const SECRET: [u8; 32] = [7; 32];
-const SEAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
+pub(crate) const SEAL_AFTER: SignedDuration = SignedDuration::from_secs(60);
 pub(crate) const EVERY: SignedDuration = SignedDuration::from_secs(30);
 
 /// A drop with a line, and its worker.
@@ -184,7 +184,7 @@ impl Line {
     }
 }
 
-fn opening_after_seal() -> SignedDuration {
+pub(crate) fn opening_after_seal() -> SignedDuration {
     Timing::new(REVEAL_AFTER).seal_before_opening()
 }
 

@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use doorbuster_engine::domain::claims::ClaimOutcome;
 use doorbuster_engine::domain::clock::Clock;
+use doorbuster_engine::domain::drops::Admission;
 use doorbuster_engine::domain::ids::RefundId;
+use doorbuster_engine::domain::line::state::LineState;
+use doorbuster_engine::domain::line::terms::REVEAL_AFTER;
 use doorbuster_engine::domain::money::Money;
 use doorbuster_engine::flows::backlog::LogWatch;
+use doorbuster_engine::flows::line::LineJoined;
 use doorbuster_engine::flows::{Engine, EngineError};
 use doorbuster_engine::ledger::Ledger;
+use doorbuster_engine::ledger::line::{Joined, LeftPlace};
 use doorbuster_engine::tokens::store::TokenStore;
 use doorbuster_engine::workers::{self, WorkerSettings, settle_all};
 use doorbuster_sandbox::provider::FakeProviderOptions;
@@ -21,6 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{World, buyer, claim, provider, servers, taken};
+use crate::line::{EVERY, Line, SEAL_AFTER, opening_after_seal, same};
 
 #[expect(clippy::print_stdout, reason = "how often it really happened")]
 #[tokio::test(flavor = "multi_thread")]
@@ -251,6 +257,60 @@ async fn l14_a_commit_without_an_answer_is_run_again_by_claim_id_and_nothing_is_
          the second run, 0 doubled, 0 lost",
         unknown - applied
     );
+}
+
+/// Joins, leaves and every step of a line's worker, each of whose COMMITs may be cut off from its answer, applied or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn l14_no_commit_without_an_answer_loses_or_doubles_a_place_in_line() {
+    const BUYERS: u32 = 18;
+    let mut line = Line::open(Admission::Queue, &[6], 4, same).await;
+    let port = servers().await.postgres.port();
+    let cutter = CommitCutter::before(port).await;
+    let proxied = line.world.database.replace(&format!(":{port}/"), &format!(":{}/", cutter.port));
+    let tokens = TokenStore::connect(&line.world.redis_url).await.unwrap();
+    let engine = Engine::new(Ledger::new(&proxied, 4).unwrap(), tokens, line.engine().clock.clone());
+    let drop = line.drop().await;
+    let cut = |turn: u32| cutter.next.store([CUT_AFTER, PASS, CUT_BEFORE, PASS][turn as usize % 4], Ordering::SeqCst);
+    // Whoever is told nothing asks again.
+    for who in 0..BUYERS {
+        cut(who);
+        let asked = Line::asked(who, "k", &[0], 1);
+        let joined = loop {
+            match engine.join_line(&drop, &asked).await {
+                Ok(joined) => break joined,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        };
+        assert!(matches!(joined, LineJoined::Answered(Joined::Now(_) | Joined::Before(_))), "{joined:?}");
+    }
+    for who in 0..4 {
+        cut(who);
+        while !matches!(engine.leave_line(&drop, &buyer(who)).await, Ok(LeftPlace::Left)) {}
+    }
+    let to_opening = opening_after_seal() - REVEAL_AFTER;
+    let mut turn = 0;
+    for wait in [SEAL_AFTER, REVEAL_AFTER, to_opening, EVERY, EVERY, EVERY, SignedDuration::from_hours(1)] {
+        line.engine().clock.advance(wait);
+        loop {
+            cut(turn);
+            turn += 1;
+            match engine.run_lines(&line.beacon, &mut line.memory).await {
+                Ok(report) if report.steps == 0 => break,
+                Ok(_) => {}
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+    }
+    cutter.next.store(PASS, Ordering::SeqCst);
+    assert_eq!(line.row().await.state, LineState::Closed);
+    let counted = "select count(*), count(distinct buyer), count(*) filter (where state = 'LEFT'),
+                          count(*) filter (where state = 'AWARDED'), (select count(*) from orders)
+                   from line_entries";
+    let row = line.world.sql.query_one(counted, &[]).await.unwrap();
+    let counts = [0, 1, 2, 3, 4].map(|column| row.get::<_, i64>(column));
+    assert_eq!(counts, [i64::from(BUYERS), i64::from(BUYERS), 4, 6, 6]);
+    assert!(cutter.cuts(CUT_AFTER) > 8 && cutter.cuts(CUT_BEFORE) > 8, "too few were cut");
+    line.audit().await;
 }
 
 /// Charges, refunds, cancels and the grants of what they free, each of whose COMMITs may be cut off from its answer, applied or not.

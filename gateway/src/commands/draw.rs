@@ -1,4 +1,5 @@
-//! `doorbuster draw show | seal | bundle | verify | reveal`: the draw of a line, for the operator and for whoever doubts it.
+//! `doorbuster draw show | seal | bundle | verify | page | reveal`: the draw of a line, for the operator and for whoever
+//! doubts it.
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use super::Failure;
 use super::output::Format;
 use super::text::{count, time};
 use crate::config::{BadUsage, StoresConfig};
+use crate::draw_page;
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]
@@ -35,6 +37,8 @@ enum DrawCommand {
     Bundle(BundleArguments),
     /// Checks such a document: rules, list, root, beacon, seed, ranks and every round. Needs no server and no configuration
     Verify(VerifyArguments),
+    /// Writes the page that checks such a document in a browser, as one file that needs no server. The gateway has it at /draw
+    Page(PageArguments),
     /// Brings what decides a draw, where the worker cannot fetch it: a round of drand, or the result that a manual draw waits for
     Reveal(RevealArguments),
 }
@@ -69,6 +73,13 @@ struct VerifyArguments {
 }
 
 #[derive(Debug, Args)]
+struct PageArguments {
+    /// Writes it to a file instead
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct RevealArguments {
     #[command(flatten)]
     of: OfDrop,
@@ -90,15 +101,20 @@ pub async fn run(arguments: DrawArguments) -> Result<(), Failure> {
         DrawCommand::Seal(of) => seal(&super::engine(&of.stores)?, &of.name, format).await,
         DrawCommand::Bundle(BundleArguments { of, out }) => {
             let text = bundle_text(&super::engine(&of.stores)?, &of.name).await?;
-            match out {
-                Some(file) => std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?,
-                None => super::print(text),
-            }
-            Ok(())
+            write(out, text)
         }
         DrawCommand::Verify(arguments) => verify_file(&arguments, format),
+        DrawCommand::Page(PageArguments { out }) => write(out, draw_page::html()),
         DrawCommand::Reveal(arguments) => reveal(&arguments, format).await,
     }
+}
+
+fn write(out: Option<PathBuf>, text: String) -> Result<(), Failure> {
+    match out {
+        Some(file) => std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?,
+        None => super::print(text),
+    }
+    Ok(())
 }
 
 async fn show(engine: &Engine, name: &DropName, format: Format) -> Result<(), Failure> {
@@ -153,7 +169,7 @@ async fn bundle_text(engine: &Engine, name: &DropName) -> Result<String, Failure
         NoBundle::NoLine => anyhow!("{name} has no line: nothing of it was drawn"),
         NoBundle::NotDrawn => anyhow!("{name} is not drawn yet: `doorbuster draw show {name}` says how far it is"),
     })?;
-    Ok(serde_json::to_string(&bundle).map_err(anyhow::Error::from)?)
+    Ok(bundle.to_text())
 }
 
 fn verify_file(arguments: &VerifyArguments, format: Format) -> Result<(), Failure> {

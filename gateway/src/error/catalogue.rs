@@ -312,6 +312,10 @@ catalogue! {
         "Claim its units with POST /v1/drops/{drop}/claims.";
     PlaceNotFound = NOT_FOUND "place_not_found", "The buyer has no place in this line",
         "Join with POST /v1/drops/{drop}/line.";
+    NotDrawn = CONFLICT "not_drawn", "The line is not drawn yet",
+        "GET /v1/drops/{drop}/line says how far it is. Once everybody's rank is known there is a bundle.";
+    BundleTooLong = CONFLICT "bundle_too_long", "The line is too long for its bundle to be sent from here",
+        "Ask the shop for the file: `doorbuster draw bundle` writes it.";
     LineLeft = CONFLICT "line_left", "The place of this key was left",
         "To join again, behind everybody, use a new Idempotency-Key.";
     DrawSealed = CONFLICT "draw_sealed", "The draw is sealed, and whoever has left it cannot come back",

@@ -42,6 +42,8 @@ const LINE_BODY_BYTES: usize = 4 * 1024;
 const BOARD_CACHE: &str = "public, max-age=1, s-maxage=1, stale-while-revalidate=1, stale-if-error=30";
 /// What a sealed line publishes never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// A bundle of a line that may still change.
+const BUNDLE_CACHE: &str = "public, max-age=5";
 /// Between two looks at a board, in seconds.
 const LOOK_EVERY: (u32, u32) = (2, 15);
 
@@ -441,6 +443,37 @@ pub async fn get_leaves(State(gate): State<Gate>, PathPair(drop, prefix): PathPa
     let leaves = leaves.take_while(|leaf| leaf.entry_id.starts_with(&prefix)).collect();
     let leaves = Leaves { count: list.len() as u32, leaves };
     Ok(for_ever(serde_json::to_string(&leaves).expect("leaves are numbers and texts")))
+}
+
+/// The bundle of the draw
+///
+/// Everything that is published about a drawn line, as one document: with it anybody decides all of it again, on the page /draw, with `doorbuster draw verify` or with a program of their own. The bytes are those that `doorbuster draw bundle` writes. Of a line that runs it is some seconds old, and may end in the middle of a round; once the line is closed it never changes.
+#[utoipa::path(
+    get, path = "/v1/drops/{drop}/line/bundle", tag = "line",
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
+    responses(
+        (status = 200, body = serde_json::Value, description = "docs/DRAW.md says what is in it",
+            headers(("ETag" = String), ("Cache-Control" = String)),
+            example = json!({ "version": 2, "rules": "{\"version\":2,…}", "count": 1,
+                "leaves": [["7e8e089726701a50707b433738a20388", 1, [0, 1]]] })),
+        (status = 304, description = "As the asker knows it"),
+        Errors<(kinds::DropNotFound, kinds::NoLine, kinds::NotDrawn, kinds::BundleTooLong, kinds::Overloaded)>,
+    ),
+    security(())
+)]
+pub async fn get_bundle(
+    State(gate): State<Gate>,
+    PathText(drop): PathText,
+    known: IfNoneMatch,
+) -> Result<Response, Problem> {
+    let (live, board) = board_of_drop(&gate, &drop).await?;
+    let bundle = gate.bundles.of(&gate.engine, &live.drop, &board).await?;
+    let cache = if bundle.is_final { FOR_EVER } else { BUNDLE_CACHE };
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (CACHE_CONTROL, HeaderValue::from_static(cache)),
+    ];
+    Ok(known.answer(bundle.etag, (headers, bundle.body)))
 }
 
 fn for_ever(body: String) -> Response {

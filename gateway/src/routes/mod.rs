@@ -22,7 +22,7 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::http::header;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use doorbuster_engine::domain::money::Money;
@@ -33,12 +33,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::{GatewayConfig, Setting};
-use crate::docs_page::DocsPage;
+use crate::docs_page;
+use crate::draw_page;
 use crate::error::Problem;
 use crate::etag::{IfNoneMatch, etag_of_bytes};
 use crate::middleware;
 use crate::openapi;
 use crate::state::Gate;
+use crate::static_page::StaticPage;
 
 /// An amount of money
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -90,6 +92,7 @@ fn api_with(claims: OpenApiRouter<Gate>) -> (Router<Gate>, OpenApi) {
         .routes(routes!(line::get_place, line::change_place, line::leave_line))
         .routes(routes!(line::get_rules))
         .routes(routes!(line::get_leaves))
+        .routes(routes!(line::get_bundle))
         .routes(routes!(me::export_buyer))
         .routes(routes!(me::erase_buyer))
         .route("/v1/webhooks/stripe", post(webhooks::receive_event))
@@ -109,7 +112,17 @@ pub fn public_claiming(gate: Gate, config: &GatewayConfig, claims: MethodRouter<
 }
 
 fn around(gate: Gate, config: &GatewayConfig, (router, description): (Router<Gate>, OpenApi)) -> Router {
+    let router = router.route("/draw", get(draw));
     middleware::around(described(router, description, Vec::new()).with_state(gate), config)
+}
+
+/// Kept, and asked for again each time: the next program may say something else.
+const UNTIL_ASKED: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "public, no-cache")];
+
+/// The page that checks draws. It is no part of the API, so the description leaves it out.
+async fn draw(known: IfNoneMatch) -> Response {
+    static PAGE: LazyLock<StaticPage> = LazyLock::new(draw_page::page);
+    known.answer(PAGE.etag.clone(), (UNTIL_ASKED, PAGE.clone()))
 }
 
 /// A listener's routes with their description, for programs and for people; whatever else is asked for is a problem.
@@ -122,21 +135,19 @@ fn described<S: Clone + Send + Sync + 'static>(
     let page_and_document = Arc::new(LazyLock::new(move || {
         let description = openapi::complete(description);
         let value = serde_json::to_value(&description).expect("a description made of texts is JSON");
-        let page = DocsPage::new(&value, &Problem::samples(), &settings);
+        let page = docs_page::page(&value, &Problem::samples(), &settings);
         let document = Bytes::from(description.to_json().expect("a description made of texts is JSON"));
         (page, etag_of_bytes(&document), document)
     }));
     let for_people = Arc::clone(&page_and_document);
-    // Kept, and asked for again each time: the next program may say something else.
-    let kept = || [(header::CACHE_CONTROL, "public, no-cache")];
     let docs = async move |known: IfNoneMatch| {
         let (page, ..) = &**for_people;
-        known.answer(page.etag.clone(), (kept(), page.clone()))
+        known.answer(page.etag.clone(), (UNTIL_ASKED, page.clone()))
     };
     let json = async move |known: IfNoneMatch| {
         let (_, etag, document) = &**page_and_document;
         let json = [(header::CONTENT_TYPE, "application/json")];
-        known.answer(etag.clone(), (kept(), json, document.clone()))
+        known.answer(etag.clone(), (UNTIL_ASKED, json, document.clone()))
     };
     router
         .route("/docs", get(docs))

@@ -14,14 +14,14 @@ use super::shop::{Shop, send, shop};
 use crate::support::{Answer, Sale, execute, token};
 
 /// A drop with a line, in a shop that has another one without.
-struct Queue {
-    shop: Shop,
-    name: String,
+pub(super) struct Queue {
+    pub(super) shop: Shop,
+    pub(super) name: String,
     memory: LineMemory,
 }
 
 impl Queue {
-    async fn new(admission: Admission, capacity: u32) -> Self {
+    pub(super) async fn new(admission: Admission, capacity: u32) -> Self {
         let shop = shop(Sale::default()).await;
         let now = shop.engine.clock.now();
         let (seal_at, name) = (now + SignedDuration::from_hours(1), format!("{}-l", shop.drop));
@@ -74,7 +74,7 @@ impl Queue {
         while self.shop.engine.run_lines(&beacon, &mut self.memory).await.unwrap().steps > 0 {}
     }
 
-    fn path(&self, rest: &str) -> String {
+    pub(super) fn path(&self, rest: &str) -> String {
         format!("/v1/drops/{}/line{rest}", self.name)
     }
 
@@ -88,24 +88,32 @@ impl Queue {
         json!({ "choices": choices.collect::<Vec<_>>(), "country": "DE" })
     }
 
-    async fn join(&self, buyer: &str, key: &str, numbers: &[u32]) -> Answer {
+    pub(super) async fn join(&self, buyer: &str, key: &str, numbers: &[u32]) -> Answer {
         self.ask(Method::POST, "", buyer, key, &self.wish(numbers)).await
     }
 
-    async fn me(&self, buyer: &str) -> Answer {
+    pub(super) async fn me(&self, buyer: &str) -> Answer {
         self.shop.get(buyer, &self.path("/me")).await
     }
 
-    async fn anybody(&self, rest: &str) -> Answer {
+    pub(super) async fn anybody(&self, rest: &str) -> Answer {
         send(self.shop.http.get(self.shop.url(&self.path(rest)))).await
     }
 
-    /// As if all that time had passed.
-    async fn let_it_be_opening(&mut self) {
-        let sql =
-            "update lines set seal_at = now() - interval '10 minutes', line_opens_at = now() - interval '20 minutes';
-                   update drops set opens_at = now() - interval '1 second' where admission <> 'open'";
-        execute(&self.shop.database_url, sql).await;
+    /// As if all that time had passed, and the rules had said so from the beginning.
+    pub(super) async fn let_it_be_opening(&mut self) {
+        let past = |ago: &str| format!("date_trunc('second', now()) - interval '{ago}'");
+        let (opened, sealed, opens) = (past("20 minutes"), past("10 minutes"), past("1 second"));
+        let mut rules = "rules".to_owned();
+        for (field, time) in [("line_opens_at", &opened), ("seal_at", &sealed), ("opens_at", &opens)] {
+            let text = format!("to_char(({time}) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')");
+            rules = format!(r#"regexp_replace({rules}, '"{field}":"[^"]*"', '"{field}":"' || {text} || '"')"#);
+        }
+        let sql = format!(
+            "begin; update lines set line_opens_at = {opened}, seal_at = {sealed}, rules = {rules};
+             update drops set opens_at = {opens} where admission <> 'open'; commit"
+        );
+        execute(&self.shop.database_url, &sql).await;
         self.run().await;
     }
 }

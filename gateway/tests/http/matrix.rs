@@ -289,7 +289,7 @@ impl Stage {
                 let wish = json!({ "choices": [{ "sku": "shoe-42" }], "country": "DE" });
                 case("hers", ask(&filled, "").header("If-Match", "*").json(&wish), NotFound("no_line"));
             }
-            "GET /v1/drops/{drop}/line" | "GET /v1/drops/{drop}/line/rules" => {
+            "GET /v1/drops/{drop}/line" | "GET /v1/drops/{drop}/line/rules" | "GET /v1/drops/{drop}/line/bundle" => {
                 case("as anybody", ask(&filled, ""), NotFound("no_line"));
             }
             "GET /v1/drops/{drop}/line/leaves/{prefix}" => {

@@ -18,6 +18,7 @@ mod matrix;
 mod pairs;
 mod schemathesis;
 mod line;
+mod draw_page;
 mod standby;
 mod catalog;
 mod drafts;

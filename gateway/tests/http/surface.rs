@@ -77,6 +77,7 @@ async fn the_description_lists_every_route_and_code() {
                 [
                     "/v1/carts/guest",
                     "/v1/drops/{drop}",
+                    "/v1/drops/{drop}/line/bundle",
                     "/v1/drops/{drop}/line/leaves/{prefix}",
                     "/v1/drops/{drop}/line/rules",
                     "/v1/products",
@@ -103,6 +104,7 @@ async fn the_description_lists_every_route_and_code() {
         "GET /v1/claims/{id}",
         "GET /v1/drops/{drop}",
         "GET /v1/drops/{drop}/line",
+        "GET /v1/drops/{drop}/line/bundle",
         "GET /v1/drops/{drop}/line/leaves/{prefix}",
         "GET /v1/drops/{drop}/line/me",
         "GET /v1/drops/{drop}/line/rules",

@@ -43,6 +43,13 @@ pub struct Bundle {
     pub tickets: Vec<String>,
 }
 
+impl Bundle {
+    /// The very bytes that are published, whoever asks and however.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a bundle has texts and numbers only")
+    }
+}
+
 /// What decided the draw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

@@ -1,11 +1,14 @@
-//! Bundles that were tampered with, and what each verifier says of them: ours, and the Python in docs/DRAW.md.
+//! Bundles that were tampered with, and what each verifier says of them: ours, the Python in docs/DRAW.md, and the script
+//! of the gateway's page, in a real browser.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
 use blst::min_sig::SecretKey;
+use doorbuster_sandbox::browser::Browser;
 use jiff::SignedDuration;
+use serde_json::{Value, json};
 
 use super::beacon::tests::{chain_of, pulse_of};
 use super::beacon::{self, BadPulse};
@@ -17,7 +20,7 @@ use super::hex::{self, Hex};
 use super::rounds::{Free, inversions};
 use super::rules::{self, Beacon, Rules};
 use super::tickets::{InvalidTicket, Ticket, TicketSigner};
-use super::tree;
+use super::{shuffle, tree};
 use crate::domain::ids::{DropId, VariantNumber};
 
 fn key() -> SecretKey {
@@ -333,6 +336,11 @@ const FORGERIES: &[Forgery] = &[
         is!(Wrong::WrongAward { round: 0, .. }),
     ),
     (
+        "a choice was given that no wish has",
+        |bundle| bundle.chunks[0].awards.first_mut().unwrap().1 = 8,
+        is!(Wrong::WrongAward { round: 0, .. }),
+    ),
+    (
         "somebody who left was given something",
         |bundle| {
             let (chunk, at) = chunk_with(bundle, |Against(_, bar, _)| bar.as_deref() == Some("left"));
@@ -421,10 +429,9 @@ fn rules_that_no_line_may_have_are_refused() {
     assert!(matches!(wrong(verify(&bundle, None)), Some(Wrong::Rules(_))));
 }
 
-#[test]
-fn a_round_before_the_draw_stands_is_refused() {
+/// The root came late, so the draw stands 300 seconds later; the rounds did not wait.
+fn drawn_late() -> Bundle {
     let mut bundle = SMALL.clone();
-    // The root came late, so the draw stands 300 seconds later; the rounds did not wait.
     let Step::Rooted { round, .. } = bundle.steps[0] else { panic!() };
     let chain = chain_of(&key());
     let before = |round: u64, seconds| chain.time_of(round).unwrap() - SignedDuration::from_secs(seconds);
@@ -434,7 +441,12 @@ fn a_round_before_the_draw_stands_is_refused() {
     ];
     *pulse(&mut bundle) = pulse_of(&key(), round + 100);
     reseed(&mut bundle);
-    assert_eq!(wrong(verify(&bundle, None)), Some(Wrong::RoundEarly(0)));
+    bundle
+}
+
+#[test]
+fn a_round_before_the_draw_stands_is_refused() {
+    assert_eq!(wrong(verify(&drawn_late(), None)), Some(Wrong::RoundEarly(0)));
 }
 
 #[test]
@@ -458,8 +470,10 @@ fn ones_own_entry_is_found_with_what_it_was_given() {
     assert_eq!(wrong(proven(&Own::Ticket(forged))), Some(Wrong::Ticket(InvalidTicket::AnotherKey)));
 }
 
-#[test]
-fn draws_by_hand_need_the_secret_that_they_were_bound_to() {
+type Case = (&'static str, Bundle, Option<Wrong>);
+
+/// Draws with a secret of the shop, and what is wrong with each.
+fn draws_by_hand() -> Vec<Case> {
     let secret = [5; 32];
     let commitment = beacon::commitment(&secret);
     let date: jiff::civil::Date = "2026-12-02".parse().unwrap();
@@ -488,7 +502,7 @@ fn draws_by_hand_need_the_secret_that_they_were_bound_to() {
     let (right, foreign) = (hex::encode(&secret), hex::encode(&[6; 32]));
     let typed = |result: &str, secret: &str| Revealed::Manual { result: result.to_owned(), secret: secret.to_owned() };
     let none = |secret: &str| Revealed::None { secret: secret.to_owned() };
-    let cases = [
+    vec![
         ("typed", seeded(manual.clone(), typed("123", &right)), None),
         ("typed in another form", seeded(manual.clone(), typed("123.", &right)), Some(Wrong::Result)),
         ("typed, with another secret", seeded(manual.clone(), typed("123", &foreign)), Some(Wrong::Secret)),
@@ -500,8 +514,12 @@ fn draws_by_hand_need_the_secret_that_they_were_bound_to() {
             Some(Wrong::Secret),
         ),
         ("nothing typed", seeded(manual, none(&right)), Some(Wrong::BeaconKind)),
-    ];
-    for (what, bundle, expected) in cases {
+    ]
+}
+
+#[test]
+fn draws_by_hand_need_the_secret_that_they_were_bound_to() {
+    for (what, bundle, expected) in draws_by_hand() {
         assert_eq!(wrong(verify(&bundle, None)), expected, "{what}");
     }
 }
@@ -558,5 +576,183 @@ fn the_python_on_the_page_says_the_same() {
         assert_eq!(said.starts_with("content:"), *is_good, "{what}: {said}");
         // An error of the program's own is no finding.
         assert!(said.starts_with("content:") || said.starts_with("refused: WRONG:"), "{what}: {said}");
+    }
+}
+
+type RulesChange = Box<dyn Fn(&mut Rules)>;
+
+/// Rules that no line may have, one of each kind, as a shop could publish them.
+fn with_impossible_rules() -> Vec<Bundle> {
+    let manual = |rules: &mut Rules, source: &str, date: &str, pattern: &str| {
+        let (source, date, pattern) = (source.to_owned(), date.parse().unwrap(), pattern.to_owned());
+        rules.beacon = Beacon::Manual { source, date, pattern, commitment: Hex([1; 32]) };
+    };
+    let changes: Vec<RulesChange> = vec![
+        Box::new(|rules| rules.version = 3),
+        Box::new(|rules| rules.line_opens_at = rules.seal_at),
+        Box::new(|rules| rules.seal_at += SignedDuration::from_nanos(1)),
+        Box::new(|rules| rules.reveal_after_seconds = 0),
+        Box::new(|rules| rules.every_seconds = 0),
+        Box::new(|rules| rules.per_round = 0),
+        Box::new(|rules| rules.capacity = rules::MAX_CAPACITY + 1),
+        Box::new(|rules| rules.pay_within_seconds = 7 * 24 * 3_600 + 1),
+        Box::new(|rules| rules.buyer_limit = 101),
+        Box::new(|rules| rules.variants[1].number = 2),
+        Box::new(|rules| rules.variants[1].sku = rules.variants[0].sku.clone()),
+        Box::new(|rules| rules.variants[1].sku = "a b".to_owned()),
+        Box::new(|rules| rules.variants[1].stock = 0),
+        Box::new(|rules| rules.variants[1].stock = 10_000_000),
+        Box::new(|rules| rules.requires_card = false),
+        Box::new(|rules| rules.may_pass_over.swap(0, 1)),
+        Box::new(|rules| {
+            let Beacon::Drand(chain) = &mut rules.beacon else { panic!() };
+            chain.period_seconds = 0;
+        }),
+        Box::new(move |rules| manual(rules, "", "2026-12-02", r"\d")),
+        Box::new(move |rules| manual(rules, "lotto", "2026-12-02", "")),
+        Box::new(move |rules| manual(rules, "lotto", "2020-12-02", r"\d")),
+    ];
+    let with = |change: RulesChange| {
+        let mut bundle = SMALL.clone();
+        let mut rules = Rules::parse(&bundle.rules).unwrap();
+        change(&mut rules);
+        bundle.rules = rules.to_text();
+        bundle.rules_hash = rules::hash_of(&bundle.rules);
+        bundle
+    };
+    changes.into_iter().map(with).collect()
+}
+
+/// Ways from the seal to the draw that nobody may go, with drand, with a typed result and with a secret alone.
+fn with_impossible_steps() -> Vec<Bundle> {
+    let chain = chain_of(&key());
+    let Step::Rooted { round, .. } = SMALL.steps[0] else { panic!() };
+    let at = |round: u64, before: i64| chain.time_of(round).unwrap() - SignedDuration::from_secs(before);
+    let rooted = |round, before| Step::Rooted { round, at: at(round, before) };
+    let postponed = |to, before| Step::Postponed { round, to, at: at(round, before) };
+    let void = |before| Step::Void { round, at: at(round, before), late_root: None };
+    let of_drand = [
+        vec![rooted(round + 1, 60)],
+        vec![rooted(round, 121)],
+        vec![rooted(round, 60), rooted(round, 60)],
+        vec![postponed(round + 101, 5), rooted(round + 101, 60)],
+        vec![postponed(round + 100, 5), rooted(round + 100, 310)],
+        vec![postponed(round + 100, 5)],
+        vec![void(1), rooted(round + 300, 600)],
+        vec![void(-1), rooted(round + 300, 600)],
+        vec![void(-1), void(-1)],
+        vec![void(-1), rooted(round + 100, 60)],
+    ];
+    let with = |bundle: &Bundle, steps: Vec<Step>| Bundle { steps, ..bundle.clone() };
+    let mut bundles = of_drand.into_iter().map(|steps| with(&SMALL, steps)).collect::<Vec<_>>();
+    for (_, bundle, _) in draws_by_hand().into_iter().filter(|(_, _, wrong)| wrong.is_none()) {
+        let rules = Rules::parse(&bundle.rules).unwrap();
+        let rooted = |round, seconds| Step::Rooted { round, at: rules.seal_at + SignedDuration::from_secs(seconds) };
+        let years = 10 * 366 * 24 * 3_600;
+        for steps in
+            [vec![], vec![rooted(0, 1), rooted(0, 1)], vec![rooted(1, 1)], vec![rooted(0, -1)], vec![rooted(0, years)]]
+        {
+            bundles.push(with(&bundle, steps));
+        }
+    }
+    bundles
+}
+
+/// The name that the script has for it: that of the variant, with the variant inside where there is one.
+fn name_of(wrong: &Wrong) -> String {
+    let text = format!("{wrong:?}");
+    match wrong {
+        Wrong::Steps(_) | Wrong::Beacon(_) | Wrong::Ticket(_) => text,
+        _ => text.split(['(', ' ']).next().unwrap().to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_script_of_the_page_says_the_same_in_a_browser() {
+    let mut cases = FORGERIES
+        .iter()
+        .map(|(what, forge, _)| {
+            let mut bundle = SMALL.clone();
+            forge(&mut bundle);
+            (*what, bundle, None)
+        })
+        .collect::<Vec<(&str, Bundle, Option<String>)>>();
+    cases.extend([1, 2, 7].map(|entries| ("few entries", honest(entries), None)));
+    cases.push(("10,000 entries", honest(10_000), None));
+    cases.extend(with_impossible_rules().into_iter().map(|bundle| ("rules that no line may have", bundle, None)));
+    cases.extend(with_impossible_steps().into_iter().map(|bundle| ("steps that nobody may take", bundle, None)));
+    let mut back = SMALL.clone();
+    back.chunks.last_mut().unwrap().round = 0;
+    cases.push(("a round that was before", back, None));
+    cases.push(("a round before the draw stands", drawn_late(), None));
+    cases.extend(draws_by_hand().into_iter().map(|(what, bundle, _)| (what, bundle, None)));
+    let own = |what, own: String| (what, SMALL.clone(), Some(own));
+    let (mine, later, stranger) = (SMALL.leaves[17].id, SMALL.joins[1].entry.id, EntryId(Hex([9; 16])));
+    let foreign = TicketSigner::new(&[2; 32]).unwrap().sign(&ticket(mine));
+    let signed = signer().sign(&ticket(mine));
+    let (payload, _) = signed.rsplit_once('.').unwrap();
+    let (_, signature) = foreign.rsplit_once('.').unwrap();
+    cases.extend([
+        own("ones own entry", mine.to_string()),
+        own("an entry of somebody who came later", later.to_string()),
+        own("ones own ticket", signed.clone()),
+        own("a ticket that is not in the list", signer().sign(&ticket(stranger))),
+        own("an entry that is not in the list", stranger.to_string()),
+        own("a ticket of another key", foreign.clone()),
+        own("a ticket with a signature that is none", format!("{payload}.{signature}")),
+        own("half a ticket", payload.to_owned()),
+    ]);
+    // Whoever was given something in the last round, and somebody who never was.
+    let last_award = SMALL.chunks.iter().rev().find_map(|chunk| chunk.awards.last()).unwrap().0;
+    let is_given = |rank: u32| SMALL.chunks.iter().flat_map(|chunk| &chunk.awards).any(|(given, _)| *given == rank);
+    let never = (0..SMALL.count).find(|rank| !is_given(*rank)).unwrap();
+    let order = shuffle::order(SMALL.count, &SMALL.seed.0);
+    for rank in [last_award, never] {
+        let joined = SMALL.joins.iter().map(|join| join.entry.id).nth(rank.saturating_sub(SMALL.count) as usize);
+        let sealed = order.get(rank as usize).map(|index| SMALL.leaves[*index as usize].id);
+        cases.push(own("a rank", sealed.or(joined).unwrap().to_string()));
+    }
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/templates/draw");
+    let mut browser = Browser::start().await.unwrap();
+    // Any file: signatures are checked on addresses that a browser takes for safe.
+    browser.open(&format!("file://{}/page.css", folder.display())).await.unwrap();
+    let files = ["words", "bytes", "rules", "list", "chance", "rounds", "verify"];
+    let script = files.map(|name| std::fs::read_to_string(folder.join(format!("{name}.js"))).unwrap()).concat();
+    browser.evaluate(&script).await.unwrap();
+    let asked = cases.iter().map(|(_, bundle, own)| json!([bundle.to_text(), own])).collect::<Vec<_>>();
+    let all = format!("Promise.all({}.map(([text, own]) => Draw.verifyText(text, own)))", json!(asked));
+    let said = browser.evaluate(&all).await.unwrap();
+    browser.close().await.unwrap();
+
+    for ((what, bundle, own), said) in cases.iter().zip(said.as_array().unwrap()) {
+        let own = own.as_ref().map(|text| text.parse().map_or_else(|_| Own::Ticket(text.clone()), Own::Entry));
+        let expected = verify(bundle, own.as_ref());
+        let wrong = &if own.is_some() { &said["found"]["own"]["wrong"] } else { &said["wrong"] };
+        match &expected {
+            // What the page says that no browser can check.
+            Err(Wrong::Beacon(BadPulse::Signature)) => assert!(said["found"].is_object(), "{what}: {said}"),
+            Err(expected) => {
+                assert_eq!(wrong["code"], name_of(expected), "{what}: {said}");
+                let has_words = |field: &str| wrong[field].as_str().is_some_and(|words| words.len() > 20);
+                let undefined = wrong["what"].as_str().is_some_and(|words| words.contains("undefined"));
+                assert!(has_words("what") && has_words("todo") && !undefined, "{what}: {said}");
+            }
+            Ok(proven) => {
+                let found = &said["found"];
+                let figures = [found["entries"].clone(), found["later"].clone(), found["rounds"].clone()];
+                let later = proven.wishes.len() - bundle.leaves.len();
+                assert_eq!(figures, [json!(bundle.count), json!(later), json!(proven.rounds.len())], "{what}: {said}");
+                assert_eq!((&found["awards"], &found["undecided"]), (&json!(proven.awards), &json!(proven.undecided)));
+                let place = proven.own.map(|place| (json!(place.rank), place.award.map(|award| award.round)));
+                let shown = found["own"].is_object().then(|| {
+                    let round = found["own"]["award"]["round"].as_u64().map(|round| round as u32);
+                    (found["own"]["rank"].clone(), round)
+                });
+                assert_eq!(shown, place, "{what}: {said}");
+                let is_ticket = matches!(own, Some(Own::Ticket(_)));
+                assert_eq!(found["own"]["isChecked"] == Value::Bool(true), is_ticket, "{what}: {said}");
+            }
+        }
     }
 }

@@ -149,7 +149,7 @@ impl Facts {
     }
 
     pub fn is_dearer(&self, choice: usize) -> bool {
-        self.dearer >> choice & 1 == 1
+        self.dearer.checked_shr(choice as u32).is_some_and(|bits| bits & 1 == 1)
     }
 }
 
