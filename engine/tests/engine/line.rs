@@ -20,7 +20,7 @@ use doorbuster_engine::domain::line::state::{EntryState, LineState};
 use doorbuster_engine::domain::line::terms::{LineTerms, NewLine, REVEAL_AFTER};
 use doorbuster_engine::domain::standby::PlaceState;
 use doorbuster_engine::flows::Engine;
-use doorbuster_engine::flows::line::{JoinAsked, LineJoined, LineMemory, Where};
+use doorbuster_engine::flows::line::{JoinAsked, LineJoined, LineMemory, RevealRefused, RevealTaken, Revealing, Where};
 use doorbuster_engine::flows::open_drop::DropRefused;
 use doorbuster_engine::ledger::line::{Changed, Choice, Joined, LeftPlace, LineEntry};
 use doorbuster_engine::ledger::restocks::RestockDecided;
@@ -28,6 +28,7 @@ use doorbuster_sandbox::beacon::{Beacon as FakeBeacon, BeaconFault, BeaconOption
 use doorbuster_sandbox::provider::FakeClock;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 
 use crate::harness::{World, buyer};
 
@@ -577,6 +578,60 @@ async fn a_root_that_is_late_puts_the_round_off_and_one_that_comes_behind_it_cou
     assert_eq!(line.run().await, 1);
     // All of it stands in the bundle, and follows.
     line.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_has_one_spelling_and_two_people_have_typed_it() {
+    let day = (Clock::System.now() + SignedDuration::from_hours(24)).to_zoned(TimeZone::UTC).date();
+    let manual = |new: NewDrop| {
+        let pattern = "[0-9]{2}-[0-9]{2}".to_owned();
+        let source = "the lottery of that day".to_owned();
+        let beacon = Beacon::Manual { source, date: day, pattern, commitment: commitment(&SECRET) };
+        let closes_at = new.opens_at.map(|at| at + SignedDuration::from_hours(72));
+        let pay_by = new.pay_by + SignedDuration::from_hours(96);
+        with_terms(|terms| terms.beacon = beacon)(NewDrop { closes_at, pay_by, ..new })
+    };
+    let mut line = Line::open(Admission::Draw, &[2], 10, manual).await;
+    for who in 1..=4 {
+        line.join(who, &[0], 1).await;
+    }
+    let reveal = async |line: &Line, by: &str, result: &str| {
+        let given = Revealing::Result { by: by.to_owned(), result: result.to_owned() };
+        line.engine().reveal_draw(&line.world.drop, &given).await.unwrap()
+    };
+    assert_eq!(reveal(&line, "ada", "07-11").await, Err(RevealRefused::TooEarly), "there is no root yet");
+    line.after(SEAL_AFTER).await;
+    line.after(REVEAL_AFTER).await;
+    assert_eq!(reveal(&line, "ada", "07-11").await, Err(RevealRefused::BeforeItsDay(day)));
+    line.after(SignedDuration::from_hours(25)).await;
+    for other_spelling in ["7-11", "07-11 ", "07 - 11", "07-110"] {
+        assert_eq!(reveal(&line, "ada", other_spelling).await, Err(RevealRefused::Form), "{other_spelling:?}");
+    }
+    for (by, result, taken) in [
+        ("ada", "07-11", RevealTaken::OneOfTwo),
+        ("ada", "07-11", RevealTaken::OneOfTwo),
+        ("bob", "07-12", RevealTaken::OneOfTwo),
+        ("bob", "07-11", RevealTaken::Agreed),
+    ] {
+        assert_eq!(reveal(&line, by, result).await, Ok(taken), "{by}: {result}");
+    }
+    assert_eq!(line.run().await, 2, "drawn, and the round that was due is held");
+    assert_eq!(reveal(&line, "eve", "01-01").await, Ok(RevealTaken::Before), "what stands cannot be changed");
+    line.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_sees_the_last_board_while_postgres_gives_no_answer() {
+    let line = Line::open(Admission::Queue, &[2], 10, same).await;
+    let drop = line.drop().await;
+    line.join(1, &[0], 1).await;
+    let seen = line.engine().board(&drop).await.unwrap().unwrap();
+    line.world.sql.batch_execute("alter table line_counters rename to gone").await.unwrap();
+    let fresh = line.world.another_engine().await;
+    assert!(fresh.board(&drop).await.is_err(), "a process that has none shows none");
+    tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
+    let shown = line.engine().board(&drop).await.unwrap().unwrap();
+    assert_eq!((shown.read_at, shown.row.in_line), (seen.read_at, 1), "it says how old it is");
 }
 
 #[tokio::test(flavor = "multi_thread")]

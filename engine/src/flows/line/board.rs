@@ -15,6 +15,25 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A board that is older than this is shown to nobody.
 const STALE: Duration = Duration::from_secs(10);
 
+/// What a board of some age is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// For everybody.
+    Fresh,
+    /// For those who come while it is read anew, or while Postgres gives no answer.
+    LastResort,
+    /// For nobody: who looks is told to come again.
+    TooOld,
+}
+
+fn age(of: Duration) -> Age {
+    match of {
+        _ if of < FRESH => Age::Fresh,
+        _ if of < STALE => Age::LastResort,
+        _ => Age::TooOld,
+    }
+}
+
 /// A line as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Board {
@@ -40,18 +59,18 @@ impl Engine {
         let of = self.board_of(drop.id);
         let last = of.last();
         if let Some((board, at)) = &last
-            && at.elapsed() < FRESH
+            && age(at.elapsed()) == Age::Fresh
         {
             return Ok(Some(Arc::clone(board)));
         }
         // One of those who come reads it; the others are not kept waiting while the last one will do.
         let reading = match (&last, of.reading.try_lock()) {
             (_, Ok(reading)) => reading,
-            (Some((board, at)), Err(_)) if at.elapsed() < STALE => return Ok(Some(Arc::clone(board))),
+            (Some((board, at)), Err(_)) if age(at.elapsed()) != Age::TooOld => return Ok(Some(Arc::clone(board))),
             (_, Err(_)) => of.reading.lock().await,
         };
         if let Some((board, at)) = of.last()
-            && at.elapsed() < FRESH
+            && age(at.elapsed()) == Age::Fresh
         {
             return Ok(Some(board));
         }
@@ -65,7 +84,7 @@ impl Engine {
                 *of.shown.write().expect("nobody panics holding this lock") = Some((Arc::clone(&board), began));
                 Ok(Some(board))
             }
-            (Err(_), Some((board, at))) if at.elapsed() < STALE => Ok(Some(board)),
+            (Err(_), Some((board, at))) if age(at.elapsed()) != Age::TooOld => Ok(Some(board)),
             (Err(error), _) => Err(error.into()),
         };
         // Until here nobody else reads it.
@@ -84,5 +103,23 @@ impl Engine {
 impl BoardOf {
     fn last(&self) -> Option<(Arc<Board>, Instant)> {
         self.shown.read().expect("nobody panics holding this lock").clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_is_read_once_a_second_and_never_shown_after_ten() {
+        for (ms, expected) in [
+            (0, Age::Fresh),
+            (999, Age::Fresh),
+            (1_000, Age::LastResort),
+            (9_999, Age::LastResort),
+            (10_000, Age::TooOld),
+        ] {
+            assert_eq!(age(Duration::from_millis(ms)), expected, "{ms} ms");
+        }
     }
 }

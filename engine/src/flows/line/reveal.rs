@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
+
 use crate::beacon::check;
 use crate::domain::ids::DropName;
 use crate::domain::line::beacon::Pattern;
+use crate::domain::line::draw::beginning_of;
 use crate::domain::line::rules::Beacon;
 use crate::domain::line::state::{Line, LineState};
 use crate::flows::engine::{Engine, EngineError};
@@ -54,6 +57,8 @@ pub enum RevealRefused {
     OtherKind,
     #[error("this is not the round that decides: {0}")]
     NotThisRound(String),
+    #[error("the result is of {0}, as the rules fix it: nobody can know it before that day")]
+    BeforeItsDay(Date),
     #[error("the result does not have the form that the rules fix")]
     Form,
 }
@@ -91,7 +96,10 @@ impl Engine {
                 let is_drawn = self.draw(&drop, &line, &Answer::Pulse(pulse)).await?;
                 Ok(Ok(if is_drawn { RevealTaken::Drawn } else { RevealTaken::Before }))
             }
-            (Revealing::Result { result, by }, Beacon::Manual { pattern, .. }) => {
+            (Revealing::Result { result, by }, Beacon::Manual { pattern, date, .. }) => {
+                if beginning_of(*date).is_none_or(|from| self.clock.now() < from) {
+                    return Ok(Err(RevealRefused::BeforeItsDay(*date)));
+                }
                 if !Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(result)) {
                     return Ok(Err(RevealRefused::Form));
                 }
