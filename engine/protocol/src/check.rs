@@ -1,8 +1,11 @@
 //! The worlds that are checked, and the table of guards.
 
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
-use stateright::{Checker, HasDiscoveries, Model};
+use stateright::{Checker, DiscoveryClassification, HasDiscoveries, Model};
 
 use crate::guards::{Guard, Missed, Without};
 use crate::state::{Protocol, Scope, WAREHOUSES};
@@ -26,12 +29,14 @@ const NOTHING: Scope = Scope {
     rebuilds: 0,
 };
 
-struct Checked {
-    states: usize,
-    depth: usize,
-    seconds: f64,
+pub(crate) struct Checked {
+    pub(crate) states: usize,
+    pub(crate) depth: usize,
+    pub(crate) seconds: f64,
     /// The promise, and the steps that break it.
-    broken: Option<(&'static str, Vec<String>)>,
+    pub(crate) broken: Option<(&'static str, Vec<String>)>,
+    /// What is to be seen in some state, and was.
+    pub(crate) reached: Vec<&'static str>,
 }
 
 fn check(scope: Scope, without: Without) -> Checked {
@@ -40,16 +45,29 @@ fn check(scope: Scope, without: Without) -> Checked {
 
 /// With more than one thread, what it finds first need not be the shortest.
 fn check_with(threads: usize, scope: Scope, without: Without) -> Checked {
+    look_everywhere(Protocol { scope, without }, threads)
+}
+
+/// Looks at every state of a model, or at all until a promise is broken.
+pub(crate) fn look_everywhere<M>(model: M, threads: usize) -> Checked
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
     let started = Instant::now();
-    let checker = Protocol { scope, without }.checker().finish_when(HasDiscoveries::AnyFailures).threads(threads);
-    let checker = checker.spawn_bfs().join();
-    let shortest = checker.discoveries().into_iter().min_by_key(|(_, path)| path.clone().into_actions().len());
+    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).threads(threads).spawn_bfs().join();
+    let is_example = |name: &&str| matches!(checker.discovery_classification(name), DiscoveryClassification::Example);
+    let (reached, broken) =
+        checker.discoveries().into_iter().partition::<HashMap<_, _>, _>(|(name, _)| is_example(name));
+    let shortest = broken.into_iter().min_by_key(|(_, path)| path.clone().into_actions().len());
     Checked {
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
         seconds: started.elapsed().as_secs_f64(),
         broken: shortest
             .map(|(promise, path)| (promise, path.into_actions().iter().map(|action| format!("{action:?}")).collect())),
+        reached: reached.into_keys().collect(),
     }
 }
 
@@ -311,7 +329,7 @@ fn every_world_and_every_guard() {
     println!("| world | states | depth | seconds | counterexamples |\n|---|---|---|---|---|");
     for scope in SCOPES {
         let checked = check(*scope, Without::nothing());
-        let Checked { states, depth, seconds, broken } = checked;
+        let Checked { states, depth, seconds, broken, .. } = checked;
         println!("| {} | {states} | {depth} | {seconds:.1} | {} |", scope.name, u32::from(broken.is_some()));
         assert!(broken.is_none(), "{}: {broken:#?}", scope.name);
     }
@@ -358,7 +376,7 @@ fn everything_and_a_reading_at_once() {
 
 #[expect(clippy::print_stdout, reason = "the count is what it is for")]
 fn exhaust(scope: Scope) {
-    let Checked { states, depth, seconds, broken } = check_with(2, scope, Without::nothing());
+    let Checked { states, depth, seconds, broken, .. } = check_with(2, scope, Without::nothing());
     let found = u32::from(broken.is_some());
     println!("{}: {states} states, to depth {depth}, {seconds:.1} s, {found} counterexamples", scope.name);
     assert!(broken.is_none(), "{}: {broken:#?}", scope.name);

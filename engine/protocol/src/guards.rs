@@ -30,8 +30,32 @@ macro_rules! guards {
                 match self { $(Self::$name => Missed::$missed($why),)* }
             }
         }
+
+        /// The guards that are left out. None of them: the protocol as it is.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub(crate) struct Without(u64);
+
+        impl Without {
+            pub(crate) fn nothing() -> Self {
+                Self(0)
+            }
+
+            pub(crate) fn one(guard: Guard) -> Self {
+                Self(1 << guard as u64)
+            }
+
+            pub(crate) fn and(self, guard: Guard) -> Self {
+                Self(self.0 | 1 << guard as u64)
+            }
+
+            /// Whether this guard stands.
+            pub(crate) fn has(self, guard: Guard) -> bool {
+                self.0 & 1 << guard as u64 == 0
+            }
+        }
     };
 }
+pub(crate) use guards;
 
 guards! {
     ClaimFence: "claim, pull, grant, look: the replication id is that of the opening", "lua/claim.lua and others", In("forgetting");
@@ -84,27 +108,4 @@ guards! {
     AwardLimit: "award: the buyer's limit", "lua/award.lua", In("award");
     RefusalKept: "award: what its home refuses is rejected, and its unit comes back", "ledger/awards.rs", In("award");
     RebuildAwards: "rebuild: awards in flight are decided before Postgres is read", "flows/open_drop.rs", In("award and forgetting");
-}
-
-/// The guards that are left out. None of them: the protocol as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Without(u64);
-
-impl Without {
-    pub(crate) fn nothing() -> Self {
-        Self(0)
-    }
-
-    pub(crate) fn one(guard: Guard) -> Self {
-        Self(1 << guard as u64)
-    }
-
-    pub(crate) fn and(self, guard: Guard) -> Self {
-        Self(self.0 | 1 << guard as u64)
-    }
-
-    /// Whether this guard stands.
-    pub(crate) fn has(self, guard: Guard) -> bool {
-        self.0 & 1 << guard as u64 == 0
-    }
 }
