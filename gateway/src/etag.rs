@@ -17,6 +17,18 @@ use crate::error::Problem;
 /// The header `If-Match`, without which nothing is edited.
 pub struct IfMatch(pub Expected);
 
+/// The header `If-Match`, without which whatever is there is meant.
+pub struct MaybeIfMatch(pub Expected);
+
+/// The header of [`MaybeIfMatch`], for the descriptions.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct MaybeIfMatchHeader {
+    /// The ETag of what was seen; whatever is there if left out
+    #[param(rename = "If-Match", example = "\"v7\"")]
+    _tag: Option<String>,
+}
+
 /// The header of [`IfMatch`], for the descriptions.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
@@ -56,6 +68,18 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
         // A tag that is none of ours, or a weak one, matches no version: that is an answer, not a mistake.
         let version = |tag: &String| tag.strip_prefix("\"v")?.strip_suffix('"')?.parse().ok().map(Version);
         Ok(Self(Expected::OneOf(tags.iter().filter_map(version).collect())))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for MaybeIfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match IfMatch::from_request_parts(parts, state).await {
+            Ok(IfMatch(expected)) => Ok(Self(expected)),
+            Err(Problem::PreconditionRequired) => Ok(Self(Expected::Any)),
+            Err(problem) => Err(problem),
+        }
     }
 }
 

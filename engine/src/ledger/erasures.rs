@@ -101,7 +101,7 @@ impl Ledger {
         }
         // Each in a transaction of its own: a round takes entries before profiles, and this one profiles first.
         for drop in self.lines_of(buyer).await? {
-            self.leave_line(drop, buyer, now).await?;
+            self.leave_line(drop, buyer, None, now).await?;
         }
         run_tx!(self, "erasures.erase_buyer", tx, keep if Erasure::Done(_), {
             // Of two erasures at once the second finds what the first has left. Of a checkout beside it one is first: then its

@@ -281,12 +281,29 @@ async fn a_repeated_request_changes_nothing_and_a_key_that_left_joins_no_more() 
     assert_eq!(line.ask(&Line::asked(1, "k", &[0], 1)).await, Joined::Before(second));
     assert_eq!(line.ask(&Line::asked(1, "k", &[1], 1)).await, Joined::Refused(JoinRefused::KeyReused));
     for _ in 0..2 {
-        assert_eq!(line.engine().leave_line(&drop, &buyer(1)).await.unwrap(), LeftPlace::Left);
+        assert_eq!(line.engine().leave_line(&drop, &buyer(1), None).await.unwrap(), LeftPlace::Left);
     }
     assert_eq!(line.ask(&Line::asked(1, "k", &[0], 1)).await, Joined::Refused(JoinRefused::HasLeft));
     let Joined::Now(again) = line.ask(&Line::asked(1, "again", &[0], 1)).await else { panic!() };
     assert_eq!(again.number, 2, "behind everybody");
-    assert_eq!(line.engine().leave_line(&drop, &buyer(2)).await.unwrap(), LeftPlace::NoPlace);
+    assert_eq!(line.engine().leave_line(&drop, &buyer(2), None).await.unwrap(), LeftPlace::NoPlace);
+    line.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_long_on_its_way_does_not_touch_the_place_taken_since() {
+    let line = Line::open(Admission::Queue, &[5, 5], 5, same).await;
+    let first = line.join(1, &[0], 1).await;
+    let drop = line.drop().await;
+    assert_eq!(line.engine().leave_line(&drop, &buyer(1), Some(first.revision)).await.unwrap(), LeftPlace::Left);
+    let Joined::Now(second) = line.ask(&Line::asked(1, "again", &[0], 1)).await else { panic!() };
+    // Both were sent while the first place was there.
+    let change = Line::asked(1, "any", &[1], 2);
+    let kept = PlaceKept::Changed { revision: second.revision };
+    assert_eq!(line.engine().change_place(&drop, &change, first.revision).await.unwrap(), Changed::Kept(kept));
+    let late = line.engine().leave_line(&drop, &buyer(1), Some(first.revision)).await.unwrap();
+    assert_eq!(late, LeftPlace::Kept(kept));
+    assert_eq!(line.entry(1).await, second);
     line.audit().await;
 }
 
@@ -297,7 +314,7 @@ async fn behind_the_seal_the_list_stays_and_who_comes_stands_behind() {
         line.join(who, &[0], 1).await;
     }
     let drop = line.drop().await;
-    line.engine().leave_line(&drop, &buyer(4)).await.unwrap();
+    line.engine().leave_line(&drop, &buyer(4), None).await.unwrap();
     line.after(SEAL_AFTER).await;
     let sealed = line.row().await.sealed.unwrap();
     assert_eq!((sealed.number, sealed.count), (4, 3));
@@ -305,7 +322,7 @@ async fn behind_the_seal_the_list_stays_and_who_comes_stands_behind() {
     assert_eq!(late.number, 5);
     let change = line.engine().change_place(&drop, &Line::asked(1, "c", &[0], 2), 1).await.unwrap();
     assert_eq!(change, Changed::Kept(PlaceKept::Sealed));
-    line.engine().leave_line(&drop, &buyer(3)).await.unwrap();
+    line.engine().leave_line(&drop, &buyer(3), None).await.unwrap();
     assert_eq!(line.entry(3).await.state, EntryState::Withdrawn);
     for who in [3, 4] {
         let back = line.ask(&Line::asked(who, "back", &[0], 1)).await;
@@ -316,7 +333,7 @@ async fn behind_the_seal_the_list_stays_and_who_comes_stands_behind() {
     assert_eq!(line.after(opening_after_seal() - REVEAL_AFTER).await, 2);
     let given = line.given().await;
     assert!(given.contains_key(buyer(1).as_str()) && given.contains_key(buyer(2).as_str()), "{given:?}");
-    assert_eq!(line.engine().leave_line(&drop, &buyer(1)).await.unwrap(), LeftPlace::Kept(PlaceKept::Awarded));
+    assert_eq!(line.engine().leave_line(&drop, &buyer(1), None).await.unwrap(), LeftPlace::Kept(PlaceKept::Awarded));
     line.audit().await;
 }
 

@@ -22,7 +22,7 @@ async fn everybody_in_line_is_told_that_they_are_and_how_it_ended() {
         }
         line.join(who, &[1, 0], 1).await;
     }
-    line.engine().leave_line(&line.drop().await, &buyer(2)).await.unwrap();
+    line.engine().leave_line(&line.drop().await, &buyer(2), None).await.unwrap();
     assert_eq!(line.engine().write_line_mails().await.unwrap(), 3);
     assert_eq!(line.engine().write_line_mails().await.unwrap(), 0, "once each");
     let sink = SmtpSink::start(SmtpSinkOptions::default()).await.unwrap();

@@ -285,7 +285,7 @@ async fn l14_no_commit_without_an_answer_loses_or_doubles_a_place_in_line() {
     }
     for who in 0..4 {
         cut(who);
-        while !matches!(engine.leave_line(&drop, &buyer(who)).await, Ok(LeftPlace::Left)) {}
+        while !matches!(engine.leave_line(&drop, &buyer(who), None).await, Ok(LeftPlace::Left)) {}
     }
     let to_opening = opening_after_seal() - REVEAL_AFTER;
     let mut turn = 0;

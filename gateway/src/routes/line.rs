@@ -31,7 +31,7 @@ use super::checkout::AcceptedTotal;
 use super::claims::{country_of, not_served};
 use crate::auth::Buyer;
 use crate::error::{Errors, IDEMPOTENT_REPLAYED, Problem, kinds};
-use crate::etag::{IfMatch, IfMatchHeader, IfNoneMatch, etag};
+use crate::etag::{IfMatch, IfMatchHeader, IfNoneMatch, MaybeIfMatch, MaybeIfMatchHeader, etag};
 use crate::extract::{JsonBody, Key, KeyHeader, PathPair, PathText};
 use crate::state::Gate;
 use crate::words;
@@ -352,10 +352,7 @@ pub async fn change_place(
             let place = gate.engine.place_of(&live.drop, &asked.buyer).await?.ok_or(Problem::PlaceNotFound)?;
             place.entry.revision
         }
-        Expected::OneOf(versions) => {
-            let seen = versions.first().and_then(|version| u32::try_from(version.0).ok());
-            seen.ok_or(Problem::PreconditionFailed)?
-        }
+        Expected::OneOf(versions) => revision(&versions)?,
     };
     match gate.engine.change_place(&live.drop, &asked, seen).await? {
         Changed::Now(entry) => {
@@ -367,15 +364,25 @@ pub async fn change_place(
     }
 }
 
+/// The revision of a place that a tag names. One that is none of ours is of no place.
+fn revision(versions: &[Version]) -> Result<u32, Problem> {
+    let seen = versions.first().and_then(|version| u32::try_from(version.0).ok());
+    seen.ok_or(Problem::PreconditionFailed)
+}
+
 /// Leave the line
 ///
 /// Whoever is told 204 is given nothing any more. Of units that are theirs already there is an order, which they can cancel.
+/// With `If-Match`, a request that was long on its way cannot take away a place that its buyer has taken since.
 #[utoipa::path(
     delete, path = "/v1/drops/{drop}/line/me", tag = "line",
-    params(("drop" = String, Path, description = "The drop's name", example = "shoe")),
+    params(("drop" = String, Path, description = "The drop's name", example = "shoe"), MaybeIfMatchHeader),
     responses(
         (status = 204, description = "Not in line any more"),
-        Errors<(kinds::DropNotFound, kinds::NoLine, kinds::PlaceNotFound, kinds::AlreadyAwarded, kinds::EntryMerged)>,
+        Errors<(
+            kinds::DropNotFound, kinds::NoLine, kinds::PlaceNotFound, kinds::AlreadyAwarded, kinds::EntryMerged,
+            kinds::PreconditionFailed,
+        )>,
     ),
     security(("buyer" = []))
 )]
@@ -383,9 +390,14 @@ pub async fn leave_line(
     State(gate): State<Gate>,
     Buyer(buyer): Buyer,
     PathText(drop): PathText,
+    MaybeIfMatch(expected): MaybeIfMatch,
 ) -> Result<StatusCode, Problem> {
     let live = line_of(&gate, &drop).await?;
-    match gate.engine.leave_line(&live.drop, &buyer).await? {
+    let seen = match expected {
+        Expected::Any => None,
+        Expected::OneOf(versions) => Some(revision(&versions)?),
+    };
+    match gate.engine.leave_line(&live.drop, &buyer, seen).await? {
         LeftPlace::Left => Ok(StatusCode::NO_CONTENT),
         LeftPlace::Kept(kept) => Err(kept_problem(kept)),
         LeftPlace::NoPlace => Err(Problem::PlaceNotFound),

@@ -11,6 +11,7 @@ guards! {
     Tombstone: "join: the key of a place that was left stays used", "domain/line/joining.rs", In("joining");
     DrawIsSealed: "join: who left a sealed draw cannot come back", "domain/line/joining.rs", In("a sealed draw");
     Revision: "change: under the revision that was seen", "domain/line/joining.rs", In("changing");
+    RevisionGoesOn: "join: the revision goes on from the places before", "ledger/line/joins.rs", In("late changes");
     ChangeBeforeSeal: "change: only until the seal", "domain/line/joining.rs", In("changing");
     LeftKeepsRank: "leave: behind the seal it keeps its rank", "domain/line/joining.rs", In("joining");
     LeaveLocks: "leave: the entry's row is taken before it is read", "ledger/line/joins.rs", Nowhere("the write asks for an entry that waits; without both, see below");

@@ -170,7 +170,10 @@ impl State {
         }
         self.seen.behind_the_close |= self.line.phase == Phase::Closed;
         self.seen.came_back_to_a_draw |= comes_back;
-        self.entries.push(Entry { buyer, key, wish: 0, revision: 1, state: EntryState::Waiting });
+        let places = self.entries.iter().filter(|entry| entry.buyer == buyer);
+        let before = places.map(|entry| entry.revision).max().filter(|_| model.has(Guard::RevisionGoesOn));
+        let revision = 1 + before.unwrap_or_default();
+        self.entries.push(Entry { buyer, key, wish: 0, revision, state: EntryState::Waiting });
         Some(self.entries.len() - 1)
     }
 

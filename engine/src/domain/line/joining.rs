@@ -118,11 +118,15 @@ pub fn may_change(line: LineState, state: EntryState, revision: u32, seen: u32) 
     }
 }
 
-/// What a place becomes whose buyer leaves. Whoever has left stays away, however often they say so.
-pub fn leave(line: LineState, state: EntryState) -> Result<EntryState, PlaceKept> {
+/// What a place becomes whose buyer leaves, of this revision of it if they name one. Whoever has left stays away, however
+/// often they say so.
+pub fn leave(line: LineState, state: EntryState, revision: u32, seen: Option<u32>) -> Result<EntryState, PlaceKept> {
     match state {
         EntryState::Left | EntryState::Withdrawn => return Ok(state),
         state => is_live(state)?,
+    }
+    if seen.is_some_and(|seen| seen != revision) {
+        return Err(PlaceKept::Changed { revision });
     }
     Ok(match line {
         LineState::Planned | LineState::Open => EntryState::Left,
@@ -238,7 +242,12 @@ mod tests {
             (LineState::Drawn, Awarded, Err(PlaceKept::Awarded)),
             (LineState::Open, Merged, Err(PlaceKept::Merged)),
         ] {
-            assert_eq!(leave(line, state), expected, "{line} {state:?}");
+            assert_eq!(leave(line, state, 3, None), expected, "{line} {state:?}");
+            assert_eq!(leave(line, state, 3, Some(3)), expected, "{line} {state:?}");
         }
+        // A place that its buyer has taken since is not the one that is meant; one that was left is left all the same.
+        let other = Err(PlaceKept::Changed { revision: 3 });
+        assert_eq!(leave(LineState::Open, Waiting, 3, Some(2)), other);
+        assert_eq!(leave(LineState::Open, Left, 3, Some(2)), Ok(Left));
     }
 }

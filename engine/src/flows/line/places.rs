@@ -104,8 +104,14 @@ impl Engine {
         Ok(self.ledger.change_entry(&new_entry(drop, asked, self.clock.now()), seen).await?)
     }
 
-    pub async fn leave_line(&self, drop: &SaleDrop, buyer: &BuyerId) -> Result<LeftPlace, EngineError> {
-        Ok(self.ledger.leave_line(drop.id, buyer, self.clock.now()).await?)
+    /// `seen`: the revision of the place that is meant, if the buyer names one.
+    pub async fn leave_line(
+        &self,
+        drop: &SaleDrop,
+        buyer: &BuyerId,
+        seen: Option<u32>,
+    ) -> Result<LeftPlace, EngineError> {
+        Ok(self.ledger.leave_line(drop.id, buyer, seen, self.clock.now()).await?)
     }
 
     /// The place of a buyer. `None`: they never had one.

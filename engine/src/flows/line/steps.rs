@@ -191,13 +191,14 @@ impl Engine {
         let list = sorted(list, sealed.number).into_iter().map(|entry| entry.entry).collect::<Vec<_>>();
         let root = root_of(list).await;
         let now = self.clock.now();
-        // Of a round that is planned the time has a limit; behind a void one the root comes first, and its round after it.
+        // Behind a round that was void the root comes first, and its round after it.
+        let round = line.beacon_round.or_else(|| line.terms.round_after_void(now));
         let new = NewRoot {
             root,
             count: sealed.count,
             planned: line.beacon_round,
-            round: line.beacon_round.or_else(|| line.terms.round_after_void(now)),
-            until: line.beacon_round.map(|round| line.terms.root_until(round)),
+            round,
+            until: round.map(|round| line.terms.root_until(round)),
         };
         let is_written = self.ledger.root_line(drop.id, &new, now).await?;
         if is_written {

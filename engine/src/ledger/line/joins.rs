@@ -201,8 +201,15 @@ impl Ledger {
         })
     }
 
-    /// Takes a buyer out of a line. Whoever is told so is given nothing any more.
-    pub async fn leave_line(&self, drop: DropId, buyer: &BuyerId, now: Timestamp) -> Result<LeftPlace, LedgerError> {
+    /// Takes a buyer out of a line: of this revision of their place, or whatever it is. Whoever is told so is given nothing
+    /// any more.
+    pub async fn leave_line(
+        &self,
+        drop: DropId,
+        buyer: &BuyerId,
+        seen: Option<u32>,
+        now: Timestamp,
+    ) -> Result<LeftPlace, LedgerError> {
         run_tx!(self, "joins.leave", tx, {
             const STATE: &str = "-- joins.state\nselect state from lines where drop_id = $1";
             const LEAVE: &str = "-- joins.leave
@@ -219,7 +226,7 @@ impl Ledger {
                 state = counted;
             }
             let Some(entry) = lock_entry(tx, drop, buyer).await? else { return Ok(LeftPlace::NoPlace) };
-            let after = match joining::leave(state, entry.state) {
+            let after = match joining::leave(state, entry.state, entry.revision, seen) {
                 Ok(after) if after == entry.state => return Ok(LeftPlace::Left),
                 Ok(after) => after,
                 Err(kept) => return Ok(LeftPlace::Kept(kept)),
@@ -331,13 +338,15 @@ fn join_one<'a>(
             let number = line.next + line.new;
             line.new += 1;
             line.facts.in_line += 1;
+            // It goes on from the places before: a change of one that was left may come late, and must not meet this one.
+            let revision = 1 + places.iter().map(|(_, place)| place.revision).max().unwrap_or_default();
             let entry = LineEntry {
                 number,
                 id: EntryId::new(&call.entry_key, number, &new.buyer),
                 quantity: new.quantity,
                 choices: new.choices.clone(),
                 country: new.country,
-                revision: 1,
+                revision,
                 joined_at: new.at,
                 state: EntryState::Waiting,
                 merged_into: None,
@@ -365,10 +374,10 @@ async fn write_entries(
 ) -> Result<(), LedgerError> {
     const ENTRIES: &str = "-- joins.insert_entries
         insert into line_entries (drop_id, number, buyer, nth, entry_id, key_hash, body_hash, quantity, choice1, choice2,
-                                  choice3, accepted1, accepted2, accepted3, country, joined_at)
+                                  choice3, accepted1, accepted2, accepted3, country, joined_at, revision)
         select * from unnest($1::int[], $2::int[], $3::text[], $4::smallint[], $5::bytea[], $6::bytea[], $7::bytea[],
                              $8::smallint[], $9::smallint[], $10::smallint[], $11::smallint[], $12::bigint[],
-                             $13::bigint[], $14::bigint[], $15::text[], $16::timestamptz[])";
+                             $13::bigint[], $14::bigint[], $15::text[], $16::timestamptz[], $17::int[])";
     const COUNT: &str = "-- joins.count
         update line_counters c set next = next + n.new, joined = joined + n.new
         from unnest($1::int[], $2::int[]) as n (drop_id, new) where c.drop_id = n.drop_id";
@@ -394,7 +403,8 @@ async fn write_entries(
     let (of_lines, new): (Vec<_>, Vec<_>) =
         lines.iter().filter(|(_, line)| line.new > 0).map(|(drop, line)| (drop.0, line.new.cast_signed())).unzip();
     let (entries, count) = (tx.prepare_cached(ENTRIES).await?, tx.prepare_cached(COUNT).await?);
-    let entries_arguments: [&(dyn ToSql + Sync); 16] = [
+    let revisions = made.iter().map(|made| made.entry.revision.cast_signed()).collect::<Vec<_>>();
+    let entries_arguments: [&(dyn ToSql + Sync); 17] = [
         &drops,
         &numbers,
         &buyers,
@@ -411,6 +421,7 @@ async fn write_entries(
         &accepted[2],
         &countries,
         &times,
+        &revisions,
     ];
     let count_arguments: [&(dyn ToSql + Sync); 2] = [&of_lines, &new];
     let (inserted, counted) = join!(tx.execute(&entries, &entries_arguments), tx.execute(&count, &count_arguments));
