@@ -10,9 +10,14 @@ use anyhow::Context as _;
 use doorbuster::Secret;
 use doorbuster_engine::domain::claims::Acknowledgement;
 use doorbuster_engine::domain::clock::Clock;
-use doorbuster_engine::domain::drops::{NewDrop, NewVariant, PayTerms, SaleDrop};
+use doorbuster_engine::beacon::BeaconClient;
+use doorbuster_engine::domain::drops::{Admission, NewDrop, NewVariant, PayTerms, SaleDrop, WAREHOUSES_PER_PRIMARY};
 use doorbuster_engine::domain::ids::VariantNumber;
+use doorbuster_engine::domain::line::beacon::commitment;
+use doorbuster_engine::domain::line::rules::Beacon;
+use doorbuster_engine::domain::line::terms::{CAPACITY, LineTerms, NewLine, REVEAL_AFTER, ROUND_EVERY};
 use doorbuster_engine::flows::Engine;
+use doorbuster_engine::flows::line::LineMemory;
 use doorbuster_engine::ledger::Ledger;
 use doorbuster_engine::tokens::keys::WarehouseKeys;
 use doorbuster_engine::tokens::store::TokenStore;
@@ -28,6 +33,8 @@ pub(crate) const SECRET: &str = "load tests sign buyers' tokens with this";
 /// Units that a warehouse of a drop without end gives: serials have nine digits then.
 const WITHOUT_END: u32 = 100_000_000;
 const CONNECTIONS: usize = 8;
+/// What decides the draws of these lines.
+const LINE_SECRET: [u8; 32] = *b"load tests draw lines with this!";
 /// Longer than any run.
 const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(6);
 
@@ -105,10 +112,17 @@ impl Stage {
         units: u32,
         warehouses: u32,
     ) -> anyhow::Result<SaleDrop> {
+        let new = NewDrop { acknowledgement, ..self.new_drop(units, warehouses)? };
+        self.engine.create_drop(&new, rand::random()).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+        self.engine.open_drop(&new.name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+        Ok(self.engine.refresh(&new.name).await?.context("the drop is gone")?.drop.clone())
+    }
+
+    fn new_drop(&self, units: u32, warehouses: u32) -> anyhow::Result<NewDrop> {
         let number = self.drops.get() + 1;
         self.drops.set(number);
         let name = format!("load-{number}");
-        let new = NewDrop {
+        Ok(NewDrop {
             name: name.parse()?,
             product_name: name.clone(),
             currency: "EUR".parse()?,
@@ -128,13 +142,53 @@ impl Stage {
             closes_at: None,
             pay_by: Clock::System.now() + SignedDuration::from_hours(24),
             pay_terms: PayTerms::OF_THE_DROP,
-            acknowledgement,
+            acknowledgement: Acknowledgement::Accepted,
             replicas: 0,
             line: None,
+        })
+    }
+
+    /// Makes a drop whose line is open for longer than any sample.
+    pub async fn open_line(&self) -> anyhow::Result<SaleDrop> {
+        let now = Clock::System.now();
+        let terms = LineTerms {
+            admission: Admission::Queue,
+            line_opens_at: now,
+            seal_at: now + TOKEN_LIFE,
+            reveal_after: REVEAL_AFTER,
+            round_every: ROUND_EVERY,
+            per_round: 1,
+            capacity: CAPACITY,
+            requires_card: false,
+            then_open: false,
+            beacon: Beacon::None { commitment: commitment(&LINE_SECRET) },
+        };
+        let drop = self.make_line(terms, 1).await?;
+        self.engine.run_lines(&BeaconClient::default(), &mut LineMemory::default()).await?;
+        Ok(drop)
+    }
+
+    /// Makes a drop of one variant with this line. The worker opens it, once it is time.
+    pub async fn make_line(&self, terms: LineTerms, units: u32) -> anyhow::Result<SaleDrop> {
+        let opens_at = terms.seal_at + terms.timing().seal_before_opening();
+        let new = NewDrop {
+            opens_at: Some(opens_at),
+            closes_at: Some(opens_at + TOKEN_LIFE),
+            pay_by: opens_at + TOKEN_LIFE + SignedDuration::from_hours(1),
+            line: Some(NewLine { terms, secret: Some(LINE_SECRET) }),
+            ..self.new_drop(units, WAREHOUSES_PER_PRIMARY)?
         };
         self.engine.create_drop(&new, rand::random()).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
-        self.engine.open_drop(&new.name).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
-        Ok(self.engine.refresh(&new.name).await?.context("the drop is gone")?.drop.clone())
+        self.engine.ledger.drop_by_name(&new.name).await?.context("the drop is gone")
+    }
+
+    /// Takes a line away with all its places, and says how many there were.
+    pub async fn forget_line(&self, drop: &SaleDrop) -> anyhow::Result<u64> {
+        const ROWS: &str = "select count(*) from line_entries where drop_id = $1";
+        let rows: i64 = self.sql.query_one(ROWS, &[&drop.id.0]).await?.get(0);
+        self.sql.batch_execute("truncate line_entries").await?;
+        self.forget(drop).await?;
+        Ok(rows.cast_unsigned())
     }
 
     /// A drop that no sample can sell out, for figures of claims alone: Redis is given more units than Postgres knows of, and
