@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use doorbuster::Secret;
-use doorbuster_load::generator::{Ask, 
-    Buyers, ClosedRun, DropPaths, OpenResult, OpenRun, Outcome, Percentiles, Scenario, Schedule, Spacing,
+use doorbuster_load::generator::{
+    Ask, Buyers, ClosedRun, DropPaths, OpenResult, OpenRun, Outcome, Percentiles, Scenario, Schedule, Spacing,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

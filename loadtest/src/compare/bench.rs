@@ -11,7 +11,9 @@ use doorbuster_engine::domain::drops::SaleDrop;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 
 use super::probe::{FEW, MANY, Probe, WAREHOUSES};
-use crate::generator::{Ask, Buyers, ClosedResult, ClosedRun, OpenRun, Outcome, Percentiles, Scenario, Schedule, Tally};
+use crate::generator::{
+    Ask, Buyers, ClosedResult, ClosedRun, OpenRun, Outcome, Percentiles, Scenario, Schedule, Tally,
+};
 use crate::machine;
 use crate::stage::{Fsync, Served, Stage};
 use crate::ways::Way;
@@ -187,12 +189,7 @@ impl<'a> Bench<'a> {
     }
 
     /// A sample, and how many answers there were in all, warm-up included.
-    async fn closed(
-        &mut self,
-        asking: Asking,
-        drop: &SaleDrop,
-        buyers: Arc<Buyers>,
-    ) -> anyhow::Result<(Sample, u64)> {
+    async fn closed(&mut self, asking: Asking, drop: &SaleDrop, buyers: Arc<Buyers>) -> anyhow::Result<(Sample, u64)> {
         let (warm_up, length, Asking { way, ask, gateways, connections, expected }) =
             (self.warm_up(), self.length, asking);
         self.servers(way, gateways).await?;

@@ -52,13 +52,8 @@ impl Probe {
 
     /// Claims in this many warehouses: many at a time, few at a time, and at half of the rate.
     pub(super) fn of_warehouses(warehouses: u32) -> [Self; 3] {
-        let claims = |connections| Self::Claims {
-            way: Way::Tokens,
-            connections,
-            fsync: Fsync::Always,
-            warehouses,
-            gateways: 1,
-        };
+        let claims =
+            |connections| Self::Claims { way: Way::Tokens, connections, fsync: Fsync::Always, warehouses, gateways: 1 };
         [claims(MANY), claims(FEW), Self::HalfLoad { way: Way::Tokens, warehouses }]
     }
 

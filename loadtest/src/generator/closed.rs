@@ -77,9 +77,9 @@ impl ClosedRun {
                 let connection = Connection::open(*address).await.context("a connection cannot be made")?;
                 connections.push((*address, connection));
             }
-            let running = connections.into_iter().map(|(address, connection)| {
-                tokio::task::spawn_local(ask(Rc::clone(&shared), address, connection))
-            });
+            let running = connections
+                .into_iter()
+                .map(|(address, connection)| tokio::task::spawn_local(ask(Rc::clone(&shared), address, connection)));
             let running = running.collect::<Vec<_>>();
             tokio::time::sleep(shared.run.warm_up).await;
             counting();
