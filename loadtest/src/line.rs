@@ -65,7 +65,7 @@ pub struct LineArguments {
     /// Units for sale
     #[arg(long, default_value_t = 5_000, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(3..))]
     units: u32,
-    /// Ranks that a round decides; a tenth of the waiters if left out
+    /// Ranks that a round decides; a fifth of the units if left out
     #[arg(long, value_name = "RANKS")]
     per_round: Option<u32>,
     /// From one round to the next. A shop's line has 30s
@@ -283,7 +283,9 @@ async fn hold(arguments: &LineArguments) -> anyhow::Result<Report> {
     if !arguments.written {
         // All of it is charged.
         findings.extend(sold.findings.iter().cloned());
-        findings.extend(audit.violations.iter().map(|violation| format!("{violation:?}")));
+        // The goods beside lie on shelves of the stage, which keep no history.
+        let of_line = audit.violations.iter().filter(|violation| violation.drop == drop.name.as_str());
+        findings.extend(of_line.map(|violation| format!("{violation:?}")));
     }
     findings.extend(stores.wrong());
     findings.extend(joining.iter().flat_map(|joining| joining.verdict.line_findings.clone()));
@@ -320,7 +322,7 @@ const WRITTEN_FROM: u64 = 10_u64.pow(12);
 
 impl LineArguments {
     fn per_round(&self) -> u32 {
-        self.per_round.unwrap_or(self.waiters / 10).max(1)
+        self.per_round.unwrap_or(self.units / 5).max(1)
     }
 }
 
@@ -464,7 +466,7 @@ impl Goods {
 impl Beside {
     fn of(placed: &[Placed], sealed_at: Timestamp, opens_at: Timestamp) -> Self {
         let between = |from: Timestamp, to: Timestamp| {
-            let mut took_us = Histogram::<u64>::new(3).expect("three digits are few enough");
+            let mut took_us = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("a minute has eight digits");
             for placed in placed.iter().filter(|placed| placed.due >= from && placed.due < to) {
                 took_us.saturating_record(placed.took_us);
             }
@@ -480,7 +482,7 @@ impl Beside {
 }
 
 fn joins_of(log: &LineLog) -> Percentiles {
-    let mut took_us = Histogram::<u64>::new(3).expect("three digits are few enough");
+    let mut took_us = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).expect("a minute has eight digits");
     for call in log.visits.iter().flat_map(|visit| &visit.joins) {
         took_us.saturating_record((call.ended_us - call.started_us).max(0).cast_unsigned());
     }

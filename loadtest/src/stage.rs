@@ -247,7 +247,7 @@ impl Stage {
     pub async fn write_places(&self, drop: &SaleDrop, first: u64, count: u32) -> anyhow::Result<()> {
         const PLACES: &str = "insert into line_entries (drop_id, number, buyer, nth, entry_id, key_hash, body_hash, quantity,
                                                         choice1, choice2, country, joined_at)
-            select $1, n, 'buyer-' || lpad(($2 + n - 1)::text, 14, '0'), 0, hash, hash, hash, 1, n % 3, (n + 1) % 3, 'DE', now()
+            select $1, n, 'buyer-' || lpad(($2::bigint + n - 1)::text, 14, '0'), 0, hash, hash, hash, 1, n % 3, (n + 1) % 3, 'DE', now()
             from (select n, decode(md5(n::text), 'hex') as hash from generate_series(1, $3::int) n) numbered";
         const COUNT: &str = "update line_counters set next = joined + $2 + 1, joined = joined + $2 where drop_id = $1";
         let of = count.cast_signed();
