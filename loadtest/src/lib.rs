@@ -13,6 +13,7 @@ pub mod stage;
 pub mod verify;
 pub mod checkout;
 pub mod waiting;
+pub mod line;
 pub mod compare;
 pub mod versus;
 pub mod staged;

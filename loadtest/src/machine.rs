@@ -93,9 +93,18 @@ pub fn cpu_of_family(pid: Option<u32>) -> Duration {
 
 /// What a process holds in memory just now, shared pages included.
 pub fn memory_mib_of(pid: Option<u32>) -> u64 {
+    memory_field_of(pid, "VmRSS:")
+}
+
+/// The most that it has ever held.
+pub fn memory_peak_mib_of(pid: Option<u32>) -> u64 {
+    memory_field_of(pid, "VmHWM:")
+}
+
+fn memory_field_of(pid: Option<u32>, name: &str) -> u64 {
     let Some(pid) = pid else { return 0 };
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() / 1024
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mimalloc::MiMalloc;
 
-use doorbuster_load::{checkout, compare, run, served, siege, staged, verify, versus};
+use doorbuster_load::{checkout, compare, line, run, served, siege, staged, verify, versus};
 
 /// The servers that are measured are this program, and are to be what `doorbuster` is.
 #[global_allocator]
@@ -31,6 +31,8 @@ enum Command {
     Checkout(checkout::CheckoutArguments),
     /// Sends the same crowd to one locked row, ten rows and tokens, and draws what became of it
     Versus(versus::VersusArguments),
+    /// Holds a line of a hundred thousand waiters, on private servers, and holds the stores against what they were told
+    Line(line::LineArguments),
     /// Holds an honest sale beside one hostile host, on private servers
     Siege(siege::SiegeArguments),
     /// Runs another program against an open drop on private servers
@@ -72,6 +74,7 @@ fn run_command(command: Command) -> anyhow::Result<()> {
             Command::Compare(arguments) => compare::run(arguments).await,
             Command::Checkout(arguments) => checkout::run(arguments).await,
             Command::Versus(arguments) => versus::run(arguments).await,
+            Command::Line(arguments) => line::run(arguments).await,
             Command::Siege(arguments) => siege::run(arguments).await,
             Command::Staged(arguments) => staged::run(arguments).await,
             Command::Serve(arguments) => served::run(arguments).await,

@@ -1,6 +1,7 @@
 //! `doorbuster-load serve`: the server that is measured, in a process of its own. Started by the other commands.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,9 @@ pub struct ServeArguments {
     provider_key: Option<Secret>,
     #[arg(long, default_value_t = 16)]
     charge_concurrency: usize,
+    /// Calls of one kind a second that the provider takes; as many as it can if not given
+    #[arg(long)]
+    provider_rate: Option<NonZeroU32>,
     /// What waits less than this, and is fewer than 5,000, waits on
     #[arg(long, default_value = "1s")]
     settle_every: jiff::SignedDuration,
@@ -71,7 +75,11 @@ pub async fn run(arguments: ServeArguments) -> anyhow::Result<()> {
                     connect_timeout: Duration::from_secs(3),
                     answer_timeout: Duration::from_secs(20),
                 })?
-                .limited_to(RateLimit::NONE),
+                .limited_to(
+                    arguments
+                        .provider_rate
+                        .map_or(RateLimit::NONE, |rate| RateLimit { per_second: rate.get(), ..RateLimit::default() }),
+                ),
                 settings: WorkerSettings {
                     settle_every: Duration::try_from(arguments.settle_every)?,
                     charge_concurrency: arguments.charge_concurrency,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use doorbuster::Secret;
 use doorbuster_load::generator::{
-    Buyers, ClosedRun, DropPaths, OpenResult, OpenRun, Outcome, Percentiles, Scenario, Schedule, Spacing,
+    Ask, Buyers, ClosedRun, DropPaths, OpenResult, OpenRun, Outcome, Percentiles, Scenario, Schedule, Spacing,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -172,8 +172,9 @@ fn the_closed_loop_counts_only_what_was_answered_in_its_time() {
         }
     });
     let run = ClosedRun {
-        address,
+        addresses: vec![address],
         drop: DropPaths::new(address, "shoe", vec!["S".to_owned()]),
+        ask: Ask::Click,
         buyers: buyers(100),
         connections: 4,
         warm_up: Duration::from_millis(50),

@@ -744,3 +744,30 @@ async fn the_audit_finds_a_line_that_was_doctored() {
     }
     line.audit().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_card_has_one_place_and_a_buyer_who_saved_it_twice_keeps_theirs() {
+    let mut line = Line::open(Admission::Queue, &[10], 10, with_terms(|terms| terms.requires_card = true)).await;
+    const PROFILE: &str = "insert into checkout_profiles
+        values ($1, 'pm_card_visa', 'a@example.test', '{\"country\": \"DE\"}', now())";
+    const CARD: &str = "insert into cards (buyer, given, state, method_id, fingerprint, updated_at)
+        values ($1, $2, 'SAVED', $2, sha256($3::text::bytea), now())";
+    // Who has which cards, each under a name of its own.
+    for (who, cards) in [(1, ["a", "a"]), (2, ["b", "b"]), (3, ["a", "b"]), (4, ["c", "d"]), (5, ["e", "d"])] {
+        line.world.sql.execute(PROFILE, &[&buyer(who).as_str()]).await.unwrap();
+        for (given, card) in ["pm_1", "pm_2"].iter().zip(cards) {
+            line.world.sql.execute(CARD, &[&buyer(who).as_str(), given, &card]).await.unwrap();
+        }
+        line.join(who, &[0], 1).await;
+    }
+    line.after(SEAL_AFTER).await;
+    let sealed = line.row().await.sealed.expect("the line is sealed");
+    assert_eq!(sealed.count, 3);
+    let mut into = BTreeMap::new();
+    for who in 1..=5 {
+        let entry = line.entry(who).await;
+        into.insert(entry.number, entry.merged_into);
+    }
+    assert_eq!(into.into_values().collect::<Vec<_>>(), [None, None, Some(1), None, Some(4)]);
+    line.audit().await;
+}

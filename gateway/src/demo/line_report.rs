@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
 use doorbuster_engine::domain::drops::SaleDrop;
-use doorbuster_engine::domain::ids::{BuyerId, ClaimId, OrderId, VariantNumber};
+use doorbuster_engine::domain::ids::{BuyerId, ClaimId, DropName, OrderId, VariantNumber};
 use doorbuster_engine::domain::line::bundle::{Bundle, verify};
 use doorbuster_engine::domain::line::entries::EntryId;
-use doorbuster_engine::domain::line::rounds::{Facts, Outcome, PastRound, Rank, Wish, inversions};
+use doorbuster_engine::domain::line::rounds::{self, Facts, Free, Outcome, PastRound, Rank, Wish, inversions};
 use doorbuster_engine::domain::line::shuffle;
 use doorbuster_engine::domain::line::state::EntryState;
+use doorbuster_engine::flows::Engine;
 use doorbuster_engine::flows::audit::AuditReport;
+use doorbuster_engine::ledger::audit::OrderFact;
 use doorbuster_engine::ledger::line::LineEntry;
 use doorbuster_sandbox::crowd::{BuyersLog, LineFacts, LineVerdict, PlaceFact, Verdict, judge, judge_line};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -131,10 +133,85 @@ impl Published {
         }
         Self { wishes, ranks, rounds: by_round.into_values().collect(), awards }
     }
+}
 
-    fn inversions(&self) -> usize {
-        inversions(&self.wishes, &self.rounds).len()
+/// A line as the stores have it when all is over, and as it is published.
+pub struct LineStores {
+    bundle: Bundle,
+    published: Published,
+    entries: Vec<(BuyerId, LineEntry)>,
+    orders: HashMap<OrderId, OrderFact>,
+}
+
+impl LineStores {
+    /// Of these buyers the places are read too.
+    pub async fn read(engine: &Engine, name: &DropName, buyers: Vec<String>) -> anyhow::Result<Self> {
+        let drop = engine.ledger.drop_by_name(name).await?.context("the drop is gone")?;
+        let bundle = engine.line_bundle(name).await?;
+        let bundle = bundle.map_err(|none| anyhow::anyhow!("nothing is published: {none:?}"))?;
+        let id = drop.id;
+        let read = |buyer: String| async move {
+            let buyer: BuyerId = buyer.parse().context("the crowd's buyers have well-formed ids")?;
+            let entry = engine.ledger.line_entry(id, &buyer).await?;
+            anyhow::Ok(entry.map(|entry| (buyer, entry)))
+        };
+        let entries = stream::iter(buyers).map(read).buffered(READS).try_collect::<Vec<_>>().await?;
+        Ok(Self {
+            published: Published::new(&bundle),
+            bundle,
+            entries: entries.into_iter().flatten().collect(),
+            orders: engine.ledger.drop_facts(&drop).await?.orders,
+        })
     }
+
+    /// For the judge of what the buyers were told.
+    pub fn facts(&self, drop: &SaleDrop, board_reads: u64, board_reads_due: u64) -> LineFacts {
+        let places = self.entries.iter().map(|(buyer, entry)| place_fact(drop, &self.published, buyer, entry));
+        LineFacts {
+            places: places.collect(),
+            orders: self.orders.iter().map(|(id, order)| (order.buyer.to_string(), id.0.to_string())).collect(),
+            board_reads,
+            board_reads_due,
+        }
+    }
+
+    /// The first thing of what is published that is not as anybody computes it.
+    pub fn wrong(&self) -> Option<String> {
+        verify(&self.bundle, None).err().map(|wrong| wrong.to_string())
+    }
+
+    pub fn inversions(&self) -> usize {
+        inversions(&self.published.wishes, &self.published.rounds).len()
+    }
+
+    fn awarded(&self) -> u64 {
+        self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Awarded).count() as u64
+    }
+
+    /// Entries that have another award than what is published says of their rank.
+    fn awards_that_differ(&self) -> u64 {
+        let differs = |entry: &LineEntry| {
+            let rank = self.published.ranks.get(&entry.id);
+            let given = entry.claim.map(|claim| self.orders.get(&claim.order_id()).map(|order| order.variant));
+            given != rank.and_then(|rank| self.published.awards.get(rank)).map(|variant| Some(*variant))
+        };
+        self.entries.iter().filter(|(_, entry)| differs(entry)).count() as u64
+    }
+}
+
+/// Who waits, though what is free would cover a wish of theirs: entries by their position in the list.
+pub async fn in_vain(engine: &Engine, drop: &SaleDrop) -> anyhow::Result<Vec<u32>> {
+    if !engine.ledger.has_free_units(drop).await? {
+        return Ok(Vec::new());
+    }
+    let facts = engine.ledger.drop_facts(drop).await?;
+    let free = facts.tokens.iter().filter(|token| token.is_free()).map(|token| (token.variant, 1));
+    let free = free.collect::<Free>();
+    let list = engine.ledger.line_list(drop.id, 0).await?;
+    let wishes = list.iter().map(|entry| entry.entry.wish).collect::<Vec<_>>();
+    let waiting = (0..).zip(&list).filter(|(_, entry)| entry.state == EntryState::Waiting);
+    let standing = waiting.map(|(position, _)| Facts::usual(position)).collect::<Vec<_>>();
+    Ok(rounds::in_vain(&wishes, &standing, &free).collect())
 }
 
 impl LineDemo {
@@ -149,29 +226,16 @@ impl LineDemo {
         // Nobody clicked; orders and money are judged all the same.
         let sold: Verdict = judge(&BuyersLog::default(), &store);
         let drop = self.sale_drop().await?;
-        let bundle = self.engine.line_bundle(&self.drop).await?;
-        let bundle = bundle.map_err(|none| anyhow::anyhow!("nothing is published: {none:?}"))?;
-        let published = Published::new(&bundle);
-        let entries = self.entries(&drop).await?;
-        let orders = self.engine.ledger.drop_facts(&drop).await?.orders;
-        let facts = LineFacts {
-            places: entries.iter().map(|(buyer, entry)| place_fact(&drop, &published, buyer, entry)).collect(),
-            orders: orders.iter().map(|(id, order)| (order.buyer.to_string(), id.0.to_string())).collect(),
-            board_reads: reads,
-            board_reads_due: reads_due,
-        };
-        let differs = |entry: &LineEntry| {
-            let rank = published.ranks.get(&entry.id);
-            let given = entry.claim.map(|claim| orders.get(&claim.order_id()).map(|order| order.variant));
-            given != rank.and_then(|rank| published.awards.get(rank)).map(|variant| Some(*variant))
-        };
-        let verdict = verify(&bundle, None);
+        let buyers = self.log.visits.iter().map(|visit| visit.buyer.clone()).collect();
+        let stores = LineStores::read(&self.engine, &self.drop, buyers).await?;
+        let facts = stores.facts(&drop, reads, reads_due);
+        let wrong = stores.wrong();
         // Whoever was given something, or had left, before the mail was written has none that says they are in line.
         let told = |(buyer, entry): &(BuyerId, LineEntry)| {
             let id = ClaimId::of_entry(drop.id, buyer, entry.number).order_id().to_string();
             (id, "line_joined", entry.state == EntryState::Waiting)
         };
-        let in_line = entries.iter().map(told).collect::<Vec<_>>();
+        let in_line = stores.entries.iter().map(told).collect::<Vec<_>>();
         Ok(LineReport {
             admission: self.options.admission.as_str(),
             stock: self.options.stock,
@@ -184,20 +248,20 @@ impl LineDemo {
             line: judge_line(&self.log, &facts),
             refusals: self.log.refusals(),
             joins_per_s: self.log.joins_per_s(),
-            sealed: bundle.count,
-            behind: bundle.joins.len(),
-            rounds: published.rounds.len(),
-            awarded: entries.iter().filter(|(_, entry)| entry.state == EntryState::Awarded).count() as u64,
+            sealed: stores.bundle.count,
+            behind: stores.bundle.joins.len(),
+            rounds: stores.published.rounds.len(),
+            awarded: stores.awarded(),
             confirmed: sold.units_confirmed,
             orders_confirmed: sold.orders_confirmed,
             orders_payment_failed: sold.orders_payment_failed,
             units_free: sold.tokens_free,
             oversold: sold.oversold,
-            inversions: published.inversions(),
-            in_vain: self.in_vain().await?.len(),
-            draw_verified: verdict.is_ok(),
-            draw_wrong: verdict.err().map(|wrong| wrong.to_string()),
-            awards_that_differ: entries.iter().filter(|(_, entry)| differs(entry)).count() as u64,
+            inversions: stores.inversions(),
+            in_vain: in_vain(&self.engine, &drop).await?.len(),
+            draw_verified: wrong.is_none(),
+            draw_wrong: wrong,
+            awards_that_differ: stores.awards_that_differ(),
             captures_per_order_max: sold.captures_per_order_max,
             capture_mismatches: sold.capture_mismatches,
             over_limit: sold.over_limit,
@@ -209,18 +273,6 @@ impl LineDemo {
             findings: sold.findings,
             audit,
         })
-    }
-
-    /// The place of everybody who wanted one.
-    async fn entries(&self, drop: &SaleDrop) -> anyhow::Result<Vec<(BuyerId, LineEntry)>> {
-        let read = |buyer: String| async move {
-            let buyer: BuyerId = buyer.parse().context("the crowd's buyers have well-formed ids")?;
-            let entry = self.engine.ledger.line_entry(drop.id, &buyer).await?;
-            anyhow::Ok(entry.map(|entry| (buyer, entry)))
-        };
-        let buyers = self.log.visits.iter().map(|visit| visit.buyer.clone()).collect::<Vec<_>>();
-        let found = stream::iter(buyers).map(read).buffered(READS).try_collect::<Vec<_>>().await?;
-        Ok(found.into_iter().flatten().collect())
     }
 }
 

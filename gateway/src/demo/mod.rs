@@ -17,7 +17,7 @@ mod screen;
 
 pub use facts::store_facts;
 pub use line::LineDemo;
-pub use line_report::LineReport;
+pub use line_report::{LineReport, LineStores, in_vain};
 pub use options::DemoOptions;
 pub use report::DemoReport;
 pub use sale::Demo;

@@ -115,6 +115,12 @@ impl Queue {
         );
         execute(&self.shop.database_url, &sql).await;
         self.run().await;
+        // The gateway has read the board a moment ago, with times that no shop can change.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.anybody("").await.json()["state"] == "open" {
+            assert!(std::time::Instant::now() < deadline, "the board stays as it was");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 }
 

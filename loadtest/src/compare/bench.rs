@@ -11,7 +11,9 @@ use doorbuster_engine::domain::drops::SaleDrop;
 use doorbuster_sandbox::provider::{FakeProvider, FakeProviderOptions};
 
 use super::probe::{FEW, MANY, Probe, WAREHOUSES};
-use crate::generator::{Buyers, ClosedResult, ClosedRun, OpenRun, Outcome, Percentiles, Scenario, Schedule, Tally};
+use crate::generator::{
+    Ask, Buyers, ClosedResult, ClosedRun, OpenRun, Outcome, Percentiles, Scenario, Schedule, Tally,
+};
 use crate::machine;
 use crate::stage::{Fsync, Served, Stage};
 use crate::ways::Way;
@@ -30,7 +32,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(super) struct Bench<'a> {
     stage: &'a Stage,
     length: Duration,
-    servers: HashMap<Way, Served>,
+    /// Of each way by number.
+    servers: HashMap<(Way, usize), Served>,
     /// Claims a second, as last found.
     saturation: Option<f64>,
 }
@@ -59,17 +62,33 @@ struct Used {
 }
 
 /// Whose.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Pids {
-    server: Option<u32>,
+    servers: Vec<Option<u32>>,
     redis: Option<u32>,
     postgres: Option<u32>,
 }
 
+/// What a closed loop asks for, of whom, and which answer counts.
+#[derive(Clone, Copy)]
+struct Asking {
+    way: Way,
+    ask: Ask,
+    gateways: usize,
+    connections: usize,
+    expected: Outcome,
+}
+
+impl Asking {
+    fn of(way: Way, connections: usize) -> Self {
+        Self { way, ask: Ask::Click, gateways: 1, connections, expected: Outcome::Ok }
+    }
+}
+
 impl Pids {
-    fn used(self) -> Used {
+    fn used(&self) -> Used {
         Used {
-            server: machine::cpu_of(self.server),
+            server: self.servers.iter().map(|server| machine::cpu_of(*server)).sum(),
             redis: machine::cpu_of(self.redis),
             postgres: machine::cpu_of_family(self.postgres),
             generator: machine::cpu_of_thread(),
@@ -84,7 +103,7 @@ impl<'a> Bench<'a> {
 
     pub(super) async fn measure(&mut self, probe: Probe) -> anyhow::Result<Sample> {
         match probe {
-            Probe::Claims { way, connections, fsync, warehouses } => {
+            Probe::Claims { way, connections, fsync, warehouses, gateways } => {
                 let rate_max = if way.is_sql() { SQL_RATE_MAX } else { RATE_MAX };
                 let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(rate_max)) as u32);
                 let drop = match way {
@@ -97,27 +116,37 @@ impl<'a> Bench<'a> {
                     self.stage.put_on_shelves(&drop, way.rows(), buyers.len()).await?;
                 }
                 self.stage.set_fsync(fsync).await?;
-                let sample = self.closed(way, &drop, buyers, connections, Outcome::Ok).await;
+                let asking = Asking { gateways, ..Asking::of(way, connections) };
+                let sample = self.closed(asking, &drop, buyers).await;
                 self.stage.forget(&drop).await?;
                 self.stage.set_fsync(Fsync::Always).await?;
-                let sample = sample?;
-                let is_of_many = (way, connections, fsync) == (Way::Tokens, MANY, Fsync::Always);
+                let (sample, _) = sample?;
+                let is_of_many = (way, connections, fsync, gateways) == (Way::Tokens, MANY, Fsync::Always, 1);
                 if is_of_many && (warehouses == WAREHOUSES || self.saturation.is_none()) {
                     self.saturation = Some(sample.per_s);
                 }
                 Ok(sample)
             }
+            Probe::Joins { gateways } => self.joins(gateways).await,
+            Probe::Board => {
+                let drop = self.stage.open_line().await?;
+                let asking = Asking { ask: Ask::Board, ..Asking::of(Way::Tokens, MANY) };
+                let sample = self.closed(asking, &drop, self.stage.buyers(1)).await;
+                self.stage.forget(&drop).await?;
+                Ok(sample?.0)
+            }
             Probe::SoldOut => {
                 // Sold in the warm-up: there are more connections than units.
                 let drop = self.stage.open_drop(16, 16).await?;
                 let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(RATE_MAX)) as u32);
-                let sample = self.closed(Way::Tokens, &drop, buyers, MANY, Outcome::SoldOut).await;
+                let asking = Asking { expected: Outcome::SoldOut, ..Asking::of(Way::Tokens, MANY) };
+                let sample = self.closed(asking, &drop, buyers).await;
                 self.stage.forget(&drop).await?;
-                sample
+                Ok(sample?.0)
             }
             Probe::Generator => {
                 let drop = self.stage.open_drop(16, 16).await?;
-                self.closed(Way::Ceiling, &drop, self.stage.buyers(1), MANY, Outcome::Ok).await
+                Ok(self.closed(Asking::of(Way::Ceiling, MANY), &drop, self.stage.buyers(1)).await?.0)
             }
             Probe::Wrk => self.wrk().await,
             Probe::HalfLoad { way, warehouses } => {
@@ -137,40 +166,60 @@ impl<'a> Bench<'a> {
     }
 
     async fn server(&mut self, way: Way) -> anyhow::Result<&Served> {
-        if !self.servers.contains_key(&way) {
-            let served = self.stage.serve(way).await?;
-            self.servers.insert(way, served);
+        Ok(self.servers(way, 1).await?.remove(0))
+    }
+
+    /// So many servers of one way.
+    async fn servers(&mut self, way: Way, count: usize) -> anyhow::Result<Vec<&Served>> {
+        for number in 0..count {
+            if !self.servers.contains_key(&(way, number)) {
+                let served = self.stage.serve(way).await?;
+                self.servers.insert((way, number), served);
+            }
         }
-        Ok(&self.servers[&way])
+        Ok((0..count).map(|number| &self.servers[&(way, number)]).collect())
     }
 
-    fn pids(&self, server: &Served) -> Pids {
-        Pids { server: server.pid(), redis: self.stage.redis.pid(), postgres: self.stage.postgres.pid() }
+    fn pids(&self, servers: &[&Served]) -> Pids {
+        Pids {
+            servers: servers.iter().map(|server| server.pid()).collect(),
+            redis: self.stage.redis.pid(),
+            postgres: self.stage.postgres.pid(),
+        }
     }
 
-    async fn closed(
-        &mut self,
-        way: Way,
-        drop: &SaleDrop,
-        buyers: Arc<Buyers>,
-        connections: usize,
-        expected: Outcome,
-    ) -> anyhow::Result<Sample> {
-        let (warm_up, length) = (self.warm_up(), self.length);
-        let server = self.server(way).await?;
+    /// A sample, and how many answers there were in all, warm-up included.
+    async fn closed(&mut self, asking: Asking, drop: &SaleDrop, buyers: Arc<Buyers>) -> anyhow::Result<(Sample, u64)> {
+        let (warm_up, length, Asking { way, ask, gateways, connections, expected }) =
+            (self.warm_up(), self.length, asking);
+        self.servers(way, gateways).await?;
+        let servers = (0..gateways).map(|number| &self.servers[&(way, number)]).collect::<Vec<_>>();
         let run = ClosedRun {
-            address: server.address,
-            drop: server.paths(drop),
+            addresses: servers.iter().map(|server| server.address).collect(),
+            drop: servers[0].paths(drop),
+            ask,
             goes_round: buyers.len() == 1,
             buyers,
             connections,
             warm_up,
             length,
         };
-        let pids = self.pids(&self.servers[&way]);
+        let pids = self.pids(&servers);
         let (result, used) = tokio::task::spawn_blocking(move || closed_run(run, pids)).await??;
         let sample = sample(&result.tally, result.elapsed, expected, used)?;
-        Ok(Sample { value: sample.per_s, ..sample })
+        Ok((Sample { value: sample.per_s, ..sample }, result.all))
+    }
+
+    /// Everybody joins one line. What counts is what is committed: there must be a row for each answer, and no other.
+    async fn joins(&mut self, gateways: usize) -> anyhow::Result<Sample> {
+        let drop = self.stage.open_line().await?;
+        let buyers = self.stage.buyers((self.whole_length().as_secs_f64() * f64::from(RATE_MAX)) as u32);
+        let asking = Asking { ask: Ask::Join, gateways, ..Asking::of(Way::Tokens, MANY) };
+        let sample = self.closed(asking, &drop, buyers).await;
+        let rows = self.stage.forget_line(&drop).await?;
+        let (sample, answers) = sample?;
+        ensure!(rows == answers, "{answers} joins were answered, and {rows} are committed");
+        Ok(sample)
     }
 
     async fn half_load(&mut self, way: Way, rate: f64, warehouses: u32) -> anyhow::Result<Sample> {
@@ -191,7 +240,7 @@ impl<'a> Bench<'a> {
             keeps_log: false,
             ended: Arc::new(AtomicU64::new(0)),
         };
-        let pids = self.pids(&self.servers[&way]);
+        let pids = self.pids(&[&self.servers[&(way, 0)]]);
         let running = tokio::task::spawn_blocking(move || {
             let before = pids.used();
             let result = run.run()?;
@@ -210,18 +259,20 @@ impl<'a> Bench<'a> {
         let server = self.stage.serve_with_workers(&provider, 1).await?;
         let drop = self.stage.open_drop(count, WAREHOUSES).await?;
         let run = ClosedRun {
-            address: server.address,
+            addresses: vec![server.address],
             drop: server.paths(&drop),
+            ask: Ask::Click,
             buyers: self.stage.buyers(count),
             connections: FEW,
             warm_up: Duration::ZERO,
             length: SETTLED_WITHIN,
             goes_round: false,
         };
-        let pids = self.pids(&server);
+        let pids = self.pids(&[&server]);
         let before = pids.used();
         let began = Instant::now();
-        let (result, _) = tokio::task::spawn_blocking(move || closed_run(run, pids)).await??;
+        let of_run = pids.clone();
+        let (result, _) = tokio::task::spawn_blocking(move || closed_run(run, of_run)).await??;
         const RESERVED: &str = "select sum(quantity_reserved) from inventory where product_id = $1";
         let settled = async || {
             let row = self.stage.sql.query_one(RESERVED, &[&drop.product_id]).await?;
@@ -257,7 +308,7 @@ impl<'a> Bench<'a> {
             .args(["-t1", &format!("-c{MANY}"), &format!("-d{seconds}s"), "-s"])
             .arg(&path)
             .arg(format!("http://{address}/v1/drops/{}/claims", drop.name));
-        let pids = self.pids(&self.servers[&Way::Ceiling]);
+        let pids = self.pids(&[&self.servers[&(Way::Ceiling, 0)]]);
         let before = pids.used();
         let output = tokio::task::spawn_blocking(move || command.output()).await?;
         let output = output.context("wrk cannot be run: install it (apt-get install wrk)")?;

@@ -20,6 +20,8 @@ pub(super) struct Definition {
 pub(super) enum Measured {
     /// The one over the other, round by round.
     Over(Probe, Probe),
+    /// The server's processor time for an answer of the one over that of the other, round by round.
+    ServerTimeOver(Probe, Probe),
     /// By itself, when the rounds are over.
     Alone(Alone),
 }
@@ -35,6 +37,8 @@ pub(super) enum Alone {
 
 const CLAIMS: Probe = Probe::claims(Way::Tokens, MANY);
 const CEILING: Probe = Probe::claims(Way::Ceiling, MANY);
+/// A shop that has more than one gateway: their groups of joins wait for each other.
+const GATEWAYS: usize = 4;
 
 pub(super) const FIGURES: &[Definition] = &[
     over("claims_over_ceiling", CLAIMS, CEILING, "0.80 or more"),
@@ -43,6 +47,18 @@ pub(super) const FIGURES: &[Definition] = &[
     over("durable_over_everysec", CLAIMS, Probe::claims_with(Fsync::EverySecond), "0.9 or more"),
     over("sold_out_over_ceiling", Probe::SoldOut, CEILING, "0.95 or more"),
     over("p99_over_ceiling_half_load", Probe::half_load(Way::Tokens), Probe::half_load(Way::Ceiling), "2 or less"),
+    over("joins_over_claims", Probe::Joins { gateways: 1 }, CLAIMS, "0.7 or more"),
+    over(
+        "joins_over_claims_4_gateways",
+        Probe::Joins { gateways: GATEWAYS },
+        Probe::claims_through(GATEWAYS),
+        "0.7 or more",
+    ),
+    Definition {
+        name: "board_over_ceiling",
+        measured: Measured::ServerTimeOver(Probe::Board, CEILING),
+        goal: "0.9 or less",
+    },
     alone("settlement_over_copy", Alone::SettlementOverCopy, "0.65 or more"),
     over("tokens_over_row_lock", Probe::Settled, Probe::claims(Way::RowLock, FEW), "15 or more"),
     over("tokens_over_ten_rows", Probe::Settled, Probe::claims(Way::TenRows, FEW), "5 or more"),
@@ -53,12 +69,16 @@ pub(super) const FIGURES: &[Definition] = &[
 
 /// In the order in which a round measures them. What is divided by each other is measured within seconds, since the machine's
 /// neighbours are louder at one time than at another; what needs a rate that another one finds comes behind it.
-const ORDER: [Probe; 12] = [
+const ORDER: [Probe; 16] = [
     Probe::claims(Way::SingleEvalsha, MANY),
     Probe::claims_with(Fsync::EverySecond),
     CLAIMS,
+    Probe::Joins { gateways: 1 },
     CEILING,
+    Probe::Board,
     Probe::SoldOut,
+    Probe::claims_through(GATEWAYS),
+    Probe::Joins { gateways: GATEWAYS },
     Probe::half_load(Way::Tokens),
     Probe::half_load(Way::Ceiling),
     Probe::Generator,
@@ -96,7 +116,7 @@ impl Definition {
         match self.measured {
             // Its rate is half of what was found with claims.
             Measured::Over(over @ Probe::HalfLoad { .. }, under) => vec![CLAIMS, over, under],
-            Measured::Over(over, under) => vec![over, under],
+            Measured::Over(over, under) | Measured::ServerTimeOver(over, under) => vec![over, under],
             Measured::Alone(_) => Vec::new(),
         }
     }
@@ -141,7 +161,7 @@ mod tests {
     fn what_a_figure_divides_is_measured_side_by_side_and_half_load_behind_the_rate_that_it_is_half_of() {
         for figure in FIGURES {
             assert_eq!(probes_of(&[figure]).len(), figure.probes().len(), "{}", figure.name);
-            if let Measured::Over(over, under) = figure.measured {
+            if let Measured::Over(over, under) | Measured::ServerTimeOver(over, under) = figure.measured {
                 let place = |wanted| ORDER.iter().position(|probe| *probe == wanted).unwrap();
                 assert!(place(over).abs_diff(place(under)) <= 2, "{}", figure.name);
             }

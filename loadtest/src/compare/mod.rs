@@ -95,7 +95,7 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     for round in 0..arguments.rounds {
         for probe in probes_of_round(&probes, round) {
             bar.set_message(probe.name());
-            let sample = bench.measure(probe).await.with_context(|| probe.name())?;
+            let sample = Box::pin(bench.measure(probe)).await.with_context(|| probe.name())?;
             samples.entry(probe).or_default().push(sample);
             bar.inc(1);
         }
@@ -106,7 +106,10 @@ pub async fn run(arguments: CompareArguments) -> anyhow::Result<()> {
     let (mut measured, mut failed) = (BTreeMap::new(), Vec::new());
     for figure in wanted {
         let values = match figure.measured {
-            Measured::Over(over, under) => ratios(&samples[&over], &samples[&under]),
+            Measured::Over(over, under) => ratios(&samples[&over], &samples[&under], |sample| sample.value),
+            Measured::ServerTimeOver(over, under) => {
+                ratios(&samples[&over], &samples[&under], |sample| sample.server_us)
+            }
             // The others are worth having without it.
             Measured::Alone(alone) => match alone.run(&arguments, &stage).await {
                 Ok(values) => values,
@@ -142,6 +145,6 @@ fn probes_of_round(probes: &[Probe], round: usize) -> Vec<Probe> {
 }
 
 /// Of each round by itself.
-fn ratios(over: &[Sample], under: &[Sample]) -> Vec<f64> {
-    over.iter().zip(under).map(|(over, under)| over.value / under.value).collect()
+fn ratios(over: &[Sample], under: &[Sample], of: fn(&Sample) -> f64) -> Vec<f64> {
+    over.iter().zip(under).map(|(over, under)| of(over) / of(under)).collect()
 }

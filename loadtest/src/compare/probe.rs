@@ -14,7 +14,11 @@ pub(super) const WAREHOUSES: u32 = WAREHOUSES_PER_PRIMARY;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Probe {
     /// Claims a second that were taken, connections asking again as soon as they have their answer.
-    Claims { way: Way, connections: usize, fsync: Fsync, warehouses: u32 },
+    Claims { way: Way, connections: usize, fsync: Fsync, warehouses: u32, gateways: usize },
+    /// Places in a line a second: rows that are committed before the answer.
+    Joins { gateways: usize },
+    /// Answers of a line's board a second.
+    Board,
     /// Answers "sold out" a second.
     SoldOut,
     /// Our generator's requests a second, all of one buyer's, at the ceiling.
@@ -30,11 +34,16 @@ pub(super) enum Probe {
 impl Probe {
     pub(super) const fn claims(way: Way, connections: usize) -> Self {
         let warehouses = way.rows();
-        Self::Claims { way, connections, fsync: Fsync::Always, warehouses }
+        Self::Claims { way, connections, fsync: Fsync::Always, warehouses, gateways: 1 }
+    }
+
+    /// Claims by tokens, many at a time, through so many gateways.
+    pub(super) const fn claims_through(gateways: usize) -> Self {
+        Self::Claims { way: Way::Tokens, connections: MANY, fsync: Fsync::Always, warehouses: WAREHOUSES, gateways }
     }
 
     pub(super) const fn claims_with(fsync: Fsync) -> Self {
-        Self::Claims { way: Way::Tokens, connections: MANY, fsync, warehouses: WAREHOUSES }
+        Self::Claims { way: Way::Tokens, connections: MANY, fsync, warehouses: WAREHOUSES, gateways: 1 }
     }
 
     pub(super) const fn half_load(way: Way) -> Self {
@@ -43,7 +52,8 @@ impl Probe {
 
     /// Claims in this many warehouses: many at a time, few at a time, and at half of the rate.
     pub(super) fn of_warehouses(warehouses: u32) -> [Self; 3] {
-        let claims = |connections| Self::Claims { way: Way::Tokens, connections, fsync: Fsync::Always, warehouses };
+        let claims =
+            |connections| Self::Claims { way: Way::Tokens, connections, fsync: Fsync::Always, warehouses, gateways: 1 };
         [claims(MANY), claims(FEW), Self::HalfLoad { way: Way::Tokens, warehouses }]
     }
 
@@ -66,7 +76,7 @@ impl Probe {
 
     pub(super) fn name(self) -> String {
         match self {
-            Self::Claims { way, connections, fsync, warehouses } => {
+            Self::Claims { way, connections, fsync, warehouses, gateways } => {
                 let mut name = format!("{}, {connections} connections", way.name());
                 if !way.is_sql() && way != Way::Ceiling {
                     if fsync != Fsync::Always {
@@ -74,8 +84,10 @@ impl Probe {
                     }
                     name += &of_warehouses(warehouses);
                 }
-                name
+                name + &through(gateways)
             }
+            Self::Joins { gateways } => format!("joins, {MANY} connections{}", through(gateways)),
+            Self::Board => format!("boards, {MANY} connections"),
             Self::SoldOut => format!("sold-out answers, {MANY} connections"),
             Self::Generator => format!("our generator at the ceiling, {MANY} connections"),
             Self::Wrk => format!("wrk at the ceiling, {MANY} connections"),
@@ -85,6 +97,11 @@ impl Probe {
             Self::Settled => "tokens to settled orders, 64 connections".to_owned(),
         }
     }
+}
+
+/// For the name of a probe: of one gateway nothing is said.
+fn through(gateways: usize) -> String {
+    if gateways == 1 { String::new() } else { format!(", {gateways} gateways") }
 }
 
 /// For the name of a probe: nothing is said of the usual number.

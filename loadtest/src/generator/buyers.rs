@@ -29,6 +29,8 @@ pub struct Buyers {
 pub struct DropPaths {
     look: Vec<u8>,
     click: Vec<u8>,
+    board: Vec<u8>,
+    join: Vec<u8>,
     skus: Vec<String>,
 }
 
@@ -103,14 +105,53 @@ impl Buyers {
     }
 }
 
+/// What everybody of a closed run asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// `POST /v1/drops/{drop}/claims`
+    Click,
+    /// `POST /v1/drops/{drop}/line`
+    Join,
+    /// `GET /v1/drops/{drop}/line`, which needs no token
+    Board,
+}
+
+impl Buyers {
+    /// One request of a closed run, in place of what stands in `request`.
+    pub fn write_ask(&self, ask: Ask, drop: &DropPaths, buyer: u32, request: &mut Vec<u8>) {
+        match ask {
+            Ask::Click => self.write_click(drop, buyer, None, 1, request),
+            Ask::Join => self.write_join(drop, buyer, request),
+            Ask::Board => {
+                request.clear();
+                request.extend_from_slice(&drop.board);
+            }
+        }
+    }
+
+    /// A buyer who joins the line for one unit of the first variant.
+    fn write_join(&self, drop: &DropPaths, buyer: u32, request: &mut Vec<u8>) {
+        request.clear();
+        request.extend_from_slice(&drop.join);
+        request.extend_from_slice(self.token(buyer));
+        let sku = &drop.skus[0];
+        let body = format_args!("{{\"choices\":[{{\"sku\":\"{sku}\"}}],\"country\":\"DE\"}}");
+        let length = 39 + sku.len();
+        write!(request, "\r\ncontent-length: {length}\r\n\r\n{body}").expect("a Vec takes every write");
+    }
+}
+
 impl DropPaths {
     pub fn new(address: SocketAddr, drop: &str, skus: Vec<String>) -> Self {
-        let look = format!("GET /v1/drops/{drop} HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes();
-        let click = format!(
-            "POST /v1/drops/{drop}/claims HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
-             idempotency-key: {KEY}\r\nauthorization: Bearer "
-        );
-        Self { look, click: click.into_bytes(), skus }
+        let get = |path: &str| format!("GET /v1/drops/{drop}{path} HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes();
+        let post = |path: &str| {
+            let head = format!(
+                "POST /v1/drops/{drop}{path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+                 idempotency-key: {KEY}\r\nauthorization: Bearer "
+            );
+            head.into_bytes()
+        };
+        Self { look: get(""), click: post("/claims"), board: get("/line"), join: post("/line"), skus }
     }
 
     pub fn skus(&self) -> &[String] {
@@ -160,5 +201,15 @@ mod tests {
             assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
             assert!(head.contains(&format!("authorization: Bearer {expected}")), "{head}");
         }
+        buyers.write_ask(Ask::Join, &drop, 1, &mut request);
+        let text = std::str::from_utf8(&request).unwrap();
+        let (head, sent) = text.split_once("\r\n\r\n").unwrap();
+        assert_eq!(sent, r#"{"choices":[{"sku":"a"}],"country":"DE"}"#);
+        assert!(head.starts_with("POST /v1/drops/shoe/line HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", sent.len())), "{head}");
+        assert!(head.contains(&format!("authorization: Bearer {expected}")), "{head}");
+        buyers.write_ask(Ask::Board, &drop, 1, &mut request);
+        let text = std::str::from_utf8(&request).unwrap();
+        assert!(text.starts_with("GET /v1/drops/shoe/line HTTP/1.1\r\n") && text.ends_with("\r\n\r\n"), "{text}");
     }
 }

@@ -11,14 +11,16 @@ use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
-use super::buyers::{Buyers, DropPaths};
+use super::buyers::{Ask, Buyers, DropPaths};
 use super::tally::{Outcome, Tally};
 use super::wire::Connection;
 
-/// What a closed run sends, and where. Each request is another buyer's first click.
+/// What a closed run sends, and where. Each request is another buyer's first.
 pub struct ClosedRun {
-    pub address: SocketAddr,
+    /// Gateways, which have the connections in turn.
+    pub addresses: Vec<SocketAddr>,
     pub drop: DropPaths,
+    pub ask: Ask,
     pub buyers: Arc<Buyers>,
     pub connections: usize,
     /// Not counted.
@@ -71,11 +73,13 @@ impl ClosedRun {
         let tasks = LocalSet::new();
         let elapsed = tasks.block_on(&runtime, async {
             let mut connections = Vec::new();
-            for _ in 0..shared.run.connections {
-                connections.push(Connection::open(shared.run.address).await.context("a connection cannot be made")?);
+            for address in shared.run.addresses.iter().cycle().take(shared.run.connections) {
+                let connection = Connection::open(*address).await.context("a connection cannot be made")?;
+                connections.push((*address, connection));
             }
-            let running =
-                connections.into_iter().map(|connection| tokio::task::spawn_local(ask(Rc::clone(&shared), connection)));
+            let running = connections
+                .into_iter()
+                .map(|(address, connection)| tokio::task::spawn_local(ask(Rc::clone(&shared), address, connection)));
             let running = running.collect::<Vec<_>>();
             tokio::time::sleep(shared.run.warm_up).await;
             counting();
@@ -101,7 +105,7 @@ impl ClosedRun {
     }
 }
 
-async fn ask(shared: Rc<Shared>, mut connection: Connection) {
+async fn ask(shared: Rc<Shared>, address: SocketAddr, mut connection: Connection) {
     let mut request = Vec::with_capacity(1024);
     loop {
         let mut buyer = shared.next.get();
@@ -112,7 +116,7 @@ async fn ask(shared: Rc<Shared>, mut connection: Connection) {
             buyer = 0;
         }
         shared.next.set(buyer + 1);
-        shared.run.buyers.write_click(&shared.run.drop, buyer, None, 1, &mut request);
+        shared.run.buyers.write_ask(shared.run.ask, &shared.run.drop, buyer, &mut request);
         let sent = Instant::now();
         if shared.ends_at.get().is_some_and(|end| sent >= end) {
             return;
@@ -141,7 +145,7 @@ async fn ask(shared: Rc<Shared>, mut connection: Connection) {
                 if let Err(error) = other {
                     shared.tally.borrow_mut().tell(error.to_string());
                 }
-                match Connection::open(shared.run.address).await {
+                match Connection::open(address).await {
                     Ok(again) => connection = again,
                     Err(error) => return shared.tally.borrow_mut().tell(error.to_string()),
                 }

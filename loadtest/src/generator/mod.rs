@@ -15,7 +15,7 @@ pub mod open;
 pub mod closed;
 
 pub(crate) use buyers::id_of;
-pub use buyers::{Buyers, DropPaths};
+pub use buyers::{Ask, Buyers, DropPaths};
 pub use closed::{ClosedResult, ClosedRun};
 pub use open::{OpenResult, OpenRun};
 pub use profiles::save_profiles;

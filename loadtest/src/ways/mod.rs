@@ -23,6 +23,7 @@ use doorbuster_engine::domain::ids::{Epoch, Serial};
 use doorbuster_engine::domain::stock::StockWay;
 use doorbuster_engine::tokens::store::Outcome;
 
+pub(crate) use shelves::order as order_of_goods;
 pub use sql::{SqlShop, prepare};
 
 /// As many digits as the serials of the drops that the others are measured with.
@@ -104,7 +105,8 @@ pub fn replacement(way: Way, shop: SqlShop) -> Option<MethodRouter<Gate>> {
     }
 }
 
-enum Ordered {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ordered {
     Made,
     /// The same order was made before.
     Before,

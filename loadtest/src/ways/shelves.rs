@@ -19,7 +19,7 @@ use super::Ordered;
 /// Longer than any run: nothing of it expires under the measurement.
 const UNPAID: SignedDuration = SignedDuration::from_hours(24);
 
-pub(super) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim: &Claim) -> anyhow::Result<Ordered> {
+pub(crate) async fn order(engine: &Engine, way: StockWay, drop: &SaleDrop, claim: &Claim) -> anyhow::Result<Ordered> {
     let Some(variant) = drop.variant(claim.variant) else { return Ok(Ordered::SoldOut) };
     let units = claim.quantity.units();
     let rate = drop.rate();

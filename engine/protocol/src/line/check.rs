@@ -3,7 +3,7 @@
 use super::guards::{Guard, Without};
 use super::promises::{
     AWARDED, COMES_BACK, GIVEN_AT_LAST, IN_LINE, IS_CLOSED, IS_DRAWN, IS_MERGED, SERVED_STANDING_BY, WAS_POSTPONED,
-    WAS_VOID, WISH,
+    WAS_VOID,
 };
 use super::state::{LineModel, Scope, Start};
 use crate::check::{Checked, look_everywhere};

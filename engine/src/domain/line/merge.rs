@@ -2,7 +2,6 @@
 //! done before the seal, so the sealed list has no such entries.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use super::hex::Digest;
 
@@ -13,20 +12,22 @@ pub struct Merged {
     pub into: u32,
 }
 
-/// Which of these entries are merged, by number. Each comes with the hash of its card's fingerprint, if it has a card.
-/// Entries without one are left alone.
+/// Which of these entries are merged, by number. Each comes with the hash of its card's fingerprint, if it has a card; once
+/// more with each other card of its buyer. Entries without one are left alone. An entry that is merged holds its place no
+/// more, so another card of its buyer stands for nobody else.
 pub fn merge(entries: &[(u32, Option<Digest>)]) -> Vec<Merged> {
-    let mut in_order = entries.to_vec();
-    in_order.sort_unstable_by_key(|(number, _)| *number);
-    let mut first = HashMap::new();
-    let merged = in_order.into_iter().filter_map(|(number, card)| match first.entry(card?) {
-        Entry::Vacant(vacant) => {
-            vacant.insert(number);
-            None
+    let mut cards = entries.iter().filter_map(|(number, card)| Some((*number, (*card)?))).collect::<Vec<_>>();
+    cards.sort_unstable_by_key(|(number, _)| *number);
+    let mut first: HashMap<Digest, u32> = HashMap::new();
+    let mut merged = Vec::new();
+    for of_entry in cards.chunk_by(|(one, _), (other, _)| one == other) {
+        let number = of_entry[0].0;
+        match of_entry.iter().filter_map(|(_, card)| first.get(card)).min() {
+            Some(into) => merged.push(Merged { number, into: *into }),
+            None => first.extend(of_entry.iter().map(|(number, card)| (*card, *number))),
         }
-        Entry::Occupied(first) => Some(Merged { number, into: *first.get() }),
-    });
-    merged.collect()
+    }
+    merged
 }
 
 #[cfg(test)]
@@ -45,6 +46,12 @@ mod tests {
                 "one card thrice, not in order",
                 vec![(9, card(1)), (3, card(2)), (4, card(1)), (6, card(1))],
                 vec![(6, 4), (9, 4)],
+            ),
+            ("a buyer who saved one card twice", vec![(1, card(1)), (1, card(1)), (2, card(2))], vec![]),
+            (
+                "two cards, of which two others have one each, and a third card that nobody had",
+                vec![(1, card(1)), (2, card(2)), (3, card(2)), (3, card(1)), (3, card(3)), (4, card(3))],
+                vec![(3, 1)],
             ),
         ];
         for (what, entries, expected) in cases {

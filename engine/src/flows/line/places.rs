@@ -135,11 +135,14 @@ impl Engine {
     async fn where_is(&self, drop: &SaleDrop, entry: &LineEntry) -> Result<Where, EngineError> {
         // What the board shows may be a second old: who asks as soon as they are drawn is told all the same.
         let Some(board) = self.board(drop).await? else { return Ok(Where::Unknown) };
-        let fresh = match &board.row.line.drawn {
-            Some(_) => None,
-            None => self.ledger.line(drop.id).await?,
+        // Before the seal nothing is drawn, and then most people join: they ask no store for it.
+        let known = &board.row.line;
+        let may_be_drawn = known.state.is_sealed() || self.clock.now() >= known.terms.seal_at;
+        let fresh = match &known.drawn {
+            None if may_be_drawn => self.ledger.line(drop.id).await?,
+            _ => None,
         };
-        let line = fresh.as_ref().unwrap_or(&board.row.line);
+        let line = fresh.as_ref().unwrap_or(known);
         let Some(rank) = self.rank_of(drop, line, entry).await? else { return Ok(Where::Unknown) };
         Ok(Where::At { rank, rounds: line.decided_by(rank) })
     }

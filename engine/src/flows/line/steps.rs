@@ -16,7 +16,7 @@ use crate::domain::line::rounds::Allocation;
 use crate::domain::line::rules::{Beacon, hash_of};
 use crate::domain::line::schedule::{Around, Step, next_step, undecided};
 use crate::domain::line::shuffle;
-use crate::domain::line::state::{EntryState, Line};
+use crate::domain::line::state::{EntryState, Line, LineState};
 use crate::domain::line::tree;
 use crate::domain::standby::MAX_LINE_PLACES;
 use crate::flows::engine::{Engine, EngineError};
@@ -110,6 +110,10 @@ impl Engine {
             let has_moved = match step {
                 Step::Wait(until) => {
                     report.next = [report.next, until].into_iter().flatten().min();
+                    // A million entries take seconds to read: not when a round is due.
+                    if line.state == LineState::Drawn && until.is_some() && !memory.orders.contains_key(&drop.id) {
+                        memory.orders.insert(drop.id, self.read_order(drop.id, line).await?);
+                    }
                     return Ok(());
                 }
                 Step::Open => self.open_line(&drop, line).await?,

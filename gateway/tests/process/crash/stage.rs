@@ -237,7 +237,9 @@ impl Stage {
     pub(super) async fn time_is_up(&self) -> Result<(), String> {
         let end = "with ended as (
                 update drops set pay_by = now() - interval '1 second'
-                where not exists (select from outbox where destination like 'mail%' and state = 'queued') returning 1
+                where admission = 'open'
+                      and not exists (select from outbox where destination like 'mail%' and state = 'queued')
+                returning 1
             ), orders as (
                 update orders set pay_by = now() - interval '1 second' from ended where pay_by is not null
             ) select count(*) from ended";
