@@ -249,7 +249,7 @@ fn a_sale_whose_servers_and_processes_are_killed_is_clean() {
 #[test]
 fn a_line_whose_servers_and_processes_are_killed_is_clean() {
     let folder = tempfile::tempdir().unwrap();
-    let line = "--admission queue --buyers 300 --round-every 1s --per-round 30 --reveal-after 2s";
+    let line = "--admission queue --buyers 150 --round-every 1s --per-round 30 --reveal-after 2s";
     let output = chaos(folder.path(), line).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}");
