@@ -247,7 +247,8 @@ fn a_sale_whose_servers_and_processes_are_killed_is_clean() {
 }
 
 #[test]
-fn a_line_whose_servers_and_processes_are_killed_is_clean() {
+#[ignore = "soak"]
+fn soak_a_line_whose_servers_and_processes_are_killed_is_clean() {
     let folder = tempfile::tempdir().unwrap();
     let line = "--admission queue --buyers 150 --round-every 1s --per-round 30 --reveal-after 2s";
     let output = chaos(folder.path(), line).output().unwrap();

@@ -1,5 +1,5 @@
 //! The play that every run of the matrix gives: twelve buyers with twelve fates, three with carts and five who stand in line for
-//! another drop, so that each step of the workers is passed.
+//! another drop where that is what the run is about, so that each step of the workers is passed.
 
 use std::sync::Arc;
 
@@ -94,7 +94,7 @@ struct Person {
 }
 
 /// Gives the play to its end. `commands_die_at`: so does the first refund that is asked for.
-pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>) -> Result<(), String> {
+pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>, has_line: bool) -> Result<(), String> {
     let live = stage.engine.live_drop(&stage.drop.parse().unwrap()).await.unwrap().unwrap();
     let people = cast(&live);
     for person in &people {
@@ -119,7 +119,8 @@ pub(super) async fn play(stage: &Arc<Stage>, commands_die_at: Option<&str>) -> R
 
     let in_time = people.iter().filter(|person| !matches!(person.fate, Fate::Silent | Fate::NoMethod));
     let lives = try_join_all(in_time.map(|person| live_on(stage, person, commands_die_at)));
-    try_join(lives, stand_in_line(stage)).await?;
+    let line = async { if has_line { stand_in_line(stage).await } else { Ok(()) } };
+    try_join(lives, line).await?;
     // Time is up for the others.
     stage.time_is_up().await?;
     stage.execute("update sweeps set started_at = null").await;
