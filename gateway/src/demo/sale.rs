@@ -247,7 +247,7 @@ impl Demo {
     async fn wait_until_quiet(&self, screen: &Screen, struck: &CancellationToken) -> anyhow::Result<()> {
         let bars = screen.sale(self.options.buyers, self.options.stock);
         let deadline = Instant::now() + WAIT_LIMIT;
-        let mut last = Standing::default();
+        let mut last = (Standing::default(), 0);
         let mut changed = Instant::now();
         while Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -260,8 +260,11 @@ impl Demo {
                 Err(error) => return Err(error),
             };
             bars.show(&progress, &standing);
-            if standing != last {
-                (last, changed) = (standing, Instant::now());
+            // A unit that comes back rests for longer than two looks are apart: it is seen here, or in the standing.
+            let ledger = &self.engine.ledger;
+            let coming_back = ledger.resting_units().await?.len() + ledger.pending_grants().await?.len();
+            if (standing, coming_back) != last {
+                (last, changed) = ((standing, coming_back), Instant::now());
             }
             let everybody_clicked = progress.clicked as usize >= self.options.buyers;
             let at_rest = everybody_clicked
@@ -270,15 +273,12 @@ impl Demo {
                 && standing.pending == 0
                 && standing.mails == 0
                 && struck.is_cancelled();
-            let ledger = &self.engine.ledger;
-            let all_sold = standing.free == 0
-                && ledger.resting_units().await?.is_empty()
-                && ledger.pending_grants().await?.is_empty();
+            let all_sold = standing.free == 0 && coming_back == 0;
             if at_rest && (changed.elapsed() > QUIET || (all_sold && changed.elapsed() > 2 * LOOK_EVERY)) {
                 return Ok(());
             }
         }
-        bail!("orders are still open after {WAIT_LIMIT:?}: {last:?}")
+        bail!("orders are still open after {WAIT_LIMIT:?}: {:?}", last.0)
     }
 
     /// What happened to the sale, with what it did to the buyers' calls. `None` if nothing was to happen.
